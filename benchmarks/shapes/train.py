@@ -1,0 +1,434 @@
+"""Train the embedded model `shapes`: VAE, then text encoders and UNet, on procedural scenes.
+
+    python -m benchmarks.shapes.train all --work build/shapes      # two cores: about an hour and a half
+    python -m benchmarks.shapes.train pack --work build/shapes --out stages/shapes/model
+
+Deterministic on one kind of processor with one thread count, and resumable: every batch is drawn from a
+generator keyed by (phase, step), and each phase saves its whole state every few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from stages.shapes.scenes import BACKGROUNDS, COLORS, SHAPES, TEXTURES, draw, sample_scene, stream
+
+BUCKETS = (
+    (16, 16),
+    (14, 18),
+    (18, 14),
+    (13, 20),
+    (20, 13),
+    (11, 23),
+    (23, 11),
+    (9, 28),
+    (28, 9),
+)  # latent h, w
+BUCKET_WEIGHTS = (6, 2, 2, 2, 2, 1, 1, 1, 1)
+SCENES = 14_000  # training scenes, seeds 0…; the seeds from HELD_OUT on are never trained on
+HELD_OUT = 1_000_000
+VAE_CROPS, VAE_STEPS = 1400, 1900  # steps on 64-pixel crops, then up to VAE_STEPS on whole pictures
+UNET_STEPS, UNET_BATCH = 1600, 64
+
+
+# ---------------------------------------------------------------- the networks
+
+
+def new_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=128,
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    """SDXL's topology and module names at toy width."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(48, 96, 112),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=1,
+        attention_head_dim=(3, 6, 7),
+        cross_attention_dim=96,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=6 * 16 + 48,
+        norm_num_groups=16,
+    )
+
+
+def new_text(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+        projection_dim=48,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config), CLIPTextModelWithProjection(config)
+
+
+def new_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer whose merges make each word of the captions one token."""
+    words = sorted(
+        {w for group in (COLORS, BACKGROUNDS, SHAPES, TEXTURES) for name in group for w in name.split()}
+    )
+    words += ["a", "an", "on", "over", "in"]
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789,.-'")
+    vocab = letters + [f"{c}</w>" for c in letters]
+    merges: list[str] = []
+    pending = {word: [*word[:-1], f"{word[-1]}</w>"] for word in sorted(set(words))}
+    while any(len(parts) > 1 for parts in pending.values()):
+        # byte-pair encoding applies the oldest merge first, so every new merge is tried on all words at once
+        first, second = next(parts for parts in pending.values() if len(parts) > 1)[:2]
+        merges.append(f"{first} {second}")
+        vocab.append(first + second)
+        for parts in pending.values():
+            for at in range(len(parts) - 1, 0, -1):
+                if parts[at - 1 : at + 1] == [first, second]:
+                    parts[at - 1 : at + 1] = [first + second]
+    vocab += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+
+
+# ---------------------------------------------------------------- state that survives a kill
+
+
+@dataclass
+class Training:
+    """Networks, their averages and the optimiser of one phase; `save` and `load` make it resumable."""
+
+    modules: nn.ModuleDict
+    averages: nn.ModuleDict
+    optimizer: torch.optim.AdamW
+    path: Path
+    step: int = 0
+
+    def save(self) -> None:
+        state = {f"now.{k}": v for k, v in self.modules.state_dict().items()}
+        state |= {f"ema.{k}": v for k, v in self.averages.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+        partial = self.path.with_suffix(".partial")
+        save_file({k: v.clone().contiguous() for k, v in state.items()}, partial, {"step": str(self.step)})
+        partial.replace(self.path)
+
+    def load(self) -> None:
+        if not self.path.exists():
+            return
+        from safetensors import safe_open
+
+        state = load_file(self.path)
+        with safe_open(self.path, "pt") as file:
+            self.step = int(file.metadata()["step"])
+        self.modules.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("now.")})
+        self.averages.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("ema.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("adam."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        warm = min(decay, (1 + self.step) / (10 + self.step))
+        for slow, fast in zip(self.averages.parameters(), self.modules.parameters(), strict=True):
+            slow.lerp_(fast, 1 - warm)
+
+
+def training(modules: dict[str, nn.Module], path: Path, rate: float, decay: float) -> Training:
+    from copy import deepcopy
+
+    held = nn.ModuleDict(modules)
+    optimizer = torch.optim.AdamW(held.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+    state = Training(held, deepcopy(held).requires_grad_(False), optimizer, path)
+    state.load()
+    return state
+
+
+def steps(
+    state: Training, total: int, rate: float, log: Path, every: int = 100
+) -> Iterator[tuple[int, list[float]]]:
+    """Yield (step, losses to append to), with warm-up and cosine decay, saving and logging as it goes."""
+    losses: list[float] = []
+    began = saved = time.monotonic()
+    for step in range(state.step, total):
+        warm = min(1.0, (step + 1) / 100)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
+        yield step, losses
+        state.step = step + 1
+        if state.step % every == 0 or state.step == total:
+            row = {
+                "step": state.step,
+                "loss": sum(losses) / len(losses),
+                "seconds": round(time.monotonic() - began, 1),
+            }
+            losses.clear()
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+        if time.monotonic() - saved > 120:
+            state.save()
+            saved = time.monotonic()
+    state.save()
+
+
+# ---------------------------------------------------------------- VAE
+
+
+def vae_batch(step: int) -> Tensor:
+    """Whole pictures, or crops of pictures up to four times larger: the VAE must serve every level."""
+    generator = stream(step, "vae batch")
+    if step < VAE_CROPS:
+        count, crop = 24, 64
+        sizes = [128, 128, 256, 256, 384, 512]
+    else:
+        count, crop = 10, 128
+        sizes = [128, 128, 128, 256]
+    pictures = []
+    for seed in torch.randint(0, HELD_OUT, (count // 2,), generator=generator).tolist():
+        size = sizes[int(torch.randint(0, len(sizes), (1,), generator=generator))]
+        picture = draw(sample_scene(seed), size, size)
+        for _ in range(2):
+            top, left = torch.randint(0, size - crop + 1, (2,), generator=generator).tolist()
+            pictures.append(picture[:, top : top + crop, left : left + crop])
+    return torch.stack(pictures).contiguous(memory_format=torch.channels_last)
+
+
+def train_vae(work: Path) -> None:
+    torch.manual_seed(1)
+    state = training(
+        {"vae": new_vae().to(memory_format=torch.channels_last)}, work / "vae.safetensors", 2e-3, 1e-4
+    )
+    vae = state.modules["vae"]
+    for step, losses in steps(state, VAE_STEPS, 2e-3, work / "vae.jsonl"):
+        picture = vae_batch(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            moments = vae.quant_conv(vae.encoder(picture))
+        mean, logvar = moments.float().chunk(2, dim=1)
+        logvar = logvar.clamp(-12, 4)
+        noise = torch.randn(mean.shape, generator=stream(step, "vae posterior"))
+        with torch.autocast("cpu", torch.bfloat16):
+            again = vae.decoder(vae.post_quant_conv(mean + torch.exp(0.5 * logvar) * noise))
+        error = again.float() - picture
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        loss = error.abs().mean() + error.square().mean() + 0.5 * edges + 1e-4 * kl
+        state.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        state.optimizer.step()
+        state.average(0.995)
+        losses.append(error.detach().abs().mean().item())
+
+
+# ---------------------------------------------------------------- latents of the training scenes
+
+
+def bucket_of(seed: int) -> tuple[int, int]:
+    draw_ = torch.rand((), generator=stream(seed, "bucket")).item() * sum(BUCKET_WEIGHTS)
+    for bucket, weight in zip(BUCKETS, BUCKET_WEIGHTS, strict=True):
+        draw_ -= weight
+        if draw_ < 0:
+            return bucket
+    return BUCKETS[0]
+
+
+@torch.no_grad()
+def make_latents(work: Path) -> None:
+    """Encode the training scenes once, by bucket: means and the seeds they came from."""
+    if (work / "latents.safetensors").exists():
+        return
+    vae = new_vae()
+    whole = load_file(work / "vae.safetensors")
+    vae.load_state_dict({k[8:]: v for k, v in whole.items() if k.startswith("ema.vae.")})
+    vae.to(memory_format=torch.channels_last)
+    by_bucket: dict[tuple[int, int], list[int]] = {}
+    for seed in range(SCENES):
+        by_bucket.setdefault(bucket_of(seed), []).append(seed)
+    out: dict[str, Tensor] = {}
+    for (h, w), seeds in sorted(by_bucket.items()):
+        means = []
+        for at in range(0, len(seeds), 32):
+            batch = [draw(sample_scene(s, w / h), 8 * h, 8 * w) for s in seeds[at : at + 32]]
+            means.append(vae.encode(torch.stack(batch)).latent_dist.mean)
+        out[f"{h}x{w}"] = torch.cat(means)
+        out[f"{h}x{w}.seeds"] = torch.tensor(seeds)
+        print(f"encoded {len(seeds)} scenes of {h}x{w}", flush=True)
+    every = torch.cat(
+        [v.permute(1, 0, 2, 3).flatten(1) for k, v in out.items() if not k.endswith("seeds")], dim=1
+    )
+    out["std"] = every.std()
+    print("latent mean and deviation by channel", every.mean(1).tolist(), every.std(1).tolist(), flush=True)
+    save_file({k: v.contiguous() for k, v in out.items()}, work / "latents.safetensors")
+
+
+# ---------------------------------------------------------------- UNet and text encoders
+
+
+def caption_of(seed: int, step: int) -> str:
+    """The scene's caption, its words varied a little from step to step."""
+    words = sample_scene(seed).caption
+    a, b = torch.rand(2, generator=stream(seed, "words", step)).tolist()
+    if a < 0.3:
+        words = words.replace(" on ", " over ")
+    if b < 0.15 and "striped" not in words and "dotted" not in words:
+        words = "a plain " + words.split(" ", 1)[1]
+    return words
+
+
+def embed(modules: nn.ModuleDict, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """What `StableDiffusionXLPipeline.encode_prompt` makes of these tokens."""
+    one = modules["text_encoder"](tokens, output_hidden_states=True)
+    two = modules["text_encoder_2"](tokens, output_hidden_states=True)
+    return torch.cat((one.hidden_states[-2], two.hidden_states[-2]), -1), two.text_embeds
+
+
+def train_unet(work: Path) -> None:
+    latents = load_file(work / "latents.safetensors")
+    factor = 1 / latents["std"].item()
+    tokenizer = new_tokenizer(work / "tokenizer")
+    torch.manual_seed(2)
+    text, text_2 = new_text(tokenizer)
+    modules = {
+        "unet": new_unet().to(memory_format=torch.channels_last),
+        "text_encoder": text,
+        "text_encoder_2": text_2,
+    }
+    state = training(modules, work / "unet.safetensors", 1.5e-3, 1e-3)
+    state.modules.train()
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = torch.cumprod(1 - betas, 0)
+    sizes = [b for b in BUCKETS if f"{b[0]}x{b[1]}" in latents]
+    shares = torch.tensor([float(len(latents[f"{h}x{w}.seeds"])) for h, w in sizes])
+    for step, losses in steps(state, UNET_STEPS, 1.5e-3, work / "unet.jsonl"):
+        g = stream(step, "unet batch")
+        h, w = sizes[int(torch.multinomial(shares, 1, generator=g))]
+        rows = torch.randint(0, len(latents[f"{h}x{w}"]), (UNET_BATCH,), generator=g)
+        x0 = latents[f"{h}x{w}"][rows] * factor
+        seeds = latents[f"{h}x{w}.seeds"][rows].tolist()
+        words = [caption_of(s, step) for s in seeds]
+        tokens = tokenizer(
+            words, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
+        ).input_ids
+        # stratified timesteps: an even spread in every batch
+        t = (
+            ((torch.arange(UNET_BATCH) + torch.rand(UNET_BATCH, generator=g)) / UNET_BATCH * 1000)
+            .long()
+            .clamp(0, 999)
+        )
+        noise = torch.randn(x0.shape, generator=g)
+        keep = (torch.rand(UNET_BATCH, generator=g) > 0.1).float()[:, None]
+        a = alphas[t].float()[:, None, None, None]
+        noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        prompt_embeds, pooled = embed(state.modules, tokens)
+        prompt_embeds, pooled = prompt_embeds * keep[:, :, None], pooled * keep
+        ids = torch.tensor([8 * h, 8 * w, 0, 0, 8 * h, 8 * w], dtype=torch.float32).expand(UNET_BATCH, 6)
+        added = {"text_embeds": pooled, "time_ids": ids}
+        predicted = state.modules["unet"](noisy, t, prompt_embeds, added_cond_kwargs=added).sample
+        snr = (alphas / (1 - alphas))[t].float()
+        weight = (torch.minimum(snr, torch.full_like(snr, 5.0)) / snr)[
+            :, None, None, None
+        ]  # min-SNR, arXiv 2303.09556
+        loss = (weight * (predicted - noise).square()).mean()
+        state.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
+        state.optimizer.step()
+        state.average(0.999)
+        losses.append(loss.item())
+
+
+# ---------------------------------------------------------------- the pipeline folder
+
+
+def pack(work: Path, out: Path) -> None:
+    """Write the averages as a `StableDiffusionXLPipeline` folder, weights stored in float16."""
+    tokenizer = new_tokenizer(work / "tokenizer")
+    vae, unet, (text, text_2) = new_vae(), new_unet(), new_text(tokenizer)
+    trained = load_file(work / "vae.safetensors") | load_file(work / "unet.safetensors")
+    for name, module in {"vae": vae, "unet": unet, "text_encoder": text, "text_encoder_2": text_2}.items():
+        prefix = f"ema.{name}."
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)}
+        )
+    vae.register_to_config(scaling_factor=1 / load_file(work / "latents.safetensors")["std"].item())
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        unet=unet,
+        text_encoder=text,
+        text_encoder_2=text_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"{out}: {total / 1e6:.2f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("phase", choices=("vae", "latents", "unet", "pack", "all"))
+    parser.add_argument("--work", type=Path, default=Path("build/shapes"))
+    parser.add_argument("--out", type=Path, default=Path("stages/shapes/model"))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # costs more than the step, and finds nothing here
+    )
+    options.work.mkdir(parents=True, exist_ok=True)
+    phases = {"vae": train_vae, "latents": make_latents, "unet": train_unet}
+    for name, phase in phases.items():
+        if options.phase in (name, "all"):
+            phase(options.work)
+    if options.phase in ("pack", "all"):
+        pack(options.work, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""The command line. Every command works offline with no service running; none is left behind.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 interrupted but resumable. Pictures and progress go to files and
+standard error; with `--json` the last line of standard output is one object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.session import Home, Job, Result
+    from stages.spec import RunOptions
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Where everything lives; else FREESCALE_HOME.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
+EveryOption = Annotated[
+    float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")
+]
+SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")
+]
+MaskOption = Annotated[
+    list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")
+]
+RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
+
+
+class BadInput(Exception):
+    """Anything a person can mend by typing something else."""
+
+
+@app.command(context_settings=EXTRA)
+def render(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC", help="Words, or a .yaml or .json spec file.")],
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    steps: Annotated[int | None, typer.Option()] = None,
+    method: Annotated[
+        str | None, typer.Option(help="freescale or direct; its own parameters are flags too.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="A picture to start from.")] = None,
+    mask: MaskOption = None,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    checkpoint_every: EveryOption = 60.0,
+    split_guidance: SplitOption = False,
+    input_root: RootOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Render a picture through every checkpointed stage; typed again after a crash, it goes on where it was."""
+    from flows import requests
+
+    flags = {
+        "size": size,
+        "seed": seed,
+        "steps": steps,
+        "method": method,
+        "model": model,
+        "image": image,
+        "mask": mask,
+    }
+    place = _home(home)
+    spec = requests.spec_from(what, flags, context.args)
+    job = _prepare(spec, place, input_root)
+    options = _options(
+        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+    )
+    _run(job, place, options, out or Path.cwd(), overwrite, as_json)
+
+
+@app.command(context_settings=EXTRA)
+def plan(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC|RUN")],
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    steps: Annotated[int | None, typer.Option()] = None,
+    method: Annotated[str | None, typer.Option()] = None,
+    model: Annotated[str | None, typer.Option()] = None,
+    image: Annotated[str | None, typer.Option()] = None,
+    mask: MaskOption = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Name the fields that differ from the nearest made before.")
+    ] = False,
+    device: DeviceOption = "auto",
+    input_root: RootOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show levels, stages, what is reused and what it would cost; start nothing."""
+    from flows import requests
+
+    flags = {
+        "size": size,
+        "seed": seed,
+        "steps": steps,
+        "method": method,
+        "model": model,
+        "image": image,
+        "mask": mask,
+    }
+    place = _home(home)
+    spec = requests.spec_or_run(what, flags, context.args, place)
+    _show_plan(_prepare(spec, place, input_root), place, device, why, as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument()],
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    checkpoint_every: EveryOption = 60.0,
+    split_guidance: SplitOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run from its last checkpoint, or show that it is done."""
+    from flows.session import load
+
+    place = _home(home)
+    record, spec = _checked(load, place, run)
+    job = _prepare(spec, place, None, record.origin)
+    options = _options(
+        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+    )
+    _run(job, place, options, out or Path.cwd(), overwrite, as_json)
+
+
+@app.command(context_settings=EXTRA)
+def redo(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument()],
+    stage: Annotated[
+        str, typer.Option("--from", help="base_denoise, upscale, renoise, highres_denoise or detail_pass.")
+    ],
+    level: Annotated[int | None, typer.Option(help="Of the cascade; default: the last.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    guidance_scale: Annotated[float | None, typer.Option()] = None,
+    mask: MaskOption = None,
+    dry: Annotated[bool, typer.Option("--plan", help="Show what would be reused; start nothing.")] = False,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    checkpoint_every: EveryOption = 60.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a run again from one stage on, with other parameters; everything before is reused."""
+    from flows import requests
+    from flows.session import load
+
+    place = _home(home)
+    _, spec = _checked(load, place, run)
+    changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
+    again = requests.redo_spec(spec, stage, level, changes, context.args, place)
+    job = _prepare(again, place, None, origin=run)
+    if dry:
+        _show_plan(job, place, device, False, as_json)
+        return
+    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every)
+    _run(job, place, options, out or Path.cwd(), overwrite, as_json)
+
+
+@app.command()
+def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the runs of this home, newest first."""
+    from flows import report
+
+    report.print_runs(_home(home), as_json)
+
+
+@app.command()
+def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show a run: its spec, stages, attempts and pictures."""
+    from flows import report
+    from flows.session import load
+
+    place = _home(home)
+    record, spec = _checked(load, place, run)
+    report.print_run(record, spec, place, as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument()],
+    format: Annotated[str, typer.Option(help="png, tiff or webp.")] = "png",
+    level: Annotated[int | None, typer.Option(help="Of the cascade; default: the last.")] = None,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Write a level's picture of a run in another format."""
+    from flows.session import export_level, load
+
+    place = _home(home)
+    _, spec = _checked(load, place, run)
+    typer.echo(_checked(export_level, place, spec, format, level, out or Path.cwd(), overwrite))
+
+
+@app.command()
+def models(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the models that can be named, and where they were found."""
+    from flows import report
+
+    report.print_models(_home(home), as_json)
+
+
+@app.command()
+def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Check versions, devices, disk and store."""
+    from flows import doctor as checks
+
+    raise typer.Exit(checks.report(_home(home), as_json))
+
+
+def _home(given: Path | None) -> Home:
+    from flows.session import Home
+
+    return Home.find(given)
+
+
+def _options(**values: Any) -> RunOptions:
+    from pydantic import ValidationError
+
+    from stages.spec import RunOptions, sentence
+
+    try:
+        return RunOptions.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(sentence(error)) from None
+
+
+def _checked(function: Any, *arguments: Any) -> Any:
+    from stages.spec import SpecError
+
+    try:
+        return function(*arguments)
+    except SpecError as error:
+        raise BadInput(str(error)) from None
+
+
+def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
+    from flows.session import prepare
+
+    job: Job = _checked(prepare, spec, home, root, origin)
+    return job
+
+
+def _show_plan(job: Job, home: Home, device: str, why: bool, as_json: bool) -> None:
+    from flows import report
+
+    _checked(report.print_plan, job, home, device, why, as_json)
+
+
+def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, as_json: bool) -> None:
+    """Render with the signals turned into an orderly stop, and print how it went."""
+    from flows.progress import Terminal
+    from flows.session import Session
+    from stages.runner import Interrupted
+
+    terminal = Terminal()
+    session = Session(home, options, terminal, _stop_on_signals())
+    terminal.say(
+        f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}"
+    )  # type: ignore[attr-defined]
+    terminal.begin(job.plan)
+    try:
+        result: Result = _checked(session.render, job, out, overwrite)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        terminal.end()
+        terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")
+        raise typer.Exit(3) from None
+    finally:
+        terminal.end()
+    terminal.say(f"{result.outputs[0]}  {result.seconds:.1f} s  pixels {result.pixels_sha256[:16]}")
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+
+
+def _stop_on_signals() -> threading.Event:
+    """SIGINT and SIGTERM ask for a stop between steps; a second one ends at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
+    return stop
+
+
+def main() -> None:
+    """The console script."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(standalone_mode=True)
+    except BadInput as error:
+        print(f"freescale: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(3)
+    except Exception as error:
+        from storage import StorageError
+
+        logging.getLogger("freescale").debug("failed", exc_info=True)
+        kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
+        print(f"freescale: {kind}{error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""One render from a checked spec to files a person can open; both doors, command line and Prefect, go through here.
+
+Nothing here needs Prefect. The same spec is the same run: typed again after a crash it goes on, typed again after
+its end it finds everything done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+
+from stages.export import SUFFIXES, Export, encode_file, to_pixels
+from stages.models import ModelInfo, Models, describe, pick_device
+from stages.plan import Call, Plan, make_plan
+from stages.runner import Interrupted, Observer, Outcome, Runner, key_of
+from stages.spec import RenderSpec, RunOptions, SpecError
+from storage import ArtifactStore, Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder everything lives in: `store/`, `models/`, `cache/`. `FREESCALE_HOME`, or the user's data folder."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, given: Path | None = None) -> Home:
+        """The folder given, else the environment's, else the platform's place for user data."""
+        named = os.environ.get("FREESCALE_HOME")
+        return cls(given or (Path(named) if named else Path(platformdirs.user_data_dir("freescale"))))
+
+    @property
+    def store(self) -> ArtifactStore:
+        """Artifacts, checkpoints and locks."""
+        return ArtifactStore(self.root / "store")
+
+    @property
+    def runs(self) -> Runs:
+        """Records of runs."""
+        return Runs(self.root / "store")
+
+    def outputs(self, run: str) -> Path:
+        """Where the pictures of a run's levels appear as they are made."""
+        return self.root / "runs" / run
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked spec, ready to run: nothing has been loaded or written yet."""
+
+    run: str
+    spec: RenderSpec
+    plan: Plan
+    origin: str | None = None
+    origin_stage: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished render."""
+
+    run: str
+    outputs: tuple[Path, ...]  # the picture asked for first, then every level's
+    pixels_sha256: str
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        stages = [
+            {
+                "name": o.call.stage.name,
+                "level": o.call.level,
+                "fingerprint": o.key,
+                "reused": o.reused,
+                "resumed_at_step": o.resumed_at_step,
+                "seconds": round(o.seconds, 3),
+            }
+            for o in self.outcomes
+        ]
+        return {
+            "run": self.run,
+            "outputs": [str(path) for path in self.outputs],
+            "pixels_sha256": self.pixels_sha256,
+            "stages": stages,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def prepare(spec: RenderSpec, home: Home, input_root: Path | None = None, origin: str | None = None) -> Job:
+    """Check a spec against the model and the pictures it names. Raises `SpecError` before any work."""
+    info = describe(spec.model, home.root)
+    plan = make_plan(spec, info, input_root)
+    stage = spec.redo[-1].stage if origin and spec.redo else None
+    return Job(run_name(spec, plan), spec, plan, origin, stage)
+
+
+def run_name(spec: RenderSpec, plan: Plan) -> str:
+    """A name a person can read, and the same for the same bytes: words of the prompt, seed, eight hex digits."""
+    words = "-".join(re.findall(r"[a-z0-9]+", spec.prompt.lower()))[:40].strip("-") or "picture"
+    return f"{words}-{spec.seed}-{fingerprint([key_of(call) for call in plan.exports])[:8]}"
+
+
+def load(home: Home, run: str) -> tuple[RunRecord, RenderSpec]:
+    """A recorded run and its spec. Raises `SpecError` for a name that is none."""
+    try:
+        record = home.runs.load(run)
+    except (RunNotFoundError, ValueError) as error:
+        raise SpecError(f"run: {error}") from None
+    return record, RenderSpec.model_validate(dict(record.spec))
+
+
+@dataclass
+class Session:
+    """Runs jobs one after another with one loaded model, in one process."""
+
+    home: Home
+    options: RunOptions
+    observer: Observer
+    stop: threading.Event = field(default_factory=threading.Event)
+    _models: dict[tuple[str, str], Models] = field(default_factory=dict)
+
+    def runner(self, job: Job) -> Runner:
+        """A runner for a job, with the model kept from the last one where it is the same."""
+        if self.options.threads:
+            torch.set_num_threads(self.options.threads)
+        return Runner(self.home.store, self._models_of(job), self.options, self.observer, self.stop)
+
+    def _models_of(self, job: Job) -> Models:
+        info: ModelInfo = job.plan.info
+        key = (fingerprint(dict(info.fingerprints)), job.spec.model.dtype)
+        if key not in self._models:
+            self._models.clear()  # one model in memory at a time
+            self._models[key] = Models(info, job.spec.model.dtype, pick_device(self.options.device))
+        return self._models[key]
+
+    def render(self, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
+        """Make every level's picture and, with `out`, a copy of the last one there.
+
+        Raises `SpecError` before any work where `out` would overwrite something else, `Interrupted` when asked to
+        stop, and whatever a stage raised, with the run's record telling of it.
+        """
+        began = time.monotonic()
+        target = _target(out, job, self.home, overwrite)
+        record = _open(job, self.home.runs)
+        outcomes: dict[str, Outcome] = {}
+        try:
+            runner = self.runner(job)
+            levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
+            final = (
+                _place(runner.read_file(job.plan.exports[-1], _file(job), outcomes), target)
+                if target
+                else None
+            )
+            digest = runner.read(job.plan.exports[-1], outcomes)["pixels_sha256"]
+        except Interrupted as stopped:
+            _close(self.home.runs, record, "interrupted", str(stopped))
+            raise
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            _close(self.home.runs, record, state, f"{type(error).__name__}: {error}")
+            raise
+        outputs = tuple(path for path in (final, *reversed(levels)) if path is not None)
+        _close(self.home.runs, record, "done", None, outputs)
+        pixels = bytes(digest.numpy()).hex()
+        return Result(job.run, outputs, pixels, tuple(outcomes.values()), time.monotonic() - began)
+
+    def _deliver(self, runner: Runner, job: Job, export: Call, outcomes: dict[str, Outcome]) -> Path:
+        """One level's picture, in the run's folder as soon as it is there."""
+        height, width = export.size
+        path = (
+            self.home.outputs(job.run) / f"level-{export.level}-{width}x{height}{SUFFIXES[job.spec.format]}"
+        )
+        return _place(runner.read_file(export, _file(job), outcomes), path)
+
+
+def export_level(
+    home: Home, spec: RenderSpec, format: str, level: int | None, out: Path, overwrite: bool
+) -> Path:
+    """Write a level's picture of a run that has it in another format; return the path. Raises `SpecError`."""
+    if format not in SUFFIXES:
+        raise SpecError(f"format: {format!r} is not one of {', '.join(SUFFIXES)}")
+    job = prepare(spec, home)
+    levels = range(len(job.plan.exports))
+    if level is not None and level not in levels:
+        raise SpecError(f"level: {level} is not one of {', '.join(map(str, levels))}")
+    call = job.plan.exports[-1 if level is None else level]
+    image, stage = call.parents["image"], call.stage
+    if home.store.find(key_of(image)) is None:
+        raise SpecError(
+            f"level: the picture of level {call.level} is not in the store; freescale resume {job.run} makes it"
+        )
+    assert isinstance(stage, Export)
+    path = out / f"{job.run}-level-{call.level}{SUFFIXES[format]}" if out.is_dir() or not out.suffix else out
+    if path.exists() and not overwrite:
+        raise SpecError(f"out: {str(path)!r} exists; choose another name or say --overwrite")
+    pixels = to_pixels(home.store.read(key_of(image))["image"])
+    return _place(encode_file(pixels, format, stage.provenance), path.absolute())
+
+
+def _file(job: Job) -> str:
+    return f"picture{SUFFIXES[job.spec.format]}"
+
+
+def _target(out: Path | None, job: Job, home: Home, overwrite: bool) -> Path | None:
+    """Where the last picture goes; a folder gets the run's name. An existing file is kept unless this run made it."""
+    if out is None:
+        return None
+    suffix = SUFFIXES[job.spec.format]
+    path = out / f"{job.run}{suffix}" if out.is_dir() or not out.suffix else out
+    if path.suffix.lower() != suffix:
+        raise SpecError(f"out: {str(path)!r} does not end in {suffix}, the format of this render")
+    if path.exists() and not overwrite and not _made_by(path, job, home):
+        raise SpecError(
+            f"out: {str(path)!r} exists and is not this run's; choose another name or say --overwrite"
+        )
+    return path.absolute()
+
+
+def _made_by(path: Path, job: Job, home: Home) -> bool:
+    key = key_of(job.plan.exports[-1])
+    manifest = home.store.find(key)
+    if manifest is None or not path.is_file():
+        return False
+    return (
+        hashlib.sha256(path.read_bytes()).digest()
+        == hashlib.sha256(home.store.read_file(key, _file(job))).digest()
+    )
+
+
+def _place(data: bytes, path: Path) -> Path:
+    """Write a whole file or none."""
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def planned(plan: Plan) -> tuple[PlannedCall, ...]:
+    """The plan as the run's record keeps it."""
+    return tuple(
+        PlannedCall(
+            stage=call.stage.name,
+            version=call.stage.version,
+            level=call.level,
+            key=key_of(call),
+            params=call.stage.params(),
+            parents={role: key_of(parent) for role, parent in call.parents.items()},
+        )
+        for call in plan.calls
+    )
+
+
+def _open(job: Job, runs: Runs) -> RunRecord:
+    attempt = Attempt(started=datetime.now(UTC), host=socket.gethostname(), process=os.getpid())
+    try:
+        found = runs.load(job.run)
+        record = found.revised(state="running", error=None, attempts=(*found.attempts[-99:], attempt))
+    except RunNotFoundError:
+        record = RunRecord(
+            run=job.run,
+            spec=job.spec.model_dump(mode="json"),
+            plan=planned(job.plan),
+            origin=job.origin,
+            origin_stage=job.origin_stage,
+            attempts=(attempt,),
+            created=datetime.now(UTC),
+        )
+    runs.save(record)
+    return record
+
+
+def _close(
+    runs: Runs, record: RunRecord, state: str, error: str | None, outputs: tuple[Path, ...] = ()
+) -> None:
+    last = record.attempts[-1].revised(finished=datetime.now(UTC), state=state, error=error)
+    kept = tuple(str(path) for path in outputs) or record.outputs
+    runs.save(record.revised(state=state, error=error, outputs=kept, attempts=(*record.attempts[:-1], last)))

@@ -1,0 +1,96 @@
+"""The self-cascade: a picture grows level by level from the training size (FreeScale, "Tailored Self-Cascade
+Upscaling").
+
+Sizes are (height, width) in pixels and a latent cell is `cell` pixels a side. `scale` is the target size over
+the size of level 0, one number for each axis; `factor` is the larger of the two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Size = tuple[int, int]
+
+SMALLEST_GROWTH = 1.25
+"""No level grows by less than this, unless all of the cascade does: the level before takes it along."""
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One rung of the cascade and the tensors that every step on it shares."""
+
+    index: int
+    size: Size  # pixels
+    base_size: Size  # pixels, of level 0
+    cell: int = 8
+    reference: Tensor | None = None  # (B, C, [F,] h, w): the level below, upscaled, clean; None at level 0
+    noise: Tensor | None = None  # same shape, float32: the level's one restart noise; None at level 0
+    detail_map: Tensor | None = None  # (1, 1, h, w): detail exponent for each cell; None: the method's scalar
+
+    @property
+    def latent_hw(self) -> Size:
+        """Latent cells (h, w)."""
+        return self.size[0] // self.cell, self.size[1] // self.cell
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Size over level 0's size, (height, width)."""
+        return self.size[0] / self.base_size[0], self.size[1] / self.base_size[1]
+
+    @property
+    def factor(self) -> float:
+        """The larger of the two scales."""
+        return max(self.scale)
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is level 0, sampled from pure noise at the training size."""
+        return self.index == 0
+
+
+def cascade_sizes(size: Size, base_size: Size, *, growth: float = 2.0, multiple: int = 8) -> tuple[Size, ...]:
+    """Return the sizes of all levels, from `base_size` to exactly `size`.
+
+    Each level grows by `growth` until what is left is at most `SMALLEST_GROWTH * growth`, which the last
+    level takes at once: factor 1.2 -> (1.2,), 2.4 -> (2.4,), 3 -> (2, 3), 4 -> (2, 4), 6 -> (2, 4, 6). Both
+    axes advance by the same share of their own way (in the logarithm), and sizes in between are rounded to
+    `multiple` pixels. A size no larger than the base has one level, itself.
+    """
+    if growth <= 1:
+        raise ValueError(f"growth is {growth}, allowed: above 1")
+    factor = max(size[0] / base_size[0], size[1] / base_size[1])
+    if factor <= 1:
+        return (size,)
+    sizes = [base_size]
+    grown = 1.0
+    while factor / grown > SMALLEST_GROWTH * growth:
+        grown *= growth
+        share = math.log(grown) / math.log(factor)
+        height, width = (
+            round(base * (target / base) ** share / multiple) * multiple
+            for base, target in zip(base_size, size, strict=True)
+        )
+        sizes.append((height, width))
+    return (*sizes, size)
+
+
+def base_size_for(size: Size, native: Size, *, multiple: int = 8, minimum: int = 64) -> Size:
+    """Return the size of level 0 for a target: its aspect and the area of `native`.
+
+    Sides are rounded to `multiple` pixels, are at least `minimum`, which bends long pictures, and
+    never exceed the target's. A target no larger in area than `native` is its own level 0.
+    """
+    height, width = size
+    shrink = math.sqrt(native[0] * native[1] / (height * width))
+    if shrink >= 1:
+        return size
+
+    def side(target: int) -> int:
+        return min(target, max(minimum, round(target * shrink / multiple) * multiple))
+
+    return side(height), side(width)

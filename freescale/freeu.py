@@ -1,0 +1,85 @@
+"""FreeU (arXiv:2309.11497): in the up-blocks, stronger backbones and skips with weaker low frequencies.
+
+Layers are chosen by the channels of their backbone input, as the releases of FreeScale, ScaleCrafter and
+FouriScale do: the widest level takes (b1, s1), the next (b2, s2). (`enable_freeu` of diffusers chooses by
+block instead, which leaves out the first layer of SDXL's last up-block and scales another by the wrong pair.)
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+
+    from freescale.unet_patches import Patch
+
+
+def freeu(b1: float, b2: float, s1: float, s2: float) -> Patch:
+    """Scale half of the backbone's channels by b and the lowest frequencies of the skip by s."""
+
+    @contextmanager
+    def patch(unet: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for resnet, channels, is_widest in touched_resnets(unet):
+                b, s = (b1, s1) if is_widest else (b2, s2)
+                stack.callback(resnet.register_forward_pre_hook(_rescale(channels, b, s)).remove)
+            yield
+
+    return patch
+
+
+def touched_resnets(unet: Any) -> list[tuple[nn.Module, int, bool]]:
+    """Return (resnet, backbone channels, whether they are the widest) of every layer that FreeU changes."""
+    widths = list(unet.config.block_out_channels)[::-1]
+    distinct = list(dict.fromkeys(widths))[:2]
+    touched = []
+    for index, block in enumerate(unet.up_blocks):
+        for position, resnet in enumerate(block.resnets):
+            channels = widths[max(index - 1, 0)] if position == 0 else widths[index]
+            if channels in distinct:
+                touched.append((resnet, channels, channels == distinct[0]))
+    return touched
+
+
+def _rescale(channels: int, b: float, s: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        backbone, skip = args[0][:, :channels], args[0][:, channels:]
+        half = channels // 2
+        joined = torch.cat([backbone[:, :half] * b, backbone[:, half:], scale_lowest(skip, s)], dim=1)
+        return (joined, *args[1:])
+
+    return hook
+
+
+def scale_lowest(y: Tensor, factor: float) -> Tensor:
+    """Return y (B, C, h, w) with its Fourier coefficients at frequencies {-1, 0} x {-1, 0} scaled, real part.
+
+    These four coefficients are a term of low rank, y + (factor - 1) P(y): no transform is needed. P has the
+    kernel [(1 + cos u)(1 + cos v) - sin u sin v] / (h w), with u = 2 pi (m - m') / h, v = 2 pi (n - n') / w.
+    Both products act on the space spanned by 1, cos and sin of each axis, hence on 3 x 3 coefficients.
+    """
+    h, w = y.shape[-2:]
+    if factor == 1.0:
+        return y
+    dtype = torch.promote_types(y.dtype, torch.float32)
+    rows, columns = (_lowest_waves(n, dtype, y.device) for n in (h, w))
+    coefficients = rows.mT @ y.to(dtype) @ columns
+    quarter_turn = torch.tensor([[0, 0, 0], [0, 0, -1], [0, 1, 0]], dtype=dtype, device=y.device)
+    coefficients = coefficients - quarter_turn @ coefficients @ quarter_turn.mT
+    lowest = rows @ coefficients @ columns.mT / (h * w)
+    return (y + (factor - 1.0) * lowest).to(y.dtype)
+
+
+def _lowest_waves(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return 1, cos and sin of one turn over n points, (n, 3); a single point has the constant only."""
+    angle = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
+    has_turn = float(n > 1)
+    waves = [torch.ones_like(angle), angle.cos() * has_turn, angle.sin() * has_turn]
+    return torch.stack(waves, dim=1).to(device, dtype)

@@ -1,0 +1,73 @@
+"""The Gaussian low-pass that splits attention into structure and detail (FreeScale, "Scale Fusion").
+
+The kernel is separable, so each axis is one matrix (size, size) of band width `taps`, and any border policy
+is just another matrix. Applied as a dense product this is faster on a GPU than a banded convolution, keeps
+its sums in float32 for half-precision inputs, and costs at most as much as one projection of the layer.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BlurBorder = Literal["zero", "reflect", "renormalize"]
+"""Beyond the border lie zeros (as released: corrections fade there), the mirrored inside, or nothing (the
+taps that remain are scaled to sum to 1)."""
+
+WIDEST_RADIUS = 6.0
+"""In sigmas. Taps further out are below 2e-8 of the centre and add less than 1e-8 altogether."""
+
+
+def gaussian_taps(kernel: int, sigma: float = 1.0) -> tuple[float, ...]:
+    """Return the 1-D Gaussian of odd length `kernel`, summing to 1, cut at `WIDEST_RADIUS` sigmas."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"blur kernel is {kernel}, allowed: odd numbers from 1")
+    if sigma <= 0:
+        raise ValueError(f"blur sigma is {sigma}, allowed: above 0")
+    radius = min(kernel // 2, math.ceil(WIDEST_RADIUS * sigma))
+    weights = [math.exp(-0.5 * (u / sigma) ** 2) for u in range(-radius, radius + 1)]
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+@lru_cache(maxsize=64)
+def blur_matrix(
+    size: int, taps: tuple[float, ...], border: BlurBorder, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the matrix (size, size) that blurs one axis, y = matrix @ x. Shared: not to be written to."""
+    radius, position = len(taps) // 2, torch.arange(size)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    for offset, tap in enumerate(taps, start=-radius):
+        source = position + offset
+        if border == "reflect":
+            period = max(2 * (size - 1), 1)
+            source = source.remainder(period)
+            source = torch.minimum(source, period - source).clamp(max=size - 1)
+        kept = (source >= 0) & (source < size)
+        matrix[position[kept], source[kept]] += tap
+    if border == "renormalize":
+        matrix /= matrix.sum(1, keepdim=True)
+    return matrix.to(device, dtype)
+
+
+def blur_grid(x: Tensor, taps: tuple[float, ...], border: BlurBorder = "zero") -> Tensor:
+    """Return x (B, h, w, C) blurred along h and w."""
+    if len(taps) == 1:
+        return x
+    batch, h, w, channels = x.shape
+    rows = blur_matrix(h, taps, border, x.dtype, x.device)
+    columns = blur_matrix(w, taps, border, x.dtype, x.device)
+    x = torch.matmul(rows, x.reshape(batch, h, w * channels)).view(batch, h, w, channels)
+    return torch.matmul(columns, x)
+
+
+def blur_channels(x: Tensor, taps: tuple[float, ...], border: BlurBorder = "zero") -> Tensor:
+    """Return x (..., C) blurred along its channels."""
+    return x if len(taps) == 1 else F.linear(x, blur_matrix(x.shape[-1], taps, border, x.dtype, x.device))

@@ -1,0 +1,100 @@
+"""From latents to a guided noise prediction: one or two UNet passes and their combination.
+
+The UNet runs in its own dtype, its outputs are combined in float32. Images are (B, 4, h, w), videos (B, 4, F,
+h, w).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from freescale.sampling import Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the UNet is told, in B rows, or in one for all rows of the latents.
+
+    `added` has `text_embeds` and `time_ids` for SDXL, nothing for Stable Diffusion 1.5 and video UNets.
+    """
+
+    prompt_embeds: Tensor  # (B, T, D)
+    negative_embeds: Tensor | None = None
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+    negative_added: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A UNet with its conditioning and classifier-free guidance. Called, it predicts the noise."""
+
+    unet: nn.Module
+    conditioning: Conditioning
+    guidance_scale: float = 7.5  # 1 or below, or no negative embeddings: one pass without guidance
+    guidance_rescale: float = 0.0  # arXiv:2305.08891, section 3.4: 0 (off) to 1
+    split_guidance: bool = False  # two passes of B rows in place of one of 2 B: half the memory, same result
+    window_rows: int | None = None  # most rows in one windowed attention call; None: all windows at once
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether there is a negative pass."""
+        return self.guidance_scale > 1.0 and self.conditioning.negative_embeds is not None
+
+    def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
+        """Return the guided noise prediction (eps, as the latents) for VE `latents` at step `i`."""
+        text, given = self.conditioning, schedule.model_input(latents, i)
+        timestep = torch.tensor(schedule.timesteps[i], dtype=torch.float32, device=latents.device)
+        if not self.is_guided or text.negative_embeds is None:
+            output = self._run(given, timestep, text.prompt_embeds, text.added)
+        elif self.split_guidance:
+            negative = self._run(given, timestep, text.negative_embeds, text.negative_added)
+            positive = self._run(given, timestep, text.prompt_embeds, text.added)
+            output = self._combine(negative, positive)
+        else:
+            embeds, added = self._both_rows(text.negative_embeds, given.shape[0])
+            negative, positive = self._run(torch.cat([given, given]), timestep, embeds, added).chunk(2)
+            output = self._combine(negative, positive)
+        return schedule.to_noise(output, latents, i)
+
+    def _both_rows(self, negative_embeds: Tensor, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return embeddings and added conditions of the rows [negative, positive]."""
+        text = self.conditioning
+        embeds = torch.cat([_rows(negative_embeds, batch), _rows(text.prompt_embeds, batch)])
+        added = {
+            name: torch.cat([_rows(text.negative_added[name], batch), _rows(positive, batch)])
+            for name, positive in text.added.items()
+        }
+        return embeds, added
+
+    def _run(self, given: Tensor, timestep: Tensor, embeds: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        """Return the raw UNet output, at least float32, for scaled latents."""
+        unet: Any = self.unet
+        dtype = next(unet.parameters()).dtype
+        rows = given.shape[0]
+        options: dict[str, Any] = {"encoder_hidden_states": _rows(embeds, rows), "return_dict": False}
+        if added:
+            options["added_cond_kwargs"] = {name: _rows(value, rows) for name, value in added.items()}
+        output: Tensor = unet(given.to(dtype), timestep, **options)[0]
+        return output.to(torch.promote_types(dtype, torch.float32))
+
+    def _combine(self, negative: Tensor, positive: Tensor) -> Tensor:
+        """Return classifier-free guidance, its deviation partly set back to that of the positive pass."""
+        guided = negative + self.guidance_scale * (positive - negative)
+        if self.guidance_rescale == 0.0:
+            return guided
+        axes = tuple(range(1, guided.ndim))
+        rescaled = guided * (positive.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
+        return torch.lerp(guided, rescaled, self.guidance_rescale)
+
+
+def _rows(x: Tensor, rows: int) -> Tensor:
+    """Return x with `rows` rows: as it is, or its one row repeated."""
+    return x if x.shape[0] == rows else x.expand(rows, *x.shape[1:])

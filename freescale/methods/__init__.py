@@ -1,0 +1,14 @@
+"""The methods, one file each. To add one: its file, its line here, its table in `docs/paper_map.md`."""
+
+from __future__ import annotations
+
+from freescale.methods.base import Method
+from freescale.methods.direct import Direct
+from freescale.methods.freescale import FreeScale
+
+METHODS: dict[str, type[Method]] = {
+    "direct": Direct,
+    "freescale": FreeScale,
+}
+
+__all__ = ["METHODS", "Direct", "FreeScale", "Method"]

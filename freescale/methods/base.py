@@ -1,0 +1,88 @@
+"""What a high-resolution method may change. Each default changes nothing: a method's file is its paper.
+
+A method is a frozen dataclass and its fields are its configuration. It holds no state: everything follows
+from the `Moment`, which makes any step of any level repeatable by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from freescale.forward_process import normal, renoise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from freescale.cascade import Size
+    from freescale.guidance import Denoiser
+    from freescale.sampling import Moment, Schedule
+    from freescale.unet_patches import Patch
+
+
+@dataclass(frozen=True)
+class Method:
+    """Plain sampling at the target size."""
+
+    name: ClassVar[str] = "method"
+    version: ClassVar[int] = 1  # raised when the arithmetic changes
+
+    @property
+    def upsample(self) -> Literal["rgb", "latent"]:
+        """Where one level's result is enlarged to be the next one's reference."""
+        return "rgb"
+
+    @property
+    def posterior(self) -> Literal["sample", "mode"]:
+        """What is taken from the VAE encoder's distribution for the reference."""
+        return "sample"
+
+    def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
+        """Return the sizes of all levels, the last being `size`."""
+        return (size,)
+
+    def at_base(self) -> Method:
+        """Return the method with every field that level 0 does not depend on at its default.
+
+        Two methods that agree here share their level 0.
+        """
+        return self
+
+    def at_start(self) -> Method:
+        """Return the method with every field that `start` does not depend on at its default."""
+        return self
+
+    def restart_step(self, schedule: Schedule) -> int:
+        """Return the first step of the levels above the first."""
+        return 0
+
+    def detail_step(self, schedule: Schedule) -> int:
+        """Return the step from which only detail is added: a good place to stop, look, and redo from."""
+        return len(schedule)
+
+    def patches(self, moment: Moment) -> Iterator[Patch]:
+        """Yield the changes to the UNet for this step."""
+        yield from ()
+
+    def blend(self, latents: Tensor, moment: Moment) -> Tensor:
+        """Return the latents that this step starts from."""
+        return latents
+
+    def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
+        """Return the noise prediction for the latents; the UNet is patched."""
+        return denoiser(latents, moment.step, moment.schedule)
+
+    def start(self, shape: Sequence[int], moment: Moment, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the first latents of a level: noise, or its reference noised to the restart step."""
+        level = moment.level
+        if level.reference is None or level.noise is None:
+            if not level.is_base:
+                raise ValueError(f"level {level.index} lacks reference or noise, allowed: both above level 0")
+            latents = normal(shape, moment.seed, "init_noise", level.index) * moment.schedule.init_sigma
+        else:
+            sigma = moment.schedule.sigmas[self.restart_step(moment.schedule)]
+            latents = renoise(level.reference, level.noise, sigma)
+        return latents if dtype is None else latents.to(dtype)

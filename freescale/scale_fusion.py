@@ -1,0 +1,219 @@
+"""Scale fusion (FreeScale, section of that name): self-attention at two scales, joined by frequency.
+
+Global attention over the whole grid knows the content but, beyond the training size, repeats objects; local
+attention over windows of the training size builds sound structure. With L and G their outputs, the layer
+returns
+
+    Blur(L) + G - Blur(G)  =  G + Blur(L - G):
+
+low frequencies from L, high frequencies from G. What is computed here is equal to running the layer once for
+each window and once for the grid, at a fraction of the cost: projections act on single tokens, so q, k and v
+are shared; the output projection W a + b is linear and commutes with window averages (whose weights sum to 1)
+and with the blur over the grid, and b cancels in L - G. With a_L, a_G the attention before the projection and
+d = Blur(a_L - a_G):
+
+    G + Blur(L - G) = W (a_G + d) + b,    or, blurred along the channels too,   (W a_G + b) + Blur_C(W d).
+
+Shapes: tokens are (B, h * w, heads, head_dim), attention outputs (B, h, w, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+
+from freescale.frequency import BlurBorder, blur_channels, blur_grid
+from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
+from freescale.windows import Grid, WindowBorder, Windows, phase_tokens, place_windows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from freescale.unet_patches import Patch, Processor
+
+Bands = Literal["fused", "local", "global", "swapped"]
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values of all tokens, each (B, tokens, heads, head_dim)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """What one level and step ask of every self-attention."""
+
+    scale: tuple[float, float]  # grid over training grid, (height, width)
+    taps: tuple[float, ...]  # of the blur, in tokens
+    channel_blur: bool = True
+    blur_border: BlurBorder = "zero"
+    border: WindowBorder = "clamp"
+    bands: Bands = "fused"
+    phases: Grid = (1, 1)  # fast mode: global attention within interleaved phases
+    jitter: Callable[[str, Grid], torch.Generator] | None = None
+    window_rows: int | None = None  # most rows of one call (batch rows x windows); None: all windows at once
+
+    def windows(self, name: str, grid: Grid) -> Windows:
+        """Return the windows of the layer `name`."""
+        jitter = self.jitter(name, grid) if self.jitter else None
+        return place_windows(grid, self.scale, jitter=jitter, border=self.border)
+
+
+def scale_fusion(fusion: Fusion) -> Patch:
+    """Fuse scales in every spatial self-attention of a UNet."""
+    grids: dict[str, Grid] = {}
+    return together(
+        record_token_grids(grids),
+        replace_self_attention(lambda name, inner: ScaleFusion(inner, name, grids, fusion)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleFusion:
+    """The attention processor: `inner` is the one it stands in for, and does what is not scale fusion."""
+
+    inner: Processor
+    name: str  # of the self-attention
+    grids: Mapping[str, Grid]  # by name of its transformer, written before each forward
+    fusion: Fusion
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Return the attention output (B, h * w, C)."""
+        if _is_plain(attn, hidden_states, encoder_hidden_states, attention_mask):
+            windows = self.fusion.windows(self.name, self._grid(hidden_states))
+            if not windows.is_whole:
+                output = fuse_scales(attn, hidden_states, windows, self.fusion)
+                output = output + hidden_states if attn.residual_connection else output
+                return cast("Tensor", output / attn.rescale_output_factor)
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+
+    def _grid(self, hidden_states: Tensor) -> Grid:
+        h, w = self.grids[transformer_name(self.name)]
+        if h * w != hidden_states.shape[1]:
+            raise ValueError(f"{self.name} has {hidden_states.shape[1]} tokens, allowed: its grid {h} x {w}")
+        return h, w
+
+
+def _is_plain(attn: Any, hidden_states: Tensor, context: Tensor | None, mask: Tensor | None) -> bool:
+    """Whether this is self-attention over tokens (B, N, C), without a mask or a norm of its own."""
+    has_norm = any(getattr(attn, norm, None) is not None for norm in ("group_norm", "spatial_norm"))
+    return context is None and mask is None and hidden_states.ndim == 3 and not has_norm
+
+
+def fuse_scales(attn: Any, hidden_states: Tensor, windows: Windows, fusion: Fusion) -> Tensor:
+    """Return the fused output (B, h * w, C) of the layer `attn` for its normalised input (B, h * w, C)."""
+    heads = project(attn, hidden_states)
+    outside = project(attn, torch.zeros_like(hidden_states[:1, :1])) if fusion.border == "sink" else None
+    scales = {
+        "local": lambda: local_attention(heads, windows, outside, fusion.window_rows),
+        "global": lambda: global_attention(heads, windows.grid, fusion.phases, fusion.window_rows),
+    }
+    if fusion.bands in scales:
+        return _output(attn, scales[fusion.bands]().flatten(1, 2))
+    high, low = ("local", "global") if fusion.bands == "swapped" else ("global", "local")
+    detail = scales[high]()
+    correction = blur_grid(scales[low]() - detail, fusion.taps, fusion.blur_border)
+    if not fusion.channel_blur:
+        return _output(attn, (detail + correction).flatten(1, 2))
+    linear = _output(attn, correction) - _output(attn, torch.zeros_like(correction[:1, :1, :1]))
+    correction = blur_channels(linear, fusion.taps, fusion.blur_border)
+    return _output(attn, detail.flatten(1, 2)) + correction.flatten(1, 2)
+
+
+def project(attn: Any, hidden_states: Tensor) -> Heads:
+    """Return the queries, keys and values of the tokens (B, N, C)."""
+    split = (*hidden_states.shape[:2], attn.heads, -1)
+    query, key, value = (layer(hidden_states).view(split) for layer in (attn.to_q, attn.to_k, attn.to_v))
+    query = query if getattr(attn, "norm_q", None) is None else attn.norm_q(query)
+    key = key if getattr(attn, "norm_k", None) is None else attn.norm_k(key)
+    return Heads(query, key, value)
+
+
+def _output(attn: Any, x: Tensor) -> Tensor:
+    """Return the output projection of x (..., C), dropout included (nothing, in evaluation)."""
+    output: Tensor = attn.to_out[1](attn.to_out[0](x))
+    return output
+
+
+def local_attention(
+    heads: Heads, windows: Windows, outside: Heads | None = None, window_rows: int | None = None
+) -> Tensor:
+    """Return a_L (B, h, w, C): attention within each window, averaged over the windows that cover a token.
+
+    `outside` holds the projections of a zero token, (1, 1, heads, head_dim), to which windows that leave the
+    grid attend; without it they attend to their inside only. Windows are added in their order one by one, so
+    neither their chunks nor atomic additions change a bit.
+    """
+    query, tokens = heads.query, heads.query.shape[1]
+    batch, channels = query.shape[0], query.shape[2] * query.shape[3]
+    if outside is not None:
+        heads = Heads(*(_with_token(x, token) for x, token in zip(heads, outside, strict=True)))
+    total = torch.zeros(batch, *windows.grid, channels, device=query.device)
+    total = total.to(torch.promote_types(query.dtype, torch.float32))
+    for chunk in windows.chunks(_sets_at_once(batch, window_rows)):
+        index = chunk.tokens()
+        is_inside = index < tokens
+        is_masked = outside is None and not bool(is_inside.all())
+        index = index.clamp(max=heads.query.shape[1] - 1)
+        attended = attend(heads, index, is_inside if is_masked else None)
+        attended = attended.view(batch, -1, *windows.window, channels)
+        for number, (grid, window) in enumerate(chunk.overlaps()):
+            total[:, *grid] += attended[:, number, *window]
+    return (total / windows.count().to(total)[..., None]).to(query.dtype)
+
+
+def _with_token(x: Tensor, token: Tensor) -> Tensor:
+    return torch.cat([x, token.expand(x.shape[0], -1, -1, -1)], dim=1)
+
+
+def _sets_at_once(batch: int, window_rows: int | None) -> int | None:
+    return None if window_rows is None else max(1, window_rows // batch)
+
+
+def global_attention(
+    heads: Heads, grid: Grid, phases: Grid = (1, 1), window_rows: int | None = None
+) -> Tensor:
+    """Return a_G (B, h, w, C): attention over the whole grid, or within each of its interleaved phases."""
+    query = heads.query
+    if phases == (1, 1):
+        return _sdpa(heads).view(query.shape[0], *grid, -1)
+    output = torch.empty_like(query).flatten(2)
+    for group in phase_tokens(grid, phases):
+        for index in torch.split(group, _sets_at_once(query.shape[0], window_rows) or len(group)):
+            output[:, index.to(output.device)] = attend(heads, index)
+    return output.view(query.shape[0], *grid, -1)
+
+
+def attend(heads: Heads, index: Tensor, is_inside: Tensor | None = None) -> Tensor:
+    """Return the attention (B, sets, T, C) within each set of tokens; `index` and `is_inside` are (sets, T).
+
+    Tokens that are not inside are no keys; what they get as queries has no meaning.
+    """
+    batch, device = heads.query.shape[0], heads.query.device
+    index = index.to(device)
+    gathered = Heads(*(x[:, index].flatten(0, 1) for x in heads))
+    mask = None if is_inside is None else is_inside.to(device).repeat(batch, 1)[:, None, None, :]
+    return _sdpa(gathered, mask).view(batch, *index.shape, -1)
+
+
+def _sdpa(heads: Heads, mask: Tensor | None = None) -> Tensor:
+    """Return scaled dot-product attention (B, T, C) of heads (B, T, heads, head_dim)."""
+    query, key, value = (x.transpose(1, 2) for x in heads)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

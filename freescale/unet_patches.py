@@ -1,0 +1,128 @@
+"""Reversible changes to a diffusers UNet.
+
+A `Patch` is a context manager made for one UNet. It takes the smallest handle that reaches the change: an
+attention processor around the one already there, attributes of a convolution, a forward hook. After the
+`with` body, also one that raised, the UNet is as before: the same processor objects, the same attributes, no
+hook left.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch import Tensor, nn
+
+Processor: TypeAlias = "Callable[..., Tensor]"
+Patch: TypeAlias = "Callable[[nn.Module], AbstractContextManager[None]]"
+
+
+@contextmanager
+def patched(unet: nn.Module, patches: Iterable[Patch]) -> Iterator[nn.Module]:
+    """Apply `patches` in order for the body of the `with`; undo them in reverse, also on error."""
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch(unet))
+        yield unet
+
+
+def together(*patches: Patch) -> Patch:
+    """Return one patch that applies several in order."""
+
+    @contextmanager
+    def patch(unet: nn.Module) -> Iterator[None]:
+        with patched(unet, patches):
+            yield
+
+    return patch
+
+
+def spatial_self_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
+    """Return (name, module) of every self-attention over image tokens: `….attentions.….attn1`.
+
+    The temporal transformers of video UNets (`temp_attentions`, `motion_modules`, `transformer_in`) are not
+    among them: they attend over frames, whose number does not grow.
+    """
+    return [
+        (name, module)
+        for name, module in unet.named_modules()
+        if name.endswith(".attn1") and ".attentions." in name and ".transformer_blocks." in name
+    ]
+
+
+def transformer_name(attention_name: str) -> str:
+    """Return the name of the transformer that holds a self-attention: `….attentions.0`."""
+    return attention_name.split(".transformer_blocks.")[0]
+
+
+def replace_self_attention(wrap: Callable[[str, Processor], Processor]) -> Patch:
+    """Put `wrap(name, processor)` in place of the processor of every spatial self-attention."""
+
+    @contextmanager
+    def patch(unet: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, attention in spatial_self_attentions(unet):
+                stack.callback(attention.set_processor, attention.processor)
+                attention.set_processor(wrap(name, attention.processor))
+            yield
+
+    return patch
+
+
+def record_token_grids(grids: dict[str, tuple[int, int]]) -> Patch:
+    """Write the (h, w) of its input to `grids[name]` whenever a spatial transformer starts.
+
+    Its blocks see a flat list of tokens only, and the square root of their number is the side of a square at
+    best.
+    """
+
+    def recorder(name: str) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden_states = args[0] if args else kwargs["hidden_states"]
+            grids[name] = (hidden_states.shape[-2], hidden_states.shape[-1])
+
+        return record
+
+    @contextmanager
+    def patch(unet: nn.Module) -> Iterator[None]:
+        names = {transformer_name(name) for name, _ in spatial_self_attentions(unet)}
+        with ExitStack() as stack:
+            for name in sorted(names):
+                module = unet.get_submodule(name)
+                handle = module.register_forward_pre_hook(recorder(name), prepend=True, with_kwargs=True)
+                stack.callback(handle.remove)
+            yield
+
+    return patch
+
+
+def dilate_convs(names: Sequence[str], factor: tuple[int, int]) -> Patch:
+    """Give the named convolutions the dilation `factor` (height, width) and a padding that keeps their output
+    size.
+
+    Convolutions under a PEFT adapter are reached through it. An unknown name raises before anything is
+    changed.
+    """
+    if min(factor) < 1:
+        raise ValueError(f"dilation factor is {factor}, allowed: 1 or more on each axis")
+
+    @contextmanager
+    def patch(unet: nn.Module) -> Iterator[None]:
+        modules: dict[str, Any] = dict(unet.named_modules())
+        if unknown := [name for name in names if name not in modules]:
+            raise ValueError(f"layers to dilate are {unknown}, allowed: names of convolutions in this UNet")
+        with ExitStack() as stack:
+            for name in names:
+                conv = getattr(modules[name], "base_layer", modules[name])
+                stack.callback(_set_spacing, conv, conv.dilation, conv.padding)
+                _set_spacing(conv, factor, (conv.padding[0] * factor[0], conv.padding[1] * factor[1]))
+            yield
+
+    return patch
+
+
+def _set_spacing(conv: Any, dilation: tuple[int, int], padding: tuple[int, int]) -> None:
+    conv.dilation, conv.padding = dilation, padding

@@ -1,0 +1,143 @@
+"""Overlapping, jittered windows over a token grid, and the interleaved phases of fast mode.
+
+A window has the number of tokens that the layer saw at the training size, so the model attends over the span
+it was trained for (FreeScale, "Scale Fusion": the local branch). Windows advance by half their size; the last
+one touches the far border. At random each window is moved by up to an eighth of its size, so that no seam
+stays in place.
+
+Tokens are numbered row by row: token (y, x) of a grid (h, w) is y * w + x.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+Grid = tuple[int, int]
+Origin = tuple[int, int]
+
+WindowBorder = Literal["clamp", "sink", "mask"]
+"""A jittered window that would leave the grid is moved back inside (`clamp`), or stays where it is and its
+outside tokens are zero rows that take part in the softmax (`sink`, as released) or are left out of it
+(`mask`)."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Equal windows over a grid, in row-major order."""
+
+    grid: Grid
+    window: Grid
+    origins: tuple[Origin, ...]  # (top, left); may lie outside the grid unless clamped
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the one window is the grid itself."""
+        return self.window == self.grid
+
+    def chunks(self, length: int | None) -> Iterator[Windows]:
+        """Yield the same windows in order, at most `length` at a time (None: all at once)."""
+        length = length or len(self.origins)
+        for start in range(0, len(self.origins), length):
+            yield Windows(self.grid, self.window, self.origins[start : start + length])
+
+    def tokens(self) -> Tensor:
+        """Return the token numbers (windows, wh * ww), int64; h * w for a token outside the grid."""
+        (h, w), (wh, ww) = self.grid, self.window
+        top, left = torch.tensor(self.origins).unbind(1)
+        y = (top[:, None] + torch.arange(wh))[:, :, None]
+        x = (left[:, None] + torch.arange(ww))[:, None, :]
+        is_inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
+        return torch.where(is_inside, y * w + x, h * w).flatten(1)
+
+    def overlaps(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+        """Yield for each window the part inside the grid, as (rows, columns) of the grid and of the
+        window."""
+        for top, left in self.origins:
+            rows = _overlap(top, self.window[0], self.grid[0])
+            columns = _overlap(left, self.window[1], self.grid[1])
+            yield (rows[0], columns[0]), (rows[1], columns[1])
+
+    def count(self) -> Tensor:
+        """Return how many windows cover each token, (h, w) float32; at least 1 everywhere."""
+        count = torch.zeros(self.grid)
+        for (rows, columns), _ in self.overlaps():
+            count[rows, columns] += 1
+        return count
+
+
+def _overlap(first: int, span: int, length: int) -> tuple[slice, slice]:
+    start, stop = max(first, 0), min(first + span, length)
+    return slice(start, stop), slice(start - first, stop - first)
+
+
+def window_size(grid: Grid, scale: tuple[float, float]) -> Grid:
+    """Return the window for a grid at `scale`: its size at the training size, at least 1 token a side."""
+
+    def side(length: int, scale: float) -> int:
+        return min(max(round(length / scale), 1), length)
+
+    return side(grid[0], scale[0]), side(grid[1], scale[1])
+
+
+def window_origins(length: int, window: int) -> tuple[int, ...]:
+    """Return the first tokens of the windows along one axis, half a window apart, the last flush with the
+    end."""
+    stride = max(1, window // 2)
+    return tuple(min(j * stride, length - window) for j in range(math.ceil((length - window) / stride) + 1))
+
+
+def place_windows(
+    grid: Grid,
+    scale: tuple[float, float],
+    *,
+    jitter: torch.Generator | None = None,
+    border: WindowBorder = "clamp",
+) -> Windows:
+    """Return the windows of one layer, moved at random if a `jitter` generator is given."""
+    window = window_size(grid, scale)
+    axes = [window_origins(length, span) for length, span in zip(grid, window, strict=True)]
+    placed = torch.cartesian_prod(*(torch.tensor(axis) for axis in axes))
+    if jitter is not None:
+        placed = placed + _jitter(placed, grid, window, jitter)
+    if border == "clamp":
+        placed = placed.clamp(torch.tensor(0), torch.tensor(grid) - torch.tensor(window))
+    return Windows(grid, window, tuple((top, left) for top, left in placed.tolist()))
+
+
+def _jitter(origins: Tensor, grid: Grid, window: Grid, generator: torch.Generator) -> Tensor:
+    """Return a random move (windows, 2) for each window and axis, uniform over -r..r tokens with r = window
+    // 8.
+
+    The first window of an axis only moves outwards (-r..0), so does the last (0..r); with the half-window
+    stride this leaves no token uncovered. A window as long as its axis does not move.
+    """
+    last = torch.tensor(grid) - torch.tensor(window)
+    radius = torch.where(last > 0, torch.tensor(window) // 8, 0)
+    low = torch.where(origins == last, 0, -radius)
+    high = torch.where(origins == 0, 0, radius)
+    uniform = torch.rand(origins.shape, generator=generator, dtype=torch.float64)
+    return low + (uniform * (high - low + 1)).floor().long()
+
+
+def phase_tokens(grid: Grid, phases: Grid) -> list[Tensor]:
+    """Return the token numbers of the phases y = p, x = q modulo (p_h, p_w), each (phases, tokens), int64.
+
+    Phases of equal size share one tensor; where a side is not divisible they differ by one row or column,
+    which makes up to four tensors. Every token appears exactly once.
+    """
+    h, w = grid
+    groups: dict[Grid, list[Tensor]] = {}
+    for p in range(min(phases[0], h)):
+        for q in range(min(phases[1], w)):
+            tokens = torch.arange(p, h, phases[0])[:, None] * w + torch.arange(q, w, phases[1])[None, :]
+            groups.setdefault((tokens.shape[0], tokens.shape[1]), []).append(tokens.flatten())
+    return [torch.stack(group) for group in groups.values()]

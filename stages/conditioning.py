@@ -1,0 +1,57 @@
+"""Prompts -> the text rows that steer the denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from freescale import Conditioning
+from stages.stage import Parents, Stage, Tensors
+
+if TYPE_CHECKING:
+    from freescale import Step
+    from stages.models import Models
+    from stages.spec import RunOptions
+
+
+@dataclass(frozen=True)
+class EncodePrompt(Stage):
+    """prompt_embeds (1, tokens, width) float32, the negative's when guidance asks for one, and SDXL's pooled rows."""
+
+    name = "conditioning"
+    part = "text"
+    axes = {
+        "prompt_embeds": "BTD",
+        "negative_embeds": "BTD",
+        "text_embeds": "BD",
+        "negative_text_embeds": "BD",
+    }
+
+    prompt: str
+    negative_prompt: str | None  # None: no guidance
+
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> Tensors:
+        """Encode both prompts as the stock pipeline of this model does."""
+        return models.encode_prompt(self.prompt, self.negative_prompt)
+
+
+def conditioning(text: Tensors, time_ids: tuple[int, int] | None, like: Tensor) -> Conditioning:
+    """The kernel's conditioning, on the device and in the dtype of `like`.
+
+    `time_ids` is the (height, width) told to a size-conditioned model, crop 0: SDXL's micro-conditioning
+    (arXiv:2307.01952, §2.2), original height and width, crop top and left, target height and width.
+    """
+    rows = {name: tensor.to(like) for name, tensor in text.items()}
+    added: dict[str, Tensor] = {}
+    negative_added: dict[str, Tensor] = {}
+    if time_ids is not None:
+        ids = torch.tensor([[*time_ids, 0, 0, *time_ids]]).to(like)
+        added = {"text_embeds": rows["text_embeds"], "time_ids": ids}
+        if "negative_text_embeds" in rows:
+            negative_added = {"text_embeds": rows["negative_text_embeds"], "time_ids": ids}
+    return Conditioning(rows["prompt_embeds"], rows.get("negative_embeds"), added, negative_added)

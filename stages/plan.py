@@ -1,0 +1,264 @@
+"""Spec -> the calls of a render, each with its parents and its fingerprint.
+
+    text ─▶ base_denoise ─▶ decode ─▶ export 0
+                              └─▶ upscale ─▶ renoise ─▶ highres_denoise ─▶ detail_pass ─▶ decode ─▶ export 1 …
+
+The plan is pure: it reads the model's configuration and the checked pictures, loads no weights and starts nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from freescale import Method, base_size_for, make_schedule
+from stages.base_denoise import BaseDenoise
+from stages.conditioning import EncodePrompt
+from stages.decode import Decode
+from stages.denoise import DenoiseStage, Sampling
+from stages.detail_pass import DetailPass
+from stages.export import Export
+from stages.highres_denoise import HighresDenoise
+from stages.models import ModelInfo
+from stages.picture import LoadPicture, check_aspect, check_picture
+from stages.renoise import Renoise
+from stages.spec import Region, RenderSpec, SpecError
+from stages.stage import Stage, method_record
+from stages.upscale import EncodePicture, Upscale, UpscaleLatents
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One stage of a render with its parents, by role. Two calls with one identity have the same bytes."""
+
+    stage: Stage
+    level: int
+    parents: Mapping[str, Call]
+    model: str  # fingerprint of the weights that decide the bytes, and the dtype; empty where none do
+    size: Size
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bytes, as plain values, parents named by their own identities' digests."""
+        return {
+            "stage": self.stage.name,
+            "version": self.stage.version,
+            "params": self.stage.params(),
+            "model": self.model,
+        }
+
+    @property
+    def label(self) -> str:
+        """For people: the stage's name and, above the first level, the level."""
+        return f"{self.stage.name} {self.level}"
+
+    @property
+    def work(self) -> float:
+        """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
+        cells = self.size[0] * self.size[1] / 64
+        first, last = self.stage.span
+        return max(last - first, 1) * cells * (1 + cells / 16384)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A render, frozen: calls in the order they are made, and the exports that a person gets."""
+
+    spec: RenderSpec
+    info: ModelInfo
+    sizes: tuple[Size, ...]
+    exports: tuple[Call, ...]
+    calls: tuple[Call, ...] = field(default=())
+
+
+def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None) -> Plan:
+    """Check everything that can be checked before work, and lay out the calls. Raises `SpecError`."""
+    builder = _Builder(spec, info, input_root)
+    exports = builder.exports()
+    return Plan(spec, info, builder.sizes, exports, tuple(_in_order(exports)))
+
+
+def _in_order(exports: tuple[Call, ...]) -> Iterator[Call]:
+    seen: set[int] = set()
+
+    def visit(call: Call) -> Iterator[Call]:
+        if id(call) not in seen:
+            seen.add(id(call))
+            for parent in call.parents.values():
+                yield from visit(parent)
+            yield call
+
+    for export in exports:
+        yield from visit(export)
+
+
+class _Builder:
+    def __init__(self, spec: RenderSpec, info: ModelInfo, input_root: Path | None) -> None:
+        self.spec, self.info, self.root = spec, info, input_root
+        base = base_size_for(spec.size, info.native)
+        if spec.cascade == "auto":
+            self.sizes = spec.method.build().sizes(spec.size, base)
+        else:
+            self.sizes = tuple((h, w) for w, h in spec.cascade)
+        self.base = self.sizes[0] if len(self.sizes) > 1 else base
+        self.steps = spec.steps or info.steps
+        self.last = len(self.sizes) - 1
+        for change in spec.redo:
+            if change.level > self.last:
+                raise SpecError(f"redo.level: {change.level} is beyond the last level, {self.last}")
+        self.text = self._call(self._prompts(), 0, {})
+
+    def exports(self) -> tuple[Call, ...]:
+        latents = self._first()
+        exports = []
+        for level in range(len(self.sizes)):
+            if level:
+                latents = self._higher(level, latents, image)
+            image = self._call(Decode(), level, {"latents": latents})
+            exports.append(
+                self._call(Export(self.spec.format, self._provenance(level)), level, {"image": image})
+            )
+        return tuple(exports)
+
+    def _call(self, stage: Stage, level: int, parents: Mapping[str, Call]) -> Call:
+        model = self.info.fingerprints[stage.part] if stage.part else ""
+        if stage.part in ("text", "unet"):
+            model += f":{self.spec.model.dtype}"
+        return Call(stage, level, dict(parents), model, self.sizes[level])
+
+    def _guidance(self, stage: str, level: int) -> float:
+        value = self.spec.setting_from("guidance_scale", stage, level)
+        return float(self.info.guidance_scale if value is None else value)
+
+    def _prompts(self) -> EncodePrompt:
+        scales = [
+            self._guidance(stage, level)
+            for level in range(self.last + 1)
+            for stage in ("base_denoise", "detail_pass")
+        ]
+        if max(scales) <= 1:
+            return EncodePrompt(self.spec.prompt, None)
+        negative = self.spec.negative_prompt
+        return EncodePrompt(self.spec.prompt, self.info.negative_prompt if negative is None else negative)
+
+    def _method(self, stage: str, level: int) -> Method:
+        """The method at this stage, a few-step model's defaults in place of those the spec does not name."""
+        method = self.spec.method_from(stage, level)
+        named = self.spec.method.model_fields_set | {k for change in self.spec.redo for k in change.method}
+        known = {f.name for f in dataclasses.fields(method)}
+        other = {k: v for k, v in self.info.method_defaults.items() if k in known - named}
+        return dataclasses.replace(method, **other)
+
+    def _sampling(self, stage: str, level: int) -> Sampling:
+        spec = self.spec
+        solver = self.info.solver if spec.solver == "auto" else spec.solver
+        return Sampling(self.steps, solver, spec.eta, self._guidance(stage, level), spec.guidance_rescale)
+
+    def _first(self) -> Call:
+        seed, size = self.spec.setting_from("seed", "base_denoise", 0), self.sizes[0]
+        method = self._method("base_denoise", 0)
+        if self.spec.image is not None:
+            if not self.last:
+                raise SpecError(
+                    f"image: {self.spec.width}x{self.spec.height} leaves nothing to enlarge; ask for a larger size"
+                )
+            picture = self._picture("image", self.spec.image, "RGB", size)
+            return self._call(EncodePicture(seed, size, method.posterior), 0, {"picture": picture})
+        stage = BaseDenoise(
+            seed=seed,
+            level=0,
+            size=size,
+            base_size=self.base,
+            sampling=self._sampling("base_denoise", 0),
+            method=method_record(method.at_base() if self.last else method),
+            start=0,
+            stop=self.steps,
+            time_ids=self._time_ids(),
+        )
+        return self._call(stage, 0, {"text": self.text})
+
+    def _higher(self, level: int, latents: Call, image: Call) -> Call:
+        """The calls of one level above the first, up to its finished latents."""
+        size = self.sizes[level]
+        method = self._method("upscale", level)
+        seed = self.spec.setting_from("seed", "upscale", level)
+        if method.upsample == "latent":
+            reference = self._call(UpscaleLatents(size), level, {"latents": latents})
+        else:
+            reference = self._call(Upscale(seed, level, size, method.posterior), level, {"image": image})
+        schedule = make_schedule(
+            self.info.scheduler, self.steps, self._sampling("renoise", level).solver, self.spec.eta
+        )
+        start, detail = method.restart_step(schedule), method.detail_step(schedule)
+        if not start < self.steps:
+            raise SpecError(f"method: a restart at step {start} leaves none of {self.steps} steps to denoise")
+        renoise = Renoise(
+            seed=self.spec.setting_from("seed", "renoise", level),
+            level=level,
+            size=size,
+            base_size=self.base,
+            sampling=self._sampling("renoise", level),
+            method=method_record(self._method("renoise", level).at_start()),
+            start=start,
+        )
+        current = self._call(renoise, level, {"reference": reference})
+        for kind, first, stop in (
+            (HighresDenoise, start, detail),
+            (DetailPass, max(start, detail), self.steps),
+        ):
+            if first < stop:
+                current = self._denoise(kind, level, first, stop, current, reference)
+        return current
+
+    def _denoise(
+        self, kind: type[DenoiseStage], level: int, start: int, stop: int, latents: Call, reference: Call
+    ) -> Call:
+        regions: tuple[Region, ...] = self.spec.setting_from("regions", kind.name, level)
+        masks = {
+            f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L", self.sizes[-1])
+            for i, r in enumerate(regions)
+        }
+        stage = kind(
+            seed=self.spec.setting_from("seed", "renoise", level),
+            level=level,
+            size=self.sizes[level],
+            base_size=self.base,
+            sampling=self._sampling(kind.name, level),
+            method=method_record(self._method(kind.name, level)),
+            start=start,
+            stop=stop,
+            time_ids=self._time_ids(),
+            regions=tuple((f"mask{i}", r.detail_scale) for i, r in enumerate(regions)),
+        )
+        return self._call(
+            stage, level, {"text": self.text, "latents": latents, "reference": reference, **masks}
+        )
+
+    def _time_ids(self) -> Size | None:
+        """A cascade keeps its first size at every level, as released; one level is told its own size."""
+        return self.sizes[0] if self.info.size_ids else None
+
+    def _picture(self, field: str, path: str, mode: str, size: Size) -> Call:
+        checked = check_picture(field, path, self.root)
+        check_aspect(field, checked, size)
+        return self._call(LoadPicture(checked.digest, mode, str(checked.path)), 0, {})
+
+    def _provenance(self, level: int) -> str:
+        """The spec, with what the model decided filled in, as one line of JSON."""
+        spec = self.spec.model_dump(mode="json", exclude_defaults=True)
+        resolved = dataclasses.asdict(self._sampling("base_denoise", 0))
+        record = {
+            "spec": spec,
+            "level": level,
+            "sizes": self.sizes,
+            "sampling": resolved,
+            "model": self.info.fingerprints,
+        }
+        return json.dumps({"freescale": 1, **record}, sort_keys=True)

@@ -1,0 +1,266 @@
+"""Look up, run, commit: the only place where a stage meets a disk.
+
+`Runner.render` makes a plan's exports, asking for parents only where something has to be made. A stage is made at
+most once: its fingerprint is looked up, a lease keeps a second process from working in vain, and its result counts
+once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; a damaged artifact
+found on the way is set aside by the store and made again from its parents.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from freescale import Step
+from stages.models import Models
+from stages.plan import Call, Plan
+from stages.spec import RunOptions
+from stages.stage import Tensors
+from storage import ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
+
+log = logging.getLogger(__name__)
+LADDER: tuple[tuple[str, dict[str, Any]], ...] = (  # exact measures when memory runs out, mildest first
+    ("split guidance", {"split_guidance": True}),
+    ("attention windows eight at a time", {"window_rows": 8}),
+    ("attention windows one at a time", {"window_rows": 1}),
+)
+
+
+class Interrupted(BaseException):
+    """Asked to stop: everything done is committed, the step in flight is in a checkpoint."""
+
+    def __init__(self, call: Call | None, step: int | None) -> None:
+        super().__init__(
+            f"stopped in {call.label} after step {step}" if call and step else "stopped between stages"
+        )
+        self.call, self.step = call, step
+
+
+class Observer(Protocol):
+    """Who watches a render: a terminal, a Prefect run, a test. Nothing it does decides a byte."""
+
+    def started(self, call: Call, resumed_at: int | None) -> None:
+        """A stage begins, or goes on at a step."""
+
+    def stepped(self, call: Call, step: int) -> None:
+        """A step of a long stage is done; `step` counts from 1."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A stage's artifact is there, made or found."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one call of a plan came to be."""
+
+    call: Call
+    key: str
+    reused: bool
+    seconds: float = 0.0
+    resumed_at_step: int | None = None
+
+
+@dataclass
+class Runner:
+    """Makes the calls of plans in one store. `stop` may be set from a signal handler or another thread."""
+
+    store: ArtifactStore
+    models: Models
+    options: RunOptions
+    observer: Observer
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def render(self, plan: Plan) -> list[Outcome]:
+        """Make every export of the plan, in order; outcomes of all calls that were looked at, parents first."""
+        outcomes: dict[str, Outcome] = {}
+        for export in plan.exports:
+            self.ensure(export, outcomes)
+        return list(outcomes.values())
+
+    def ensure(self, call: Call, outcomes: dict[str, Outcome]) -> str:
+        """Return the key of a call's artifact, made now if it is not there. Raises `Interrupted` when asked to stop."""
+        key = key_of(call)
+        if key in outcomes and self.store.find(key) is not None:
+            return key
+        if self.store.find(key) is None:
+            for parent in call.parents.values():
+                self.ensure(parent, outcomes)
+            with self._device():
+                outcome = self.make(call, key, outcomes)
+        else:
+            outcome = Outcome(call, key, reused=True)
+        outcomes[key] = outcome
+        self.observer.finished(outcome)
+        return key
+
+    def read(self, call: Call, outcomes: dict[str, Outcome]) -> Tensors:
+        """A call's tensors, verified; a damaged artifact is made again from its parents first."""
+        for _ in range(2):
+            try:
+                return self.store.read(self.ensure(call, outcomes))
+            except DamagedArtifactError as error:
+                log.warning("%s: %s; making it again", call.label, error)
+        return self.store.read(self.ensure(call, outcomes))
+
+    def read_file(self, call: Call, name: str, outcomes: dict[str, Outcome]) -> bytes:
+        """A file of a call's artifact, verified; healed like `read`."""
+        for _ in range(2):
+            try:
+                return self.store.read_file(self.ensure(call, outcomes), name)
+            except DamagedArtifactError as error:
+                log.warning("%s: %s; making it again", call.label, error)
+        return self.store.read_file(self.ensure(call, outcomes), name)
+
+    def _device(self) -> Any:
+        """One render a GPU; a CPU is shared by the kernel's scheduler."""
+        if self.models.device.type == "cpu":
+            return nullcontext()
+        return device_lock(self.store.root, str(self.models.device), on_wait=self._waiting)
+
+    def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
+        """Run one stage whose parents are there, under its lease, and commit it."""
+        self._check_stop(None, None)
+        parents = {role: self.read(parent, outcomes) for role, parent in call.parents.items()}
+        with self.store.lease(key, on_wait=self._waiting):
+            if self.store.find(key) is not None:  # another process made it while we waited
+                return Outcome(call, key, reused=True)
+            began = time.monotonic()
+            checkpoints = Checkpoints(self.store, key)
+            resume = _resumed(checkpoints)
+            at = None if resume is None else resume.index + 1
+            self.observer.started(call, at)
+            tensors, measures = self._run(call, parents, checkpoints, resume)
+            with self.store.writing(
+                key,
+                stage=call.stage.name,
+                version=call.stage.version,
+                level=call.level,
+                params={**call.stage.params(), **({"model": call.model} if call.model else {})},
+                parents={role: key_of(parent) for role, parent in call.parents.items()},
+            ) as writer:
+                for name, tensor in tensors.items():
+                    writer.put(name, tensor, call.stage.axes.get(name))
+                for name, data in call.stage.files(parents).items():
+                    writer.put_file(name, data)
+                seconds = time.monotonic() - began
+                writer.describe(
+                    seconds=seconds,
+                    device=device_name(self.models.device),
+                    libraries=libraries(),
+                    resumed_at=[] if at is None else [at],
+                    peak_memory=peak_memory(self.models.device),
+                    measures=measures,
+                )
+            checkpoints.clear()
+        return Outcome(call, key, False, seconds, at)
+
+    def _run(
+        self, call: Call, parents: Mapping[str, Tensors], checkpoints: Checkpoints, resume: Step | None
+    ) -> tuple[Tensors, list[str]]:
+        """Run a stage to its end; out of memory, step down the ladder and go on from the last step done."""
+        options, measures = self.options, list[str]()
+        while True:
+            progress = _Progress(resume)
+            try:
+                running = call.stage.run(parents, self.models, options, progress.last)
+                if isinstance(running, dict):
+                    return running, measures
+                return self._consume(call, running, checkpoints, progress), measures
+            except torch.OutOfMemoryError:
+                if len(measures) == len(LADDER):
+                    raise
+                name, change = LADDER[len(measures)]
+                log.warning("%s: out of memory; going on with %s", call.label, name)
+                measures.append(name)
+                options, resume = options.model_copy(update=change), progress.last
+                if self.models.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _consume(
+        self,
+        call: Call,
+        running: Generator[Step, None, Tensors],
+        checkpoints: Checkpoints,
+        progress: _Progress,
+    ) -> Tensors:
+        """Drive a long stage: observe each step, checkpoint by the clock, and stop between steps when asked to."""
+        saved, cost = time.monotonic(), 0.0
+        while True:
+            try:
+                step = next(running)
+            except StopIteration as end:
+                result: Tensors = end.value
+                return result
+            progress.last = step
+            self.observer.stepped(call, step.index + 1)
+            # at most 2 % of the time goes into checkpoints, whatever interval was asked for
+            due = time.monotonic() - saved >= max(self.options.checkpoint_every, 50 * cost)
+            if due or self.stop.is_set():
+                began = time.monotonic()
+                _save(checkpoints, step)
+                saved = time.monotonic()
+                cost = saved - began
+            self._check_stop(call, step.index + 1)
+
+    def _waiting(self, seconds: float) -> None:
+        """Called while another process holds what we need: a lease or the device."""
+        self._check_stop(None, None)
+
+    def _check_stop(self, call: Call | None, step: int | None) -> None:
+        if self.stop.is_set():
+            raise Interrupted(call, step)
+
+
+@dataclass
+class _Progress:
+    last: Step | None
+
+
+def key_of(call: Call) -> str:
+    """The fingerprint of a call: its identity and its parents' fingerprints. It alone decides what is done."""
+    known: str | None = call.__dict__.get("key")
+    if known is None:
+        known = fingerprint(call.identity, {role: key_of(parent) for role, parent in call.parents.items()})
+        call.__dict__["key"] = known
+    return known
+
+
+def _save(checkpoints: Checkpoints, step: Step) -> None:
+    tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}
+    checkpoints.save(step.index, {name: t.detach().cpu() for name, t in tensors.items()})
+
+
+def _resumed(checkpoints: Checkpoints) -> Step | None:
+    newest = checkpoints.newest()
+    if newest is None:
+        return None
+    history = sorted(name for name in newest.tensors if name.startswith("history"))
+    return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history))
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the accelerator's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes: of the accelerator since its last reset, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def libraries() -> dict[str, str]:
+    """Versions that are recorded beside an artifact, and decide nothing."""
+    import importlib.metadata as metadata
+
+    return {name: metadata.version(name) for name in ("torch", "diffusers", "zarr", "numpy")}

@@ -1,0 +1,279 @@
+"""What a person writes: `RenderSpec` holds all that decides the bytes of a render, `RunOptions` how it is run.
+
+A spec is a YAML or JSON file, command line flags or Prefect parameters: one model, three doors. A method's own
+dataclass is its configuration; the models of the union `MethodSpec` are made from those dataclasses, so each
+default is written once, in the method's file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+
+from freescale import METHODS, Method
+
+CELL = 8  # pixels to one latent cell, and the grain of every size
+MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
+Pair = tuple[int, int]
+
+
+class SpecError(ValueError):
+    """A spec that cannot be rendered. The message is one sentence: field, value, what is allowed."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _MethodSpec(_Model):
+    def build(self) -> Method:
+        """Return the method these parameters configure; it checks its own bounds."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(METHODS[self.name])}  # type: ignore[attr-defined]
+        return METHODS[self.name](**values)  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _check(self) -> _MethodSpec:
+        self.build()
+        return self
+
+
+def _method_models() -> list[type[_MethodSpec]]:
+    models = []
+    for name, method in METHODS.items():
+        hints = typing.get_type_hints(method)
+        fields: dict[str, Any] = {f.name: (hints[f.name], f.default) for f in dataclasses.fields(method)}
+        fields = {"name": (Literal[name], name), **fields}
+        models.append(create_model(f"{name}_method", __base__=_MethodSpec, __doc__=method.__doc__, **fields))
+    return models
+
+
+if typing.TYPE_CHECKING:
+    MethodSpec = _MethodSpec
+else:
+    MethodSpec = Annotated[typing.Union[tuple(_method_models())], Field(discriminator="name")]  # noqa: UP007
+
+
+class ModelSpec(_Model):
+    """The pretrained model: `shapes` (in the package), a name under the models folder, or a path to a folder."""
+
+    name: str = Field("shapes", min_length=1, max_length=1024)
+    revision: str | None = Field(None, max_length=64, pattern=r"^[\w.-]+$")
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class Region(_Model):
+    """A soft mask (white = 1) and the detail scale inside it; the rest of the picture keeps the method's."""
+
+    mask: str = Field(min_length=1, max_length=4096)
+    detail_scale: float = Field(ge=0, le=50)
+
+
+class Redo(_Model):
+    """Changes that hold from one stage of one level on; everything before keeps its bytes."""
+
+    stage: Literal["base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass"]
+    level: int = Field(ge=0, le=16)
+    method: dict[str, Any] = Field(default_factory=dict)
+    guidance_scale: float | None = Field(None, ge=0, le=50)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    regions: tuple[Region, ...] | None = Field(None, max_length=16)
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Redo:
+        if self.seed is not None and self.stage in ("highres_denoise", "detail_pass"):
+            raise ValueError(f"seed cannot change from {self.stage} on: a level's noise is drawn at renoise")
+        return self
+
+
+def nearest_sizes(side: int) -> tuple[int, int]:
+    """The two allowed sides around one that is not a multiple of 8."""
+    low = side // CELL * CELL
+    return max(low, MIN_SIDE), max(low + CELL, MIN_SIDE)
+
+
+class RenderSpec(_Model):
+    """One picture, wholly described. Sizes are pixels; every other unit is named by its field."""
+
+    prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
+    negative_prompt: str | None = Field(
+        None, max_length=4000, description="What to avoid; none: the model's own default."
+    )
+    seed: int = Field(0, ge=0, lt=2**63)
+    width: int = Field(512, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8.")
+    height: int = Field(512, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8.")
+    model: ModelSpec = ModelSpec()
+    method: MethodSpec = Field(default_factory=lambda: _spec_of("freescale"))
+    cascade: Literal["auto"] | tuple[Pair, ...] = Field(
+        "auto", description="`auto`, or every level's (width, height)."
+    )
+    steps: int | None = Field(
+        None, ge=1, le=1000, description="None: the model's default (50, or 4 for turbo)."
+    )
+    guidance_scale: float | None = Field(None, ge=0, le=50, description="1 or less: no guidance.")
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    solver: Literal["auto", "euler", "ddim", "euler_ancestral", "dpmpp_2m"] = "auto"
+    eta: float = Field(0.0, ge=0, le=1, description="Stochasticity of `ddim`.")
+    image: str | None = Field(None, max_length=4096, description="A picture to start from instead of noise.")
+    regions: tuple[Region, ...] = Field((), max_length=16)
+    redo: tuple[Redo, ...] = Field((), max_length=16)
+    format: Literal["png", "tiff", "webp"] = "png"
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and any(ord(c) < 32 and c not in "\n\t" for c in value):
+            raise ValueError("holds control characters; write plain text")
+        return value
+
+    @field_validator("width", "height")
+    @classmethod
+    def _multiple(cls, side: int) -> int:
+        if side % CELL:
+            low, high = nearest_sizes(side)
+            raise ValueError(
+                f"{side} is not a multiple of {CELL}; the nearest that work are {low} and {high}"
+            )
+        return side
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RenderSpec:
+        if max(self.size) > MAX_ASPECT * min(self.size):
+            raise ValueError(
+                f"width x height {self.width}x{self.height} is beyond an aspect of {MAX_ASPECT}:1"
+            )
+        if self.cascade != "auto":
+            _check_cascade(self.cascade, self.width, self.height)
+        if self.regions and "detail_scale" not in type(self.method).model_fields:
+            raise ValueError(f"regions need a method with detail control; {self.method.name!r} has none")  # type: ignore[attr-defined]
+        for change in self.redo:
+            _changed(self.method, change.method)
+        return self
+
+    @property
+    def size(self) -> Pair:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    def method_from(self, stage: str, level: int) -> Method:
+        """The method as it stands at a stage, after every redo at or before it."""
+        spec = self.method
+        for change in self.redo:
+            if reaches(change, stage, level):
+                spec = _changed(spec, change.method)
+        return spec.build()
+
+    def setting_from(self, field: str, stage: str, level: int) -> Any:
+        """`seed`, `guidance_scale` or `regions` as they stand at a stage, after every redo at or before it."""
+        value = getattr(self, field)
+        for change in self.redo:
+            if reaches(change, stage, level) and getattr(change, field) is not None:
+                value = getattr(change, field)
+        return value
+
+
+ORDER = ("base_denoise", "decode", "upscale", "renoise", "highres_denoise", "detail_pass")
+
+
+def reaches(change: Redo, stage: str, level: int) -> bool:
+    """Whether a redo holds at this stage and level. `decode` of level r comes after its denoising."""
+    return (level, ORDER.index(stage)) >= (change.level, ORDER.index(change.stage))
+
+
+def _spec_of(name: str) -> Any:
+    return next(m for m in _method_models() if m.model_fields["name"].default == name)()
+
+
+def _changed(spec: _MethodSpec, changes: dict[str, Any]) -> _MethodSpec:
+    unknown = sorted(set(changes) - set(type(spec).model_fields))
+    if unknown:
+        raise ValueError(
+            f"method {spec.name!r} has no {', '.join(unknown)}; it has {', '.join(type(spec).model_fields)}"
+        )  # type: ignore[attr-defined]
+    return type(spec).model_validate(spec.model_dump() | changes)
+
+
+def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
+    if not cascade or cascade[-1] != (width, height):
+        raise ValueError(f"cascade must end at {width}x{height}, the size asked for")
+    for w, h in cascade:
+        if w % CELL or h % CELL or min(w, h) < MIN_SIDE:
+            raise ValueError(f"cascade level {w}x{h}: sides must be multiples of {CELL}, at least {MIN_SIDE}")
+    for (w, h), (next_w, next_h) in zip(cascade, cascade[1:], strict=False):
+        if next_w < w or next_h < h or (w, h) == (next_w, next_h):
+            raise ValueError(f"cascade level {next_w}x{next_h} does not grow from {w}x{h}")
+        if abs(math.log((next_w * h) / (next_h * w))) > 0.12:
+            raise ValueError(f"cascade level {next_w}x{next_h} has another aspect than {w}x{h}")
+
+
+class RunOptions(_Model):
+    """How a render is run. Nothing here decides a byte beyond floating-point rounding."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    split_guidance: bool = False
+    window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: all.")
+    checkpoint_every: float = Field(
+        60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage."
+    )
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")
+
+
+def parse_size(text: str) -> Pair:
+    """`WIDTHxHEIGHT` -> (width, height)."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 7 for p in parts):
+        raise SpecError(f"size: {text!r} is not WIDTHxHEIGHT, for example 768x512")
+    return int(parts[0]), int(parts[1])
+
+
+def make_spec(values: dict[str, Any]) -> RenderSpec:
+    """Validate, turning pydantic's report into one sentence. Raises `SpecError`."""
+    try:
+        return RenderSpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(sentence(error)) from None
+
+
+def sentence(error: ValidationError) -> str:
+    """The first complaint of a validation error as `field: what is wrong`."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "spec"
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        what = "unknown field"
+    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        what = f"{first.get('input')!r} is not one of {', '.join(METHODS)}"
+    elif "not a multiple" not in what and not isinstance(first["input"], dict):
+        what = f"{first['input']!r}: {what}"
+    more = len(error.errors()) - 1
+    return f"{where}: {what}" + (f" (and {more} more)" if more else "")
+
+
+def load_spec(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON spec file to plain values. Raises `SpecError` naming the file."""
+    try:
+        if path.stat().st_size > 2**20:
+            raise SpecError(f"spec: {path} is larger than 1 MiB")
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except FileNotFoundError:
+        raise SpecError(f"spec: {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
+        raise SpecError(f"spec: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"spec: {path} is not a mapping of field names to values")
+    return values

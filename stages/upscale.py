@@ -1,0 +1,95 @@
+"""A level's result -> the clean reference of the next level (paper §3.2, tailored self-cascade)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from freescale import normal
+from stages.denoise import LATENT_AXES
+from stages.stage import Parents, Stage, Tensors
+
+if TYPE_CHECKING:
+    from freescale import Step
+    from stages.models import Models
+    from stages.spec import RunOptions
+
+
+@dataclass(frozen=True)
+class Upscale(Stage):
+    """{"latents": (1, C, h, w)}: the picture enlarged by bicubic interpolation in RGB and encoded again."""
+
+    name = "upscale"
+    part = "vae"
+    axes = LATENT_AXES
+
+    seed: int
+    level: int
+    size: tuple[int, int]
+    posterior: str
+
+    @torch.no_grad()
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> Tensors:
+        """Bicubic without antialiasing, corners not aligned, nothing clamped, as released."""
+        image = parents["image"]["image"].to(models.device, torch.float32)
+        larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
+        return {"latents": encode(models, larger, self.posterior, self.seed, self.level)}
+
+
+@dataclass(frozen=True)
+class UpscaleLatents(Stage):
+    """{"latents": (1, C, h, w)}: bicubic on the latents themselves, no VAE (the paper's ablation)."""
+
+    name = "upscale"
+    version = 101  # another arithmetic under the same name
+    axes = LATENT_AXES
+
+    size: tuple[int, int]
+
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> Tensors:
+        """Enlarge to an eighth of `size`."""
+        cells = (self.size[0] // 8, self.size[1] // 8)
+        latents = parents["latents"]["latents"]
+        return {"latents": F.interpolate(latents, size=cells, mode="bicubic", align_corners=False)}
+
+
+@dataclass(frozen=True)
+class EncodePicture(Stage):
+    """{"latents": (1, C, h, w)}: a source picture at the first size, encoded (paper §3.4, image to higher resolution)."""
+
+    name = "encode"
+    part = "vae"
+    axes = LATENT_AXES
+
+    seed: int
+    size: tuple[int, int]
+    posterior: str
+
+    @torch.no_grad()
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> Tensors:
+        """Resize with antialiasing to the first size, then encode."""
+        picture = parents["picture"]["picture"].permute(2, 0, 1)[None].to(models.device, torch.float32)
+        image = picture / 127.5 - 1
+        if tuple(image.shape[-2:]) != self.size:
+            image = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False, antialias=True)
+        return {"latents": encode(models, image.clamp(-1, 1), self.posterior, self.seed, 0)}
+
+
+def encode(models: Models, image: Tensor, posterior: str, seed: int, level: int) -> Tensor:
+    """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior."""
+    distribution = models.vae.encode(image).latent_dist
+    latents: Tensor = distribution.mean
+    if posterior == "sample":
+        noise = normal(tuple(latents.shape), seed, "vae_posterior", level)
+        latents = latents + distribution.std * noise.to(latents.device)
+    return (latents * models.vae.config.scaling_factor).float().cpu()

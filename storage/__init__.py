@@ -1,0 +1,60 @@
+"""Bytes on disk: what exists, what is complete, what to resume.
+
+An `ArtifactStore` keeps the result of every stage call under the `fingerprint` of all that decides its bytes;
+it exists once its `Manifest` does, which lists and hashes every file and is made last. `Checkpoints` keep the
+state inside a long stage, `Runs` what was asked for and how it went. After a crash at any instant readers see
+the state before or after a commit and nothing in between, and no read returns a byte other than those
+committed. Leases and the `device_lock` are kernel locks, gone with the process that held them.
+"""
+
+from __future__ import annotations
+
+from storage.arrays import open_dask
+from storage.checkpoints import Checkpoint, Checkpoints
+from storage.device_lock import device_lock
+from storage.errors import (
+    ArtifactNotFoundError,
+    DamagedArtifactError,
+    DamagedRunError,
+    InvalidNameError,
+    LeaseTimeoutError,
+    RunExistsError,
+    RunNotFoundError,
+    StorageError,
+    StoreAccessError,
+    StoreFullError,
+    UnsupportedFormatError,
+)
+from storage.fingerprint import canonical, fingerprint
+from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
+from storage.runs import Runs
+from storage.store import ArtifactStore, Writer
+
+__all__ = [
+    "ArrayRecord",
+    "ArtifactNotFoundError",
+    "ArtifactStore",
+    "Attempt",
+    "Checkpoint",
+    "Checkpoints",
+    "DamagedArtifactError",
+    "DamagedRunError",
+    "FileRecord",
+    "InvalidNameError",
+    "LeaseTimeoutError",
+    "Manifest",
+    "PlannedCall",
+    "RunExistsError",
+    "RunNotFoundError",
+    "RunRecord",
+    "Runs",
+    "StorageError",
+    "StoreAccessError",
+    "StoreFullError",
+    "UnsupportedFormatError",
+    "Writer",
+    "canonical",
+    "device_lock",
+    "fingerprint",
+    "open_dask",
+]

@@ -1,0 +1,114 @@
+"""Tensors as Zarr v3 arrays: bit-exact, every chunk with a crc32c, laid out for those who read them.
+
+Axes are named by single letters: B, C, F (frames), h and w (latent cells), H and W (pixels); others are free.
+Zarr has no bfloat16, so its bits are stored as uint16 and the attribute `dtype` says what is meant. Chunks of
+zeros are written like any other: a missing file reads as zeros, so none may be missing by design.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from storage.manifest import ArrayRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import dask.array
+    from torch import Tensor
+
+ONE_CHUNK_BYTES = (
+    8 << 20
+)  # an array without pixels is one chunk up to here: 2 files, written in half the time
+CELL_EDGE = 256  # latent cells; of a larger array, one such tile is read in 0.8 ms instead of 5
+PIXEL_EDGE = 1024  # pixels, aligned with the tiles of the VAE
+DTYPES = (
+    *("bool", "uint8", "uint16", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64"),
+)
+
+
+def chunk_shape(shape: Sequence[int], itemsize: int, axes: Sequence[str]) -> tuple[int, ...]:
+    """Return the chunks for an array of `shape`, the one place where they are chosen.
+
+    Video lies frame by frame, pictures in squares of pixels, latents in one chunk up to 8 MiB, else in
+    squares of cells (video latents: frame by frame). Other axes are never cut.
+    """
+    is_pixels = "H" in axes and "W" in axes
+    if not is_pixels and math.prod(shape) * itemsize <= ONE_CHUNK_BYTES:
+        edges: dict[str, int] = {}
+    elif "F" in axes:
+        edges = {"F": 1}
+    else:
+        edges = {"h": CELL_EDGE, "w": CELL_EDGE, "H": PIXEL_EDGE, "W": PIXEL_EDGE}
+    return tuple(max(1, min(size, edges.get(axis, size))) for size, axis in zip(shape, axes, strict=True))
+
+
+def write_array(folder: Path, name: str, tensor: Tensor, axes: Sequence[str] | None = None) -> ArrayRecord:
+    """Write `tensor` to `folder/name.zarr` and return its record. Nothing is flushed here.
+
+    `axes` has one name for each dimension ("BCHW" will do); without it the tensor is one chunk.
+    """
+    meant = str(tensor.dtype).removeprefix("torch.")
+    names = tuple(axes) if axes is not None else tuple(f"axis{i}" for i in range(tensor.ndim))
+    if meant not in DTYPES:
+        raise ValueError(f"{name} has dtype {meant}; what can be stored is {', '.join(DTYPES)}.")
+    if len(names) != tensor.ndim:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)} but axes {names}; give one name each.")
+    bits = _bits(tensor)
+    chunks = chunk_shape(bits.shape, bits.itemsize, names)
+    crc = Crc32cCodec()
+    array: zarr.Array[Any] = zarr.create_array(
+        store=str(folder / f"{name}.zarr"),
+        shape=bits.shape,
+        chunks=chunks,
+        dtype=bits.dtype,
+        compressors=(ZstdCodec(level=0), crc) if "H" in names and "W" in names else (crc,),
+        dimension_names=names,
+        attributes={"dtype": meant},
+        config={"write_empty_chunks": True},
+    )
+    array[...] = bits
+    return ArrayRecord(
+        path=f"{name}.zarr",
+        shape=tuple(tensor.shape),
+        dtype=meant,
+        stored=bits.dtype.name,
+        axes=names,
+        chunks=chunks,
+    )
+
+
+def read_array(folder: Path, record: ArrayRecord) -> Tensor:
+    """Return the tensor of `record`, bit for bit. What is not as recorded raises `ValueError`."""
+    array = zarr.open_array(store=str(folder / record.path), mode="r")
+    found = (array.shape, array.dtype.name, array.attrs.get("dtype"))
+    if found != (record.shape, record.stored, record.dtype):
+        raise ValueError(f"{record.path} is {found}, not as recorded")
+    bits = torch.from_numpy(np.array(array[...]))
+    return bits.view(torch.bfloat16) if record.dtype == "bfloat16" else bits
+
+
+def open_dask(path: Path) -> dask.array.Array:
+    """Return the array at `path` (`….zarr`) as a lazy dask array of its stored dtype, chunk by chunk.
+
+    For what is wider than memory. A chunk is checked by its crc32c alone, when it is read; bfloat16 shows as
+    bits.
+    """
+    import dask.array  # slow to import, and few need it
+
+    lazy: dask.array.Array = dask.array.from_zarr(str(path))  # type: ignore[no-untyped-call]
+    return lazy
+
+
+def _bits(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the values of `tensor` as NumPy knows them, bfloat16 as uint16."""
+    held = tensor.detach().cpu().contiguous()
+    return (held.view(torch.uint16) if held.dtype == torch.bfloat16 else held).numpy()

@@ -1,0 +1,132 @@
+"""Checkpoints inside a stage: after a crash the newest that verifies is where the stage goes on.
+
+    steps/<key>/<uuid>/          the tensors, as in an artifact
+    steps/<key>/step-000012.json refers to them, put in place last
+
+Saving a step again replaces its record in one instant, so that the old or the new one can always be read. Two
+steps are kept: should the newest be damaged, the one before will do. One writer a key, under the key's lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from storage.contents import Draft, read_tensors
+from storage.durable import put_in_place
+from storage.errors import DamagedArtifactError, StorageError, UnsupportedFormatError, explained
+from storage.fingerprint import checked_key
+from storage.manifest import StepRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from storage.store import ArtifactStore
+
+log = logging.getLogger(__name__)
+
+KEEP = 2
+RECORD = re.compile(r"step-(\d{6,})\.json")
+
+
+class Checkpoint(NamedTuple):
+    """The state of a stage after `step`."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one stage call."""
+
+    def __init__(self, store: ArtifactStore, key: str) -> None:
+        self.store = store
+        self.key = checked_key(key)
+        self.folder = store.root / "steps" / key
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
+        """Keep the state after `step`; `meta` is as JSON has it. If this raises, earlier ones still stand."""
+        record = StepRecord(
+            key=self.key, step=step, meta=dict(meta or {}), data=uuid.uuid4().hex, created=datetime.now(UTC)
+        )
+        draft = Draft(self.folder / record.data)
+        try:
+            for name, tensor in tensors.items():
+                draft.put(name, tensor)
+            record = draft.complete(record)
+            with explained(self.folder):
+                put_in_place(self._path(step), record.to_bytes())
+        except BaseException:
+            if record.data not in self._data_in_use():
+                draft.discard()
+            raise
+        self._drop_leftovers()
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest checkpoint that verifies; damaged ones on the way there are moved to `trash/`."""
+        for step in self.steps():
+            path = self._path(step)
+            parts = [path]
+            try:
+                record = self._load(path)
+                parts.append(self.folder / record.data)
+                return Checkpoint(step, read_tensors(parts[-1], record), record.meta)
+            except UnsupportedFormatError as error:
+                log.warning("%s is passed over: %s", path, error)
+            except DamagedArtifactError as damage:
+                self.store.move_to_trash(f"{self.key}-{path.stem}", str(damage), *parts)
+        return None
+
+    def steps(self) -> list[int]:
+        """Return the steps of which there is a record, newest first."""
+        names = (RECORD.fullmatch(path.name) for path in self.folder.glob("step-*.json"))
+        return sorted((int(name[1]) for name in names if name), reverse=True)
+
+    def clear(self) -> None:
+        """Delete all checkpoints of this call, for example because its artifact is committed."""
+        with explained(self.folder):
+            for step in self.steps():
+                self._path(step).unlink(missing_ok=True)  # first, so that none refers to half a folder
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}.json"
+
+    def _load(self, path: Path) -> StepRecord:
+        try:
+            with explained(path):
+                record = StepRecord.from_bytes(path.read_bytes())
+        except (ValueError, FileNotFoundError) as error:
+            raise DamagedArtifactError(f"{path} cannot be read: {error}.") from error
+        if (record.key, self._path(record.step)) != (self.key, path):
+            raise DamagedArtifactError(f"{path} is the record of another checkpoint.")
+        return record
+
+    def _data_in_use(self) -> set[str]:
+        """Return the data folders that the records refer to."""
+        used = set()
+        for step in self.steps():
+            with suppress(DamagedArtifactError, UnsupportedFormatError):
+                used.add(self._load(self._path(step)).data)
+        return used
+
+    def _drop_leftovers(self) -> None:
+        """Delete all but the newest checkpoints and what crashes left; what cannot be deleted may stay."""
+        with suppress(StorageError, OSError):
+            for step in self.steps()[KEEP:]:
+                self._path(step).unlink(missing_ok=True)
+            used = self._data_in_use()
+            for path in self.folder.iterdir():
+                if path.is_dir() and path.name not in used:
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.suffix == ".partial":
+                    path.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""Classifier-free guidance around a real UNet."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from freescale.forward_process import normal
+from freescale.guidance import Conditioning, Denoiser
+from freescale.sampling import make_schedule
+
+SHAPE = (1, 4, 8, 10)
+
+
+@pytest.fixture
+def passes(sdxl_unet: Any, conditioning: Conditioning, scheduler_config: dict[str, Any]) -> Any:
+    """Return noise predictions without guidance, (negative, positive), and what they are made of."""
+    schedule, latents = make_schedule(scheduler_config, 10), 5.0 * normal(SHAPE, 0)
+
+    def run(text: Any, **options: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return Denoiser(sdxl_unet, text, **options)(latents, 3, schedule)
+
+    negative = Conditioning(conditioning.negative_embeds, added=conditioning.negative_added)  # type: ignore[arg-type]
+    return run, run(negative, guidance_scale=0.0), run(conditioning, guidance_scale=0.0)
+
+
+def test_guided_prediction_is_an_extrapolation(passes: Any, conditioning: Conditioning) -> None:
+    run, negative, positive = passes
+    assert not torch.equal(negative, positive)
+    for scale in (1.5, 7.5):
+        expected = negative + scale * (positive - negative)
+        torch.testing.assert_close(run(conditioning, guidance_scale=scale), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_no_guidance_is_one_pass(passes: Any, conditioning: Conditioning, scale: float) -> None:
+    run, _, positive = passes
+    assert torch.equal(run(conditioning, guidance_scale=scale), positive)
+    alone = dataclasses.replace(conditioning, negative_embeds=None)
+    assert torch.equal(run(alone, guidance_scale=7.5), positive)
+
+
+def test_two_passes_are_one(passes: Any, conditioning: Conditioning) -> None:
+    run, *_ = passes
+    for rescale in (0.0, 0.7):
+        options = {"guidance_scale": 5.0, "guidance_rescale": rescale}
+        split = run(conditioning, split_guidance=True, **options)
+        torch.testing.assert_close(split, run(conditioning, **options), atol=2e-5, rtol=0)
+
+
+def test_rescaled_guidance_has_the_deviation_of_the_positive_pass(passes: Any, conditioning: Any) -> None:
+    run, _, positive = passes
+    rescaled = run(conditioning, guidance_scale=7.5, guidance_rescale=1.0)
+    torch.testing.assert_close(rescaled.std(), positive.std())
+
+
+def test_one_row_of_text_serves_every_row_of_latents(
+    sdxl_unet: Any, conditioning: Conditioning, scheduler_config: dict[str, Any]
+) -> None:
+    schedule, latents = make_schedule(scheduler_config, 10), 5.0 * normal((2, *SHAPE[1:]), 0)
+    denoiser = Denoiser(sdxl_unet, conditioning, 5.0)
+    with torch.no_grad():
+        both = denoiser(latents, 3, schedule)
+        rows = torch.cat([denoiser(row, 3, schedule) for row in latents.split(1)])
+    torch.testing.assert_close(both, rows, atol=2e-5, rtol=0)
+
+
+def test_half_precision_unet_gives_float32(
+    sdxl_unet: Any, conditioning: Conditioning, scheduler_config: dict[str, Any]
+) -> None:
+    import copy
+
+    half = copy.deepcopy(sdxl_unet).to(torch.bfloat16)
+    text = Conditioning(
+        conditioning.prompt_embeds.bfloat16(), added={k: v.bfloat16() for k, v in conditioning.added.items()}
+    )
+    with torch.no_grad():
+        noise_pred = Denoiser(half, text)(normal(SHAPE, 0), 3, make_schedule(scheduler_config, 10))
+    assert noise_pred.dtype == torch.float32

@@ -1,0 +1,366 @@
+"""Every method keeps the contract; FreeScale does what its paper says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from freescale.cascade import Level
+from freescale.forward_process import normal, renoise
+from freescale.guidance import Conditioning, Denoiser
+from freescale.methods import METHODS, Direct, FreeScale, Method
+from freescale.sampling import Moment, Schedule, denoise, make_schedule
+from freescale.scale_fusion import ScaleFusion
+from freescale.unet_patches import patched, spatial_self_attentions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
+
+
+def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] = (), **changes: Any) -> Level:
+    """A level with a made-up reference."""
+    if index == 0:
+        return Level(0, BASE, BASE)
+    shape = (1, 4, *frames, size[0] // 8, size[1] // 8)
+    options = {"reference": normal(shape, 3, "reference"), "noise": normal(shape, 3, "restart_noise", index)}
+    return Level(index, size, BASE, **options | changes)
+
+
+def render(
+    denoiser: Any, method: Method, level: Level, schedule: Schedule, cuts: Sequence[int] = ()
+) -> Tensor:
+    """All steps of a level, the loop left and entered again at each of `cuts`."""
+    start = 0 if level.is_base else method.restart_step(schedule)
+    latents, history = method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, 7)), ()
+    marks = [start, *cuts, len(schedule)]
+    for first, stop in pairwise(marks):
+        for step in denoise(
+            denoiser, latents, schedule, method, level, seed=7, start=first, stop=stop, history=history
+        ):
+            latents, history = step.latents.clone(), tuple(x.clone() for x in step.history)
+    return latents
+
+
+@pytest.fixture
+def denoiser(sdxl_unet: Any, conditioning: Conditioning) -> Denoiser:
+    return Denoiser(sdxl_unet, conditioning, 4.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestEveryMethod:
+    """What holds for each line of the registry, at its defaults."""
+
+    def test_is_a_frozen_record_of_plain_values(self, name: str) -> None:
+        method = METHODS[name]()
+        assert (METHODS[name].name, METHODS[name].version >= 1) == (name, True)
+        assert method == METHODS[name](**dataclasses.asdict(method))
+        assert hash(method) == hash(METHODS[name]())
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            method.anything = 1  # type: ignore[attr-defined]
+
+    def test_ends_at_the_target(self, name: str) -> None:
+        sizes = METHODS[name]().sizes((320, 328), (64, 64))
+        assert sizes[-1] == (320, 328)
+        assert METHODS[name]().sizes((64, 64), (64, 64)) == ((64, 64),)
+
+    def test_steps_lie_within_the_schedule(self, name: str) -> None:
+        method = METHODS[name]()
+        for steps in (1, 4, 20, 50):
+            schedule = make_schedule({}, steps)
+            assert 0 <= method.restart_step(schedule) < steps
+            assert method.restart_step(schedule) <= method.detail_step(schedule) <= steps
+
+    @pytest.mark.parametrize("index", [0, 1])
+    @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "euler_ancestral"])
+    def test_resumes_to_the_same_bits(
+        self, name: str, index: int, solver: Any, denoiser: Any, scheduler_config: Any
+    ) -> None:
+        method, level = METHODS[name](), level_at(index)
+        schedule = make_schedule(scheduler_config, 4, solver)
+        unbroken = render(denoiser, method, level, schedule)
+        for cut in range(method.restart_step(schedule) + 1, 4):
+            assert torch.equal(render(denoiser, method, level, schedule, [cut]), unbroken)
+        assert torch.equal(render(denoiser, method, level, schedule, range(2, 4)), unbroken)
+
+    def test_unet_is_clean_at_every_step(self, name: str, denoiser: Any, scheduler_config: Any) -> None:
+        level, schedule = level_at(1), make_schedule(scheduler_config, 4)
+        processors = denoiser.unet.attn_processors
+        method = METHODS[name]()
+        latents = method.start((1, 4, *level.latent_hw), Moment(level, 0, schedule, 7))
+        for _ in denoise(denoiser, latents, schedule, method, level, seed=7, start=1):
+            assert denoiser.unet.attn_processors == processors
+            assert not any(module._forward_pre_hooks for module in denoiser.unet.modules())
+            assert all(getattr(module, "dilation", (1, 1)) == (1, 1) for module in denoiser.unet.modules())
+
+    def test_guidance_may_be_split_and_windows_chunked(
+        self, name: str, denoiser: Any, scheduler_config: Any
+    ) -> None:
+        method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 4), level_at(1)
+        whole = render(denoiser, method, level, schedule)
+        frugal = dataclasses.replace(denoiser, split_guidance=True, window_rows=2)
+        torch.testing.assert_close(render(frugal, method, level, schedule), whole, atol=1e-4, rtol=1e-4)
+
+
+class Toward:
+    """The perfect denoiser of one picture, on a UNet without layers."""
+
+    window_rows = None
+
+    def __init__(self, truth: Tensor) -> None:
+        self.truth, self.unet = truth, nn.Module()
+
+    def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
+        return (latents - self.truth) / schedule.sigmas[i]
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("restart", [0.0, 0.3, 0.99])
+def test_perfect_noise_leads_to_the_picture(scheduler_config: Any, solver: Any, restart: float) -> None:
+    """From any restart, whatever the reference: wrong noise levels or indices would show."""
+    schedule, method = make_schedule(scheduler_config, 20, solver), FreeScale(restart=restart, freeu=None)
+    truth = normal((1, 4, 17, 20), 9)
+    output = render(Toward(truth), method, level_at(1), schedule)
+    torch.testing.assert_close(output, truth, atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+def test_direct_render_is_the_stock_pipeline(
+    sdxl_pipeline: Any, denoiser: Denoiser, conditioning: Conditioning, scheduler_config: Any
+) -> None:
+    """At the training size FreeScale without FreeU is the same, since it has one level then."""
+    schedule, shape = make_schedule(scheduler_config, 6), (1, 4, 8, 10)
+    for rescale in (0.0, 0.7):
+        stock = sdxl_pipeline(
+            prompt_embeds=conditioning.prompt_embeds,
+            pooled_prompt_embeds=conditioning.added["text_embeds"],
+            negative_prompt_embeds=conditioning.negative_embeds,
+            negative_pooled_prompt_embeds=conditioning.negative_added["text_embeds"],
+            latents=normal(shape, 7, "init_noise", 0),
+            height=64,
+            width=80,
+            original_size=(64, 64),
+            target_size=(64, 64),
+            num_inference_steps=6,
+            guidance_scale=4.0,
+            guidance_rescale=rescale,
+            output_type="latent",
+        ).images
+        ours = dataclasses.replace(denoiser, guidance_rescale=rescale)
+        direct = render(ours, Direct(), level_at(0), schedule)
+        # sums in another order, and sigma tables in float64: 2e-6 of the signal
+        torch.testing.assert_close(direct, stock, atol=1e-4, rtol=1e-4)
+        assert torch.equal(render(ours, FreeScale(freeu=None), level_at(0), schedule), direct)
+
+
+def test_base_level_has_freeu_only(denoiser: Denoiser, scheduler_config: Any) -> None:
+    schedule = make_schedule(scheduler_config, 4)
+    free = render(denoiser, FreeScale(), level_at(0), schedule)
+    direct = render(denoiser, Direct(freeu=(1.1, 1.2, 0.6, 0.4)), level_at(0), schedule)
+    assert torch.equal(free, direct)
+    assert not torch.equal(free, render(denoiser, Direct(), level_at(0), schedule))
+    assert FreeScale(fast=True, freeu=None).at_base() == FreeScale(freeu=None)
+    assert FreeScale(fast=True, restart=0.5).at_start() == FreeScale(restart=0.5)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_scale_that_rounds_to_one_is_the_stock_unet(
+    sdxl_unet: Any, scheduler_config: Any, fast: bool
+) -> None:
+    method = FreeScale(freeu=None, fast=fast)
+    moment = Moment(level_at(1, (88, 112)), 2, make_schedule(scheduler_config, 5), 0)
+    assert moment.level.factor < 1.5
+    assert list(method.patches(moment)) == []
+
+
+def test_what_is_on_when(sdxl_unet: Any, scheduler_config: Any) -> None:
+    schedule = make_schedule(scheduler_config, 50)
+    for step, is_dilated in [(15, True), (34, True), (35, False), (49, False)]:
+        with patched(sdxl_unet, FreeScale().patches(Moment(level_at(1), step, schedule, 0))):
+            fused = [p for p in sdxl_unet.attn_processors.values() if isinstance(p, ScaleFusion)]
+            assert len(fused) == len(spatial_self_attentions(sdxl_unet)) == 17
+            dilated = sum(getattr(module, "dilation", 1) == (2, 2) for module in sdxl_unet.modules())
+            assert dilated == (9 if is_dilated else 0)
+    for off in (FreeScale(fusion=False, dilate=False), FreeScale(fusion=False, dilation=(0.0, 0.0))):
+        assert len(list(off.patches(Moment(level_at(1), 20, schedule, 0)))) == 1  # FreeU
+
+
+@pytest.mark.parametrize("steps", [20, 30, 50])
+def test_shares_mean_the_same_for_every_number_of_steps(scheduler_config: Any, steps: int) -> None:
+    schedule, method = make_schedule(scheduler_config, steps), FreeScale()
+    assert schedule.fraction(method.restart_step(schedule)) == pytest.approx(0.3)
+    assert schedule.fraction(method.detail_step(schedule)) == pytest.approx(0.7)
+
+
+def test_restart_at_either_end(denoiser: Denoiser, scheduler_config: Any) -> None:
+    schedule, level = make_schedule(scheduler_config, 4), level_at(1)
+    assert FreeScale(restart=0.0).restart_step(schedule) == 0
+    last = FreeScale(restart=0.75)
+    assert last.restart_step(schedule) == 3
+    start = last.start((1, 4, 17, 20), Moment(level, 3, schedule, 7))
+    assert torch.equal(start, renoise(level.reference, level.noise, schedule.sigmas[3]))  # type: ignore[arg-type]
+    assert render(denoiser, last, level, schedule).isfinite().all()
+
+
+class TestAnchor:
+    """The pull towards the reference."""
+
+    def test_zero_exponent_replaces_the_latents(self, denoiser: Denoiser, scheduler_config: Any) -> None:
+        """So the result is the last step from the noised reference."""
+        schedule, level = make_schedule(scheduler_config, 5), level_at(1)
+        method = FreeScale(detail_scale=0.0)
+        (step,) = denoise(
+            denoiser,
+            renoise(level.reference, level.noise, schedule.sigmas[4]),  # type: ignore[arg-type]
+            schedule,
+            method,
+            level,
+            seed=7,
+            start=4,
+        )
+        output = render(denoiser, method, level, schedule)
+        torch.testing.assert_close(output, step.latents, atol=1e-5, rtol=1e-5)
+
+    def test_large_exponent_lets_go(self, denoiser: Denoiser, scheduler_config: Any) -> None:
+        schedule, level = make_schedule(scheduler_config, 5), level_at(1)
+        free = render(denoiser, FreeScale(lerp=False), level, schedule)
+        assert torch.equal(render(denoiser, FreeScale(detail_scale=math.inf), level, schedule), free)
+        assert not torch.equal(render(denoiser, FreeScale(), level, schedule), free)
+
+    def test_constant_map_is_its_scalar(self, denoiser: Denoiser, scheduler_config: Any) -> None:
+        schedule = make_schedule(scheduler_config, 5)
+        plain = render(denoiser, FreeScale(detail_scale=3.0), level_at(1), schedule)
+        spread = level_at(1, detail_map=torch.full((1, 1, 17, 20), 3.0))
+        assert torch.equal(render(denoiser, FreeScale(), spread, schedule), plain)
+
+    def test_map_decides_place_by_place(self, scheduler_config: Any) -> None:
+        schedule = make_schedule(scheduler_config, 50)
+        exponents = torch.full((1, 1, 17, 20), math.inf)
+        exponents[..., :10] = 0.0
+        level = level_at(1, detail_map=exponents)
+        moment = Moment(level, 30, schedule, 7)
+        latents = normal((1, 4, 17, 20), 1)
+        blended = FreeScale().blend(latents, moment)
+        anchor = renoise(level.reference, level.noise, moment.sigma)  # type: ignore[arg-type]
+        assert torch.equal(blended[..., :10], anchor[..., :10])
+        assert torch.equal(blended[..., 10:], latents[..., 10:])
+
+    def test_weight_is_the_cosine_to_the_exponent(self, scheduler_config: Any) -> None:
+        moment = Moment(level_at(1), 30, make_schedule(scheduler_config, 50), 7)
+        latents = normal((1, 4, 17, 20), 1).double()
+        anchor = moment.level.reference.double() + moment.sigma * moment.level.noise.double()  # type: ignore[union-attr]
+        weight = (0.5 * (1 + math.cos(math.pi * (1000 - 381) / 1000))) ** 2
+        expected = (1 - weight) * latents + weight * anchor
+        torch.testing.assert_close(FreeScale().blend(latents, moment), expected, atol=1e-6, rtol=0)
+
+
+def test_jitter_follows_from_seed_level_step_and_layer(scheduler_config: Any) -> None:
+    schedule, grid = make_schedule(scheduler_config, 5), (40, 56)
+
+    def origins(step: int = 2, seed: int = 7, index: int = 1, name: str = "a", **options: Any) -> Any:
+        moment = Moment(level_at(index), step, schedule, seed)
+        return FreeScale(**options).fusion_at(moment).windows(name, grid).origins
+
+    one = origins()
+    assert origins() == one
+    for other in (origins(step=3), origins(seed=8), origins(index=2), origins(name="b")):
+        assert other != one
+    assert origins(name="b", jitter_scope="step") == origins(jitter_scope="step")
+    assert origins(jitter=False) == origins(jitter=False, seed=8, step=3)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "length"),
+    [
+        ((2048, 2048), "scale", 3),
+        ((4096, 4096), "scale", 7),
+        ((8192, 8192), "scale", 15),
+        ((4096, 2048), "scale", 7),
+        ((2048, 2048), "paper", 7),
+        ((4096, 4096), "paper", 31),
+        ((8192, 8192), "paper", 127),
+        ((2048, 2048), 9, 9),
+    ],
+)
+def test_kernels_of_release_and_paper(size: tuple[int, int], kernel: Any, length: int) -> None:
+    assert FreeScale(blur_kernel=kernel).kernel_at(Level(1, size, (1024, 1024))) == length
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"restart": 1.0}, "restart is 1.0, allowed: 0 to below 1"),
+        ({"dilation": (0.7, 0.3)}, "dilation is"),
+        ({"detail_scale": -1.0}, "detail_scale is -1.0"),
+        ({"blur_kernel": 4}, "blur kernel is 4, allowed: odd"),
+        ({"blur_kernel": "wide"}, "blur_kernel is 'wide'"),
+        ({"blur_sigma": 0.0}, "blur sigma"),
+        ({"border": "wrap"}, "border is 'wrap', allowed: clamp, sink, mask"),
+        ({"bands": "both"}, "bands is 'both'"),
+        ({"upsample": "nearest"}, "upsample is 'nearest'"),
+    ],
+    ids=str,
+)
+def test_values_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FreeScale(**options)
+
+
+def test_levels_above_the_first_need_their_reference(scheduler_config: Any) -> None:
+    moment = Moment(Level(1, TARGET, BASE), 0, make_schedule(scheduler_config, 5), 0)
+    with pytest.raises(ValueError, match="level 1 lacks"):
+        Method().start((1, 4, 17, 20), moment)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fast": True},
+        {"border": "sink"},
+        {"border": "mask"},
+        {"channel_blur": False},
+        {"bands": "swapped"},
+        {"bands": "local"},
+        {"dilated_layers": "all_up"},
+        {"dilation_rule": "axis"},
+        {"blur_border": "reflect"},
+    ],
+    ids=str,
+)
+def test_every_switch_works_and_matters(options: Any, denoiser: Denoiser, scheduler_config: Any) -> None:
+    """On a tall picture, 3.4 x 2.1 times a base whose windows are large enough for jitter to leave the
+    grid."""
+    schedule = make_schedule(scheduler_config, 2)
+    level = dataclasses.replace(level_at(1, (440, 136)), base_size=(128, 64))
+    plain = render(denoiser, FreeScale(), level, schedule)
+    other = render(denoiser, FreeScale(**options), level, schedule)
+    assert other.isfinite().all()
+    assert (other - plain).abs().max() > 1e-4
+
+
+def test_video(video_unet: Any, scheduler_config: Any) -> None:
+    """(B, C, F, h, w): fused frame by frame, the stock UNet at scale 1, resumed to the same bits."""
+    text = Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2))
+    denoiser, schedule = Denoiser(video_unet, text, 4.0), make_schedule(scheduler_config, 4)
+    method, level = FreeScale(freeu=None), level_at(1, frames=[3])
+    start = method.start((1, 4, 3, 17, 20), Moment(level, 1, schedule, 7))
+    steps = list(denoise(denoiser, start, schedule, method, level, seed=7, start=1))
+    assert steps[-1].latents.shape == (1, 4, 3, 17, 20)
+    resumed = list(denoise(denoiser, steps[0].latents, schedule, method, level, seed=7, start=2))
+    assert torch.equal(resumed[-1].latents, steps[-1].latents)
+    plain = dataclasses.replace(method, fusion=False, dilate=False)
+    stock = list(denoise(denoiser, start, schedule, plain, level, seed=7, start=1))
+    assert not torch.equal(stock[-1].latents, steps[-1].latents)
+    same = dataclasses.replace(level, base_size=TARGET)
+    small = list(denoise(denoiser, start, schedule, method, same, seed=7, start=1))
+    assert torch.equal(small[-1].latents, stock[-1].latents)
+    spread = dataclasses.replace(level, detail_map=torch.full((1, 1, 17, 20), 2.0))
+    mapped = list(denoise(denoiser, start, schedule, method, spread, seed=7, start=1))
+    assert torch.equal(mapped[-1].latents, steps[-1].latents)
