@@ -24,25 +24,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Where everything lives; else FREESCALE_HOME.")
-]
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Where everything lives; else FREESCALE_HOME.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
-EveryOption = Annotated[
-    float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")
-]
+EveryOption = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")]
 SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
-OutOption = Annotated[
-    Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")
-]
-MaskOption = Annotated[
-    list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")
-]
+OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
+MaskOption = Annotated[list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")]
 RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
 
 
@@ -57,12 +47,8 @@ def render(
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     steps: Annotated[int | None, typer.Option()] = None,
-    method: Annotated[
-        str | None, typer.Option(help="freescale or direct; its own parameters are flags too.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help="freescale or direct; its own parameters are flags too.")] = None,
+    model: Annotated[str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")] = None,
     image: Annotated[str | None, typer.Option(help="A picture to start from.")] = None,
     mask: MaskOption = None,
     out: OutOption = None,
@@ -90,9 +76,7 @@ def render(
     place = _home(home)
     spec = requests.spec_from(what, flags, context.args)
     job = _prepare(spec, place, input_root)
-    options = _options(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
-    )
+    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance)
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
 
@@ -150,9 +134,7 @@ def resume(
     place = _home(home)
     record, spec = _checked(load, place, run)
     job = _prepare(spec, place, None, record.origin)
-    options = _options(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
-    )
+    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance)
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
 
@@ -291,9 +273,7 @@ def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, 
 
     terminal = Terminal()
     session = Session(home, options, terminal, _stop_on_signals())
-    terminal.say(
-        f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}"
-    )  # type: ignore[attr-defined]
+    terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
     terminal.begin(job.plan)
     try:
         result: Result = _checked(session.render, job, out, overwrite)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -86,7 +86,7 @@ def _devices(home: Home) -> Iterator[Finding]:
 def _attention_backends() -> list[str]:
     import torch
 
-    flags = torch.backends.cuda
+    flags: Any = torch.backends.cuda
     if not torch.cuda.is_available():
         return ["fused CPU kernel"]
     named = {

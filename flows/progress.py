@@ -82,12 +82,8 @@ class Terminal:
         """A stage begins or goes on."""
         if resumed_at is not None:
             first, _ = call.stage.span
-            self._count(
-                call, call.work * (resumed_at - first) / max(call.stage.span[1] - first, 1), made=False
-            )
-            self.say(
-                f"  {call.label}: going on from step {resumed_at}, after the checkpoint of step {resumed_at - 1}"
-            )
+            self._count(call, call.work * (resumed_at - first) / max(call.stage.span[1] - first, 1), made=False)
+            self.say(f"  {call.label}: going on from step {resumed_at}, after the checkpoint of step {resumed_at - 1}")
         self._show(call.label)
 
     def stepped(self, call: Call, step: int) -> None:

@@ -38,9 +38,7 @@ def print_plan(job: Job, home: Home, device: str, why: bool, as_json: bool) -> N
     if as_json:
         typer.echo(json.dumps(total))
         return
-    table = Table(
-        "stage", "level", "size", "steps", "fingerprint", "state", "seconds", "memory", "disk", box=None
-    )
+    table = Table("stage", "level", "size", "steps", "fingerprint", "state", "seconds", "memory", "disk", box=None)
     for r in rows:
         seconds = "" if r["state"] == "reused" else "?" if r["seconds"] is None else f"{r['seconds']:.1f}"
         steps = f"{r['steps'][0]}-{r['steps'][1]}" if r["steps"][1] else ""
@@ -61,11 +59,7 @@ def print_plan(job: Job, home: Home, device: str, why: bool, as_json: bool) -> N
     for r in rows:
         if r.get("why"):
             console.print(f"  {r['stage']} {r['level']}: {r['why']}")
-    left = (
-        "unknown until a first render on this device"
-        if total["seconds"] is None
-        else f"{total['seconds']:.0f} s"
-    )
+    left = "unknown until a first render on this device" if total["seconds"] is None else f"{total['seconds']:.0f} s"
     console.print(
         f"to do: {left}, about {_size(total['memory_bytes'])} of memory, {_size(total['disk_bytes'])} of disk"
     )
@@ -126,14 +120,9 @@ class _Pace:
                     **_flat(dict(manifest.params)),
                     **{f"parent {r}": k for r, k in manifest.parents.items()},
                 }
-                names = [
-                    n
-                    for n in {**wanted, **had}
-                    if wanted.get(n) != had.get(n) and (wanted.get(n) or had.get(n))
-                ]
+                names = [n for n in {**wanted, **had} if wanted.get(n) != had.get(n) and (wanted.get(n) or had.get(n))]
                 changed = [
-                    n if n.startswith("parent") else f"{n} {had.get(n)!r} -> {wanted.get(n)!r}"
-                    for n in sorted(names)
+                    n if n.startswith("parent") else f"{n} {had.get(n)!r} -> {wanted.get(n)!r}" for n in sorted(names)
                 ]
                 if nearest is None or len(changed) < len(nearest):
                     nearest = changed
@@ -152,9 +141,7 @@ def print_runs(home: Home, as_json: bool) -> None:
     records = list(reversed(home.runs.list()))
     if as_json:
         typer.echo(
-            json.dumps(
-                [{"run": r.run, "state": r.state, "origin": r.origin, "outputs": r.outputs} for r in records]
-            )
+            json.dumps([{"run": r.run, "state": r.state, "origin": r.origin, "outputs": r.outputs} for r in records])
         )
         return
     table = Table("run", "state", "created", "attempts", "picture", box=None)
@@ -180,16 +167,13 @@ def print_run(record: RunRecord, spec: RenderSpec, home: Home, as_json: bool) ->
         return
     console = Console(highlight=False, soft_wrap=True, width=200)
     console.print(
-        f"{record.run}: {record.state}"
-        + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
+        f"{record.run}: {record.state}" + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
     )
     if record.error:
         console.print(f"  {record.error}")
     console.print(f"  {spec.width}x{spec.height}, seed {spec.seed}: {spec.prompt}")
     for s in stages:
-        console.print(
-            f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}"
-        )
+        console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
     for a in record.attempts:
         end = f"{a.finished:%H:%M:%S}" if a.finished else "…"
         console.print(f"  attempt {a.started:%Y-%m-%d %H:%M:%S} to {end} on {a.host}: {a.state}")

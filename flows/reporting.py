@@ -14,6 +14,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -69,7 +70,7 @@ class Sender:
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except Exception:  # noqa: S112 - whatever the server does, the render goes on
+            except Exception:  # whatever the server does, the render goes on
                 continue
 
 
@@ -86,9 +87,7 @@ class FlowObserver:
         self.log.info("%s: %s", job.run, " -> ".join(f"{w}x{h}" for h, w in job.plan.sizes))
 
         def make() -> None:
-            self._progress = create_progress_artifact(
-                0.0, key=f"progress-{job.run[-8:]}", description=job.spec.prompt
-            )
+            self._progress = create_progress_artifact(0.0, key=f"progress-{job.run[-8:]}", description=job.spec.prompt)
 
         self.sender.send(make)
 
@@ -115,9 +114,7 @@ class FlowObserver:
     def preview(self, level: int, path: Path) -> None:
         """A level's picture is there."""
         self.sender.send(
-            lambda: create_markdown_artifact(
-                _preview(level, path), key=f"level-{level}", description=path.name
-            )
+            lambda: create_markdown_artifact(_preview(level, path), key=f"level-{level}", description=path.name)
         )
 
     def summary(self, job: Job, result: Result) -> None:
@@ -136,9 +133,7 @@ class FlowObserver:
             for o in result.outcomes
         ]
         self.sender.send(
-            lambda: create_table_artifact(
-                rows, key=f"costs-{job.run[-8:]}", description=str(result.outputs[0])
-            )
+            lambda: create_table_artifact(rows, key=f"costs-{job.run[-8:]}", description=str(result.outputs[0]))
         )
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ def _bad(function: Any, *arguments: Any) -> RenderSpec:
 
 def _spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
     path = Path(what)
-    values = load_spec(path) if path.suffix in (".yaml", ".yml", ".json") else {"prompt": what}
+    values: dict[str, Any] = load_spec(path) if path.suffix in (".yaml", ".yml", ".json") else {"prompt": what}
     for name in ("seed", "steps", "image"):
         if flags.get(name) is not None:
             values[name] = flags[name]
@@ -74,9 +74,7 @@ def _spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec
     if "dtype" in given:
         values["model"] = _mapping(values, "model") | {"dtype": given["dtype"]}
     values["method"] = (
-        record
-        | {"name": name}
-        | _own(name, {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, "dtype")})
+        record | {"name": name} | _own(name, {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, "dtype")})
     )
     return make_spec(values)
 
@@ -88,7 +86,7 @@ def _redo_spec(
 
     if level is None:
         level = len(prepare(spec, home).plan.sizes) - 1
-    name: str = spec.method.name  # type: ignore[attr-defined]
+    name: str = spec.method.name
     change = {
         "stage": stage,
         "level": level,
@@ -98,9 +96,7 @@ def _redo_spec(
         "regions": regions(changes["mask"]) if changes["mask"] else None,
     }
     if not change["method"] and all(change[k] is None for k in ("seed", "guidance_scale", "regions")):
-        raise SpecError(
-            "redo: nothing changes; give a method's parameter, --seed, --guidance-scale or --mask"
-        )
+        raise SpecError("redo: nothing changes; give a method's parameter, --seed, --guidance-scale or --mask")
     values = spec.model_dump(exclude_unset=True)
     values["redo"] = [*spec.model_dump()["redo"], change]
     return make_spec(values)
@@ -134,9 +130,7 @@ def method_flags(extra: list[str]) -> dict[str, Any]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
-            raise SpecError(
-                f"{word!r} is one word too many; quote the prompt, and write parameters as --name value"
-            )
+            raise SpecError(f"{word!r} is one word too many; quote the prompt, and write parameters as --name value")
         name, equals, value = word[2:].partition("=")
         if equals:
             given[_field(name)] = _value(name, value)

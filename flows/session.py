@@ -158,11 +158,7 @@ class Session:
         try:
             runner = self.runner(job)
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
-            final = (
-                _place(runner.read_file(job.plan.exports[-1], _file(job), outcomes), target)
-                if target
-                else None
-            )
+            final = _place(runner.read_file(job.plan.exports[-1], _file(job), outcomes), target) if target else None
             digest = runner.read(job.plan.exports[-1], outcomes)["pixels_sha256"]
         except Interrupted as stopped:
             _close(self.home.runs, record, "interrupted", str(stopped))
@@ -179,15 +175,11 @@ class Session:
     def _deliver(self, runner: Runner, job: Job, export: Call, outcomes: dict[str, Outcome]) -> Path:
         """One level's picture, in the run's folder as soon as it is there."""
         height, width = export.size
-        path = (
-            self.home.outputs(job.run) / f"level-{export.level}-{width}x{height}{SUFFIXES[job.spec.format]}"
-        )
+        path = self.home.outputs(job.run) / f"level-{export.level}-{width}x{height}{SUFFIXES[job.spec.format]}"
         return _place(runner.read_file(export, _file(job), outcomes), path)
 
 
-def export_level(
-    home: Home, spec: RenderSpec, format: str, level: int | None, out: Path, overwrite: bool
-) -> Path:
+def export_level(home: Home, spec: RenderSpec, format: str, level: int | None, out: Path, overwrite: bool) -> Path:
     """Write a level's picture of a run that has it in another format; return the path. Raises `SpecError`."""
     if format not in SUFFIXES:
         raise SpecError(f"format: {format!r} is not one of {', '.join(SUFFIXES)}")
@@ -222,9 +214,7 @@ def _target(out: Path | None, job: Job, home: Home, overwrite: bool) -> Path | N
     if path.suffix.lower() != suffix:
         raise SpecError(f"out: {str(path)!r} does not end in {suffix}, the format of this render")
     if path.exists() and not overwrite and not _made_by(path, job, home):
-        raise SpecError(
-            f"out: {str(path)!r} exists and is not this run's; choose another name or say --overwrite"
-        )
+        raise SpecError(f"out: {str(path)!r} exists and is not this run's; choose another name or say --overwrite")
     return path.absolute()
 
 
@@ -233,10 +223,7 @@ def _made_by(path: Path, job: Job, home: Home) -> bool:
     manifest = home.store.find(key)
     if manifest is None or not path.is_file():
         return False
-    return (
-        hashlib.sha256(path.read_bytes()).digest()
-        == hashlib.sha256(home.store.read_file(key, _file(job))).digest()
-    )
+    return hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(home.store.read_file(key, _file(job))).digest()
 
 
 def _place(data: bytes, path: Path) -> Path:
@@ -290,9 +277,7 @@ def _open(job: Job, runs: Runs) -> RunRecord:
     return record
 
 
-def _close(
-    runs: Runs, record: RunRecord, state: str, error: str | None, outputs: tuple[Path, ...] = ()
-) -> None:
+def _close(runs: Runs, record: RunRecord, state: str, error: str | None, outputs: tuple[Path, ...] = ()) -> None:
     last = record.attempts[-1].revised(finished=datetime.now(UTC), state=state, error=error)
     kept = tuple(str(path) for path in outputs) or record.outputs
     runs.save(record.revised(state=state, error=error, outputs=kept, attempts=(*record.attempts[:-1], last)))

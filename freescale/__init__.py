@@ -12,7 +12,7 @@ from freescale.detail import region_map
 from freescale.forward_process import generator, normal, renoise
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import METHODS, Method
-from freescale.sampling import Moment, Schedule, Step, denoise, make_schedule
+from freescale.sampling import Moment, Schedule, Solver, Step, denoise, make_schedule
 from freescale.unet_patches import Patch, patched
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Moment",
     "Patch",
     "Schedule",
+    "Solver",
     "Step",
     "base_size_for",
     "cascade_sizes",

@@ -21,8 +21,6 @@ class BaseDenoise(DenoiseStage):
 
     name = "base_denoise"
 
-    def _first(
-        self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models
-    ) -> Any:
+    def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)
         return method.start(latent_shape(self.size, models.info.latent_channels), moment).to(models.device)

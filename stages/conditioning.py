@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from freescale import Conditioning
 from stages.stage import Parents, Stage, Tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from freescale import Step
     from stages.models import Models
     from stages.spec import RunOptions
@@ -23,7 +25,7 @@ class EncodePrompt(Stage):
 
     name = "conditioning"
     part = "text"
-    axes = {
+    axes: ClassVar[Mapping[str, str]] = {
         "prompt_embeds": "BTD",
         "negative_embeds": "BTD",
         "text_embeds": "BD",
@@ -33,9 +35,7 @@ class EncodePrompt(Stage):
     prompt: str
     negative_prompt: str | None  # None: no guidance
 
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Encode both prompts as the stock pipeline of this model does."""
         return models.encode_prompt(self.prompt, self.negative_prompt)
 

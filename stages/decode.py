@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from stages.stage import Parents, Stage, StageError, Tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from freescale import Step
     from stages.models import Models
     from stages.spec import RunOptions
@@ -23,12 +25,10 @@ class Decode(Stage):
 
     name = "decode"
     part = "vae"
-    axes = {"image": "BCHW"}
+    axes: ClassVar[Mapping[str, str]] = {"image": "BCHW"}
 
     @torch.no_grad()
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Decode the clean latents of a level. Raises `StageError` for a picture that shows nothing."""
         latents = parents["latents"]["latents"].to(models.device, torch.float32)
         image = models.vae.decode(latents / models.vae.config.scaling_factor).sample

@@ -17,7 +17,7 @@ from stages.conditioning import conditioning
 from stages.stage import Parents, Running, Stage, StageError, Tensors, level_of, method_of
 
 if TYPE_CHECKING:
-    from freescale import Method
+    from freescale import Method, Solver
     from stages.models import Models
     from stages.spec import RunOptions
 
@@ -29,7 +29,7 @@ class Sampling:
     """How the noise is taken away, at every level alike."""
 
     steps: int
-    solver: str
+    solver: Solver
     eta: float
     guidance_scale: float
     guidance_rescale: float
@@ -62,9 +62,7 @@ class DenoiseStage(Stage):
         """First step and one past the last."""
         return self.start, self.stop
 
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Running:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models)
         level = self._level(parents, method, models)
@@ -77,24 +75,27 @@ class DenoiseStage(Stage):
             window_rows=options.window_rows,
         )
         if resume is None:
-            first, latents, history = self.start, self._first(parents, method, schedule, level, models), ()
-        else:
-            first, latents, history = resume.index + 1, resume.latents.to(models.device), resume.history
-        history = tuple(h.to(models.device) for h in history)
-        span = {"start": first, "stop": self.stop}
-        loop = denoise(denoiser, latents, schedule, method, level, seed=self.seed, history=history, **span)
+            resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))
+        latents = resume.latents.to(models.device)
+        loop = denoise(
+            denoiser,
+            latents,
+            schedule,
+            method,
+            level,
+            seed=self.seed,
+            start=resume.index + 1,
+            stop=self.stop,
+            history=tuple(h.to(models.device) for h in resume.history),
+        )
         for step in loop:
             latents = step.latents
             if not torch.isfinite(latents).all():
-                raise StageError(
-                    f"{self.name} level {self.level}: latents are not finite after step {step.index + 1}"
-                )
+                raise StageError(f"{self.name} level {self.level}: latents are not finite after step {step.index + 1}")
             yield step
         return {"latents": latents.float().cpu()}
 
-    def _first(
-        self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models
-    ) -> Any:
+    def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         return parents["latents"]["latents"].to(models.device)
 
     def _level(self, parents: Parents, method: Method, models: Models) -> Level:

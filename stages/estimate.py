@@ -7,10 +7,11 @@ times a step, with attention's square on top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stages.plan import Call
 
 FLOAT32, FLOAT16 = 4, 2

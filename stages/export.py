@@ -35,9 +35,7 @@ class Export(Stage):
     format: str
     provenance: str
 
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """The digest of the 8-bit pixels, as {"pixels_sha256": 32 bytes}."""
         digest = hashlib.sha256(to_pixels(parents["image"]["image"]).tobytes()).digest()
         return {"pixels_sha256": torch.frombuffer(bytearray(digest), dtype=torch.uint8)}

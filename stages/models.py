@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,11 @@ from torch import Tensor
 from stages.spec import ModelSpec, SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from freescale import Solver
 
 log = logging.getLogger(__name__)
 EMBEDDED = Path(__file__).parent / "shapes" / "model"
@@ -48,7 +51,7 @@ class ModelInfo:
     steps: int
     guidance_scale: float
     negative_prompt: str
-    solver: str
+    solver: Solver
     scheduler: Mapping[str, Any]
     size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
     latent_channels: int
@@ -105,9 +108,7 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
         )
     unet, vae = _json(folder / "unet" / "config.json"), _json(folder / "vae" / "config.json")
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get(
-        "_class_name", ""
-    )
+    turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get("_class_name", "")
     side = int(unet["sample_size"]) * 8
     card = _json(folder / "freescale.json") if (folder / "freescale.json").is_file() else {}
     return ModelInfo(
@@ -126,7 +127,7 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
     )
 
 
-def _solver(scheduler: Mapping[str, Any]) -> str:
+def _solver(scheduler: Mapping[str, Any]) -> Solver:
     kind = str(scheduler.get("_class_name", ""))
     if "Ancestral" in kind:
         return "euler_ancestral"
@@ -188,12 +189,8 @@ def pick_device(wanted: str) -> torch.device:
             return torch.device("cuda:0")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(wanted)
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise SpecError(
-            f"device: {wanted!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices"
-        )
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise SpecError(f"device: {wanted!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SpecError("device: 'mps' is not there")
     return device
@@ -267,9 +264,7 @@ class Models:
 
 
 def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
-    kept = {
-        n: r for n, r in zip(names, rows, strict=True) if r is not None and (guided or "negative" not in n)
-    }
+    kept = {n: r for n, r in zip(names, rows, strict=True) if r is not None and (guided or "negative" not in n)}
     return {n: r.float().cpu() for n, r in kept.items()}
 
 

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from PIL import Image
@@ -16,6 +16,8 @@ from stages.spec import SpecError
 from stages.stage import Parents, Stage, Tensors, aside
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from freescale import Step
     from stages.models import Models
     from stages.spec import RunOptions
@@ -30,15 +32,13 @@ class LoadPicture(Stage):
     """{"picture": (H, W, C) uint8}: RGB, or one grey channel for a mask; identified by the file's sha256."""
 
     name = "picture"
-    axes = {"picture": "HWC"}
+    axes: ClassVar[Mapping[str, str]] = {"picture": "HWC"}
 
     digest: str
     mode: str  # "RGB" or "L"
     path: str = aside("")
 
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Decode the file, which must still be the one that was checked."""
         data = _bytes("picture", Path(self.path))
         if hashlib.sha256(data).hexdigest() != self.digest:
@@ -73,9 +73,7 @@ def check_picture(field: str, path: str, root: Path | None = None) -> CheckedPic
             with Image.open(BytesIO(data), formats=FORMATS) as picture:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
-                    raise SpecError(
-                        f"{field}: {path!r} is {width}x{height}, over the limit of {MAX_PIXELS} pixels"
-                    )
+                    raise SpecError(f"{field}: {path!r} is {width}x{height}, over the limit of {MAX_PIXELS} pixels")
                 picture.load()
     except SpecError:
         raise

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freescale import Method, base_size_for, make_schedule
 from stages.base_denoise import BaseDenoise
@@ -24,12 +22,17 @@ from stages.denoise import DenoiseStage, Sampling
 from stages.detail_pass import DetailPass
 from stages.export import Export
 from stages.highres_denoise import HighresDenoise
-from stages.models import ModelInfo
 from stages.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise
 from stages.spec import Region, RenderSpec, SpecError
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from stages.models import ModelInfo
 
 Size = tuple[int, int]
 
@@ -116,15 +119,13 @@ class _Builder:
         self.text = self._call(self._prompts(), 0, {})
 
     def exports(self) -> tuple[Call, ...]:
-        latents = self._first()
-        exports = []
+        """The export of every level."""
+        latents, exports = self._first(), list[Call]()
         for level in range(len(self.sizes)):
             if level:
-                latents = self._higher(level, latents, image)
+                latents = self._higher(level, latents, exports[-1].parents["image"])
             image = self._call(Decode(), level, {"latents": latents})
-            exports.append(
-                self._call(Export(self.spec.format, self._provenance(level)), level, {"image": image})
-            )
+            exports.append(self._call(Export(self.spec.format, self._provenance(level)), level, {"image": image}))
         return tuple(exports)
 
     def _call(self, stage: Stage, level: int, parents: Mapping[str, Call]) -> Call:
@@ -139,9 +140,7 @@ class _Builder:
 
     def _prompts(self) -> EncodePrompt:
         scales = [
-            self._guidance(stage, level)
-            for level in range(self.last + 1)
-            for stage in ("base_denoise", "detail_pass")
+            self._guidance(stage, level) for level in range(self.last + 1) for stage in ("base_denoise", "detail_pass")
         ]
         if max(scales) <= 1:
             return EncodePrompt(self.spec.prompt, None)
@@ -222,8 +221,7 @@ class _Builder:
     ) -> Call:
         regions: tuple[Region, ...] = self.spec.setting_from("regions", kind.name, level)
         masks = {
-            f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L", self.sizes[-1])
-            for i, r in enumerate(regions)
+            f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L", self.sizes[-1]) for i, r in enumerate(regions)
         }
         stage = kind(
             seed=self.spec.setting_from("seed", "renoise", level),
@@ -237,9 +235,7 @@ class _Builder:
             time_ids=self._time_ids(),
             regions=tuple((f"mask{i}", r.detail_scale) for i, r in enumerate(regions)),
         )
-        return self._call(
-            stage, level, {"text": self.text, "latents": latents, "reference": reference, **masks}
-        )
+        return self._call(stage, level, {"text": self.text, "latents": latents, "reference": reference, **masks})
 
     def _time_ids(self) -> Size | None:
         """A cascade keeps its first size at every level, as released; one level is told its own size."""

@@ -30,9 +30,7 @@ class Renoise(Stage):
     method: dict[str, Any]
     start: int
 
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """One noise a level, keyed by (seed, level); the denoising stages draw the same one again."""
         reference = parents["reference"]["latents"]
         noise = normal(tuple(reference.shape), self.seed, "restart_noise", self.level)

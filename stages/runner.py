@@ -13,19 +13,22 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from freescale import Step
-from stages.models import Models
-from stages.plan import Call, Plan
-from stages.spec import RunOptions
-from stages.stage import Tensors
 from storage import ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from stages.models import Models
+    from stages.plan import Call, Plan
+    from stages.spec import RunOptions
+    from stages.stage import Tensors
 
 log = logging.getLogger(__name__)
 LADDER: tuple[tuple[str, dict[str, Any]], ...] = (  # exact measures when memory runs out, mildest first
@@ -39,9 +42,7 @@ class Interrupted(BaseException):
     """Asked to stop: everything done is committed, the step in flight is in a checkpoint."""
 
     def __init__(self, call: Call | None, step: int | None) -> None:
-        super().__init__(
-            f"stopped in {call.label} after step {step}" if call and step else "stopped between stages"
-        )
+        super().__init__(f"stopped in {call.label} after step {step}" if call and step else "stopped between stages")
         self.call, self.step = call, step
 
 

@@ -8,10 +8,10 @@ default is written once, in the method's file.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import typing
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -41,10 +41,12 @@ class _Model(BaseModel):
 
 
 class _MethodSpec(_Model):
+    name: str = ""  # each made class allows its own method's alone
+
     def build(self) -> Method:
         """Return the method these parameters configure; it checks its own bounds."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(METHODS[self.name])}  # type: ignore[attr-defined]
-        return METHODS[self.name](**values)  # type: ignore[attr-defined]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(METHODS[self.name])}
+        return METHODS[self.name](**values)
 
     @model_validator(mode="after")
     def _check(self) -> _MethodSpec:
@@ -63,6 +65,8 @@ def _method_models() -> list[type[_MethodSpec]]:
 
 
 if typing.TYPE_CHECKING:
+    from pathlib import Path
+
     MethodSpec = _MethodSpec
 else:
     MethodSpec = Annotated[typing.Union[tuple(_method_models())], Field(discriminator="name")]  # noqa: UP007
@@ -118,12 +122,8 @@ class RenderSpec(_Model):
     height: int = Field(512, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8.")
     model: ModelSpec = ModelSpec()
     method: MethodSpec = Field(default_factory=lambda: _spec_of("freescale"))
-    cascade: Literal["auto"] | tuple[Pair, ...] = Field(
-        "auto", description="`auto`, or every level's (width, height)."
-    )
-    steps: int | None = Field(
-        None, ge=1, le=1000, description="None: the model's default (50, or 4 for turbo)."
-    )
+    cascade: Literal["auto"] | tuple[Pair, ...] = Field("auto", description="`auto`, or every level's (width, height).")
+    steps: int | None = Field(None, ge=1, le=1000, description="None: the model's default (50, or 4 for turbo).")
     guidance_scale: float | None = Field(None, ge=0, le=50, description="1 or less: no guidance.")
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     solver: Literal["auto", "euler", "ddim", "euler_ancestral", "dpmpp_2m"] = "auto"
@@ -145,21 +145,17 @@ class RenderSpec(_Model):
     def _multiple(cls, side: int) -> int:
         if side % CELL:
             low, high = nearest_sizes(side)
-            raise ValueError(
-                f"{side} is not a multiple of {CELL}; the nearest that work are {low} and {high}"
-            )
+            raise ValueError(f"{side} is not a multiple of {CELL}; the nearest that work are {low} and {high}")
         return side
 
     @model_validator(mode="after")
     def _consistent(self) -> RenderSpec:
         if max(self.size) > MAX_ASPECT * min(self.size):
-            raise ValueError(
-                f"width x height {self.width}x{self.height} is beyond an aspect of {MAX_ASPECT}:1"
-            )
+            raise ValueError(f"width x height {self.width}x{self.height} is beyond an aspect of {MAX_ASPECT}:1")
         if self.cascade != "auto":
             _check_cascade(self.cascade, self.width, self.height)
         if self.regions and "detail_scale" not in type(self.method).model_fields:
-            raise ValueError(f"regions need a method with detail control; {self.method.name!r} has none")  # type: ignore[attr-defined]
+            raise ValueError(f"regions need a method with detail control; {self.method.name!r} has none")
         for change in self.redo:
             _changed(self.method, change.method)
         return self
@@ -201,9 +197,8 @@ def _spec_of(name: str) -> Any:
 def _changed(spec: _MethodSpec, changes: dict[str, Any]) -> _MethodSpec:
     unknown = sorted(set(changes) - set(type(spec).model_fields))
     if unknown:
-        raise ValueError(
-            f"method {spec.name!r} has no {', '.join(unknown)}; it has {', '.join(type(spec).model_fields)}"
-        )  # type: ignore[attr-defined]
+        known = ", ".join(type(spec).model_fields)
+        raise ValueError(f"method {spec.name!r} has no {', '.join(unknown)}; it has {known}")
     return type(spec).model_validate(spec.model_dump() | changes)
 
 
@@ -213,7 +208,7 @@ def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
     for w, h in cascade:
         if w % CELL or h % CELL or min(w, h) < MIN_SIDE:
             raise ValueError(f"cascade level {w}x{h}: sides must be multiples of {CELL}, at least {MIN_SIDE}")
-    for (w, h), (next_w, next_h) in zip(cascade, cascade[1:], strict=False):
+    for (w, h), (next_w, next_h) in itertools.pairwise(cascade):
         if next_w < w or next_h < h or (w, h) == (next_w, next_h):
             raise ValueError(f"cascade level {next_w}x{next_h} does not grow from {w}x{h}")
         if abs(math.log((next_w * h) / (next_h * w))) > 0.12:
@@ -226,9 +221,7 @@ class RunOptions(_Model):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     split_guidance: bool = False
     window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: all.")
-    checkpoint_every: float = Field(
-        60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage."
-    )
+    checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")
 
 

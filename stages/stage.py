@@ -81,9 +81,7 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def level_of(
-    index: int, size: tuple[int, int], base_size: tuple[int, int], **tensors: Tensor | None
-) -> Level:
+def level_of(index: int, size: tuple[int, int], base_size: tuple[int, int], **tensors: Tensor | None) -> Level:
     """The kernel's `Level` for sizes in pixels; every model here has eight pixels to a latent cell."""
     return Level(index=index, size=size, base_size=base_size, **tensors)  # type: ignore[arg-type]
 

@@ -33,9 +33,7 @@ class Upscale(Stage):
     posterior: str
 
     @torch.no_grad()
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Bicubic without antialiasing, corners not aligned, nothing clamped, as released."""
         image = parents["image"]["image"].to(models.device, torch.float32)
         larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
@@ -52,9 +50,7 @@ class UpscaleLatents(Stage):
 
     size: tuple[int, int]
 
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Enlarge to an eighth of `size`."""
         cells = (self.size[0] // 8, self.size[1] // 8)
         latents = parents["latents"]["latents"]
@@ -63,7 +59,7 @@ class UpscaleLatents(Stage):
 
 @dataclass(frozen=True)
 class EncodePicture(Stage):
-    """{"latents": (1, C, h, w)}: a source picture at the first size, encoded (paper §3.4, image to higher resolution)."""
+    """{"latents": (1, C, h, w)}: a source picture at the first size, encoded (paper §3.4)."""
 
     name = "encode"
     part = "vae"
@@ -74,9 +70,7 @@ class EncodePicture(Stage):
     posterior: str
 
     @torch.no_grad()
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors:
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Resize with antialiasing to the first size, then encode."""
         picture = parents["picture"]["picture"].permute(2, 0, 1)[None].to(models.device, torch.float32)
         image = picture / 127.5 - 1
@@ -92,4 +86,5 @@ def encode(models: Models, image: Tensor, posterior: str, seed: int, level: int)
     if posterior == "sample":
         noise = normal(tuple(latents.shape), seed, "vae_posterior", level)
         latents = latents + distribution.std * noise.to(latents.device)
-    return (latents * models.vae.config.scaling_factor).float().cpu()
+    scaled: Tensor = latents * models.vae.config.scaling_factor
+    return scaled.float().cpu()

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     import dask.array
     from torch import Tensor
 
-ONE_CHUNK_BYTES = (
-    8 << 20
-)  # an array without pixels is one chunk up to here: 2 files, written in half the time
+ONE_CHUNK_BYTES = 8 << 20  # an array without pixels is one chunk up to here: 2 files, written in half the time
 CELL_EDGE = 256  # latent cells; of a larger array, one such tile is read in 0.8 ms instead of 5
 PIXEL_EDGE = 1024  # pixels, aligned with the tiles of the VAE
 DTYPES = (

@@ -92,9 +92,7 @@ def swapped_methods(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             name: object = node.attr
         elif isinstance(node, ast.Call) and dotted(node.func) in {"setattr", "object.__setattr__"}:
-            name = (
-                node.args[1].value if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) else None
-            )
+            name = node.args[1].value if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) else None
         else:
             continue
         if name in {"forward", "__call__", "__class__"}:
@@ -137,11 +135,7 @@ def pickled(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield f"uses {dotted(node)}", node
         if isinstance(node, ast.ImportFrom) and node.module in {"torch", "torch.serialization"}:
             yield from ((f"imports {a.name}", node) for a in node.names if a.name in {"load", "save"})
-        if (
-            isinstance(node, ast.keyword)
-            and node.arg == "allow_pickle"
-            and ast.unparse(node.value) != "False"
-        ):
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             yield "sets allow_pickle", node
 
 
@@ -150,9 +144,7 @@ Rule = Callable[[ast.AST], Iterator[tuple[str, ast.AST]]]
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_a_package_says_what_it_is(package: str) -> None:
-    assert ast.get_docstring(tree_of(ROOT / package / "__init__.py")), (
-        f"{package}/__init__.py has no docstring"
-    )
+    assert ast.get_docstring(tree_of(ROOT / package / "__init__.py")), f"{package}/__init__.py has no docstring"
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -208,9 +200,7 @@ def test_no_package_does(rule: Rule) -> None:
 
 
 def test_no_file_is_named_for_nothing_or_for_something_else() -> None:
-    python = [
-        path for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).parts[0].startswith((".", "build"))
-    ]
+    python = [path for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).parts[0].startswith((".", "build"))]
     assert [path for path in python if path.stem in {"utils", "util", "helpers", "misc"}] == []
     # A file-path entrypoint would put flows/ first on sys.path, and such a file would hide its namesake.
     hides = {*ALLOWED, *sys.stdlib_module_names} - {"__init__"}
@@ -265,8 +255,6 @@ def test_no_rule_minds(source: str) -> None:
 
 
 def test_types_may_be_named_without_an_import() -> None:
-    tree = ast.parse(
-        "import a\nif TYPE_CHECKING:\n    import b\nelse:\n    import c\ndef f():\n    from d.e import g"
-    )
+    tree = ast.parse("import a\nif TYPE_CHECKING:\n    import b\nelse:\n    import c\ndef f():\n    from d.e import g")
     assert [name for name, _ in imported(tree)] == ["a", "b", "c", "d.e"]
     assert [name for name, _ in imported(tree, typing=False)] == ["a", "c", "d.e"]

@@ -13,9 +13,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from stages.shapes.scenes import BACKGROUNDS, COLORS, SHAPES, TEXTURES, draw, sample_scene, stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BUCKETS = (
     (16, 16),
@@ -40,7 +43,7 @@ BUCKET_WEIGHTS = (6, 2, 2, 2, 2, 1, 1, 1, 1)
 SCENES = 14_000  # training scenes, seeds 0…; the seeds from HELD_OUT on are never trained on
 HELD_OUT = 1_000_000
 VAE_CROPS, VAE_STEPS = 1400, 1900  # steps on 64-pixel crops, then up to VAE_STEPS on whole pictures
-UNET_STEPS, UNET_BATCH = 1600, 64
+UNET_STEPS, UNET_BATCH = 2400, 64
 
 
 # ---------------------------------------------------------------- the networks
@@ -95,9 +98,7 @@ def new_text(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWith
 
 def new_tokenizer(folder: Path) -> CLIPTokenizer:
     """A CLIP byte-pair tokenizer whose merges make each word of the captions one token."""
-    words = sorted(
-        {w for group in (COLORS, BACKGROUNDS, SHAPES, TEXTURES) for name in group for w in name.split()}
-    )
+    words = sorted({w for group in (COLORS, BACKGROUNDS, SHAPES, TEXTURES) for name in group for w in name.split()})
     words += ["a", "an", "on", "over", "in"]
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789,.-'")
     vocab = letters + [f"{c}</w>" for c in letters]
@@ -176,9 +177,7 @@ def training(modules: dict[str, nn.Module], path: Path, rate: float, decay: floa
     return state
 
 
-def steps(
-    state: Training, total: int, rate: float, log: Path, every: int = 100
-) -> Iterator[tuple[int, list[float]]]:
+def steps(state: Training, total: int, rate: float, log: Path, every: int = 100) -> Iterator[tuple[int, list[float]]]:
     """Yield (step, losses to append to), with warm-up and cosine decay, saving and logging as it goes."""
     losses: list[float] = []
     began = saved = time.monotonic()
@@ -228,9 +227,7 @@ def vae_batch(step: int) -> Tensor:
 
 def train_vae(work: Path) -> None:
     torch.manual_seed(1)
-    state = training(
-        {"vae": new_vae().to(memory_format=torch.channels_last)}, work / "vae.safetensors", 2e-3, 1e-4
-    )
+    state = training({"vae": new_vae().to(memory_format=torch.channels_last)}, work / "vae.safetensors", 2e-3, 1e-4)
     vae = state.modules["vae"]
     for step, losses in steps(state, VAE_STEPS, 2e-3, work / "vae.jsonl"):
         picture = vae_batch(step)
@@ -286,9 +283,7 @@ def make_latents(work: Path) -> None:
         out[f"{h}x{w}"] = torch.cat(means)
         out[f"{h}x{w}.seeds"] = torch.tensor(seeds)
         print(f"encoded {len(seeds)} scenes of {h}x{w}", flush=True)
-    every = torch.cat(
-        [v.permute(1, 0, 2, 3).flatten(1) for k, v in out.items() if not k.endswith("seeds")], dim=1
-    )
+    every = torch.cat([v.permute(1, 0, 2, 3).flatten(1) for k, v in out.items() if not k.endswith("seeds")], dim=1)
     out["std"] = every.std()
     print("latent mean and deviation by channel", every.mean(1).tolist(), every.std(1).tolist(), flush=True)
     save_file({k: v.contiguous() for k, v in out.items()}, work / "latents.safetensors")
@@ -339,15 +334,9 @@ def train_unet(work: Path) -> None:
         x0 = latents[f"{h}x{w}"][rows] * factor
         seeds = latents[f"{h}x{w}.seeds"][rows].tolist()
         words = [caption_of(s, step) for s in seeds]
-        tokens = tokenizer(
-            words, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
-        ).input_ids
+        tokens = tokenizer(words, padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
         # stratified timesteps: an even spread in every batch
-        t = (
-            ((torch.arange(UNET_BATCH) + torch.rand(UNET_BATCH, generator=g)) / UNET_BATCH * 1000)
-            .long()
-            .clamp(0, 999)
-        )
+        t = ((torch.arange(UNET_BATCH) + torch.rand(UNET_BATCH, generator=g)) / UNET_BATCH * 1000).long().clamp(0, 999)
         noise = torch.randn(x0.shape, generator=g)
         keep = (torch.rand(UNET_BATCH, generator=g) > 0.1).float()[:, None]
         a = alphas[t].float()[:, None, None, None]
@@ -358,9 +347,7 @@ def train_unet(work: Path) -> None:
         added = {"text_embeds": pooled, "time_ids": ids}
         predicted = state.modules["unet"](noisy, t, prompt_embeds, added_cond_kwargs=added).sample
         snr = (alphas / (1 - alphas))[t].float()
-        weight = (torch.minimum(snr, torch.full_like(snr, 5.0)) / snr)[
-            :, None, None, None
-        ]  # min-SNR, arXiv 2303.09556
+        weight = (torch.minimum(snr, torch.full_like(snr, 5.0)) / snr)[:, None, None, None]  # min-SNR, arXiv 2303.09556
         loss = (weight * (predicted - noise).square()).mean()
         state.optimizer.zero_grad()
         loss.backward()
@@ -380,9 +367,7 @@ def pack(work: Path, out: Path) -> None:
     trained = load_file(work / "vae.safetensors") | load_file(work / "unet.safetensors")
     for name, module in {"vae": vae, "unet": unet, "text_encoder": text, "text_encoder_2": text_2}.items():
         prefix = f"ema.{name}."
-        module.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)}
-        )
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)})
     vae.register_to_config(scaling_factor=1 / load_file(work / "latents.safetensors")["std"].item())
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085,
@@ -408,9 +393,7 @@ def pack(work: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=("vae", "latents", "unet", "pack", "all"))
     parser.add_argument("--work", type=Path, default=Path("build/shapes"))
     parser.add_argument("--out", type=Path, default=Path("stages/shapes/model"))
@@ -418,9 +401,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # costs more than the step, and finds nothing here
-    )
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs more than the step, and finds nothing here
     options.work.mkdir(parents=True, exist_ok=True)
     phases = {"vae": train_vae, "latents": make_latents, "unet": train_unet}
     for name, phase in phases.items():

@@ -67,10 +67,7 @@ def stream(seed: int, *purpose: object) -> torch.Generator:
 def sample_scene(seed: int, aspect: float = 1.0) -> Scene:
     """Draw a scene for pictures of `aspect` (width over height); the object lies wholly inside."""
     u = torch.rand(8, generator=stream(seed, "scene"), dtype=torch.float64).tolist()
-    pick = [
-        int(v * n)
-        for v, n in zip(u, (len(COLORS), len(SHAPES), len(TEXTURES), len(BACKGROUNDS)), strict=False)
-    ]
+    pick = [int(v * n) for v, n in zip(u, (len(COLORS), len(SHAPES), len(TEXTURES), len(BACKGROUNDS)), strict=False)]
     half_h, half_w = 0.5 / math.sqrt(aspect), 0.5 * math.sqrt(aspect)
     radius = (0.5 + 0.32 * u[4]) * min(half_h, half_w)
     room_h, room_w = half_h - 1.08 * radius, half_w - 1.08 * radius
@@ -164,9 +161,7 @@ def _noise(seed: int, y: Tensor, x: Tensor, unit: float, first: float) -> Tensor
         n = 2 * math.ceil(cells * 1.5) + 1  # 3 units a side: aspects up to 8:1
         lattice = torch.rand((1, 1, n, n), generator=stream(seed, "noise", octave)) * 2 - 1
         where = torch.stack((x, y), -1)[None] * (2 * cells / (n - 1))
-        total += (
-            F.grid_sample(lattice, where.float(), mode="bilinear", align_corners=True)[0, 0] * 0.55**octave
-        )
+        total += F.grid_sample(lattice, where.float(), mode="bilinear", align_corners=True)[0, 0] * 0.55**octave
         octave += 1
     return total
 

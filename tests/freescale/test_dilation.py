@@ -68,7 +68,7 @@ def test_layers_are_plain_three_by_three_convolutions(full_sdxl_unet: Any, full_
 )
 def test_factors(size: tuple[int, int], scale: Any, axis: Any, width: Any) -> None:
     level = Level(1, size, (1024, 1024))
-    factors = [dilation_factor(level, rule) for rule in ("scale", "axis", "width")]  # type: ignore[arg-type]
+    factors = [dilation_factor(level, rule) for rule in ("scale", "axis", "width")]
     assert factors == [scale, axis, width]
 
 

@@ -42,14 +42,12 @@ def test_far_taps_may_go(kernel: int, sigma: float, lost: float) -> None:
 @pytest.mark.parametrize("border", ["zero", "reflect", "renormalize"])
 @pytest.mark.parametrize("shape", [(4, 6, 5), (1, 3, 2), (2, 1, 7)])
 @pytest.mark.parametrize("kernel", [3, 7])
-def test_matrices_equal_the_sum_over_neighbours(
-    border: str, shape: tuple[int, int, int], kernel: int
-) -> None:
+def test_matrices_equal_the_sum_over_neighbours(border: str, shape: tuple[int, int, int], kernel: int) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     taps = gaussian_taps(kernel, 1.3)
-    plane = blur_grid(x[None], taps, border)  # type: ignore[arg-type]
+    plane = blur_grid(x[None], taps, border)
     torch.testing.assert_close(plane[0], oracle.blur(x, kernel, 1.3, border, False), atol=1e-12, rtol=0)
-    solid = blur_channels(plane, taps, border)  # type: ignore[arg-type]
+    solid = blur_channels(plane, taps, border)
     torch.testing.assert_close(solid[0], oracle.blur(x, kernel, 1.3, border, True), atol=1e-12, rtol=0)
 
 
@@ -58,7 +56,7 @@ def test_rows_sum_to_one(size: int, kernel: int) -> None:
     """All of them, except that zeros beyond the border take from the first and last kernel // 2."""
     taps = gaussian_taps(kernel)
     for border in ("reflect", "renormalize", "zero"):
-        sums = blur_matrix(size, taps, border, torch.float64, CPU).sum(1)  # type: ignore[arg-type]
+        sums = blur_matrix(size, taps, border, torch.float64, CPU).sum(1)
         inner = slice(None) if border != "zero" else slice(kernel // 2, size - kernel // 2)
         torch.testing.assert_close(sums[inner], torch.ones_like(sums[inner]), atol=1e-14, rtol=0)
     assert bool((sums[: min(kernel // 2, size, 4)] < 1).all())  # the fifth tap, 7e-6, is the last to show

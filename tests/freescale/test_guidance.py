@@ -24,7 +24,7 @@ def passes(sdxl_unet: Any, conditioning: Conditioning, scheduler_config: dict[st
         with torch.no_grad():
             return Denoiser(sdxl_unet, text, **options)(latents, 3, schedule)
 
-    negative = Conditioning(conditioning.negative_embeds, added=conditioning.negative_added)  # type: ignore[arg-type]
+    negative = Conditioning(conditioning.negative_embeds, added=conditioning.negative_added)
     return run, run(negative, guidance_scale=0.0), run(conditioning, guidance_scale=0.0)
 
 

@@ -34,9 +34,7 @@ def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] =
     return Level(index, size, BASE, **options | changes)
 
 
-def render(
-    denoiser: Any, method: Method, level: Level, schedule: Schedule, cuts: Sequence[int] = ()
-) -> Tensor:
+def render(denoiser: Any, method: Method, level: Level, schedule: Schedule, cuts: Sequence[int] = ()) -> Tensor:
     """All steps of a level, the loop left and entered again at each of `cuts`."""
     start = 0 if level.is_base else method.restart_step(schedule)
     latents, history = method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, 7)), ()
@@ -64,7 +62,7 @@ class TestEveryMethod:
         assert method == METHODS[name](**dataclasses.asdict(method))
         assert hash(method) == hash(METHODS[name]())
         with pytest.raises(dataclasses.FrozenInstanceError):
-            method.anything = 1  # type: ignore[attr-defined]
+            method.anything = 1
 
     def test_ends_at_the_target(self, name: str) -> None:
         sizes = METHODS[name]().sizes((320, 328), (64, 64))
@@ -100,9 +98,7 @@ class TestEveryMethod:
             assert not any(module._forward_pre_hooks for module in denoiser.unet.modules())
             assert all(getattr(module, "dilation", (1, 1)) == (1, 1) for module in denoiser.unet.modules())
 
-    def test_guidance_may_be_split_and_windows_chunked(
-        self, name: str, denoiser: Any, scheduler_config: Any
-    ) -> None:
+    def test_guidance_may_be_split_and_windows_chunked(self, name: str, denoiser: Any, scheduler_config: Any) -> None:
         method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 4), level_at(1)
         whole = render(denoiser, method, level, schedule)
         frugal = dataclasses.replace(denoiser, split_guidance=True, window_rows=2)
@@ -171,9 +167,7 @@ def test_base_level_has_freeu_only(denoiser: Denoiser, scheduler_config: Any) ->
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_scale_that_rounds_to_one_is_the_stock_unet(
-    sdxl_unet: Any, scheduler_config: Any, fast: bool
-) -> None:
+def test_scale_that_rounds_to_one_is_the_stock_unet(sdxl_unet: Any, scheduler_config: Any, fast: bool) -> None:
     method = FreeScale(freeu=None, fast=fast)
     moment = Moment(level_at(1, (88, 112)), 2, make_schedule(scheduler_config, 5), 0)
     assert moment.level.factor < 1.5
@@ -205,7 +199,7 @@ def test_restart_at_either_end(denoiser: Denoiser, scheduler_config: Any) -> Non
     last = FreeScale(restart=0.75)
     assert last.restart_step(schedule) == 3
     start = last.start((1, 4, 17, 20), Moment(level, 3, schedule, 7))
-    assert torch.equal(start, renoise(level.reference, level.noise, schedule.sigmas[3]))  # type: ignore[arg-type]
+    assert torch.equal(start, renoise(level.reference, level.noise, schedule.sigmas[3]))
     assert render(denoiser, last, level, schedule).isfinite().all()
 
 
@@ -218,7 +212,7 @@ class TestAnchor:
         method = FreeScale(detail_scale=0.0)
         (step,) = denoise(
             denoiser,
-            renoise(level.reference, level.noise, schedule.sigmas[4]),  # type: ignore[arg-type]
+            renoise(level.reference, level.noise, schedule.sigmas[4]),
             schedule,
             method,
             level,
@@ -248,14 +242,14 @@ class TestAnchor:
         moment = Moment(level, 30, schedule, 7)
         latents = normal((1, 4, 17, 20), 1)
         blended = FreeScale().blend(latents, moment)
-        anchor = renoise(level.reference, level.noise, moment.sigma)  # type: ignore[arg-type]
+        anchor = renoise(level.reference, level.noise, moment.sigma)
         assert torch.equal(blended[..., :10], anchor[..., :10])
         assert torch.equal(blended[..., 10:], latents[..., 10:])
 
     def test_weight_is_the_cosine_to_the_exponent(self, scheduler_config: Any) -> None:
         moment = Moment(level_at(1), 30, make_schedule(scheduler_config, 50), 7)
         latents = normal((1, 4, 17, 20), 1).double()
-        anchor = moment.level.reference.double() + moment.sigma * moment.level.noise.double()  # type: ignore[union-attr]
+        anchor = moment.level.reference.double() + moment.sigma * moment.level.noise.double()
         weight = (0.5 * (1 + math.cos(math.pi * (1000 - 381) / 1000))) ** 2
         expected = (1 - weight) * latents + weight * anchor
         torch.testing.assert_close(FreeScale().blend(latents, moment), expected, atol=1e-6, rtol=0)

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # diffusers hands tensors to numpy in the way of numpy 1.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 SHAPE = (2, 4, 5, 6)
 # Schedulers keep float32 tables and, partly, float32 sums over 1000 factors; ours are float64.
@@ -157,7 +155,7 @@ def test_prediction_types_agree(sigma: float, seed: int) -> None:
     latents, alpha = clean + sigma * noise, 1 / math.sqrt(1 + sigma**2)
     outputs = {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - alpha * sigma * clean}
     for prediction_type, output in outputs.items():
-        schedule = Schedule((500.0,), (sigma, 0.0), 1.0, prediction_type=prediction_type)  # type: ignore[arg-type]
+        schedule = Schedule((500.0,), (sigma, 0.0), 1.0, prediction_type=prediction_type)
         torch.testing.assert_close(schedule.to_noise(output, latents, 0), noise, atol=1e-10, rtol=1e-10)
 
 
@@ -191,9 +189,7 @@ def test_fresh_noise_is_asked_for(scheduler_config: dict[str, Any]) -> None:
         (0.29, 100, 29),
     ],
 )
-def test_fractions_are_steps(
-    scheduler_config: dict[str, Any], fraction: float, steps: int, step: int
-) -> None:
+def test_fractions_are_steps(scheduler_config: dict[str, Any], fraction: float, steps: int, step: int) -> None:
     schedule = make_schedule(scheduler_config, steps)
     assert schedule.step_at(fraction) == step
     if step < steps:

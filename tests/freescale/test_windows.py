@@ -22,7 +22,7 @@ def test_windows_cover_every_token(
     grid: tuple[int, int], scale: tuple[float, float], border: str, seed: int, is_jittered: bool
 ) -> None:
     jitter = generator(seed, "jitter") if is_jittered else None
-    windows = place_windows(grid, scale, jitter=jitter, border=border)  # type: ignore[arg-type]
+    windows = place_windows(grid, scale, jitter=jitter, border=border)
     assert windows.count().min() >= 1
     tokens, outside = windows.tokens(), grid[0] * grid[1]
     seen = torch.bincount(tokens.flatten(), minlength=outside + 1)[:outside]
@@ -38,7 +38,7 @@ def test_long_pictures_are_covered_under_many_draws(shape: tuple[int, int], bord
         grid = (shape[0] * short, shape[1] * short)
         for scale in ((2.0, 2.0), (4.3, 4.3), (2.0, 4.0)):
             jitter = generator(draw, *grid)
-            assert place_windows(grid, scale, jitter=jitter, border=border).count().min() >= 1  # type: ignore[arg-type]
+            assert place_windows(grid, scale, jitter=jitter, border=border).count().min() >= 1
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,7 @@ def test_windows_move_by_an_eighth_and_borders_outwards_only() -> None:
 
 
 @given(grid=grids, scale=scales, length=st.integers(1, 20))
-def test_chunks_are_the_windows_in_order(
-    grid: tuple[int, int], scale: tuple[float, float], length: int
-) -> None:
+def test_chunks_are_the_windows_in_order(grid: tuple[int, int], scale: tuple[float, float], length: int) -> None:
     windows = place_windows(grid, scale, jitter=generator(0), border="sink")
     chunks = list(windows.chunks(length))
     assert tuple(origin for chunk in chunks for origin in chunk.origins) == windows.origins

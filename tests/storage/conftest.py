@@ -77,9 +77,7 @@ def key() -> str:
 def artifact(store: ArtifactStore) -> str:
     """The key of a committed artifact with arrays of each kind and a file."""
     generator = torch.Generator().manual_seed(0)
-    with store.writing(
-        KEY, stage="decode", version=1, level=1, params={"prompt": "ein Kreis, grün"}
-    ) as writer:
+    with store.writing(KEY, stage="decode", version=1, level=1, params={"prompt": "ein Kreis, grün"}) as writer:
         writer.put("latents", torch.randn((1, 4, 8, 8), generator=generator), "BChw")
         writer.put("video", torch.randn((1, 3, 2, 8, 8), generator=generator).to(torch.bfloat16), "BCFHW")
         writer.put_file("note.txt", b"a yellow ring on a night sky")

@@ -28,9 +28,7 @@ def bits(tensor: Tensor) -> bytes:
 def random_bits(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
     """Every bit pattern of `dtype` may occur: NaNs with payloads, infinities, subnormals, minus zero."""
     size = torch.empty((), dtype=dtype).element_size()
-    raw = torch.randint(
-        0, 256, (*shape, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    raw = torch.randint(0, 256, (*shape, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     return (raw % 2 if dtype is torch.bool else raw).view(dtype).reshape(shape)
 
 

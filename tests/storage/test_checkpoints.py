@@ -23,9 +23,7 @@ def checkpoints(store: ArtifactStore, key: str) -> Checkpoints:
 def save(checkpoints: Checkpoints, *steps: int) -> None:
     for step in steps:
         latents = torch.full((1, 4, 8, 8), float(step)).to(torch.bfloat16)
-        checkpoints.save(
-            step, {"latents": latents, "denoised": latents.float()}, {"history": ["denoised"], "n": step}
-        )
+        checkpoints.save(step, {"latents": latents, "denoised": latents.float()}, {"history": ["denoised"], "n": step})
 
 
 def step_found(checkpoints: Checkpoints) -> int | None:
@@ -87,9 +85,7 @@ def test_a_record_of_another_call_is_not_taken(store: ArtifactStore, checkpoints
     save(other, 30)
     save(checkpoints, 10)
     (checkpoints.folder / "step-000030.json").write_bytes((other.folder / "step-000030.json").read_bytes())
-    (checkpoints.folder / "step-000031.json").write_bytes(
-        (checkpoints.folder / "step-000010.json").read_bytes()
-    )
+    (checkpoints.folder / "step-000031.json").write_bytes((checkpoints.folder / "step-000010.json").read_bytes())
     assert step_found(checkpoints) == 10
 
 
@@ -117,9 +113,7 @@ def test_leftovers_of_a_crash_are_not_seen_and_swept(checkpoints: Checkpoints) -
     (checkpoints.folder / "step-x.json").write_bytes(b"{}")
     assert step_found(checkpoints) == 3
     save(checkpoints, 4)
-    assert (
-        len(list(checkpoints.folder.iterdir())) == 5
-    )  # two records, two folders, and the file of someone else
+    assert len(list(checkpoints.folder.iterdir())) == 5  # two records, two folders, and the file of someone else
 
 
 def test_a_call_is_cleared_alone(store: ArtifactStore, checkpoints: Checkpoints) -> None:
@@ -133,9 +127,7 @@ def test_a_call_is_cleared_alone(store: ArtifactStore, checkpoints: Checkpoints)
     assert step_found(other) == 5
 
 
-def test_what_cannot_be_kept_is_refused_and_leaves_nothing(
-    store: ArtifactStore, checkpoints: Checkpoints
-) -> None:
+def test_what_cannot_be_kept_is_refused_and_leaves_nothing(store: ArtifactStore, checkpoints: Checkpoints) -> None:
     wrong: tuple[int, dict[str, Any], dict[str, Any]]
     for wrong in ((-1, {}, {}), (1, {}, {"sigma": float("nan")}), (1, {}, {"history": {1}})):
         with pytest.raises((ValidationError, ValueError)):

@@ -28,9 +28,7 @@ def flip(path: Path, bit: int) -> None:
 
 def files_of(store: ArtifactStore) -> list[Path]:
     """Every file of the one artifact in the store, its manifest included."""
-    return sorted(
-        path for part in ("data", "manifests") for path in (store.root / part).rglob("*") if path.is_file()
-    )
+    return sorted(path for part in ("data", "manifests") for path in (store.root / part).rglob("*") if path.is_file())
 
 
 def test_any_flipped_bit_is_noticed(store: ArtifactStore, artifact: str) -> None:
@@ -48,18 +46,14 @@ def test_any_flipped_bit_is_noticed(store: ArtifactStore, artifact: str) -> None
 
 
 @pytest.mark.parametrize("index", range(7))
-def test_a_damaged_artifact_is_set_aside_and_made_again(
-    store: ArtifactStore, artifact: str, index: int
-) -> None:
+def test_a_damaged_artifact_is_set_aside_and_made_again(store: ArtifactStore, artifact: str, index: int) -> None:
     expected = store.read(artifact)
     damaged = files_of(store)[index]
     flip(damaged, 100)
     with pytest.raises(DamagedArtifactError, match="was damaged and is set aside"):
         store.read(artifact)
     assert store.find(artifact) is None
-    assert (
-        damaged.name in {path.name for path in (store.root / "trash").rglob("*")} or damaged.suffix == ".json"
-    )
+    assert damaged.name in {path.name for path in (store.root / "trash").rglob("*")} or damaged.suffix == ".json"
     with store.writing(artifact, stage="decode", version=1) as writer:
         for name, tensor in expected.items():
             writer.put(name, tensor)
@@ -122,9 +116,7 @@ def test_a_read_error_of_the_device_is_no_damage(
 
     with monkeypatch.context() as patch:
         patch.setattr("storage.store.Path.read_bytes", refuse)
-        with pytest.raises(
-            StoreAccessError, match=f"cannot read or write .*{artifact}.json: Input/output error"
-        ):
+        with pytest.raises(StoreAccessError, match=f"cannot read or write .*{artifact}.json: Input/output error"):
             store.find(artifact)
         with pytest.raises(StoreAccessError):
             store.read(artifact)

@@ -88,9 +88,7 @@ def calls_of(work: Callable[[], object]) -> int:
     ("code", "error"),
     [(errno.ENOSPC, StoreFullError), (errno.EIO, StoreAccessError)],
 )
-def test_a_commit_that_fails_anywhere_promises_nothing(
-    tmp_path: Path, code: int, error: type[StorageError]
-) -> None:
+def test_a_commit_that_fails_anywhere_promises_nothing(tmp_path: Path, code: int, error: type[StorageError]) -> None:
     store = ArtifactStore(tmp_path)
     commit(store, OLD)
     calls = calls_of(lambda: commit(store, NEW))

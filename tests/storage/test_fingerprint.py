@@ -13,11 +13,7 @@ from storage.fingerprint import checked_key
 
 names = st.text(max_size=6)
 scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=6)
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6)
 )
 values = st.recursive(
     scalars,
@@ -45,9 +41,7 @@ def test_order_of_names_does_not_count(value: dict[str, Any]) -> None:
 def test_a_new_empty_field_keeps_the_key(value: dict[str, Any], name: str, nothing: object) -> None:
     value.pop(name, None)
     assert fingerprint({**value, name: nothing}) == fingerprint(value)
-    assert fingerprint("stage", {"params": {**value, name: nothing}}) == fingerprint(
-        "stage", {"params": value}
-    )
+    assert fingerprint("stage", {"params": {**value, name: nothing}}) == fingerprint("stage", {"params": value})
 
 
 @given(fields, names, st.sampled_from([0, False, "", 0.0, [None]]))
@@ -97,9 +91,7 @@ def test_what_has_no_canonical_form_is_refused(value: object) -> None:
         fingerprint(value)
 
 
-@pytest.mark.parametrize(
-    "key", ["", "k", "../" + "0" * 61, "0" * 63, "0" * 65, "A" * 64, "0" * 64 + "\n", None, 7]
-)
+@pytest.mark.parametrize("key", ["", "k", "../" + "0" * 61, "0" * 63, "0" * 65, "A" * 64, "0" * 64 + "\n", None, 7])
 def test_only_fingerprints_are_keys(key: Any) -> None:
     assert checked_key("0" * 64) == "0" * 64
     with pytest.raises(InvalidNameError, match="64 lower-case hex"):

@@ -52,9 +52,7 @@ def test_a_waiter_hears_how_long_and_may_give_up(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt), file_lock(tmp_path / "a.lock", on_wait=give_up):
             pytest.fail("the body must not run")
         with (
-            pytest.raises(
-                LeaseTimeoutError, match=r"a\.lock is still locked by another process after 0\.0 s"
-            ),
+            pytest.raises(LeaseTimeoutError, match=r"a\.lock is still locked by another process after 0\.0 s"),
             file_lock(tmp_path / "a.lock", timeout=0),
         ):
             pytest.fail("the body must not run")

@@ -16,10 +16,7 @@ NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 MANIFEST = Manifest(key=fingerprint(1), stage="decode", version=2, data="0" * 32, created=NOW, seconds=1.5e-7)
 documents = st.dictionaries(
     st.text(max_size=4),
-    st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8)
-    | st.lists(st.booleans()),
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8) | st.lists(st.booleans()),
     max_size=4,
 ).filter(lambda document: "checksum" not in document)
 
@@ -49,24 +46,18 @@ def test_any_cut_or_spliced_record_is_noticed(data: st.DataObject) -> None:
             Manifest.from_bytes(damaged)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"{}", b"[]", b"null", b'{"checksum": 1}', b'{"checksum": "0"}', b"\xff\xfe"]
-)
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b'{"checksum": 1}', b'{"checksum": "0"}', b"\xff\xfe"])
 def test_other_json_is_no_record(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"checksum|Expecting|decode"):
         unseal(data)
 
 
 def test_a_record_survives_the_round_trip() -> None:
-    manifest = MANIFEST.revised(
-        resumed_at=[12, 55], measures=["split guidance"], params={"a": None, "b": [1, 2.0]}
-    )
+    manifest = MANIFEST.revised(resumed_at=[12, 55], measures=["split guidance"], params={"a": None, "b": [1, 2.0]})
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
     assert manifest.resumed_at == (12, 55)
     assert manifest.params == {"a": None, "b": [1, 2.0]}
-    assert (
-        b'"prompt": "gr\xc3\xbcn"' in MANIFEST.revised(params={"prompt": "grün"}).to_bytes()
-    )  # legible with `cat`
+    assert b'"prompt": "gr\xc3\xbcn"' in MANIFEST.revised(params={"prompt": "grün"}).to_bytes()  # legible with `cat`
 
 
 def test_a_later_format_is_not_called_damage() -> None:
@@ -107,9 +98,7 @@ def test_records_are_frozen() -> None:
 
 
 def test_a_run_record_grows_by_revision() -> None:
-    call = PlannedCall(
-        stage="base_denoise", version=1, key=fingerprint(2), parents={"conditioning": fingerprint(1)}
-    )
+    call = PlannedCall(stage="base_denoise", version=1, key=fingerprint(2), parents={"conditioning": fingerprint(1)})
     run = RunRecord(run="night-1", spec={"prompt": "a disc"}, plan=[call], created=NOW)
     run = run.revised(attempts=[*run.attempts, Attempt(started=NOW, host="studio", process=7)])
     run = run.revised(state="failed", error="no memory", attempts=[run.attempts[0].revised(state="failed")])

@@ -51,9 +51,7 @@ def test_killed_in_mid_commit_nothing_is_torn_or_lost(
         i = manifest.params["i"]
         assert torch.equal(store.read(key)["latents"], torch.full((1, 4, 32, 32), float(i)))  # type: ignore[arg-type]
         assert store.read_file(key, "note.txt") == str(i).encode()
-    assert (
-        len(store.list_keys()) - len(acknowledged) <= KILLS
-    )  # committed, but killed before the word was out
+    assert len(store.list_keys()) - len(acknowledged) <= KILLS  # committed, but killed before the word was out
     assert not (store.root / "trash").exists()
 
 
@@ -116,9 +114,7 @@ def test_of_many_that_race_without_a_lease_one_wins(
     assert len(list(store.root.glob("data/*"))) == 3  # the losers deleted their copies
 
 
-def test_locks_end_with_their_process(
-    store: ArtifactStore, key: str, tmp_path: Path, processes: Processes
-) -> None:
+def test_locks_end_with_their_process(store: ArtifactStore, key: str, tmp_path: Path, processes: Processes) -> None:
     report = tmp_path / "report"
     holder = processes.start("hold", store.root, report, key)
     wait_for(report, 1)

@@ -39,9 +39,7 @@ def runs(tmp_path: Path) -> Runs:
 
 
 def record(name: str, minute: int = 0) -> RunRecord:
-    return RunRecord(
-        run=name, spec={"prompt": "a ring", "seed": 7}, created=START + timedelta(minutes=minute)
-    )
+    return RunRecord(run=name, spec={"prompt": "a ring", "seed": 7}, created=START + timedelta(minutes=minute))
 
 
 def test_a_run_is_made_loaded_and_replaced(runs: Runs) -> None:

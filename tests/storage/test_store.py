@@ -58,9 +58,7 @@ def test_what_was_put_is_read(store: ArtifactStore, artifact: str) -> None:
 
 def test_an_artifact_says_how_it_was_made(store: ArtifactStore, key: str) -> None:
     with store.writing(key, stage="decode", version=3, parents={"latents": fingerprint(0)}) as writer:
-        writer.describe(
-            device="cpu", libraries={"torch": "2.13"}, seconds=1.5, resumed_at=[12], peak_memory=7
-        )
+        writer.describe(device="cpu", libraries={"torch": "2.13"}, seconds=1.5, resumed_at=[12], peak_memory=7)
     manifest = store.find(key)
     assert manifest == writer.manifest
     assert (manifest.device, manifest.seconds, manifest.resumed_at, manifest.measures) == (
