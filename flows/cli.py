@@ -36,10 +36,6 @@ MaskOption = Annotated[list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a
 RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
 
 
-class BadInput(Exception):
-    """Anything a person can mend by typing something else."""
-
-
 @app.command(context_settings=EXTRA)
 def render(
     context: typer.Context,
@@ -132,7 +128,7 @@ def resume(
     from flows.session import load
 
     place = _home(home)
-    record, spec = _checked(load, place, run)
+    record, spec = load(place, run)
     job = _prepare(spec, place, None, record.origin)
     options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance)
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
@@ -163,7 +159,7 @@ def redo(
     from flows.session import load
 
     place = _home(home)
-    _, spec = _checked(load, place, run)
+    _, spec = load(place, run)
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     again = requests.redo_spec(spec, stage, level, changes, context.args, place)
     job = _prepare(again, place, None, origin=run)
@@ -189,7 +185,7 @@ def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json
     from flows.session import load
 
     place = _home(home)
-    record, spec = _checked(load, place, run)
+    record, spec = load(place, run)
     report.print_run(record, spec, place, as_json)
 
 
@@ -206,8 +202,8 @@ def export(
     from flows.session import export_level, load
 
     place = _home(home)
-    _, spec = _checked(load, place, run)
-    typer.echo(_checked(export_level, place, spec, format, level, out or Path.cwd(), overwrite))
+    _, spec = load(place, run)
+    typer.echo(export_level(place, spec, format, level, out or Path.cwd(), overwrite))
 
 
 @app.command()
@@ -235,34 +231,24 @@ def _home(given: Path | None) -> Home:
 def _options(**values: Any) -> RunOptions:
     from pydantic import ValidationError
 
-    from stages.spec import RunOptions, sentence
+    from stages.spec import RunOptions, SpecError, sentence
 
     try:
         return RunOptions.model_validate(values)
     except ValidationError as error:
-        raise BadInput(sentence(error)) from None
-
-
-def _checked(function: Any, *arguments: Any) -> Any:
-    from stages.spec import SpecError
-
-    try:
-        return function(*arguments)
-    except SpecError as error:
-        raise BadInput(str(error)) from None
+        raise SpecError(sentence(error)) from None
 
 
 def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
     from flows.session import prepare
 
-    job: Job = _checked(prepare, spec, home, root, origin)
-    return job
+    return prepare(spec, home, root, origin)
 
 
 def _show_plan(job: Job, home: Home, device: str, why: bool, as_json: bool) -> None:
     from flows import report
 
-    _checked(report.print_plan, job, home, device, why, as_json)
+    report.print_plan(job, home, device, why, as_json)
 
 
 def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, as_json: bool) -> None:
@@ -276,7 +262,7 @@ def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, 
     terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
     terminal.begin(job.plan)
     try:
-        result: Result = _checked(session.render, job, out, overwrite)
+        result: Result = session.render(job, out, overwrite)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.end()
         terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")
@@ -307,14 +293,15 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app(standalone_mode=True)
-    except BadInput as error:
-        print(f"freescale: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(3)
     except Exception as error:
+        from stages.spec import SpecError
         from storage import StorageError
 
+        if isinstance(error, SpecError):
+            print(f"freescale: {error}", file=sys.stderr)
+            sys.exit(2)
         logging.getLogger("freescale").debug("failed", exc_info=True)
         kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
         print(f"freescale: {kind}{error}", file=sys.stderr)

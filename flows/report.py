@@ -132,6 +132,8 @@ class _Pace:
 def _flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in params.items():
+        if name == "provenance":
+            continue  # the spec, which the other fields tell of
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
 

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 SPEC_FLAGS = ("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade")
 
 
-def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
-    """The spec for a prompt or a spec file with flags laid over it. Raises `BadInput`."""
-    return _bad(_spec_from, what, flags, extra)
-
-
 def spec_or_run(what: str, flags: dict[str, Any], extra: list[str], home: Home) -> RenderSpec:
     """Like `spec_from`, and the name of a recorded run gives that run's spec."""
     from flows.session import load
@@ -33,24 +28,8 @@ def spec_or_run(what: str, flags: dict[str, Any], extra: list[str], home: Home) 
     return spec_from(what, flags, extra)
 
 
-def redo_spec(
-    spec: RenderSpec, stage: str, level: int | None, changes: dict[str, Any], extra: list[str], home: Home
-) -> RenderSpec:
-    """The spec of a run with one more change, which holds from a stage on. Raises `BadInput`."""
-    return _bad(_redo_spec, spec, stage, level, changes, extra, home)
-
-
-def _bad(function: Any, *arguments: Any) -> RenderSpec:
-    from flows.cli import BadInput
-
-    try:
-        spec: RenderSpec = function(*arguments)
-    except SpecError as error:
-        raise BadInput(str(error)) from None
-    return spec
-
-
-def _spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
+def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
+    """The spec for a prompt or a spec file with flags laid over it. Raises `SpecError`."""
     path = Path(what)
     values: dict[str, Any] = load_spec(path) if path.suffix in (".yaml", ".yml", ".json") else {"prompt": what}
     for name in ("seed", "steps", "image"):
@@ -79,9 +58,10 @@ def _spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec
     return make_spec(values)
 
 
-def _redo_spec(
+def redo_spec(
     spec: RenderSpec, stage: str, level: int | None, changes: dict[str, Any], extra: list[str], home: Home
 ) -> RenderSpec:
+    """The spec of a run with one more change, which holds from a stage on. Raises `SpecError`."""
     from flows.session import prepare
 
     if level is None:

@@ -249,6 +249,9 @@ class _Builder:
     def _provenance(self, level: int) -> str:
         """The spec, with what the model decided filled in, as one line of JSON."""
         spec = self.spec.model_dump(mode="json", exclude_defaults=True)
+        if self.spec.redo:  # what was done again above this level is not its concern
+            spec["redo"] = [change for change in spec["redo"] if change["level"] <= level]
+            spec = spec if spec["redo"] else {k: v for k, v in spec.items() if k != "redo"}
         resolved = dataclasses.asdict(self._sampling("base_denoise", 0))
         record = {
             "spec": spec,
