@@ -64,12 +64,14 @@ def _method_models() -> list[type[_MethodSpec]]:
     return models
 
 
+METHOD_MODELS = tuple(_method_models())
+
 if typing.TYPE_CHECKING:
     from pathlib import Path
 
     MethodSpec = _MethodSpec
 else:
-    MethodSpec = Annotated[typing.Union[tuple(_method_models())], Field(discriminator="name")]  # noqa: UP007
+    MethodSpec = Annotated[typing.Union[METHOD_MODELS], Field(discriminator="name")]  # noqa: UP007
 
 
 class ModelSpec(_Model):
@@ -191,7 +193,7 @@ def reaches(change: Redo, stage: str, level: int) -> bool:
 
 
 def _spec_of(name: str) -> Any:
-    return next(m for m in _method_models() if m.model_fields["name"].default == name)()
+    return next(m for m in METHOD_MODELS if m.model_fields["name"].default == name)()
 
 
 def _changed(spec: _MethodSpec, changes: dict[str, Any]) -> _MethodSpec:

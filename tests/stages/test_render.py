@@ -1,0 +1,189 @@
+"""Whole renders of the embedded model, in one process: same bytes, reuse, healing, and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from flows.progress import Terminal
+from flows.requests import redo_spec
+from flows.session import Home, Result, Session, prepare
+from stages.runner import Runner, key_of
+from stages.spec import RenderSpec, RunOptions, SpecError, make_spec
+from stages.stage import StageError
+
+SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 10}
+
+
+def render(home: Path, spec: RenderSpec, **options: Any) -> Result:
+    session = Session(Home(home), RunOptions(**options), Terminal(quiet=True), threading.Event())
+    return session.render(prepare(spec, session.home))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> Result:
+    return render(home, make_spec(SMALL))
+
+
+def test_same_bytes_after_another_render_and_in_an_empty_home(first: Result, home: Path, tmp_path: Path) -> None:
+    session = Session(Home(tmp_path), RunOptions(), Terminal(quiet=True))
+    session.render(prepare(make_spec(SMALL | {"seed": 6, "width": 64, "height": 64}), session.home))
+    assert session.render(prepare(make_spec(SMALL), session.home)).pixels_sha256 == first.pixels_sha256
+    again = render(home, make_spec(SMALL))
+    assert all(outcome.reused for outcome in again.outcomes)
+
+
+def test_split_guidance_changes_rounding_at_most(first: Result, home: Path, tmp_path: Path) -> None:
+    split = render(tmp_path, make_spec(SMALL), split_guidance=True, window_rows=2)
+    pair = [torch.from_numpy(__import__("numpy").asarray(Image.open(r.outputs[0])).astype("int16")) for r in (first, split)]
+    assert (pair[0] - pair[1]).abs().max() <= 1
+
+
+def test_redo_from_the_detail_pass_reuses_everything_before(first: Result, home: Path) -> None:
+    spec = redo_spec(make_spec(SMALL), "detail_pass", None, {"seed": None, "guidance_scale": None, "mask": None},
+                     ["--detail-scale", "0.5"], Home(home))  # fmt: skip
+    result = render(home, spec)
+    made = [(o.call.stage.name, o.call.level) for o in result.outcomes if not o.reused]
+    assert made == [("detail_pass", 1), ("decode", 1), ("export", 1)]
+    assert result.pixels_sha256 != first.pixels_sha256
+
+
+@pytest.mark.parametrize("where", ["manifest", "chunk"])
+@pytest.mark.parametrize("stage", ["base_denoise", "highres_denoise", "decode", "export"])
+def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str, stage: str) -> None:
+    spec = make_spec(SMALL)
+    plan = prepare(spec, Home(home)).plan
+    store = Home(home).store
+    key = next(key_of(c) for c in reversed(plan.calls) if c.stage.name == stage)
+    manifest = store.find(key)
+    if manifest is None:  # an earlier healing made nothing that nobody asked for
+        render(home, spec)
+        pytest.skip("not needed by the exports that are there")
+    path = store.root / "manifests" / key[:2] / f"{key}.json"
+    if where == "chunk":
+        path = max((p for p in store.folder(manifest).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+    assert store.verify(key) is not None
+    for export in plan.exports:  # so that everything below is asked for
+        if (found := store.find(key_of(export))) is not None and stage != "export":
+            store.set_aside(found.key, "test")
+    for call in plan.calls:
+        if call.stage.name in ("decode", "detail_pass") and call.stage.name != stage and store.find(key_of(call)):
+            store.set_aside(key_of(call), "test")
+    assert render(home, spec).pixels_sha256 == first.pixels_sha256
+    assert store.verify(key) is None
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 88), (88, 256), (64, 64)])
+def test_any_aspect(tmp_path: Path, width: int, height: int) -> None:
+    result = render(tmp_path, make_spec(SMALL | {"width": width, "height": height, "steps": 4}))
+    with Image.open(result.outputs[0]) as picture:
+        assert picture.size == (width, height)
+        assert '"seed": 5' in picture.text["freescale"]  # type: ignore[attr-defined]
+
+
+def test_a_picture_and_a_mask(first: Result, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    Image.linear_gradient("L").resize((192, 128)).save(mask)
+    regions = [{"mask": str(mask), "detail_scale": 4.0}]
+    spec = make_spec(SMALL | {"image": str(first.outputs[0]), "regions": regions, "steps": 6})
+    plain = make_spec(SMALL | {"image": str(first.outputs[0]), "steps": 6})
+    assert render(tmp_path, spec).pixels_sha256 != render(tmp_path, plain).pixels_sha256
+
+
+def test_without_guidance_a_few_steps(tmp_path: Path) -> None:
+    spec = make_spec(SMALL | {"steps": 4, "guidance_scale": 0.0, "solver": "euler_ancestral"})
+    result = render(tmp_path, spec)
+    assert "negative_embeds" not in Home(tmp_path).store.read(result.outcomes[0].key)
+
+
+def test_out_of_memory_steps_down_the_ladder(first: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from freescale import guidance
+
+    run, failed = guidance.Denoiser._run, []
+
+    def once(self: Any, given: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if given.shape[0] == 2 and len(failed) < 3:
+            failed.append(1)
+            raise torch.OutOfMemoryError("no memory left")
+        return run(self, given, *rest)
+
+    monkeypatch.setattr(guidance.Denoiser, "_run", once)
+    result = render(tmp_path, make_spec(SMALL))
+    measures = [Home(tmp_path).store.find(o.key).measures for o in result.outcomes]  # type: ignore[union-attr]
+    assert ("split guidance",) in measures
+
+
+def test_not_a_number_fails_the_stage_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from freescale import guidance
+
+    run = guidance.Denoiser._run
+    monkeypatch.setattr(guidance.Denoiser, "_run", lambda *a: run(*a) * float("nan"))
+    spec = make_spec(SMALL)
+    with pytest.raises(StageError, match="after step 1"):
+        render(tmp_path, spec)
+    plan = prepare(spec, Home(tmp_path)).plan
+    assert Home(tmp_path).store.find(next(key_of(c) for c in plan.calls if c.stage.name == "base_denoise")) is None
+    assert [r.state for r in Home(tmp_path).runs.list()] == ["failed"]
+
+
+def test_an_existing_file_is_not_overwritten(first: Result, home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.png"
+    out.write_bytes(b"mine")
+    session = Session(Home(home), RunOptions(), Terminal(quiet=True))
+    with pytest.raises(SpecError, match="exists"):
+        session.render(prepare(make_spec(SMALL), session.home), out)
+    assert out.read_bytes() == b"mine"
+
+
+def test_runner_is_a_dataclass_of_what_it_needs() -> None:
+    assert {f.name for f in dataclasses.fields(Runner)} == {"store", "models", "options", "observer", "stop"}
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"colour": 1}, "colour: unknown field"),
+    ({"width": 1001}, "1000 and 1008"),
+    ({"width": 1024, "height": 64}, "aspect"),
+    ({"method": {"name": "magic"}}, "freescale"),
+    ({"method": {"name": "freescale", "restart": 2.0}}, "restart"),
+    ({"prompt": "bell\x07"}, "control characters"),
+    ({"seed": -1}, "seed"),
+    ({"cascade": [[64, 64], [128, 128]]}, "cascade must end at"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD)
+def test_bad_specs_are_one_sentence(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says) as error:
+        make_spec(SMALL | change)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_pictures_and_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    Image.new("RGB", (300, 300)).save(tmp_path / "square.png")
+    whole = (tmp_path / "square.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    for name, says in (("none", "not a file"), ("text", "not a whole picture"), ("cut", "not a whole picture"),
+                       ("square", "aspect"), ("bomb", "over the limit")):  # fmt: skip
+        with pytest.raises(SpecError, match=says):
+            prepare(make_spec(SMALL | {"image": str(tmp_path / f"{name}.png")}), Home(tmp_path / "home"))
+    with pytest.raises(SpecError, match="outside the allowed folder"):
+        prepare(make_spec(SMALL | {"image": "/etc/hostname"}), Home(tmp_path / "home"), tmp_path)
+    with pytest.raises(SpecError, match="looked at"):
+        prepare(make_spec(SMALL | {"model": {"name": "no-such-model"}}), Home(tmp_path / "home"))
+    assert not (tmp_path / "home" / "store").exists()
