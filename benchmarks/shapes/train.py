@@ -1,6 +1,6 @@
 """Train the embedded model `shapes`: VAE, then text encoders and UNet, on procedural scenes.
 
-    python -m benchmarks.shapes.train all --work build/shapes      # two cores: about an hour and a half
+    python -m benchmarks.shapes.train all --work build/shapes      # two cores: about an hour
     python -m benchmarks.shapes.train pack --work build/shapes --out stages/shapes/model
 
 Deterministic on one kind of processor with one thread count, and resumable: every batch is drawn from a
