@@ -35,9 +35,7 @@ def reference_weight(kappa: float, exponent: float | Tensor) -> Tensor:
     return weight if weight.ndim else weight.view(1, 1, 1, 1)
 
 
-def region_map(
-    masks: Sequence[Tensor], scales: Sequence[float], rest: float, latent_hw: tuple[int, int]
-) -> Tensor:
+def region_map(masks: Sequence[Tensor], scales: Sequence[float], rest: float, latent_hw: tuple[int, int]) -> Tensor:
     """Return the exponent map (1, 1, h, w), float32: sum_k m_k a_k + (1 - sum_k m_k) a_rest.
 
     `masks` are (H, W) in [0, 1], of any size; they are averaged over each latent cell. Where regions overlap

@@ -187,9 +187,7 @@ def _sets_at_once(batch: int, window_rows: int | None) -> int | None:
     return None if window_rows is None else max(1, window_rows // batch)
 
 
-def global_attention(
-    heads: Heads, grid: Grid, phases: Grid = (1, 1), window_rows: int | None = None
-) -> Tensor:
+def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_rows: int | None = None) -> Tensor:
     """Return a_G (B, h, w, C): attention over the whole grid, or within each of its interleaved phases."""
     query = heads.query
     if phases == (1, 1):

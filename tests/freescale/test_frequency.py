@@ -42,9 +42,7 @@ def test_far_taps_may_go(kernel: int, sigma: float, lost: float) -> None:
 @pytest.mark.parametrize("border", ["zero", "reflect", "renormalize"])
 @pytest.mark.parametrize("shape", [(4, 6, 5), (1, 3, 2), (2, 1, 7)])
 @pytest.mark.parametrize("kernel", [3, 7])
-def test_matrices_equal_the_sum_over_neighbours(
-    border: str, shape: tuple[int, int, int], kernel: int
-) -> None:
+def test_matrices_equal_the_sum_over_neighbours(border: str, shape: tuple[int, int, int], kernel: int) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     taps = gaussian_taps(kernel, 1.3)
     plane = blur_grid(x[None], taps, border)

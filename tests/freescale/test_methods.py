@@ -34,9 +34,7 @@ def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] =
     return Level(index, size, BASE, **options | changes)
 
 
-def render(
-    denoiser: Any, method: Method, level: Level, schedule: Schedule, cuts: Sequence[int] = ()
-) -> Tensor:
+def render(denoiser: Any, method: Method, level: Level, schedule: Schedule, cuts: Sequence[int] = ()) -> Tensor:
     """All steps of a level, the loop left and entered again at each of `cuts`."""
     start = 0 if level.is_base else method.restart_step(schedule)
     latents, history = method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, 7)), ()
@@ -100,9 +98,7 @@ class TestEveryMethod:
             assert not any(module._forward_pre_hooks for module in denoiser.unet.modules())
             assert all(getattr(module, "dilation", (1, 1)) == (1, 1) for module in denoiser.unet.modules())
 
-    def test_guidance_may_be_split_and_windows_chunked(
-        self, name: str, denoiser: Any, scheduler_config: Any
-    ) -> None:
+    def test_guidance_may_be_split_and_windows_chunked(self, name: str, denoiser: Any, scheduler_config: Any) -> None:
         method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 4), level_at(1)
         whole = render(denoiser, method, level, schedule)
         frugal = dataclasses.replace(denoiser, split_guidance=True, window_rows=2)
@@ -171,9 +167,7 @@ def test_base_level_has_freeu_only(denoiser: Denoiser, scheduler_config: Any) ->
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_scale_that_rounds_to_one_is_the_stock_unet(
-    sdxl_unet: Any, scheduler_config: Any, fast: bool
-) -> None:
+def test_scale_that_rounds_to_one_is_the_stock_unet(sdxl_unet: Any, scheduler_config: Any, fast: bool) -> None:
     method = FreeScale(freeu=None, fast=fast)
     moment = Moment(level_at(1, (88, 112)), 2, make_schedule(scheduler_config, 5), 0)
     assert moment.level.factor < 1.5

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # diffusers hands tensors to numpy in the way of numpy 1.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 SHAPE = (2, 4, 5, 6)
 # Schedulers keep float32 tables and, partly, float32 sums over 1000 factors; ours are float64.
@@ -191,9 +189,7 @@ def test_fresh_noise_is_asked_for(scheduler_config: dict[str, Any]) -> None:
         (0.29, 100, 29),
     ],
 )
-def test_fractions_are_steps(
-    scheduler_config: dict[str, Any], fraction: float, steps: int, step: int
-) -> None:
+def test_fractions_are_steps(scheduler_config: dict[str, Any], fraction: float, steps: int, step: int) -> None:
     schedule = make_schedule(scheduler_config, steps)
     assert schedule.step_at(fraction) == step
     if step < steps:

@@ -40,9 +40,7 @@ def attention(seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any)
     return attn.requires_grad_(False)
 
 
-def tokens(
-    grid: tuple[int, int], batch: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> Tensor:
+def tokens(grid: tuple[int, int], batch: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     stream = torch.Generator().manual_seed(seed)
     return torch.randn(batch, grid[0] * grid[1], CHANNELS, generator=stream).to(dtype)
 
@@ -112,9 +110,7 @@ def test_equals_the_definition_for_every_kind_of_layer(options: dict[str, Any], 
     fusion = Fusion((1.25, 2.0), gaussian_taps(5), jitter=jitter(1), border=border)
     windows = fusion.windows("layer", grid)
     assert any(min(origin) < 0 for origin in windows.origins)
-    slow = oracle.fuse(
-        attn, x.view(*grid, CHANNELS), windows.window, list(windows.origins), kernel=5, border=border
-    )
+    slow = oracle.fuse(attn, x.view(*grid, CHANNELS), windows.window, list(windows.origins), kernel=5, border=border)
     torch.testing.assert_close(fused(attn, x, grid, fusion).view(slow.shape), slow, atol=1e-10, rtol=0)
 
 

@@ -93,9 +93,7 @@ def test_windows_move_by_an_eighth_and_borders_outwards_only() -> None:
 
 
 @given(grid=grids, scale=scales, length=st.integers(1, 20))
-def test_chunks_are_the_windows_in_order(
-    grid: tuple[int, int], scale: tuple[float, float], length: int
-) -> None:
+def test_chunks_are_the_windows_in_order(grid: tuple[int, int], scale: tuple[float, float], length: int) -> None:
     windows = place_windows(grid, scale, jitter=generator(0), border="sink")
     chunks = list(windows.chunks(length))
     assert tuple(origin for chunk in chunks for origin in chunk.origins) == windows.origins

@@ -46,7 +46,9 @@ def test_same_bytes_after_another_render_and_in_an_empty_home(first: Result, hom
 
 def test_split_guidance_changes_rounding_at_most(first: Result, home: Path, tmp_path: Path) -> None:
     split = render(tmp_path, make_spec(SMALL), split_guidance=True, window_rows=2)
-    pair = [torch.from_numpy(__import__("numpy").asarray(Image.open(r.outputs[0])).astype("int16")) for r in (first, split)]
+    pair = [
+        torch.from_numpy(__import__("numpy").asarray(Image.open(r.outputs[0])).astype("int16")) for r in (first, split)
+    ]
     assert (pair[0] - pair[1]).abs().max() <= 1
 
 
