@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KILLS = int(os.environ.get("FREESCALE_KILLS", "6"))
 RENDER = ["render", "a green ring on sand", "--size", "192x128", "--steps", "16", "--seed", "5", "--threads", "1"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,6 +16,9 @@ from flows.session import Home, Result, Session, prepare
 from stages.runner import Runner, key_of
 from stages.spec import RenderSpec, RunOptions, SpecError, make_spec
 from stages.stage import StageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 10}
 
