@@ -1,8 +1,8 @@
 """The Gaussian low-pass that splits attention into structure and detail (FreeScale, "Scale Fusion").
 
-The kernel is separable, so each axis is one matrix (size, size) of band width `taps`, and any border policy
-is just another matrix. Applied as a dense product this is faster on a GPU than a banded convolution, keeps
-its sums in float32 for half-precision inputs, and costs at most as much as one projection of the layer.
+The kernel is separable, so each axis is one matrix (size, size) of band width `taps`, and any border policy is just
+another matrix. The dense product keeps its sums in float32 for half-precision inputs and costs at most as much as one
+projection of the layer.
 """
 
 from __future__ import annotations
