@@ -19,6 +19,7 @@ import torch
 
 from flows.progress import Terminal
 from flows.session import Home, Session, prepare
+from stages.runner import key_of
 from stages.shapes.measures import judge
 from stages.shapes.scenes import sample_scene
 from stages.spec import RunOptions, make_spec
@@ -38,11 +39,11 @@ def score(session: Session, seed: int, side: int, method: dict[str, Any]) -> dic
     caption = sample_scene(seed).caption
     spec = make_spec({"prompt": caption, "seed": seed, "width": side, "height": side, "method": method})
     job = prepare(spec, session.home)
-    outcomes: dict[str, Any] = {}
-    runner = session.runner(job)
-    image = runner.read(job.plan.exports[-1].parents["image"], outcomes)["image"][0].float()
+    picture = job.plan.exports[-1].parents["image"]
+    image = session.runner(job).read(picture, {})["image"][0].float()
     verdict = judge(image, caption)
-    seconds = sum(o.seconds for o in outcomes.values())
+    manifests = [session.home.store.find(key_of(call)) for call in job.plan.calls if call.stage.name != "export"]
+    seconds = sum(m.seconds or 0.0 for m in manifests if m is not None)
     attributes = (verdict.color_ok + verdict.shape_ok + verdict.background_ok) / 3
     return {"count": verdict.count, "attributes": attributes, "right": verdict.right, "seconds": seconds}
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("base", "table"))
     parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first prompts: another process has them")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--home", type=Path, default=Path("build/score"))
     parser.add_argument("--threads", type=int, default=1)
@@ -74,7 +76,7 @@ def main() -> None:
         cells |= {f"{side // 128}x, {name}": (side, method) for side in (256, 512) for name, method in METHODS.items()}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in cells}
     until = time.monotonic() + 60 * options.minutes
-    for index in range(options.count):
+    for index in range(options.skip, options.count):
         if time.monotonic() > until:
             break
         for name, (side, method) in cells.items():

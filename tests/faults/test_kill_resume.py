@@ -14,6 +14,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+
+from storage import ArtifactStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +40,16 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return result
 
 
+def arrays(home: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Every array of every stage, by stage fingerprint and name."""
+    store = ArtifactStore(home / "store")
+    return {
+        f"{stage['fingerprint']}/{name}": tensor
+        for stage in result["stages"]
+        for name, tensor in store.read(stage["fingerprint"]).items()
+    }
+
+
 def progress(home: Path) -> int:
     """How much has been written: manifests and step records."""
     store = home / "store"
@@ -47,8 +60,8 @@ def progress(home: Path) -> int:
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same render, never interrupted."""
     home = tmp_path_factory.mktemp("quiet")
-    home.mkdir(exist_ok=True)
-    return finish(start(home, *RENDER)) | {"png": (home / "out.png").read_bytes()}
+    result = finish(start(home, *RENDER))
+    return result | {"png": (home / "out.png").read_bytes(), "arrays": arrays(home, result)}
 
 
 def test_killed_anywhere_ends_with_the_same_bytes(quiet: dict[str, Any], tmp_path: Path) -> None:
@@ -75,7 +88,8 @@ def test_killed_anywhere_ends_with_the_same_bytes(quiet: dict[str, Any], tmp_pat
         result = finish(start(home, *RENDER))
         resumed += sum(stage["resumed_at_step"] is not None for stage in result["stages"])
         assert result["pixels_sha256"] == quiet["pixels_sha256"]
-        assert [s["fingerprint"] for s in result["stages"]][-1] == quiet["stages"][-1]["fingerprint"]
+        made = arrays(home, quiet)
+        assert all(torch.equal(made[key], tensor) for key, tensor in quiet["arrays"].items())
         assert (home / "out.png").read_bytes() == quiet["png"]
     assert killed >= KILLS
 
@@ -94,11 +108,14 @@ def test_resumed_run_says_from_which_step(quiet: dict[str, Any], tmp_path: Path)
     assert (tmp_path / "out.png").read_bytes() == quiet["png"]
 
 
-def test_interrupt_leaves_a_checkpoint_and_the_command_to_go_on(quiet: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
+    quiet: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
     process = start(tmp_path, *RENDER)
     while not list(tmp_path.glob("store/steps/*/step-*.json")) and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
     run = err.split("freescale resume ")[1].split()[0]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from flows import cli
 
@@ -66,3 +67,54 @@ def test_models_and_runs(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert json.loads(capsys.readouterr().out)[0]["name"] == "shapes"
     assert call(monkeypatch, "runs", "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_one_render_through_every_command(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("a green ring on sand", "--size", "192x128", "--steps", "6", "--seed", "5", "--out", str(tmp_path))
+
+    def said(*command: str) -> dict[str, Any]:
+        assert call(monkeypatch, *command, "--json") == 0
+        out: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return out
+
+    made = said("render", *words)
+    run = made["run"]
+    assert made["outputs"][0].startswith(str(tmp_path))
+    again = said("resume", run, "--out", str(tmp_path))
+    assert again["pixels_sha256"] == made["pixels_sha256"]
+    assert all(stage["reused"] for stage in again["stages"])
+
+    shown = said("show", run)
+    assert run in json.dumps(shown)
+    assert [row["run"] for row in json.loads(json.dumps(said("runs")))] == [run]  # type: ignore[index]
+
+    planned = said("redo", run, "--from", "detail_pass", "--detail-scale", "0.5", "--plan")
+    states = {(row["stage"], row["level"]): row["state"] for row in planned["stages"]}
+    assert states["highres_denoise", 1] == "reused"
+    assert states["detail_pass", 1] == "to do"
+
+    tiff = tmp_path / "picture.tiff"
+    assert call(monkeypatch, "export", run, "--format", "tiff", "--level", "0", "--out", str(tiff)) == 0
+    with Image.open(tiff) as picture:
+        assert picture.size == (160, 104)
+    tiff.write_bytes(b"somebody's work")
+    assert call(monkeypatch, "export", run, "--format", "tiff", "--out", str(tiff)) == 2
+    assert tiff.read_bytes() == b"somebody's work"
+    assert call(monkeypatch, "export", run, "--level", "9") == 2
+
+
+def test_doctor_finds_a_damaged_artifact(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("a red disc", "--size", "64x64", "--steps", "2", "--out", str(tmp_path))
+    assert call(monkeypatch, "render", *words) == 0
+    call(monkeypatch, "doctor", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out.splitlines()[-1])}
+    assert {"python", "torch", "prefect", "home", "store", "models"} <= findings.keys()
+    assert findings["store"]["ok"]
+    chunk = next(path for path in sorted((home / "store" / "data").rglob("c/**/*")) if path.is_file())
+    chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
+    assert call(monkeypatch, "doctor") == 1
+    assert "1 of" in capsys.readouterr().out
