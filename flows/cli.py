@@ -171,6 +171,38 @@ def redo(
 
 
 @app.command()
+def batch(
+    jobs: Annotated[Path, typer.Argument(help="A .yaml, .json, .jsonl, .csv or .txt jobs file, or a folder of them.")],
+    out: OutOption = None,
+    until: Annotated[str | None, typer.Option(help="HH:MM after which no job is started.")] = None,
+    zone: Annotated[str | None, typer.Option(help="Time zone of --until; default: this machine's.")] = None,
+    at_end: Annotated[
+        str, typer.Option(help="What runs at --until: finish, or yield (checkpoint and stop).")
+    ] = "finish",
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of jobs that name none.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method of jobs that name none.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of jobs that name none.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out jobs that cannot be, naming each.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    checkpoint_every: EveryOption = 60.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Render all jobs of a file; one that fails is set aside and the night goes on. Typed again, it goes on."""
+    from flows import night
+    from flows.batch import Window
+
+    place = _home(home)
+    defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
+    orders = night.checked(jobs, place, defaults, skip_bad)
+    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every)
+    window = Window.of(until, zone, at_end)
+    raise typer.Exit(night.work(orders, place, options, window, out, again, _stop_on_signals(), as_json))
+
+
+@app.command()
 def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the runs of this home, newest first."""
     from flows import report

@@ -158,7 +158,7 @@ class Session:
         try:
             runner = self.runner(job)
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
-            final = _place(runner.read_file(job.plan.exports[-1], _file(job), outcomes), target) if target else None
+            final = place(runner.read_file(job.plan.exports[-1], _file(job), outcomes), target) if target else None
             digest = runner.read(job.plan.exports[-1], outcomes)["pixels_sha256"]
         except Interrupted as stopped:
             _close(self.home.runs, record, "interrupted", str(stopped))
@@ -176,7 +176,7 @@ class Session:
         """One level's picture, in the run's folder as soon as it is there."""
         height, width = export.size
         path = self.home.outputs(job.run) / f"level-{export.level}-{width}x{height}{SUFFIXES[job.spec.format]}"
-        return _place(runner.read_file(export, _file(job), outcomes), path)
+        return place(runner.read_file(export, _file(job), outcomes), path)
 
 
 def export_level(home: Home, spec: RenderSpec, format: str, level: int | None, out: Path, overwrite: bool) -> Path:
@@ -198,7 +198,7 @@ def export_level(home: Home, spec: RenderSpec, format: str, level: int | None, o
     if path.exists() and not overwrite:
         raise SpecError(f"out: {str(path)!r} exists; choose another name or say --overwrite")
     pixels = to_pixels(home.store.read(key_of(image))["image"])
-    return _place(encode_file(pixels, format, stage.provenance), path.absolute())
+    return place(encode_file(pixels, format, stage.provenance), path.absolute())
 
 
 def _file(job: Job) -> str:
@@ -226,8 +226,8 @@ def _made_by(path: Path, job: Job, home: Home) -> bool:
     return hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(home.store.read_file(key, _file(job))).digest()
 
 
-def _place(data: bytes, path: Path) -> Path:
-    """Write a whole file or none."""
+def place(data: bytes, path: Path) -> Path:
+    """Write a whole file or none, flushed; a file that holds just this is left alone. Return the path."""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from storage.durable import make_folder, put_in_place
 from storage.errors import (
@@ -15,7 +17,11 @@ from storage.errors import (
     StorageError,
     explained,
 )
+from storage.locks import file_lock
 from storage.manifest import RUN_NAME, RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +76,12 @@ class Runs:
         if record.run != run:
             raise DamagedRunError(f"{path} is the record of run {record.run}.")
         return record
+
+    @contextmanager
+    def claim(self, run: str, timeout: float = 0.0) -> Iterator[None]:
+        """Be the only one to work on a run for the body of the `with`, or raise `LeaseTimeoutError` after `timeout`."""
+        with file_lock(self.root.parent / "locks" / f"run-{checked_run(run)}.lock", timeout=timeout):
+            yield
 
     def list(self) -> tuple[RunRecord, ...]:
         """Return the records of all runs, oldest first; those that cannot be read are named in the log."""

@@ -1,0 +1,68 @@
+"""`freescale batch` for a person: check the jobs, work through them, say what became of each."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.batch import Night, aside
+from flows.jobs import read_jobs
+from flows.progress import Terminal
+from stages.spec import SpecError
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+    from flows.batch import Window
+    from flows.jobs import Orders
+    from flows.session import Home
+    from stages.spec import RunOptions
+
+SHOWN = 20  # problems named before the rest is only counted
+
+
+def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool) -> Orders:
+    """The jobs of a file, every one of which can be rendered. Raises `SpecError` naming each line that cannot."""
+    orders = read_jobs(path, home, defaults)
+    for problem in orders.problems[:SHOWN]:
+        typer.echo(f"freescale: {problem}", err=True)
+    if orders.problems and not (skip_bad and orders.jobs):
+        raise SpecError(
+            f"jobs: {len(orders.problems)} of {len(orders.problems) + len(orders.jobs)} cannot be rendered"
+            f"{'; --skip-bad renders the others' if orders.jobs else ''}"
+        )
+    return orders
+
+
+def work(
+    orders: Orders,
+    home: Home,
+    options: RunOptions,
+    window: Window,
+    out: Path | None,
+    again: bool,
+    stop: threading.Event,
+    as_json: bool,
+) -> int:
+    """Work through the jobs and tell how each ended; return 0 all done, 1 some set aside, 3 some left."""
+    terminal = Terminal()
+    terminal.say(f"{len(orders.jobs)} jobs" + (f", {orders.repeated} more are repetitions" if orders.repeated else ""))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    states = Night(home, options, terminal, stop, out, window, again).run(orders.jobs)
+    rows = []
+    for order in orders.jobs:
+        row: dict[str, Any] = {"name": order.name, "run": order.job.run, "state": states[order.job.run]}
+        if row["state"] == "set aside":
+            row["error"] = json.loads(aside(home, order.job.run).read_text(encoding="utf-8"))["error"]
+        terminal.say(f"{row['state']:<10} {row['name']}" + (f"  {row['error']}" if "error" in row else ""))
+        rows.append(row)
+    tally = Counter(row["state"] for row in rows)
+    terminal.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
+    if as_json:
+        typer.echo(json.dumps({"jobs": rows, "tally": tally}))
+    return 3 if tally["left"] else 1 if tally["set aside"] else 0

@@ -1,0 +1,145 @@
+"""Nights of jobs: done once, tried again, set aside, taken up, ended by the clock."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flows import cli, session
+from flows.batch import Night, Window, aside
+from flows.jobs import read_jobs
+from flows.progress import Terminal
+from flows.session import Home, Session, prepare
+from stages.spec import RunOptions, SpecError, make_spec
+from storage import StoreFullError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flows.session import Job, Result
+
+PROMPTS = ("a red disc", "a poison square", "a green ring")
+SMALL = {"size": "64x64", "steps": 2}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def night(home: Home, tmp_path: Path, **settings: Any) -> Night:
+    settings = {"backoff": (0.0, 0.0)} | settings
+    return Night(home, RunOptions(threads=1), Terminal(quiet=True), **settings)
+
+
+def orders(home: Home, tmp_path: Path, prompts: tuple[str, ...] = PROMPTS) -> Any:
+    path = tmp_path / "jobs.txt"
+    path.write_text("\n".join(prompts), encoding="utf-8")
+    return read_jobs(path, home, SMALL).jobs
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[str]:
+    """Let the render of the poison fail so often; return the prompts that were tried."""
+    tried: list[str] = []
+    render = Session.render
+
+    def faulty(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
+        tried.append(job.spec.prompt)
+        if "poison" in job.spec.prompt and tried.count(job.spec.prompt) <= times:
+            raise error
+        return render(self, job, out, overwrite)
+
+    monkeypatch.setattr(session.Session, "render", faulty)
+    return tried
+
+
+def test_the_poison_is_set_aside_and_the_others_are_as_in_a_quiet_run(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = failing(monkeypatch, RuntimeError("poisoned"), times=99)
+    jobs = orders(home, tmp_path)
+    states = night(home, tmp_path).run(jobs)
+    assert [states[o.job.run] for o in jobs] == ["done", "set aside", "done"]
+    assert tried.count("a poison square") == 3
+    poison = next(o for o in jobs if "poison" in o.job.spec.prompt)
+    record = json.loads(aside(home, poison.job.run).read_text())
+    assert record["error"] == "RuntimeError: poisoned"
+    assert "Traceback" in record["traceback"]
+    assert make_spec(record["spec"]) == poison.job.spec
+    quiet = Home(tmp_path / "quiet")
+    for order in jobs:
+        if order is not poison:
+            alone = Session(quiet, RunOptions(threads=1), Terminal(quiet=True)).render(prepare(order.job.spec, quiet))
+            made = Session(home, RunOptions(threads=1), Terminal(quiet=True)).render(order.job)
+            assert made.pixels_sha256 == alone.pixels_sha256
+            assert all(outcome.reused for outcome in made.outcomes)
+    tried.clear()
+    assert night(home, tmp_path).run(jobs)[poison.job.run] == "set aside"
+    assert "a poison square" not in tried
+    night(home, tmp_path, again=True).run(jobs)
+    assert tried.count("a poison square") == 3
+
+
+def test_a_passing_fault_costs_a_retry(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = failing(monkeypatch, OSError("the cable"), times=2)
+    states = night(home, tmp_path).run(orders(home, tmp_path))
+    assert set(states.values()) == {"done"}
+    assert tried.count("a poison square") == 3
+
+
+def test_a_full_disk_is_waited_for_and_counts_for_nothing(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = failing(monkeypatch, StoreFullError("no space."), times=5)
+    monkeypatch.setattr("flows.batch.POLL", 0.0)
+    states = night(home, tmp_path).run(orders(home, tmp_path, PROMPTS[1:2]))
+    assert set(states.values()) == {"done"}
+    assert len(tried) == 6
+
+
+def test_a_run_held_by_another_process_is_passed_over(home: Home, tmp_path: Path) -> None:
+    jobs = orders(home, tmp_path, PROMPTS[::2])
+    working = night(home, tmp_path)
+    with home.runs.claim(jobs[0].job.run):
+        thread = threading.Thread(target=working.run, args=(jobs,))
+        thread.start()
+        while working.states.get(jobs[1].job.run) != "done":
+            assert thread.is_alive()
+        assert working.states[jobs[0].job.run] == "left"
+    thread.join(60)
+    assert set(working.states.values()) == {"done"}
+
+
+def test_the_window(home: Home, tmp_path: Path) -> None:
+    jobs = orders(home, tmp_path)
+    closed = Window(until=datetime(2020, 1, 1, tzinfo=UTC))
+    assert set(night(home, tmp_path, window=closed).run(jobs).values()) == {"left"}
+    evening = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
+    assert Window.of("06:30", "Europe/Vienna", now=evening).until == datetime(2026, 11, 24, 5, 30, tzinfo=UTC)
+    for bad in ({"until": "25:00"}, {"until": "6.30"}, {"until": "06:30", "zone": "Mars/Base"}, {"at_end": "maybe"}):
+        with pytest.raises(SpecError):
+            Window.of(**{"until": None, **bad})  # type: ignore[arg-type]
+
+
+def test_command_line(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def call(*words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["freescale", "batch", *words, "--home", str(home.root)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0)
+
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(
+        '{"prompt": "a red disc", "size": "64x64", "steps": 2, "name": "one"}\n{"prompt": "y", "size": "9"}\n'
+    )
+    assert call(str(jobs)) == 2
+    assert "jobs.jsonl:2" in capsys.readouterr().err
+    assert not (home.root / "store").exists()
+    assert call(str(jobs), "--skip-bad", "--out", str(tmp_path / "out"), "--json") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["jobs"][0]["state"] == "done"
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
