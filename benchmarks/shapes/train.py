@@ -46,6 +46,7 @@ BUCKET_WEIGHTS = (6, 2, 2, 2, 2, 1, 1, 1, 1)
 SCENES = 14_000  # training scenes, seeds 0…; the seeds from HELD_OUT on are never trained on
 HELD_OUT = 1_000_000
 VAE_CROPS, VAE_STEPS = 1400, 1900  # steps on 64-pixel crops, then up to VAE_STEPS on whole pictures
+DECODER_STEPS = 500
 UNET_STEPS, UNET_BATCH = 4800, 64
 
 
@@ -253,6 +254,42 @@ def train_vae(work: Path) -> None:
         losses.append(error.detach().abs().mean().item())
 
 
+def trained_vae(work: Path) -> AutoencoderKL:
+    """The averages of the VAE's training, with the sharpened decoder where there is one."""
+    state = load_file(work / "vae.safetensors")
+    weights = {k.removeprefix("ema.vae."): v for k, v in state.items() if k.startswith("ema.vae.")}
+    if (work / "decoder.safetensors").exists():
+        state = load_file(work / "decoder.safetensors")
+        weights |= {k.removeprefix("ema."): v for k, v in state.items() if k.startswith("ema.")}
+    vae = new_vae().to(memory_format=torch.channels_last)
+    vae.load_state_dict(weights)
+    return vae
+
+
+def train_decoder(work: Path) -> None:
+    """Sharpen the decoder for the encoder as it is: latents, and all that was trained on them, stay the same."""
+    vae = trained_vae(work).requires_grad_(False)
+    networks = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+    for network in networks.values():
+        network.requires_grad_(True)
+    state = training(networks, work / "decoder.safetensors", 1e-3, 1e-4)
+    for step, losses in steps(state, DECODER_STEPS, 1e-3, work / "decoder.jsonl"):
+        picture = vae_batch(VAE_CROPS + DECODER_STEPS + step)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.quant_conv(vae.encoder(picture)).float().chunk(2, dim=1)[0]
+            again = vae.decoder(vae.post_quant_conv(latents))
+        error = again.float() - picture
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        loss = error.abs().mean() + error.square().mean() + edges
+        state.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
+        state.optimizer.step()
+        state.average(0.99)
+        losses.append(error.detach().abs().mean().item())
+
+
 # ---------------------------------------------------------------- latents of the training scenes
 
 
@@ -270,10 +307,7 @@ def make_latents(work: Path) -> None:
     """Encode the training scenes once, by bucket: means and the seeds they came from."""
     if (work / "latents.safetensors").exists():
         return
-    vae = new_vae()
-    whole = load_file(work / "vae.safetensors")
-    vae.load_state_dict({k[8:]: v for k, v in whole.items() if k.startswith("ema.vae.")})
-    vae.to(memory_format=torch.channels_last)
+    vae = trained_vae(work)
     by_bucket: dict[tuple[int, int], list[int]] = {}
     for seed in range(SCENES):
         by_bucket.setdefault(bucket_of(seed), []).append(seed)
@@ -395,9 +429,9 @@ def train_unet(work: Path) -> None:
 def pack(work: Path, out: Path) -> None:
     """Write the averages as a `StableDiffusionXLPipeline` folder, weights stored in float16."""
     tokenizer = new_tokenizer(work / "tokenizer")
-    vae, unet, (text, text_2) = new_vae(), new_unet(), new_text(tokenizer)
-    trained = load_file(work / "vae.safetensors") | load_file(work / "unet.safetensors")
-    for name, module in {"vae": vae, "unet": unet, "text_encoder": text, "text_encoder_2": text_2}.items():
+    vae, unet, (text, text_2) = trained_vae(work), new_unet(), new_text(tokenizer)
+    trained = load_file(work / "unet.safetensors")
+    for name, module in {"unet": unet, "text_encoder": text, "text_encoder_2": text_2}.items():
         prefix = f"ema.{name}."
         module.load_state_dict({k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)})
     vae.register_to_config(scaling_factor=1 / load_file(work / "latents.safetensors")["std"].item())
@@ -426,7 +460,7 @@ def pack(work: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("phase", choices=("vae", "latents", "unet", "pack", "all"))
+    parser.add_argument("phase", choices=("vae", "decoder", "latents", "unet", "pack", "all"))
     parser.add_argument("--work", type=Path, default=Path("build/shapes"))
     parser.add_argument("--out", type=Path, default=Path("stages/shapes/model"))
     parser.add_argument("--threads", type=int, default=2)
@@ -435,7 +469,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs more than the step, and finds nothing here
     options.work.mkdir(parents=True, exist_ok=True)
-    phases = {"vae": train_vae, "latents": make_latents, "unet": train_unet}
+    phases = {"vae": train_vae, "decoder": train_decoder, "latents": make_latents, "unet": train_unet}
     for name, phase in phases.items():
         if options.phase in (name, "all"):
             phase(options.work)
