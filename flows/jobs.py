@@ -168,7 +168,7 @@ def _table(text: str, file: str, problems: list[Problem]) -> Iterator[Entry]:
     if "prompt" not in (rows.fieldnames or ()):
         raise SpecError("the first line names no column `prompt`")
     for row in rows:
-        if row.get(None) is not None:  # type: ignore[call-overload]
+        if row.get(None) is not None:
             problems.append(Problem(f"{file}:{rows.line_num}", "more cells than the first line has columns"))
             continue
         fields: dict[str, Any] = {}
@@ -187,6 +187,8 @@ def _table(text: str, file: str, problems: list[Problem]) -> Iterator[Entry]:
 def _document(text: str, file: str, problems: list[Problem]) -> Iterator[Entry]:
     """A list of jobs, one spec, or `defaults`, `jobs` and `grid`; JSON is YAML."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        raise SpecError("neither a list of jobs nor a mapping of `defaults`, `jobs` and `grid`: it is empty")
     values = yaml.safe_load(text)
     if isinstance(values, dict) and "prompt" in values:
         yield 1, values
