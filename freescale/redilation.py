@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from freescale.unet_patches import ConvCall, Patch
 
 
-def redilate_convs(
-    factors: Mapping[str, float], dispersed: Collection[str] = (), closeness: float = 0.05
-) -> Patch:
+def redilate_convs(factors: Mapping[str, float], dispersed: Collection[str] = (), closeness: float = 0.05) -> Patch:
     """Re-dilate each named convolution by its factor, with a dispersed kernel where it is in `dispersed` too.
 
     A dispersed convolution that has no factor counts as one of factor 1.
@@ -95,9 +93,9 @@ def _dispersed(conv: Any, closeness: float) -> Iterator[None]:
 def dispersion_matrix(closeness: float = 0.05, grid: int = 3) -> Tensor:
     """Return R (25, 9), float64, of least squares: k' = R k acts on enlarged inputs as k does on inputs.
 
-    R minimises |U (k * e) - k' * (U e)|^2 + closeness^2 |k * e - k' * e|^2 over all inputs e of grid x grid, U enlarging
-    to 2 grid - 1 points a side with corners aligned (Convolution Dispersion; the paper's eta is `closeness`). Kernels
-    are numbered row by row. Shared: not to be written to.
+    R minimises |U (k * e) - k' * (U e)|^2 + closeness^2 |k * e - k' * e|^2 over all inputs e of grid x grid, with U
+    enlarging to 2 grid - 1 points a side, corners aligned (Convolution Dispersion; the paper's eta is `closeness`).
+    Kernels are numbered row by row. Shared: not to be written to.
     """
     inputs = torch.eye(grid * grid, dtype=torch.float64).unflatten(1, (1, grid, grid))
     enlarged = _enlarge(inputs)
