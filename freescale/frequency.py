@@ -107,4 +107,5 @@ def _negated(axis: Tensor) -> Tensor:
 def fourier_filter(x: Tensor, mask: Tensor) -> Tensor:
     """Return real x (..., h, w) with its `rfft2` multiplied by `mask`, computed in the mask's dtype."""
     spectrum = torch.fft.rfft2(x.to(mask.dtype)) * mask
-    return torch.fft.irfft2(spectrum, s=x.shape[-2:]).to(x.dtype)
+    filtered: Tensor = torch.fft.irfft2(spectrum, s=x.shape[-2:])
+    return filtered.to(x.dtype)

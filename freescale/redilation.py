@@ -48,7 +48,7 @@ def factors_under(unet: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[
     return {name: factor for block, factor in layers for name in convs_under(unet, block)}
 
 
-def redilate(conv: nn.Module, x: Tensor, factor: float) -> Tensor:
+def redilate(conv: Any, x: Tensor, factor: float) -> Tensor:
     """Return `conv(x)` with a field `factor` times as wide, in the output size of `conv(x)`; x is (B, C, h, w)."""
     if factor <= 0.0:
         raise ValueError(f"re-dilation factor is {factor}, allowed: above 0")
@@ -81,7 +81,7 @@ def _dispersed(conv: Any, closeness: float) -> Iterator[None]:
     conv = getattr(conv, "base_layer", conv)
     weight, padding = conv.weight, conv.padding
     matrix = dispersion_matrix(closeness).to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-    kernel = (weight.flatten(2).to(matrix) @ matrix.mT).unflatten(2, (5, 5)).to(weight.dtype)
+    kernel = (weight.flatten(2).to(matrix) @ matrix.mT).view(*weight.shape[:2], 5, 5).to(weight.dtype)
     conv.weight, conv.padding = nn.Parameter(kernel, requires_grad=False), (2, 2)
     try:
         yield
@@ -97,13 +97,14 @@ def dispersion_matrix(closeness: float = 0.05, grid: int = 3) -> Tensor:
     enlarging to 2 grid - 1 points a side, corners aligned (Convolution Dispersion; the paper's eta is `closeness`).
     Kernels are numbered row by row. Shared: not to be written to.
     """
-    inputs = torch.eye(grid * grid, dtype=torch.float64).unflatten(1, (1, grid, grid))
+    inputs = torch.eye(grid * grid, dtype=torch.float64).view(-1, 1, grid, grid)
     enlarged = _enlarge(inputs)
     narrow, wide = _correlation(inputs, 3), _correlation(inputs, 5)
     images = narrow.mT.reshape(-1, 1, grid, grid)  # k * e for each unit kernel k and each e
-    wanted = _enlarge(images).flatten(1).unflatten(0, (grid * grid, 9)).mT.flatten(0, 1)
+    wanted = _enlarge(images).view(grid * grid, 9, -1).mT.flatten(0, 1)
     system = torch.cat([_correlation(enlarged, 5).flatten(0, 1), closeness * wide.flatten(0, 1)])
-    return torch.linalg.lstsq(system, torch.cat([wanted, closeness * narrow.flatten(0, 1)])).solution
+    matrix: Tensor = torch.linalg.lstsq(system, torch.cat([wanted, closeness * narrow.flatten(0, 1)])).solution
+    return matrix
 
 
 def _enlarge(x: Tensor) -> Tensor:
