@@ -89,7 +89,7 @@ class TestLowPass:
             torch.testing.assert_close(filtered, x, atol=1e-12, rtol=0)
 
     def test_bands_of_a_long_axis(self) -> None:
-        """64 points, spread 4: frequencies to 9 pass; the strong mask is at its floor 8 further on, the weak at the end."""
+        """64 points, spread 4: frequencies to 9 pass; the strong mask is at its floor from 18, the weak at the end."""
         strong, weak = (mask_of((64, 1), 4.0, 0.6, is_weak)[:, 0] for is_weak in (False, True))
         for mask in (strong, weak):
             assert mask[:10].tolist() == [1.0] * 10
