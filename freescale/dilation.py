@@ -35,6 +35,8 @@ _DOWN_MID = (
 # The ablation "dilated up-blocks". Which ones the paper does not say: all (20 in SDXL) or the deepest (7).
 _UP = r"|up_blocks\.{}\.(resnets\.\d+\.conv[12]|upsamplers\.0\.conv)"
 
+_CONV = re.compile(r"((down|up)_blocks\.\d+|mid_block)\.(resnets\.\d+\.conv[12]|(down|up)samplers\.0\.conv)")
+
 LAYERS: dict[DilatedLayers, re.Pattern[str]] = {
     "down_mid": re.compile(_DOWN_MID),
     "all_up": re.compile(_DOWN_MID + _UP.format(r"\d")),
@@ -45,6 +47,14 @@ LAYERS: dict[DilatedLayers, re.Pattern[str]] = {
 def dilated_layers(unet: nn.Module, layers: DilatedLayers = "down_mid") -> tuple[str, ...]:
     """Return the names of the convolutions of `unet` to dilate, in the order of its modules."""
     return tuple(name for name, _ in unet.named_modules() if LAYERS[layers].fullmatch(name))
+
+
+def convs_under(unet: nn.Module, block: str) -> tuple[str, ...]:
+    """Return the names of the 3x3 convolutions at or below `block`: `mid_block`, `up_blocks.0.resnets`, …"""
+    names = (name for name, _ in unet.named_modules() if name == block or name.startswith(f"{block}."))
+    if found := tuple(name for name in names if _CONV.fullmatch(name)):
+        return found
+    raise ValueError(f"layer {block!r} is unknown, allowed: a 3x3 convolution of this UNet or a block that has some")
 
 
 def dilation_factor(level: Level, rule: DilationRule = "scale") -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""The Gaussian low-pass that splits attention into structure and detail (FreeScale, "Scale Fusion").
+"""Low-pass filters: a Gaussian over a token grid, and masks over a spectrum.
 
-The kernel is separable, so each axis is one matrix (size, size) of band width `taps`, and any border policy is just
-another matrix. The dense product keeps its sums in float32 for half-precision inputs and costs at most as much as one
-projection of the layer.
+The Gaussian splits attention into structure and detail (FreeScale, "Scale Fusion"). It is separable, so each axis is
+one matrix (size, size) of band width `taps`, and any border policy is just another matrix. The dense product keeps its
+sums in float32 for half-precision inputs and costs at most as much as one projection of the layer.
 """
 
 from __future__ import annotations
@@ -71,3 +71,41 @@ def blur_grid(x: Tensor, taps: tuple[float, ...], border: BlurBorder = "zero") -
 def blur_channels(x: Tensor, taps: tuple[float, ...], border: BlurBorder = "zero") -> Tensor:
     """Return x (..., C) blurred along its channels."""
     return x if len(taps) == 1 else F.linear(x, blur_matrix(x.shape[-1], taps, border, x.dtype, x.device))
+
+
+@lru_cache(maxsize=64)
+def low_pass_mask(
+    size: tuple[int, int], spread: float, floor: float, is_weak: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return FouriScale's low-pass (arXiv:2403.12963) for `rfft2` of (h, w), (h, w // 2 + 1). Shared: do not write.
+
+    Frequencies up to 1 / spread of the spectrum pass, and one bin more; beyond it the mask falls to `floor` on each
+    axis: within an eighth of the axis, or, for the weak one, up to its end. The released mask is one bin off centre
+    and the real part of the result is taken, which is to filter by (M(f) + M(-f)) / 2, what stands here.
+    """
+    rows, columns = (_low_pass_axis(n, max(spread, 1.0), floor, is_weak) for n in size)
+    mirrored = torch.outer(_negated(rows), _negated(columns))
+    mask = (torch.outer(rows, columns) + mirrored) / 2
+    return mask[:, : size[1] // 2 + 1].to(device, dtype)
+
+
+def _low_pass_axis(n: int, spread: float, floor: float, is_weak: bool) -> Tensor:
+    """Return the released mask over the n frequencies 0, 1, …, -1 of one axis, float64."""
+    frequency = torch.fft.fftfreq(n, 1.0 / n, dtype=torch.float64).round()
+    bins = torch.where(frequency < 0, -frequency - 1, frequency)
+    width = (spread - 1.0) * n // (2.0 * spread) if is_weak else max(n // 8, 1)
+    if width == 0:
+        return torch.ones(n, dtype=torch.float64)
+    return (1.0 + (1.0 - floor) / width * (n / 2 / spread + 1.0 - bins)).clamp(floor, 1.0)
+
+
+def _negated(axis: Tensor) -> Tensor:
+    """Return what stands at frequency -f in place of f."""
+    return axis.flip(0).roll(1)
+
+
+def fourier_filter(x: Tensor, mask: Tensor) -> Tensor:
+    """Return real x (..., h, w) with its `rfft2` multiplied by `mask`, computed in the mask's dtype."""
+    spectrum = torch.fft.rfft2(x.to(mask.dtype)) * mask
+    filtered: Tensor = torch.fft.irfft2(spectrum, s=x.shape[-2:])
+    return filtered.to(x.dtype)

@@ -7,7 +7,7 @@ h, w).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from freescale.sampling import Schedule
+
+Side = Literal["negative", "positive"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,29 +52,37 @@ class Denoiser:
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         """Return the guided noise prediction (eps, as the latents) for VE `latents` at step `i`."""
-        text, given = self.conditioning, schedule.model_input(latents, i)
-        timestep = torch.tensor(schedule.timesteps[i], dtype=torch.float32, device=latents.device)
-        if not self.is_guided or text.negative_embeds is None:
-            output = self._run(given, timestep, text.prompt_embeds, text.added)
-        elif self.split_guidance:
-            negative = self._run(given, timestep, text.negative_embeds, text.negative_added)
-            positive = self._run(given, timestep, text.prompt_embeds, text.added)
-            output = self._combine(negative, positive)
+        if self.is_guided:
+            output = self.combine(*self.pair(latents, i, schedule))
         else:
-            embeds, added = self._both_rows(text.negative_embeds, given.shape[0])
-            negative, positive = self._run(torch.cat([given, given]), timestep, embeds, added).chunk(2)
-            output = self._combine(negative, positive)
+            (output,) = self.passes(latents, i, schedule, "positive")
         return schedule.to_noise(output, latents, i)
 
-    def _both_rows(self, negative_embeds: Tensor, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return embeddings and added conditions of the rows [negative, positive]."""
+    def pair(self, latents: Tensor, i: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """Return the raw (negative, positive) UNet outputs, in one call or, with split guidance, two."""
+        if self.split_guidance:
+            (negative,) = self.passes(latents, i, schedule, "negative")
+            (positive,) = self.passes(latents, i, schedule, "positive")
+        else:
+            negative, positive = self.passes(latents, i, schedule, "negative", "positive")
+        return negative, positive
+
+    def passes(self, latents: Tensor, i: int, schedule: Schedule, *sides: Side) -> tuple[Tensor, ...]:
+        """Return the raw outputs of one UNet call that has the B rows of the latents once for each side, in order."""
+        given, batch = schedule.model_input(latents, i), latents.shape[0]
+        timestep = torch.tensor(schedule.timesteps[i], dtype=torch.float32, device=latents.device)
+        texts = [self._text(side) for side in sides]
+        embeds = torch.cat([_rows(embeds, batch) for embeds, _ in texts])
+        added = {name: torch.cat([_rows(a[name], batch) for _, a in texts]) for name in self.conditioning.added}
+        return self._run(torch.cat([given] * len(sides)), timestep, embeds, added).chunk(len(sides))
+
+    def _text(self, side: Side) -> tuple[Tensor, Mapping[str, Tensor]]:
         text = self.conditioning
-        embeds = torch.cat([_rows(negative_embeds, batch), _rows(text.prompt_embeds, batch)])
-        added = {
-            name: torch.cat([_rows(text.negative_added[name], batch), _rows(positive, batch)])
-            for name, positive in text.added.items()
-        }
-        return embeds, added
+        if side == "positive":
+            return text.prompt_embeds, text.added
+        if text.negative_embeds is None:
+            raise ValueError("negative_embeds is None, allowed: a tensor where there is a negative pass")
+        return text.negative_embeds, text.negative_added
 
     def _run(self, given: Tensor, timestep: Tensor, embeds: Tensor, added: Mapping[str, Tensor]) -> Tensor:
         """Return the raw UNet output, at least float32, for scaled latents."""
@@ -85,9 +95,13 @@ class Denoiser:
         output: Tensor = unet(given.to(dtype), timestep, **options)[0]
         return output.to(torch.promote_types(dtype, torch.float32))
 
-    def _combine(self, negative: Tensor, positive: Tensor) -> Tensor:
-        """Return classifier-free guidance, its deviation partly set back to that of the positive pass."""
-        guided = negative + self.guidance_scale * (positive - negative)
+    def combine(self, negative: Tensor, positive: Tensor, *, start: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """Return classifier-free guidance, its deviation partly set back to that of the positive pass.
+
+        It leads away from `negative` towards `positive`, `scale` times as far as set, and begins at `start`
+        (None: at `negative`).
+        """
+        guided = (negative if start is None else start) + self.guidance_scale * scale * (positive - negative)
         if self.guidance_rescale == 0.0:
             return guided
         axes = tuple(range(1, guided.ndim))

@@ -11,12 +11,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+from torch import nn
 
-    from torch import Tensor, nn
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
 
 Processor: TypeAlias = "Callable[..., Tensor]"
+ConvCall: TypeAlias = "Callable[[nn.Module, Tensor], Tensor]"
 Patch: TypeAlias = "Callable[[nn.Module], AbstractContextManager[None]]"
 
 
@@ -99,30 +102,67 @@ def record_token_grids(grids: dict[str, tuple[int, int]]) -> Patch:
     return patch
 
 
-def dilate_convs(names: Sequence[str], factor: tuple[int, int]) -> Patch:
-    """Give the named convolutions the dilation `factor` (height, width) and a padding that keeps their output
-    size.
+@contextmanager
+def dilated(conv: Any, factor: tuple[int, int]) -> Iterator[None]:
+    """Give one convolution the dilation `factor` (height, width) and a padding that keeps its output size.
 
-    Convolutions under a PEFT adapter are reached through it. An unknown name raises before anything is
-    changed.
+    Under a PEFT adapter it is reached through it.
     """
+    conv = getattr(conv, "base_layer", conv)
+    dilation, padding = conv.dilation, conv.padding
+    conv.dilation, conv.padding = factor, (padding[0] * factor[0], padding[1] * factor[1])
+    try:
+        yield
+    finally:
+        conv.dilation, conv.padding = dilation, padding
+
+
+def dilate_convs(names: Sequence[str], factor: tuple[int, int]) -> Patch:
+    """Dilate the named convolutions. An unknown name raises before anything is changed."""
     if min(factor) < 1:
         raise ValueError(f"dilation factor is {factor}, allowed: 1 or more on each axis")
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
-        modules: dict[str, Any] = dict(unet.named_modules())
-        if unknown := [name for name in names if name not in modules]:
-            raise ValueError(f"layers to dilate are {unknown}, allowed: names of convolutions in this UNet")
         with ExitStack() as stack:
-            for name in names:
-                conv = getattr(modules[name], "base_layer", modules[name])
-                stack.callback(_set_spacing, conv, conv.dilation, conv.padding)
-                _set_spacing(conv, factor, (conv.padding[0] * factor[0], conv.padding[1] * factor[1]))
+            for conv in _named_convs(unet, names):
+                stack.enter_context(dilated(conv, factor))
             yield
 
     return patch
 
 
-def _set_spacing(conv: Any, dilation: tuple[int, int], padding: tuple[int, int]) -> None:
-    conv.dilation, conv.padding = dilation, padding
+def call_convs(calls: Mapping[str, ConvCall]) -> Patch:
+    """Call each named convolution as `calls[name](conv, x)`. An unknown name raises before anything is changed.
+
+    For what attributes and hooks cannot say: a module that does so stands in the convolution's place.
+    """
+
+    @contextmanager
+    def patch(unet: nn.Module) -> Iterator[None]:
+        convs = _named_convs(unet, tuple(calls))
+        with ExitStack() as stack:
+            for (name, call), conv in zip(calls.items(), convs, strict=True):
+                holder, _, own_name = name.rpartition(".")
+                parent = unet.get_submodule(holder)
+                stack.callback(setattr, parent, own_name, conv)
+                setattr(parent, own_name, _CalledConv(conv, call))
+            yield
+
+    return patch
+
+
+class _CalledConv(nn.Module):
+    def __init__(self, conv: nn.Module, call: ConvCall) -> None:
+        super().__init__()
+        self.conv, self.call = conv, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.conv, x)
+
+
+def _named_convs(unet: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    modules = dict(unet.named_modules())
+    if unknown := [name for name in names if name not in modules]:
+        raise ValueError(f"layers to dilate are {unknown}, allowed: names of convolutions in this UNet")
+    return [modules[name] for name in names]

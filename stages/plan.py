@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from freescale import Solver
     from stages.models import ModelInfo
 
 Size = tuple[int, int]
@@ -156,9 +157,18 @@ class _Builder:
         return dataclasses.replace(method, **other)
 
     def _sampling(self, stage: str, level: int) -> Sampling:
-        spec = self.spec
-        solver = self.info.solver if spec.solver == "auto" else spec.solver
-        return Sampling(self.steps, solver, spec.eta, self._guidance(stage, level), spec.guidance_rescale)
+        solver, eta = self._solver()
+        return Sampling(self.steps, solver, eta, self._guidance(stage, level), self.spec.guidance_rescale)
+
+    def _solver(self) -> tuple[Solver, float]:
+        """The spec's solver and eta, else the method's, else the model's; a few-step model keeps its own."""
+        spec, own = self.spec, (self.info.solver, 0.0)
+        published = spec.method.build().solver
+        if spec.solver != "auto":
+            solver, eta = spec.solver, 0.0
+        else:
+            solver, eta = own if published is None or self.info.solver == "euler_ancestral" else published
+        return solver, eta if spec.eta is None else spec.eta
 
     def _first(self) -> Call:
         seed, size = self.spec.setting_from("seed", "base_denoise", 0), self.sizes[0]
@@ -192,9 +202,7 @@ class _Builder:
             reference = self._call(UpscaleLatents(size), level, {"latents": latents})
         else:
             reference = self._call(Upscale(seed, level, size, method.posterior), level, {"image": image})
-        schedule = make_schedule(
-            self.info.scheduler, self.steps, self._sampling("renoise", level).solver, self.spec.eta
-        )
+        schedule = make_schedule(self.info.scheduler, self.steps, *self._solver())
         start, detail = method.restart_step(schedule), method.detail_step(schedule)
         if not start < self.steps:
             raise SpecError(f"method: a restart at step {start} leaves none of {self.steps} steps to denoise")
@@ -238,8 +246,8 @@ class _Builder:
         return self._call(stage, level, {"text": self.text, "latents": latents, "reference": reference, **masks})
 
     def _time_ids(self) -> Size | None:
-        """A cascade keeps its first size at every level, as released; one level is told its own size."""
-        return self.sizes[0] if self.info.size_ids else None
+        told = self.spec.method_from("base_denoise", 0).told_size(self.sizes, self.base)
+        return told if self.info.size_ids else None
 
     def _picture(self, field: str, path: str, mode: str, size: Size) -> Call:
         checked = check_picture(field, path, self.root)

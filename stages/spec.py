@@ -129,7 +129,7 @@ class RenderSpec(_Model):
     guidance_scale: float | None = Field(None, ge=0, le=50, description="1 or less: no guidance.")
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     solver: Literal["auto", "euler", "ddim", "euler_ancestral", "dpmpp_2m"] = "auto"
-    eta: float = Field(0.0, ge=0, le=1, description="Stochasticity of `ddim`.")
+    eta: float | None = Field(None, ge=0, le=1, description="Stochasticity of `ddim`. None: the method's with `auto`.")
     image: str | None = Field(None, max_length=4096, description="A picture to start from instead of noise.")
     regions: tuple[Region, ...] = Field((), max_length=16)
     redo: tuple[Redo, ...] = Field((), max_length=16)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from freescale.cascade import Size
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment, Schedule
+    from freescale.sampling import Moment, Schedule, Solver
     from freescale.unet_patches import Patch
 
 
@@ -40,9 +40,21 @@ class Method:
         """What is taken from the VAE encoder's distribution for the reference."""
         return "sample"
 
+    @property
+    def solver(self) -> tuple[Solver, float] | None:
+        """What the method was published with, (solver, eta); None: whatever the model's scheduler is."""
+        return None
+
     def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
         """Return the sizes of all levels, the last being `size`."""
         return (size,)
+
+    def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
+        """Return the size, of all levels, that a size-conditioned model is told throughout: the first one's.
+
+        A cascade keeps its first size at every level, as released; one level is told its own.
+        """
+        return sizes[0]
 
     def at_base(self) -> Method:
         """Return the method with every field that level 0 does not depend on at its default.
