@@ -71,3 +71,20 @@ def blur_grid(x: Tensor, taps: tuple[float, ...], border: BlurBorder = "zero") -
 def blur_channels(x: Tensor, taps: tuple[float, ...], border: BlurBorder = "zero") -> Tensor:
     """Return x (..., C) blurred along its channels."""
     return x if len(taps) == 1 else F.linear(x, blur_matrix(x.shape[-1], taps, border, x.dtype, x.device))
+
+
+def blur_plane(x: Tensor, taps: tuple[float, ...]) -> Tensor:
+    """Return x (..., h, w) blurred along its last two axes, zeros beyond the border.
+
+    Sums of shifted copies: for latents, whose few channels do not pay for a matrix at every step.
+    """
+    radius = len(taps) // 2
+    for axis, pad in ((-2, (0, 0, radius, radius)), (-1, (radius, radius))):
+        padded, length = F.pad(x, pad), x.shape[axis]
+        x = torch.stack([tap * padded.narrow(axis, k, length) for k, tap in enumerate(taps)]).sum(0)
+    return x
+
+
+def is_identity(taps: tuple[float, ...]) -> bool:
+    """Whether all but the centre tap vanish beside it in float32."""
+    return 1.0 - taps[len(taps) // 2] < 2.0**-25

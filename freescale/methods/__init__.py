@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from freescale.methods.base import Method
+from freescale.methods.demofusion import DemoFusion
 from freescale.methods.direct import Direct
 from freescale.methods.freescale import FreeScale
+from freescale.methods.hidiffusion import HiDiffusion
 
 METHODS: dict[str, type[Method]] = {
     "direct": Direct,
     "freescale": FreeScale,
+    "demofusion": DemoFusion,
+    "hidiffusion": HiDiffusion,
 }
 
-__all__ = ["METHODS", "Direct", "FreeScale", "Method"]
+__all__ = ["METHODS", "DemoFusion", "Direct", "FreeScale", "HiDiffusion", "Method"]

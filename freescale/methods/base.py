@@ -29,6 +29,7 @@ class Method:
 
     name: ClassVar[str] = "method"
     version: ClassVar[int] = 1  # raised when the arithmetic changes
+    anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
 
     @property
     def upsample(self) -> Literal["rgb", "latent"]:
@@ -55,6 +56,10 @@ class Method:
         """Return the method with every field that `start` does not depend on at its default."""
         return self
 
+    def told_size(self, sizes: Sequence[Size]) -> Size:
+        """Return the (height, width) that a size-conditioned model is told at every level: that of level 0."""
+        return sizes[0]
+
     def restart_step(self, schedule: Schedule) -> int:
         """Return the first step of the levels above the first."""
         return 0
@@ -74,6 +79,10 @@ class Method:
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the noise prediction for the latents; the UNet is patched."""
         return denoiser(latents, moment.step, moment.schedule)
+
+    def finish(self, latents: Tensor, moment: Moment) -> Tensor:
+        """Return the level's result, given the latents after its last step; part of that step."""
+        return latents
 
     def start(self, shape: Sequence[int], moment: Moment, dtype: torch.dtype | None = None) -> Tensor:
         """Return the first latents of a level: noise, or its reference noised to the restart step."""
