@@ -52,7 +52,7 @@ class Views:
 
     def chunks(self, length: int) -> Iterator[Views]:
         """Yield the same views in order, at most `length` at a time."""
-        parts = (x.split(length) for x in (self.rows, self.columns, self.crops))
+        parts = (torch.split(x, length) for x in (self.rows, self.columns, self.crops))
         for rows, columns, crops in zip(*parts, strict=True):
             yield Views(self.canvas, rows, columns, crops, self.outside)
 

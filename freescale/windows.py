@@ -154,7 +154,7 @@ def rolled_halves(grid: Grid, shift: Grid) -> list[Tensor]:
     def halves(length: int, shift: int) -> list[Tensor]:
         half = -(-length // 2)
         rolled = (torch.arange(2 * half) + shift) % (2 * half)
-        return [part[part < length] for part in rolled.split(half)]
+        return [part[part < length] for part in rolled.view(2, half)]
 
     groups: dict[Grid, list[Tensor]] = {}
     for y, x in itertools.product(halves(grid[0], shift[0]), halves(grid[1], shift[1])):

@@ -43,9 +43,9 @@ class DemoFusion(Method):
     name: ClassVar[str] = "demofusion"
     anchored: ClassVar[bool] = True
 
-    skip_scale: float = 3.0  # eta_1: larger lets go of the enlarged picture sooner
-    dilated_scale: float = 1.0  # eta_2: larger hands over from dilated views to windows sooner
-    blur_scale: float = 1.0  # eta_3: larger stops blurring the dilated views sooner
+    skip_scale: float = 3.0  # alpha_1: larger lets go of the enlarged picture sooner
+    dilated_scale: float = 1.0  # alpha_2: larger hands over from dilated views to windows sooner
+    blur_scale: float = 1.0  # alpha_3: larger stops blurring the dilated views sooner
     blur_sigma: float = 1.0  # latent cells, at the noisiest step; 0.8 in the released examples; 0: no blur
     jitter: bool = True
     border: Literal["clamp", "zero"] = "clamp"  # released: zero, beyond the canvas and where a side is padded
