@@ -30,6 +30,7 @@ class Level:
     cell: int = 8
     reference: Tensor | None = None  # (B, C, [F,] h, w): the level below, upscaled, clean; None at level 0
     noise: Tensor | None = None  # same shape, float32: the level's one restart noise; None at level 0
+    anchor: Tensor | None = None  # (B, C, [F,] h0, w0): level 0's clean latents, for methods that ask for them
     detail_map: Tensor | None = None  # (1, 1, h, w): detail exponent for each cell; None: the method's scalar
 
     @property

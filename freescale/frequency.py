@@ -109,3 +109,20 @@ def fourier_filter(x: Tensor, mask: Tensor) -> Tensor:
     spectrum = torch.fft.rfft2(x.to(mask.dtype)) * mask
     filtered: Tensor = torch.fft.irfft2(spectrum, s=x.shape[-2:])
     return filtered.to(x.dtype)
+
+
+def blur_plane(x: Tensor, taps: tuple[float, ...]) -> Tensor:
+    """Return x (..., h, w) blurred along its last two axes, zeros beyond the border.
+
+    Sums of shifted copies: for latents, whose few channels do not pay for a matrix at every step.
+    """
+    radius = len(taps) // 2
+    for axis, pad in ((-2, (0, 0, radius, radius)), (-1, (radius, radius))):
+        padded, length = F.pad(x, pad), x.shape[axis]
+        x = torch.stack([tap * padded.narrow(axis, k, length) for k, tap in enumerate(taps)]).sum(0)
+    return x
+
+
+def is_identity(taps: tuple[float, ...]) -> bool:
+    """Whether all but the centre tap vanish beside it in float32."""
+    return 1.0 - taps[len(taps) // 2] < 2.0**-25

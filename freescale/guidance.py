@@ -6,7 +6,7 @@ h, w).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from freescale.sampling import Schedule
+    from freescale.views import Views
 
 Side = Literal["negative", "positive"]
 
@@ -32,6 +33,26 @@ class Conditioning:
     negative_embeds: Tensor | None = None
     added: Mapping[str, Tensor] = field(default_factory=dict)
     negative_added: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def for_views(self, crops: Tensor, batch: int) -> Conditioning:
+        """Return the conditioning of views of `batch` pictures, views outermost, each told its crop.
+
+        `crops` (views, 2) holds (top, left) in pixels, added to the crop in SDXL's `time_ids`.
+        """
+
+        def repeat(x: Tensor) -> Tensor:
+            return x if x.shape[0] == 1 else x.repeat(len(crops), *(1 for _ in x.shape[1:]))
+
+        def added(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            rows = {name: repeat(x) for name, x in given.items()}
+            if "time_ids" in given:
+                ids = _rows(given["time_ids"], batch).repeat(len(crops), 1)
+                ids[:, 2:4] += crops.repeat_interleave(batch, 0).to(ids)
+                rows["time_ids"] = ids
+            return rows
+
+        negative = None if self.negative_embeds is None else repeat(self.negative_embeds)
+        return Conditioning(repeat(self.prompt_embeds), negative, added(self.added), added(self.negative_added))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +70,10 @@ class Denoiser:
     def is_guided(self) -> bool:
         """Whether there is a negative pass."""
         return self.guidance_scale > 1.0 and self.conditioning.negative_embeds is not None
+
+    def for_views(self, views: Views, batch: int) -> Denoiser:
+        """Return the denoiser of views of `batch` pictures, to be called with `views.take(latents)`."""
+        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch))
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         """Return the guided noise prediction (eps, as the latents) for VE `latents` at step `i`."""

@@ -274,4 +274,6 @@ def denoise(
             noise_pred = method.predict(denoiser, latents, moment)
         fresh = normal(latents.shape, seed, "ancestral", level.index, i) if schedule.noise_sigma(i) else None
         latents, history = schedule.advance(noise_pred, i, latents, history, fresh)
+        if i == len(schedule) - 1:
+            latents = method.finish(latents, moment)
         yield Step(i, latents, history)

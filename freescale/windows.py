@@ -1,4 +1,4 @@
-"""Overlapping, jittered windows over a token grid, and the interleaved phases of fast mode.
+"""Overlapping, jittered windows over a token grid, the interleaved phases of fast mode, and rolled halves.
 
 A window has the number of tokens that the layer saw at the training size, so the model attends over the span
 it was trained for (FreeScale, "Scale Fusion": the local branch). Windows advance by half their size; the last
@@ -10,6 +10,7 @@ Tokens are numbered row by row: token (y, x) of a grid (h, w) is y * w + x.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -141,3 +142,21 @@ def phase_tokens(grid: Grid, phases: Grid) -> list[Tensor]:
             tokens = torch.arange(p, h, phases[0])[:, None] * w + torch.arange(q, w, phases[1])[None, :]
             groups.setdefault((tokens.shape[0], tokens.shape[1]), []).append(tokens.flatten())
     return [torch.stack(group) for group in groups.values()]
+
+
+def rolled_halves(grid: Grid, shift: Grid) -> list[Tensor]:
+    """Return the token numbers of four windows, half the grid along each axis, each (windows, tokens), int64.
+
+    Windows start at `shift` and go on at the other border. An odd side counts one row more, which is no token, so
+    windows may differ in size; those of equal size share one tensor. Every token appears exactly once.
+    """
+
+    def halves(length: int, shift: int) -> list[Tensor]:
+        half = -(-length // 2)
+        rolled = (torch.arange(2 * half) + shift) % (2 * half)
+        return [part[part < length] for part in rolled.view(2, half)]
+
+    groups: dict[Grid, list[Tensor]] = {}
+    for y, x in itertools.product(halves(grid[0], shift[0]), halves(grid[1], shift[1])):
+        groups.setdefault((len(y), len(x)), []).append((y[:, None] * grid[1] + x).flatten())
+    return [torch.stack(group) for (rows, columns), group in groups.items() if rows and columns]

@@ -104,6 +104,8 @@ class DenoiseStage(Stage):
         reference = parents["reference"]["latents"]
         noise = normal(tuple(reference.shape), self.seed, "restart_noise", self.level)
         tensors: Tensors = {"reference": reference.to(models.device), "noise": noise.to(models.device)}
+        if "anchor" in parents:
+            tensors["anchor"] = parents["anchor"]["latents"].to(models.device)
         if self.regions:
             masks = [parents[role]["picture"][..., 0].float() / 255 for role, _ in self.regions]
             rest = float(self.method["detail_scale"])

@@ -38,7 +38,9 @@ NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScal
 TURBO: Mapping[str, Any] = {
     "restart": 0.5,
     "dilation": (0.0, 1.0),
-}  # of four steps: two a level, dilated throughout
+    "rad": (0.0, 0.0),
+    "pool": (0.0, 0.5),
+}  # of four steps: two a level, dilated throughout; HiDiffusion as released for SDXL-Turbo
 
 
 @dataclass(frozen=True)

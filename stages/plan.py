@@ -122,6 +122,7 @@ class _Builder:
     def exports(self) -> tuple[Call, ...]:
         """The export of every level."""
         latents, exports = self._first(), list[Call]()
+        self.anchor = latents
         for level in range(len(self.sizes)):
             if level:
                 latents = self._higher(level, latents, exports[-1].parents["image"])
@@ -189,7 +190,7 @@ class _Builder:
             method=method_record(method.at_base() if self.last else method),
             start=0,
             stop=self.steps,
-            time_ids=self._time_ids(),
+            time_ids=self._time_ids(method),
         )
         return self._call(stage, 0, {"text": self.text})
 
@@ -231,23 +232,26 @@ class _Builder:
         masks = {
             f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L", self.sizes[-1]) for i, r in enumerate(regions)
         }
+        method = self._method(kind.name, level)
+        anchor = {"anchor": self.anchor} if method.anchored else {}
         stage = kind(
             seed=self.spec.setting_from("seed", "renoise", level),
             level=level,
             size=self.sizes[level],
             base_size=self.base,
             sampling=self._sampling(kind.name, level),
-            method=method_record(self._method(kind.name, level)),
+            method=method_record(method),
             start=start,
             stop=stop,
-            time_ids=self._time_ids(),
+            time_ids=self._time_ids(method),
             regions=tuple((f"mask{i}", r.detail_scale) for i, r in enumerate(regions)),
         )
-        return self._call(stage, level, {"text": self.text, "latents": latents, "reference": reference, **masks})
+        parents = {"text": self.text, "latents": latents, "reference": reference}
+        return self._call(stage, level, parents | anchor | masks)
 
-    def _time_ids(self) -> Size | None:
-        told = self.spec.method_from("base_denoise", 0).told_size(self.sizes, self.base)
-        return told if self.info.size_ids else None
+    def _time_ids(self, method: Method) -> Size | None:
+        """What the method tells a size-conditioned model; one level is told its own size."""
+        return method.told_size(self.sizes, self.base) if self.info.size_ids else None
 
     def _picture(self, field: str, path: str, mode: str, size: Size) -> Call:
         checked = check_picture(field, path, self.root)

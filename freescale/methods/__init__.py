@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from freescale.methods.base import Method
+from freescale.methods.demofusion import DemoFusion
 from freescale.methods.direct import Direct
 from freescale.methods.fouriscale import FouriScale
 from freescale.methods.freescale import FreeScale
+from freescale.methods.hidiffusion import HiDiffusion
 from freescale.methods.scalecrafter import ScaleCrafter
 
 METHODS: dict[str, type[Method]] = {
     "direct": Direct,
     "freescale": FreeScale,
     "scalecrafter": ScaleCrafter,
+    "demofusion": DemoFusion,
+    "hidiffusion": HiDiffusion,
     "fouriscale": FouriScale,
 }
 
-__all__ = ["METHODS", "Direct", "FouriScale", "FreeScale", "Method", "ScaleCrafter"]
+__all__ = ["METHODS", "DemoFusion", "Direct", "FouriScale", "FreeScale", "HiDiffusion", "Method", "ScaleCrafter"]

@@ -29,6 +29,7 @@ class Method:
 
     name: ClassVar[str] = "method"
     version: ClassVar[int] = 1  # raised when the arithmetic changes
+    anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
 
     @property
     def upsample(self) -> Literal["rgb", "latent"]:
@@ -86,6 +87,10 @@ class Method:
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the noise prediction for the latents; the UNet is patched."""
         return denoiser(latents, moment.step, moment.schedule)
+
+    def finish(self, latents: Tensor, moment: Moment) -> Tensor:
+        """Return the level's result, given the latents after its last step; part of that step."""
+        return latents
 
     def start(self, shape: Sequence[int], moment: Moment, dtype: torch.dtype | None = None) -> Tensor:
         """Return the first latents of a level: noise, or its reference noised to the restart step."""

@@ -1,130 +1,27 @@
-"""Every method keeps the contract; FreeScale does what its paper says."""
+"""Direct inference is the stock pipeline; FreeScale does what its paper says."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from freescale.cascade import Level
 from freescale.forward_process import normal, renoise
 from freescale.guidance import Conditioning, Denoiser
-from freescale.methods import METHODS, Direct, FreeScale, Method
-from freescale.sampling import Moment, Schedule, denoise, make_schedule
+from freescale.methods import Direct, FreeScale, Method
+from freescale.sampling import Moment, denoise, make_schedule
 from freescale.scale_fusion import ScaleFusion
 from freescale.unet_patches import patched, spatial_self_attentions
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
-
-
-def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] = (), **changes: Any) -> Level:
-    """A level with a made-up reference."""
-    if index == 0:
-        return Level(0, BASE, BASE)
-    shape = (1, 4, *frames, size[0] // 8, size[1] // 8)
-    options = {"reference": normal(shape, 3, "reference"), "noise": normal(shape, 3, "restart_noise", index)}
-    return Level(index, size, BASE, **options | changes)
-
-
-def render(denoiser: Any, method: Method, level: Level, schedule: Schedule, cuts: Sequence[int] = ()) -> Tensor:
-    """All steps of a level, the loop left and entered again at each of `cuts`."""
-    start = 0 if level.is_base else method.restart_step(schedule)
-    latents, history = method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, 7)), ()
-    marks = [start, *cuts, len(schedule)]
-    for first, stop in pairwise(marks):
-        for step in denoise(
-            denoiser, latents, schedule, method, level, seed=7, start=first, stop=stop, history=history
-        ):
-            latents, history = step.latents.clone(), tuple(x.clone() for x in step.history)
-    return latents
+from tests.toys import BASE, TARGET, level_at, render
 
 
 @pytest.fixture
 def denoiser(sdxl_unet: Any, conditioning: Conditioning) -> Denoiser:
     return Denoiser(sdxl_unet, conditioning, 4.0)
-
-
-@pytest.mark.parametrize("name", METHODS)
-class TestEveryMethod:
-    """What holds for each line of the registry, at its defaults."""
-
-    def test_is_a_frozen_record_of_plain_values(self, name: str) -> None:
-        method = METHODS[name]()
-        assert (METHODS[name].name, METHODS[name].version >= 1) == (name, True)
-        assert method == METHODS[name](**dataclasses.asdict(method))
-        assert hash(method) == hash(METHODS[name]())
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            method.anything = 1
-
-    def test_ends_at_the_target(self, name: str) -> None:
-        sizes = METHODS[name]().sizes((320, 328), (64, 64))
-        assert sizes[-1] == (320, 328)
-        assert METHODS[name]().sizes((64, 64), (64, 64)) == ((64, 64),)
-
-    def test_steps_lie_within_the_schedule(self, name: str) -> None:
-        method = METHODS[name]()
-        for steps in (1, 4, 20, 50):
-            schedule = make_schedule({}, steps)
-            assert 0 <= method.restart_step(schedule) < steps
-            assert method.restart_step(schedule) <= method.detail_step(schedule) <= steps
-
-    @pytest.mark.parametrize("index", [0, 1])
-    @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "euler_ancestral"])
-    def test_resumes_to_the_same_bits(
-        self, name: str, index: int, solver: Any, denoiser: Any, scheduler_config: Any
-    ) -> None:
-        method, level = METHODS[name](), level_at(index)
-        schedule = make_schedule(scheduler_config, 4, solver)
-        unbroken = render(denoiser, method, level, schedule)
-        for cut in range(method.restart_step(schedule) + 1, 4):
-            assert torch.equal(render(denoiser, method, level, schedule, [cut]), unbroken)
-        assert torch.equal(render(denoiser, method, level, schedule, range(2, 4)), unbroken)
-
-    def test_unet_is_clean_at_every_step(self, name: str, denoiser: Any, scheduler_config: Any) -> None:
-        level, schedule = level_at(1), make_schedule(scheduler_config, 4)
-        processors = denoiser.unet.attn_processors
-        method = METHODS[name]()
-        latents = method.start((1, 4, *level.latent_hw), Moment(level, 0, schedule, 7))
-        for _ in denoise(denoiser, latents, schedule, method, level, seed=7, start=1):
-            assert denoiser.unet.attn_processors == processors
-            assert not any(module._forward_pre_hooks for module in denoiser.unet.modules())
-            assert all(getattr(module, "dilation", (1, 1)) == (1, 1) for module in denoiser.unet.modules())
-
-    def test_guidance_may_be_split_and_windows_chunked(self, name: str, denoiser: Any, scheduler_config: Any) -> None:
-        method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 4), level_at(1)
-        whole = render(denoiser, method, level, schedule)
-        frugal = dataclasses.replace(denoiser, split_guidance=True, window_rows=2)
-        torch.testing.assert_close(render(frugal, method, level, schedule), whole, atol=1e-4, rtol=1e-4)
-
-
-class Toward:
-    """The perfect denoiser of one picture, on a UNet without layers."""
-
-    window_rows = None
-
-    def __init__(self, truth: Tensor) -> None:
-        self.truth, self.unet = truth, nn.Module()
-
-    def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
-        return (latents - self.truth) / schedule.sigmas[i]
-
-
-@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "euler_ancestral"])
-@pytest.mark.parametrize("restart", [0.0, 0.3, 0.99])
-def test_perfect_noise_leads_to_the_picture(scheduler_config: Any, solver: Any, restart: float) -> None:
-    """From any restart, whatever the reference: wrong noise levels or indices would show."""
-    schedule, method = make_schedule(scheduler_config, 20, solver), FreeScale(restart=restart, freeu=None)
-    truth = normal((1, 4, 17, 20), 9)
-    output = render(Toward(truth), method, level_at(1), schedule)
-    torch.testing.assert_close(output, truth, atol=1e-5, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

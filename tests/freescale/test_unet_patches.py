@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,26 +18,12 @@ from freescale.unet_patches import (
     replace_self_attention,
     spatial_self_attentions,
 )
+from tests.toys import is_same, snapshot
 
 if TYPE_CHECKING:
     from freescale.guidance import Conditioning
 
 CONV = "down_blocks.1.downsamplers.0.conv"
-
-
-def snapshot(unet: nn.Module) -> dict[str, dict[str, Any]]:
-    """Every attribute of every module; dictionaries (hooks, children, parameters) by their content."""
-    return {
-        name: {key: dict(x) if isinstance(x, Mapping) else x for key, x in vars(module).items()}
-        for name, module in unet.named_modules()
-    }
-
-
-def is_same(before: Any, after: Any) -> bool:
-    """Whether two snapshots hold the same objects; plain tuples and numbers may be equal."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        return before.keys() == after.keys() and all(is_same(before[key], after[key]) for key in before)
-    return before is after or (isinstance(before, (tuple, int, str)) and bool(before == after))
 
 
 def every_patch() -> list[Any]:

@@ -1,0 +1,113 @@
+"""Every method through the runner, on the embedded model: stopped inside its stages and resumed to equal pixels."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from freescale import METHODS
+from stages.models import Models, describe
+from stages.plan import Call, Plan, make_plan
+from stages.runner import Interrupted, Outcome, Runner
+from stages.spec import ModelSpec, RunOptions, make_spec
+from storage import ArtifactStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 224, "height": 192, "steps": 4}
+"""1.6 and 1.75 times the training size: rounded, 2, so that every method has something to do."""
+
+
+class Stopper:
+    """An observer that asks to stop after each of the given steps of the last level, once."""
+
+    def __init__(self, level: int, steps: set[int]) -> None:
+        self.level, self.steps, self.stop = level, steps, threading.Event()
+        self.resumed: list[int] = []
+
+    def started(self, call: Call, resumed_at: int | None) -> None:
+        self.resumed += [] if resumed_at is None else [resumed_at]
+
+    def stepped(self, call: Call, step: int) -> None:
+        if call.level == self.level and step in self.steps:
+            self.steps.discard(step)
+            self.stop.set()
+
+    def finished(self, outcome: Outcome) -> None:
+        """Nothing to do."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    home = tmp_path_factory.mktemp("home")
+    return Models(describe(ModelSpec(), home), "float32", torch.device("cpu"))
+
+
+def plan_of(name: str, models: Models, **changes: Any) -> Plan:
+    return make_plan(make_spec(SMALL | {"method": {"name": name}} | changes), models.info)
+
+
+def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[Tensor, int]:
+    """The last picture, and how often the render was stopped and started again."""
+    stops = 0
+    while True:
+        observer.stop.clear()
+        runner = Runner(ArtifactStore(home), models, RunOptions(), observer, observer.stop)
+        try:
+            outcomes: dict[str, Outcome] = {}
+            return runner.read(plan.exports[-1].parents["image"], outcomes)["image"], stops
+        except Interrupted:
+            stops += 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stopped_and_resumed_is_the_same_picture(name: str, models: Models, tmp_path: Path) -> None:
+    plan = plan_of(name, models)
+    last = len(plan.sizes) - 1
+    whole, none = pixels(tmp_path / "whole", plan, models, Stopper(last, set()))
+    observer = Stopper(last, {2, 3, 4})
+    broken, stops = pixels(tmp_path / "broken", plan, models, observer)
+    assert (none, stops) == (0, 3)
+    assert observer.resumed == [2, 3, 4]  # also after the last step of a stage, which has nothing left to do
+    assert whole.shape == (1, 3, 192, 224)
+    assert whole.float().std() > 0.01
+    assert torch.equal(broken, whole)
+
+
+def test_methods_are_different_pictures(models: Models, tmp_path: Path) -> None:
+    """From a scale that rounds to 2 on."""
+    plans = [plan_of(name, models, steps=2) for name in ("direct", "freescale", "demofusion", "hidiffusion")]
+    made = [pixels(tmp_path, plan, models, Stopper(0, set()))[0] for plan in plans]
+    for i, one in enumerate(made):
+        assert all(not torch.equal(one, other) for other in made[:i])
+
+
+def test_demofusion_keeps_the_moments_of_level_zero(models: Models, tmp_path: Path) -> None:
+    """Phase by phase, through the anchor that the plan hands on."""
+    plan = plan_of("demofusion", models, width=320, height=224, steps=2)
+    assert len(plan.sizes) == 3
+    runner = Runner(ArtifactStore(tmp_path), models, RunOptions(), Stopper(0, set()))
+    outcomes: dict[str, Outcome] = {}
+    latents = [runner.read(e.parents["image"].parents["latents"], outcomes)["latents"] for e in plan.exports]
+    for later in latents[1:]:
+        torch.testing.assert_close(later.mean(), latents[0].mean(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(later.std(), latents[0].std(), atol=1e-4, rtol=0)
+
+
+def test_what_a_model_is_told(models: Models) -> None:
+    """DemoFusion tells the final size at every level; an anchor is a parent only where it is asked for."""
+    for name, size, roles in (
+        ("demofusion", (192, 224), {"text", "latents", "reference", "anchor"}),
+        ("freescale", None, {"text", "latents", "reference"}),
+    ):
+        plan = plan_of(name, models)
+        denoising = [call for call in plan.calls if call.stage.name.endswith("denoise")]
+        told = {tuple(call.stage.params()["time_ids"]) for call in denoising}
+        assert told == {size or plan.sizes[0]}
+        assert set(denoising[-1].parents) == roles
