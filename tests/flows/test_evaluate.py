@@ -31,8 +31,6 @@ from stages.spec import RunOptions, SpecError
 from stages.stage import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flows.evaluation import Picture
 
 SMALL: dict[str, Any] = {
@@ -214,7 +212,7 @@ def test_a_picture_that_cannot_be_right_is_named_and_left_out(whole: tuple[Evalu
 
 
 @pytest.fixture
-def making(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def making(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the stages that are made during a test."""
     made: list[str] = []
     plain = Runner.make
@@ -225,7 +223,7 @@ def making(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return outcome
 
     monkeypatch.setattr(Runner, "make", make)
-    yield made
+    return made
 
 
 @pytest.mark.parametrize(

@@ -64,15 +64,19 @@ def test_a_state_refuses_what_it_cannot_hold() -> None:
         _ = GaussianState(2).update(torch.zeros(1, 2)).covariance
 
 
+ZERO3, THREE, OTHER3 = torch.zeros(3), torch.diag(torch.tensor([1.0, 4, 9])), torch.diag(torch.tensor([4.0, 4, 1]))
+PAIR = torch.tensor([[2, 0.5], [0.5, 1]]), torch.tensor([[1, 0.3], [0.3, 2]])
+
+
 @pytest.mark.parametrize(
     ("mean_a", "cov_a", "mean_b", "cov_b", "distance"),
     [
         (torch.zeros(5), EYE, torch.arange(5.0), EYE, 30.0),
         (torch.zeros(5), 4 * EYE, torch.zeros(5), EYE, 5.0),
-        (torch.zeros(3), torch.diag(torch.tensor([1.0, 4, 9])), torch.zeros(3), torch.diag(torch.tensor([4.0, 4, 1])), 5.0),
-        (torch.tensor([1.0, 2]), torch.tensor([[2, 0.5], [0.5, 1]]), torch.zeros(2), torch.tensor([[1, 0.3], [0.3, 2]]), 5.3585458),
+        (ZERO3, THREE, ZERO3, OTHER3, 5.0),
+        (torch.tensor([1.0, 2]), PAIR[0], torch.zeros(2), PAIR[1], 5.3585458),
     ],
-)  # fmt: skip
+)
 def test_frechet_closed_forms(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor, distance: float) -> None:
     assert frechet_of_moments(mean_a, cov_a, mean_b, cov_b) == pytest.approx(distance, abs=2e-6)
     assert frechet_of_moments(mean_b, cov_b, mean_a, cov_a) == pytest.approx(distance, abs=2e-6)
