@@ -41,11 +41,19 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 class Extractor(Protocol):
-    """A feature network. `fingerprint` is the sha256 of its weights, `input_size` its pixels a side."""
+    """A feature network over its weights."""
 
-    name: str
-    fingerprint: str
-    input_size: int
+    @property
+    def name(self) -> str:
+        """As specs and tables have it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the weights."""
+
+    @property
+    def input_size(self) -> int:
+        """Pixels a side of what it reads."""
 
     def extract(self, pixels: Tensor) -> dict[str, Tensor]:
         """For `pixels` (B, 3, H, W) in 0…255: float32 rows "features" (B, d) and, with classes, "logits" (B, c)."""

@@ -7,6 +7,8 @@ circulation (`pt_inception-2015-12-05-6726825d.pth` and its copies), so that one
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,13 +74,13 @@ class BlockC(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        flat, tall = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
+        flat, tall = partial(Conv, kernel=(1, 7), padding=(0, 3)), partial(Conv, kernel=(7, 1), padding=(3, 0))
         self.branch1x1 = Conv(inputs, 192, 1)
         self.branch7x7_1 = Conv(inputs, width, 1)
-        self.branch7x7_2, self.branch7x7_3 = Conv(width, width, **flat), Conv(width, 192, **tall)
+        self.branch7x7_2, self.branch7x7_3 = flat(width, width), tall(width, 192)
         self.branch7x7dbl_1 = Conv(inputs, width, 1)
-        self.branch7x7dbl_2, self.branch7x7dbl_3 = Conv(width, width, **tall), Conv(width, width, **flat)
-        self.branch7x7dbl_4, self.branch7x7dbl_5 = Conv(width, width, **tall), Conv(width, 192, **flat)
+        self.branch7x7dbl_2, self.branch7x7dbl_3 = tall(width, width), flat(width, width)
+        self.branch7x7dbl_4, self.branch7x7dbl_5 = tall(width, width), flat(width, 192)
         self.branch_pool = Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,20 +114,20 @@ class BlockE(nn.Module):
     def __init__(self, inputs: int, max_pool: bool) -> None:
         super().__init__()
         self.max_pool = max_pool
-        flat, tall = {"kernel": (1, 3), "padding": (0, 1)}, {"kernel": (3, 1), "padding": (1, 0)}
+        flat, tall = partial(Conv, kernel=(1, 3), padding=(0, 1)), partial(Conv, kernel=(3, 1), padding=(1, 0))
         self.branch1x1 = Conv(inputs, 320, 1)
         self.branch3x3_1 = Conv(inputs, 384, 1)
-        self.branch3x3_2a, self.branch3x3_2b = Conv(384, 384, **flat), Conv(384, 384, **tall)
+        self.branch3x3_2a, self.branch3x3_2b = flat(384, 384), tall(384, 384)
         self.branch3x3dbl_1, self.branch3x3dbl_2 = Conv(inputs, 448, 1), Conv(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a, self.branch3x3dbl_3b = Conv(384, 384, **flat), Conv(384, 384, **tall)
+        self.branch3x3dbl_3a, self.branch3x3dbl_3b = flat(384, 384), tall(384, 384)
         self.branch_pool = Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2048, 8, 8)."""
         three = self.branch3x3_1(x)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        towers = (self.branch3x3_2a(three), self.branch3x3_2b(three))
-        towers += (self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double))
+        towers = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
+        towers += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
         pooled = F.max_pool2d(x, 3, 1, 1) if self.max_pool else average(x)
         return torch.cat((self.branch1x1(x), *towers, self.branch_pool(pooled)), 1)
 

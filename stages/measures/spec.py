@@ -107,12 +107,13 @@ class EvaluationSpec(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for field, values in (
-            ("methods", [entry.label for entry in self.methods]),
-            ("sizes", list(self.sizes)),
-            ("seeds", list(self.seeds)),
-            ("metrics", list(self.measured)),
-        ):
+        once: dict[str, list[object]] = {
+            "methods": [entry.label for entry in self.methods],
+            "sizes": list(self.sizes),
+            "seeds": list(self.seeds),
+            "metrics": list(self.measured),
+        }
+        for field, values in once.items():
             if len(set(values)) < len(values):
                 again = next(v for v in values if values.count(v) > 1)
                 hint = "; give each a label" if field == "methods" else ""
