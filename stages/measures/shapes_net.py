@@ -30,14 +30,14 @@ WEIGHTS = Path(__file__).parents[1] / "shapes" / "extractor" / "extractor.safete
 
 
 class ShapesNet(nn.Module):
-    """Five strided convolutions, a mean over the cells, one hidden layer, and a classifier for each word."""
+    """Five strided convolutions, mean and maximum over the cells, one hidden layer, and a classifier for each word."""
 
     def __init__(self) -> None:
         super().__init__()
         inputs = (3, *WIDTHS[:-1])
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(inputs, WIDTHS, strict=True))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in WIDTHS)
-        self.hidden = nn.Linear(WIDTHS[-1], FEATURES)
+        self.hidden = nn.Linear(2 * WIDTHS[-1], FEATURES)
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in HEADS.items()})
 
     def features(self, images: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class ShapesNet(nn.Module):
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x)))
-        out: Tensor = F.relu(self.hidden(x.mean(dim=(-2, -1))))
+        out: Tensor = F.relu(self.hidden(torch.cat((x.mean(dim=(-2, -1)), x.amax(dim=(-2, -1))), dim=-1)))
         return out
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
