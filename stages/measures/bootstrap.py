@@ -1,8 +1,9 @@
 """Intervals by resampling pictures with replacement, from a seed.
 
 A picture's crops move together, since they are no independent draws. The same seed and counts give the same resamples,
-so two methods measured on the same prompts are resampled alike. Repeats in a resample raise both Fréchet and kernel
-distance, so the spread of the resamples is put around the value of the whole set and not around their own mean.
+so two methods measured on the same prompts are resampled alike. Repeats in a resample shift a Fréchet distance, a
+kernel distance and an inception score, so for these the spread of the resamples is put around the value of the whole
+set. A mean is not shifted: its percentiles are taken as they are, and a share stays between 0 and 1.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ def interval(
     counts: Sequence[int],
     draws: int = 200,
     seed: int = 0,
-    level: float = LEVEL,
+    shifted: bool = True,
 ) -> Interval:
     """The interval of `value`, the statistic of all pictures.
 
-    `statistic` takes one tensor of picture numbers for each of `counts` (one set, or two that are compared).
+    `statistic` takes one tensor of picture numbers for each of `counts` (one set, or two that are compared). `shifted`:
+    repeats shift it, so that the resamples are moved to `value`.
     """
     if draws < 2 or min(counts) < 2:
         raise ValueError(f"an interval needs at least 2 draws of at least 2 pictures, not {draws} of {min(counts)}")
@@ -53,6 +55,7 @@ def interval(
         [statistic(*(resample(n, seed, f"side {i}", draw) for i, n in enumerate(counts))) for draw in range(draws)],
         dtype=torch.float64,
     )
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = (value + torch.quantile(found, tails) - found.mean()).tolist()
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    shift = value - found.mean() if shifted else 0.0
+    low, high = (torch.quantile(found, tails) + shift).tolist()
     return Interval(low, high, float(found.std()))

@@ -127,5 +127,7 @@ def _words(verdicts: Tensor) -> dict[str, Tensor]:
 
 def _mean(spec: EvaluationSpec, metric: str, values: Tensor) -> Score:
     value = float(values.mean())
-    around = interval(value, lambda drawn: float(values[drawn].mean()), (len(values),), spec.draws, spec.seed)
+    around = interval(
+        value, lambda drawn: float(values[drawn].mean()), (len(values),), spec.draws, spec.seed, shifted=False
+    )
     return Score(metric, value, around.low, around.high, len(values))

@@ -41,7 +41,7 @@ class ShapesNet(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in HEADS.items()})
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 64), not negative, for `images` (B, 3, 128, 128) in [-1, 1]."""
+        """(B, 64), not negative, mean square 1 over true scenes, for `images` (B, 3, 128, 128) in [-1, 1]."""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x)))

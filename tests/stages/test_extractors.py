@@ -84,6 +84,7 @@ def test_shapes_knows_scenes_that_it_never_saw() -> None:
     shapes = torch.tensor([SHAPES.index(s.shape) for s in scenes])
     assert (said["shape"] == shapes).float().mean() > 0.8
     assert (said["count"] == 1).float().mean() > 0.9
+    assert float(net.features(images).square().mean()) == pytest.approx(1, rel=0.2)
     logits = object_logits(net(images))
     assert logits.shape == (60, HEADS["color"] * HEADS["shape"])
     assert torch.allclose(logits.exp().sum(-1), torch.ones(60), atol=1e-5)

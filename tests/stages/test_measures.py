@@ -212,6 +212,9 @@ def test_intervals_are_seeded_and_cover_what_they_should() -> None:
     assert found != interval(float(values.mean()), mean, (50,), draws=400, seed=3)
     assert found.std == pytest.approx(float(values.std(correction=0)) / math.sqrt(50), rel=0.15)
     assert found.high - found.low == pytest.approx(2 * 1.96 * found.std, rel=0.15)
+    share = torch.tensor([1.0] * 7 + [0.0])
+    plain = interval(0.875, lambda drawn: float(share[drawn].mean()), (8,), draws=50, shifted=False)
+    assert 0 <= plain.low < plain.high <= 1
     inside = 0
     for index in range(100):
         sample = rows(40, 1, "coverage", index)[:, 0]
