@@ -254,6 +254,39 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
     raise typer.Exit(checks.report(_home(home), as_json))
 
 
+@app.command()
+def evaluate(
+    what: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="A .yaml or .json evaluation.")] = None,
+    model: Annotated[str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="May be repeated; parameters go into a spec.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; may be repeated.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="shapes, or a text file with a prompt a line.")] = None,
+    count: Annotated[int | None, typer.Option(help="Prompts used.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of the pictures; may be repeated.")] = None,
+    steps: Annotated[int | None, typer.Option()] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of the reference: base, real or truth.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A folder of pictures, for protocol real.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="fid, kid, is, fid_c, kid_c, clip_score, objects.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="shapes or inception.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: under the home folder.")] = None,
+    overwrite: OverwriteOption = False,
+    dry: Annotated[bool, typer.Option("--plan", help="Check all, count what is to do, start nothing.")] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    checkpoint_every: EveryOption = 60.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure methods: render prompts x methods x sizes x seeds, then FID, KID, IS, crops, words, with intervals."""
+    from flows import evaluation_requests as requests
+
+    flags = {"model": model, "method": method, "size": size, "prompts": prompts, "count": count, "seed": seed}
+    flags |= {"steps": steps, "protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
+    spec = requests.evaluation_from(what, flags)
+    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every)
+    requests.run(spec, _home(home), options, _stop_on_signals(), out, overwrite, dry, as_json)
+
+
 def _home(given: Path | None) -> Home:
     from flows.session import Home
 

@@ -34,6 +34,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # which folders decide the bytes of wh
     "unet": ("unet", "scheduler"),
     "vae": ("vae",),
 }
+CLIP_INPUT = "model.safetensors"  # of a CLIP folder
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
 TURBO: Mapping[str, Any] = {
     "restart": 0.5,
@@ -271,6 +272,39 @@ class Models:
 def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
     kept = {n: r for n, r in zip(names, rows, strict=True) if r is not None and (guided or "negative" not in n)}
     return {n: r.float().cpu() for n, r in kept.items()}
+
+
+class ClipNetworks:
+    """A transformers `CLIPModel` with its tokenizer, for measures: embeddings of pictures and of words."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        quiet_diffusers()
+        self.device = device
+        self.model = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        self.model = self.model.to(device).eval().requires_grad_(False)
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        self.image_size: int = self.model.config.vision_config.image_size
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, d) for normalised `images` (B, 3, side, side)."""
+        out: Tensor = self.model.get_image_features(pixel_values=images.to(self.device)).pooler_output
+        return out
+
+    def embed_text(self, prompt: str) -> Tensor:
+        """(1, d) for a prompt, cut at the model's context."""
+        context = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(prompt, truncation=True, max_length=context, return_tensors="pt").to(self.device)
+        out: Tensor = self.model.get_text_features(**tokens).pooler_output
+        return out
+
+
+def load_clip(folder: Path, device: torch.device) -> ClipNetworks:
+    """CLIP from a local folder. Raises `SpecError` for a folder that is none."""
+    if _json(folder / "config.json").get("model_type") != "clip":
+        raise SpecError(f"weights.clip: {str(folder)!r} does not hold a CLIPModel (config.json, model_type)")
+    return ClipNetworks(folder, device)
 
 
 def quiet_diffusers() -> None:

@@ -11,10 +11,14 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COLORS: dict[str, tuple[int, int, int]] = {  # saturation at least 0.73
     "red": (216, 44, 44),
@@ -85,10 +89,22 @@ def sample_scene(seed: int, aspect: float = 1.0) -> Scene:
 
 def draw(scene: Scene, height: int, width: int) -> Tensor:
     """Render to (3, height, width) in [-1, 1]."""
+    return draw_objects(scene, (scene,), height, width)
+
+
+def draw_objects(ground: Scene, objects: Sequence[Scene], height: int, width: int) -> Tensor:
+    """Render any number of scenes' objects, later ones on top, on `ground`'s background: (3, H, W) in [-1, 1]."""
     unit = math.sqrt(height * width)
     y = ((torch.arange(height) + 0.5 - height / 2) / unit)[:, None].expand(height, width)
     x = ((torch.arange(width) + 0.5 - width / 2) / unit)[None, :].expand(height, width)
-    picture = _background(scene, y, x, unit)
+    picture = _background(ground, y, x, unit)
+    for scene in objects:
+        picture = _painted(picture, scene, y, x, unit)
+    return picture * 2 - 1
+
+
+def _painted(picture: Tensor, scene: Scene, y: Tensor, x: Tensor, unit: float) -> Tensor:
+    """`picture` (3, H, W) in [0, 1] with the object of `scene` on it."""
     dy, dx = y - scene.center[0], x - scene.center[1]
     c, s = math.cos(scene.rotation), math.sin(scene.rotation)
     v, u = (c * dy - s * dx) / scene.radius, (s * dy + c * dx) / scene.radius
@@ -97,7 +113,7 @@ def draw(scene: Scene, height: int, width: int) -> Tensor:
     dark = _texture(scene.texture, v, u, edge)
     color = torch.tensor(COLORS[scene.color]) / 255
     paint = color[:, None, None] * (1 - (1 - SHADE) * dark)
-    return (picture + (paint - picture) * cover) * 2 - 1
+    return picture + (paint - picture) * cover
 
 
 def distance(shape: str, v: Tensor, u: Tensor) -> Tensor:

@@ -1,0 +1,233 @@
+"""An evaluation laid out: prompts x methods x sizes x seeds and the reference, each picture with its readings.
+
+Everything that can be refused is refused here, before the first render: unknown fields, missing or wrong weights, every
+picture of a reference folder. `flows/measuring.py` renders, reads and scores what is laid out here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flows.session import Home, Job, run_name
+from freescale import base_size_for
+from freescale.forward_process import generator
+from stages.measures.extractors import ClipExtractor, WeightFile, find_weights, load_extractor
+from stages.measures.features import Judge, Reader
+from stages.measures.score import CROPPED, DISTANCES
+from stages.measures.spec import FIRST_SCENE, EvaluationSpec
+from stages.models import describe
+from stages.picture import check_picture
+from stages.plan import Call, make_plan
+from stages.runner import key_of
+from stages.shapes.scenes import sample_scene
+from stages.spec import SpecError, make_spec
+from storage import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from stages.models import ModelInfo
+
+Size = tuple[int, int]  # (height, width)
+CAPTIONS = 64  # of scenes, where the spec gives no count
+OTHER_SCENES = 500_000  # the truth's scenes begin so far behind the captions'
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture to be read: a render of a method, or one of the reference. `readings` by what they give."""
+
+    id: str
+    group: str  # a method's label, or `reference`
+    size: Size
+    prompt: str
+    seed: int
+    readings: Mapping[str, Call]
+    job: Job | None = None  # None: nothing to render
+
+    @property
+    def name(self) -> str:
+        """For people and logs."""
+        return f"{self.group} {self.size[1]}x{self.size[0]} {self.id}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checked evaluation: nothing has been rendered or read yet."""
+
+    name: str
+    spec: EvaluationSpec
+    pictures: tuple[Picture, ...]
+    texts: Mapping[str, Tensor]  # CLIP embeddings (1, d) by prompt
+    weights: tuple[WeightFile, ...]
+    against: Mapping[Size, Size | None]  # the size of the reference for each size; None: one reference for all
+
+
+def prepare_evaluation(spec: EvaluationSpec, home: Home) -> Evaluation:
+    """Check a spec wholly and lay out its pictures. Raises `SpecError` before any work."""
+    return _Layout(spec, home).evaluation()
+
+
+@dataclass
+class _Layout:
+    spec: EvaluationSpec
+    home: Home
+    info: ModelInfo = field(init=False)
+    clip: Reader | None = field(init=False, default=None)
+    against: dict[Size, Size | None] = field(default_factory=dict)
+
+    def evaluation(self) -> Evaluation:
+        """The pictures in the order they are made: prompt by prompt, so that a stopped night compares what it has."""
+        spec = self.spec
+        prompts = _prompts(spec)
+        total = len(prompts) * len(spec.seeds)
+        if total < 2:
+            raise SpecError(f"count: {total} picture a method is too few; at least 2, from more prompts or seeds")
+        if spec.parts(total) > total:
+            raise SpecError(f"splits: {spec.splits} parts need as many pictures, and there are {total}")
+        self.info = describe(spec.model, self.home.root)
+        weights = self._networks()
+        pictures = (*self._renders(prompts), *self._reference(prompts))
+        self._check_crops(pictures)
+        name = f"evaluation-{self._fingerprint(pictures)[:8]}"
+        return Evaluation(name, spec, pictures, self._texts(prompts), weights, self.against)
+
+    def _fingerprint(self, pictures: tuple[Picture, ...]) -> str:
+        """Of all that decides a number: what is read, in which group, and how the readings are scored."""
+        rules = {"metrics", "kid_subsets", "kid_subset_size", "splits", "draws", "seed"}
+        read = [[p.group, {role: key_of(call) for role, call in p.readings.items()}] for p in pictures]
+        return fingerprint(self.spec.model_dump(mode="json", include=rules), read)
+
+    def _networks(self) -> tuple[WeightFile, ...]:
+        """Find and load the networks, so that a file that is none is refused now; decide how pictures are read."""
+        spec, cpu = self.spec, torch.device("cpu")
+        main = self._weights(spec.network)
+        input_size = load_extractor(main, cpu).input_size
+        if set(CROPPED) & set(spec.measured):
+            count = 0 if spec.crops.grid else spec.crops.count
+            self.reader = Reader(main, spec.crops.side or input_size, count, spec.seed)
+        else:
+            self.reader = Reader(main)
+        if "clip_score" not in spec.measured:
+            return (main,)
+        self.clip = Reader(self._weights("clip"))
+        load_extractor(self.clip.weights, cpu)
+        return main, self.clip.weights
+
+    def _weights(self, name: str) -> WeightFile:
+        given = {str(k): v for k, v in self.spec.weights.items()}.get(name)
+        return find_weights(name, self.home.root, given.path if given else None, given.sha256 if given else None)
+
+    def _texts(self, prompts: list[str]) -> dict[str, Tensor]:
+        if self.clip is None:
+            return {}
+        network = load_extractor(self.clip.weights, torch.device("cpu"))
+        assert isinstance(network, ClipExtractor)
+        return {prompt: network.embed_text(prompt) for prompt in dict.fromkeys(prompts)}
+
+    def _renders(self, prompts: list[str]) -> Iterator[Picture]:
+        for index, prompt in enumerate(prompts):
+            for seed in self.spec.seeds:
+                for width, height in self.spec.sizes:
+                    for entry in self.spec.methods:
+                        drawn = _seed(seed, "picture", index)
+                        yield self._render(entry.label, f"{index}-{seed}", prompt, drawn, (height, width), entry.method)
+
+    def _render(self, group: str, id: str, prompt: str, seed: int, size: Size, method: Any) -> Picture:
+        values = {"prompt": prompt, "seed": seed, "height": size[0], "width": size[1], "model": self.spec.model}
+        values |= {"method": method, "steps": self.spec.steps, "guidance_scale": self.spec.guidance_scale}
+        plan = make_plan(render := make_spec(values), self.info)
+        image, level = plan.exports[-1].parents["image"], len(plan.sizes) - 1
+        stages: dict[str, Any] = {"features": self.reader.render(id)}
+        if group != REFERENCE and self.clip is not None:
+            stages["clip"] = self.clip.render(id)
+        if group != REFERENCE and "objects" in self.spec.measured:
+            native = self.info.native
+            stages["verdict"] = Judge(prompt, native[0] * native[1])
+        readings = {role: Call(stage, level, {"image": image}, "", size) for role, stage in stages.items()}
+        return Picture(id, group, size, prompt, seed, readings, Job(run_name(render, plan), render, plan))
+
+    def _reference(self, prompts: list[str]) -> Iterator[Picture]:
+        """The other side, once for every size that needs its own."""
+        if not set(DISTANCES) & set(self.spec.measured):
+            return
+        reference, sizes = self.spec.reference, [(h, w) for w, h in self.spec.sizes]
+        if reference.protocol == "real":
+            self.against = dict.fromkeys(sizes)
+            yield from self._folder(Path(str(reference.folder)).expanduser())
+        elif reference.protocol == "truth":
+            count = reference.count or len(prompts) * len(self.spec.seeds)
+            self.against = {size: size for size in sizes}
+            first = FIRST_SCENE + OTHER_SCENES
+            for size in sizes:
+                for scene in range(first, first + count):
+                    stage = self.reader.scene(f"scene {scene}", scene, size)
+                    readings = {"features": Call(stage, 0, {}, "", size)}
+                    yield Picture(f"scene {scene}", REFERENCE, size, "", scene, readings)
+        else:
+            self.against = {size: base_size_for(size, self.info.native) for size in sizes}
+            for size in dict.fromkeys(base_size_for(size, self.info.native) for size in sizes):
+                for index, prompt in enumerate(prompts):
+                    for seed in self.spec.seeds:
+                        drawn = _seed(seed, "reference", index)
+                        yield self._render(REFERENCE, f"{index}-{seed}", prompt, drawn, size, {"name": "direct"})
+
+    def _folder(self, folder: Path) -> Iterator[Picture]:
+        """Every picture of a folder, decoded once to its end: an unreadable one is named and nothing is rendered."""
+        if not folder.is_dir():
+            raise SpecError(f"reference.folder: {str(folder)!r} is not a folder")
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if len(paths) < 2:
+            kinds = ", ".join(SUFFIXES)
+            raise SpecError(f"reference.folder: {str(folder)!r} holds {len(paths)} pictures ({kinds}); at least 2")
+        for path in paths:
+            checked = check_picture("reference.folder", str(path))
+            stage = self.reader.file(path.name, checked.digest, checked.path)
+            readings = {"features": Call(stage, 0, {}, "", checked.size)}
+            yield Picture(path.name, REFERENCE, checked.size, "", 0, readings)
+
+    def _check_crops(self, pictures: tuple[Picture, ...]) -> None:
+        side = self.reader.crop_side
+        for picture in pictures:
+            if min(picture.size) < side:
+                raise SpecError(f"crops.side: {side} pixels do not fit in {picture.name}; take a smaller side")
+
+
+def _seed(seed: int, purpose: str, index: int) -> int:
+    """A seed of its own for every picture, the same for every method; the reference's are independent of them."""
+    return int(torch.randint(0, 2**62, (1,), generator=generator(seed, "evaluation", purpose, index)))
+
+
+def _prompts(spec: EvaluationSpec) -> list[str]:
+    if spec.prompts == "shapes":
+        return [sample_scene(FIRST_SCENE + index).caption for index in range(spec.count or CAPTIONS)]
+    given = list(spec.prompts) if isinstance(spec.prompts, tuple) else _lines(Path(spec.prompts).expanduser())
+    if spec.count is not None and spec.count > len(given):
+        raise SpecError(f"count: {spec.count} is more than the {len(given)} prompts there are")
+    return given[: spec.count]
+
+
+def _lines(path: Path) -> list[str]:
+    """The prompts of a text file, one a line; empty lines and those that begin with # are left out."""
+    try:
+        if path.stat().st_size > 16 * 2**20:
+            raise SpecError(f"prompts: {path} is larger than 16 MiB")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise SpecError(
+            f"prompts: {path} does not exist; say shapes, or name a text file with a prompt a line"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"prompts: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise SpecError(f"prompts: {path} holds no prompt")
+    return found

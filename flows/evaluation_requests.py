@@ -1,0 +1,100 @@
+"""`freescale evaluate`: flags over a spec file -> a checked evaluation, run here with signals as an orderly stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.evaluation import prepare_evaluation
+from flows.evaluation_report import as_json, as_markdown, check_out, write
+from flows.measuring import cells, read_all
+from flows.progress import Terminal
+from flows.session import Home, Session
+from stages.measures.spec import EvaluationSpec, make_evaluation
+from stages.runner import Interrupted, key_of
+from stages.spec import RunOptions, load_spec
+
+if TYPE_CHECKING:
+    import threading
+
+    from flows.evaluation import Evaluation, Picture
+
+PLAIN = ("count", "steps", "extractor", "prompts")  # flags that are fields of their own
+LISTS = {"method": "methods", "size": "sizes", "seed": "seeds", "metric": "metrics"}
+
+
+def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
+    """The spec of a file, or the defaults, with flags laid over it. Raises `SpecError`."""
+    values: dict[str, Any] = {} if what is None else load_spec(what)
+    values |= {name: flags[name] for name in PLAIN if flags.get(name) is not None}
+    values |= {field: list(flags[flag]) for flag, field in LISTS.items() if flags.get(flag)}
+    if flags.get("model") is not None:
+        given = values.get("model", {})
+        values["model"] = (dict(given) if isinstance(given, dict) else {}) | {"name": flags["model"]}
+    if flags.get("folder") is not None:
+        values["reference"] = {"protocol": "real", "folder": flags["folder"]}
+    if flags.get("protocol") is not None:
+        given = values.get("reference", {})
+        kept = given if isinstance(given, dict) and given.get("protocol") == flags["protocol"] else {}
+        values["reference"] = kept | {"protocol": flags["protocol"]}
+    return make_evaluation(values)
+
+
+def run(
+    spec: EvaluationSpec, home: Home, options: RunOptions, stop: threading.Event, out: Path | None, overwrite: bool,
+    only_plan: bool, as_object: bool,
+) -> None:  # fmt: skip
+    """Render, read, score, write and print. Exits with 3 when asked to stop; typed again it goes on."""
+    evaluation = prepare_evaluation(spec, home)
+    folder = out or home.root / "evaluations" / evaluation.name
+    check_out(folder, evaluation, overwrite)
+    terminal = Terminal()
+    total, left = len(evaluation.pictures), _unread(evaluation, home)
+    terminal.say(f"{evaluation.name}: {total} pictures, {left} to read")
+    if only_plan:
+        if as_object:
+            typer.echo(json.dumps({"evaluation": evaluation.name, "pictures": total, "to_read": left}))
+        return
+    session = Session(home, options, Terminal(quiet=True), stop)
+    try:
+        readings = read_all(evaluation, session, told=_Told(terminal, total, left))
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        terminal.say(f"{stopped or 'stopped'}; typed again, the evaluation goes on")
+        raise typer.Exit(3) from None
+    found = list(cells(evaluation, readings))
+    files = write(folder, evaluation, found, readings)
+    for picture, why in readings.failed.items():
+        terminal.say(f"left out: {picture.name}: {why}")
+    terminal.say(" ".join(str(path) for path in files))
+    typer.echo(as_markdown(evaluation, found))
+    if as_object:
+        rows = as_json(evaluation, found, readings)["rows"]
+        typer.echo(json.dumps({"evaluation": evaluation.name, "rows": rows, "files": [str(f) for f in files]}))
+
+
+def _unread(evaluation: Evaluation, home: Home) -> int:
+    store = home.store
+    return sum(any(store.find(key_of(c)) is None for c in p.readings.values()) for p in evaluation.pictures)
+
+
+class _Told:
+    """A line every few seconds: pictures done and minutes left, from those made in this process."""
+
+    EVERY = 5.0  # seconds
+
+    def __init__(self, terminal: Terminal, total: int, left: int) -> None:
+        self.terminal, self.total, self.left = terminal, total, left
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, done: int, picture: Picture) -> None:
+        now = time.monotonic()
+        if now - self.said >= self.EVERY or done == self.total:
+            self.said = now
+            behind = max(done - (self.total - self.left), 0)
+            minutes = (now - self.began) / behind * (self.total - done) / 60 if behind else None
+            told = "" if minutes is None else f", about {minutes:.0f} min left"
+            self.terminal.say(f"  {done} of {self.total}  {picture.name}{told}")

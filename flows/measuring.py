@@ -1,0 +1,145 @@
+"""Render, read and score what `flows/evaluation.py` laid out.
+
+Each picture is a render of its own and each reading a stage in the store: an evaluation that was stopped anywhere goes
+on where it was, and one that is done is scored again without a step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from flows.evaluation import REFERENCE, Evaluation, Picture, Size
+from stages.measures.clip_score import clip_score
+from stages.measures.score import DISTANCES, Sample, Score, scores
+from stages.runner import Interrupted, key_of
+from stages.stage import StageError, Tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flows.session import Session
+
+
+@dataclass(frozen=True)
+class Read:
+    """A picture that was read, with what rendering it cost; None where a stage was interrupted or is gone."""
+
+    picture: Picture
+    tensors: Tensors
+    seconds: float | None
+
+
+@dataclass
+class Readings:
+    """All that was read, and the pictures that cannot be right, with the reason."""
+
+    read: list[Read] = field(default_factory=list)
+    failed: dict[Picture, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one size: its scores, the pictures that failed, and seconds to render one, from scratch."""
+
+    method: str
+    size: Size
+    scores: tuple[Score, ...]
+    failed: int
+    seconds: float | None  # mean over `timed` pictures
+    timed: int
+
+
+def read_all(
+    evaluation: Evaluation,
+    session: Session,
+    read_one: Callable[[Picture, Evaluation, Session], Read] | None = None,
+    told: Callable[[int, Picture], None] = lambda done, picture: None,
+) -> Readings:
+    """Render and read every picture that is not read yet, telling of each. Raises `Interrupted` when asked to stop.
+
+    `read_one` is `read_picture`, or that inside a task.
+    """
+    found = Readings()
+    for done, picture in enumerate(evaluation.pictures, start=1):
+        if session.stop.is_set():
+            raise Interrupted(None, None)
+        try:
+            found.read.append((read_one or read_picture)(picture, evaluation, session))
+        except StageError as error:  # it would be so again: the others are measured without it
+            found.failed[picture] = str(error)
+        told(done, picture)
+    return found
+
+
+def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> Read:
+    """One picture's readings, from the store where they are there."""
+    store = session.home.store
+    if picture.job is not None and any(store.find(key_of(call)) is None for call in picture.readings.values()):
+        session.render(picture.job)
+    runner = session.runner(next(p.job for p in evaluation.pictures if p.job is not None))
+    tensors: Tensors = {}
+    for role, call in picture.readings.items():
+        found = runner.read(call, {})
+        tensors |= {"clip": found["features"]} if role == "clip" else found
+    return Read(picture, tensors, _seconds(picture, session))
+
+
+def _seconds(picture: Picture, session: Session) -> float | None:
+    """What making every stage of a render cost; a stage that went on after a stop has not all of its time."""
+    if picture.job is None:
+        return None
+    total = 0.0
+    for call in picture.job.plan.calls:
+        manifest = session.home.store.find(key_of(call))
+        if manifest is None or manifest.seconds is None or manifest.resumed_at:
+            return None
+        total += manifest.seconds
+    return total
+
+
+def cells(evaluation: Evaluation, readings: Readings) -> Iterator[Cell]:
+    """The scores of every method at every size, in the spec's order. Raises `StageError` where too few are left."""
+    groups: dict[tuple[str, Size], list[Read]] = {}
+    for read in readings.read:
+        whole = read.picture.group == REFERENCE and evaluation.spec.reference.protocol == "real"
+        groups.setdefault((read.picture.group, (0, 0) if whole else read.picture.size), []).append(read)
+    failed = Counter((picture.group, picture.size) for picture in readings.failed)
+    compared = bool(set(DISTANCES) & set(evaluation.spec.measured))
+    for width, height in evaluation.spec.sizes:
+        size = (height, width)
+        reference = None
+        if compared:
+            reference = _sample(evaluation, (REFERENCE, evaluation.against[size] or (0, 0)), groups)
+        for entry in evaluation.spec.methods:
+            found = scores(evaluation.spec, _sample(evaluation, (entry.label, size), groups), reference)
+            costs = [read.seconds for read in groups[entry.label, size] if read.seconds is not None]
+            mean = sum(costs) / len(costs) if costs else None
+            yield Cell(entry.label, size, tuple(found), failed[entry.label, size], mean, len(costs))
+
+
+def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[str, Size], list[Read]]) -> Sample:
+    reads = groups.get(group, [])
+    if len(reads) < 2:
+        raise StageError(f"{group[0]}: {len(reads)} pictures are left that could be made, too few to measure")
+
+    def rows(name: str) -> torch.Tensor:
+        found = [read.tensors[name] for read in reads if name in read.tensors]
+        return torch.cat(found) if found else torch.empty(0, 0)
+
+    crops = [len(read.tensors.get("crops", ())) for read in reads]
+    clip = torch.empty(0)
+    if evaluation.texts and group[0] != REFERENCE:
+        clip = clip_score(rows("clip"), torch.cat([evaluation.texts[read.picture.prompt] for read in reads]))
+    return Sample(
+        count=len(reads),
+        features=rows("features"),
+        logits=rows("logits"),
+        crops=rows("crops"),
+        owner=torch.repeat_interleave(torch.arange(len(reads)), torch.tensor(crops)),
+        clip=clip,
+        verdicts=rows("verdict").reshape(-1, 4),
+    )

@@ -1,0 +1,152 @@
+"""What a person writes to measure methods: `EvaluationSpec`, as YAML, JSON, flags or Prefect parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from stages.spec import MethodSpec, ModelSpec, SpecError, parse_size, sentence
+
+FIRST_SCENE = 3_000_000  # of the held-out scenes: no training sees them
+SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
+
+Metric = Literal["fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects"]
+Network = Literal["shapes", "inception"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _entry(value: Any) -> Any:
+    """`direct` or {"name": "freescale", "fusion": false, "label": "no fusion"} -> an entry."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if isinstance(value, dict) and "method" not in value:
+        parameters = {k: v for k, v in value.items() if k != "label"}
+        return {"label": value.get("label", value.get("name", "")), "method": parameters}
+    return value
+
+
+def _pair(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+class MethodEntry(_Model):
+    """A method with its parameters, and what the tables call it."""
+
+    label: str = Field(min_length=1, max_length=60, pattern=r"^[^|\n\r]+$")
+    method: MethodSpec
+
+
+class Reference(_Model):
+    """What the pictures are compared with; never with their own smaller versions.
+
+    `base`: other draws of the same prompts at the training size, as FreeScale's tables have it (arXiv 2412.09626,
+    section 4). `real`: the pictures of a folder. `truth`, for `shapes`: other scenes, drawn at the target size.
+    """
+
+    protocol: Literal["base", "real", "truth"] = "base"
+    folder: str | None = Field(None, min_length=1, max_length=4096)
+    count: int | None = Field(None, ge=2, le=100_000, description="Of `truth`; none: as many as pictures.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.protocol == "real") != (self.folder is not None):
+            raise ValueError(f"folder belongs to protocol 'real' and to no other; the protocol is {self.protocol!r}")
+        if self.count is not None and self.protocol != "truth":
+            raise ValueError(f"count belongs to protocol 'truth'; {self.protocol!r} has its own number")
+        return self
+
+
+class Crops(_Model):
+    """Crops of FID_c and KID_c. `side` none: the network's own input size, so that nothing is resized."""
+
+    count: int = Field(10, ge=1, le=1000, description="A picture.")
+    side: int | None = Field(None, ge=8, le=4096, description="Pixels; crops of another size are resized.")
+    grid: bool = Field(False, description="All whole crops side by side in place of `count` random ones.")
+
+
+class WeightSpec(_Model):
+    """Where weights lie when not under the models folder, and the checksum they must have."""
+
+    path: str | None = Field(None, min_length=1, max_length=4096)
+    sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
+
+
+class EvaluationSpec(_Model):
+    """Prompts x methods x sizes x seeds, rendered, and measured against a reference."""
+
+    model: ModelSpec = ModelSpec()
+    methods: tuple[Annotated[MethodEntry, BeforeValidator(_entry)], ...] = Field(
+        default=(MethodEntry.model_validate(_entry("freescale")), MethodEntry.model_validate(_entry("direct"))),
+        min_length=1,
+        max_length=64,
+    )
+    sizes: tuple[Annotated[tuple[int, int], BeforeValidator(_pair)], ...] = Field(
+        ((512, 512),), min_length=1, max_length=16, description="(width, height) or WIDTHxHEIGHT."
+    )
+    prompts: str | tuple[str, ...] = Field(
+        "shapes", description="A text file, prompts, or captions of held-out scenes."
+    )
+    count: int | None = Field(None, ge=1, le=100_000, description="Prompts used; none: 64 captions, or all of a file.")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1, max_length=1000)
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: float | None = Field(None, ge=0, le=50)
+    reference: Reference = Reference()
+    metrics: tuple[Metric, ...] | None = Field(None, min_length=1, description="None: all that the prompts allow.")
+    extractor: Network | None = Field(None, description="None: shapes for captions of scenes, else inception.")
+    weights: dict[Literal["inception", "clip"], WeightSpec] = Field(default_factory=dict)
+    crops: Crops = Crops()
+    kid_subsets: int = Field(100, ge=1, le=10_000)
+    kid_subset_size: int = Field(1000, ge=2, le=100_000)
+    splits: int | None = Field(None, ge=1, le=100, description="Of the inception score; none: 10 from 200 pictures.")
+    draws: int = Field(200, ge=10, le=10_000, description="Resamples behind each interval.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of crops, subsets and resamples.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        once: dict[str, list[object]] = {
+            "methods": [entry.label for entry in self.methods],
+            "sizes": list(self.sizes),
+            "seeds": list(self.seeds),
+            "metrics": list(self.measured),
+        }
+        for field, values in once.items():
+            if len(set(values)) < len(values):
+                again = next(v for v in values if values.count(v) > 1)
+                hint = "; give each a label" if field == "methods" else ""
+                raise ValueError(f"{field} has {again!r} twice{hint}")
+        for needs_scenes in {"truth", "objects"} & {self.reference.protocol, *self.measured}:
+            if not self.of_scenes:
+                raise ValueError(f"{needs_scenes!r} is known only for prompts 'shapes', captions of scenes")
+        return self
+
+    @property
+    def of_scenes(self) -> bool:
+        """Whether the prompts are captions of held-out scenes."""
+        return self.prompts == "shapes"
+
+    @property
+    def network(self) -> Network:
+        """The feature network, named or by the prompts."""
+        return self.extractor or ("shapes" if self.of_scenes else "inception")
+
+    @property
+    def measured(self) -> tuple[Metric, ...]:
+        """The metrics, named or all that need no further weights."""
+        always: tuple[Metric, ...] = ("fid", "kid", "is", "fid_c", "kid_c")
+        return self.metrics or (always + (("objects",) if self.of_scenes else ()))
+
+    def parts(self, pictures: int) -> int:
+        """Parts of an inception score over so many pictures."""
+        return self.splits or (10 if pictures >= SPLIT_FROM else 1)
+
+
+def make_evaluation(values: dict[str, Any]) -> EvaluationSpec:
+    """Validate, turning pydantic's report into one sentence. Raises `SpecError`."""
+    try:
+        return EvaluationSpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(sentence(error)) from None
