@@ -47,7 +47,7 @@ SCENES = 14_000  # training scenes, seeds 0…; the seeds from HELD_OUT on are n
 HELD_OUT = 1_000_000
 VAE_CROPS, VAE_STEPS = 1400, 1900  # steps on 64-pixel crops, then up to VAE_STEPS on whole pictures
 DECODER_STEPS = 500
-UNET_STEPS, UNET_BATCH = 4800, 64
+UNET_STEPS, UNET_BATCH = 6600, 64
 
 
 # ---------------------------------------------------------------- the networks
