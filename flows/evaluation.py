@@ -15,15 +15,14 @@ import torch
 from flows.session import Home, Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
+from stages.grid import FIRST_SCENE
 from stages.measures.extractors import ClipExtractor, WeightFile, find_weights, load_extractor
 from stages.measures.features import Judge, Reader
 from stages.measures.score import CROPPED, DISTANCES
-from stages.measures.spec import FIRST_SCENE, EvaluationSpec
 from stages.models import describe
 from stages.picture import check_picture
 from stages.plan import Call, make_plan
 from stages.runner import key_of
-from stages.shapes.scenes import sample_scene
 from stages.spec import SpecError, make_spec
 from storage import fingerprint
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stages.measures.spec import EvaluationSpec
     from stages.models import ModelInfo
 
 Size = tuple[int, int]  # (height, width)
@@ -87,7 +87,7 @@ class _Layout:
     def evaluation(self) -> Evaluation:
         """The pictures in the order they are made: prompt by prompt, so that a stopped night compares what it has."""
         spec = self.spec
-        prompts = _prompts(spec)
+        prompts = spec.prompt_list(CAPTIONS)
         total = len(prompts) * len(spec.seeds)
         if total < 2:
             raise SpecError(f"count: {total} picture a method is too few; at least 2, from more prompts or seeds")
@@ -142,9 +142,8 @@ class _Layout:
                         yield self._render(entry.label, f"{index}-{seed}", prompt, drawn, (height, width), entry.method)
 
     def _render(self, group: str, id: str, prompt: str, seed: int, size: Size, method: Any) -> Picture:
-        values = {"prompt": prompt, "seed": seed, "height": size[0], "width": size[1], "model": self.spec.model}
-        values |= {"method": method, "steps": self.spec.steps, "guidance_scale": self.spec.guidance_scale}
-        plan = make_plan(render := make_spec(values), self.info)
+        render = make_spec(self.spec.render_values(prompt, seed, size[::-1], method))
+        plan = make_plan(render, self.info)
         image, level = plan.exports[-1].parents["image"], len(plan.sizes) - 1
         stages: dict[str, Any] = {"features": self.reader.render(id)}
         if group != REFERENCE and self.clip is not None:
@@ -204,30 +203,3 @@ class _Layout:
 def _seed(seed: int, purpose: str, index: int) -> int:
     """A seed of its own for every picture, the same for every method; the reference's are independent of them."""
     return int(torch.randint(0, 2**62, (1,), generator=generator(seed, "evaluation", purpose, index)))
-
-
-def _prompts(spec: EvaluationSpec) -> list[str]:
-    if spec.prompts == "shapes":
-        return [sample_scene(FIRST_SCENE + index).caption for index in range(spec.count or CAPTIONS)]
-    given = list(spec.prompts) if isinstance(spec.prompts, tuple) else _lines(Path(spec.prompts).expanduser())
-    if spec.count is not None and spec.count > len(given):
-        raise SpecError(f"count: {spec.count} is more than the {len(given)} prompts there are")
-    return given[: spec.count]
-
-
-def _lines(path: Path) -> list[str]:
-    """The prompts of a text file, one a line; empty lines and those that begin with # are left out."""
-    try:
-        if path.stat().st_size > 16 * 2**20:
-            raise SpecError(f"prompts: {path} is larger than 16 MiB")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise SpecError(
-            f"prompts: {path} does not exist; say shapes, or name a text file with a prompt a line"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"prompts: {path} cannot be read: {str(error).splitlines()[0]}") from None
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise SpecError(f"prompts: {path} holds no prompt")
-    return found

@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from stages.spec import MethodSpec, ModelSpec, SpecError, parse_size, sentence
+from stages.grid import GridSpec, Part
+from stages.spec import SpecError, sentence
 
-FIRST_SCENE = 3_000_000  # of the held-out scenes: no training sees them
 SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
 
 Metric = Literal["fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects"]
 Network = Literal["shapes", "inception"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _entry(value: Any) -> Any:
-    """`direct` or {"name": "freescale", "fusion": false, "label": "no fusion"} -> an entry."""
-    if isinstance(value, str):
-        value = {"name": value}
-    if isinstance(value, dict) and "method" not in value:
-        parameters = {k: v for k, v in value.items() if k != "label"}
-        return {"label": value.get("label", value.get("name", "")), "method": parameters}
-    return value
-
-
-def _pair(value: Any) -> Any:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-class MethodEntry(_Model):
-    """A method with its parameters, and what the tables call it."""
-
-    label: str = Field(min_length=1, max_length=60, pattern=r"^[^|\n\r]+$")
-    method: MethodSpec
-
-
-class Reference(_Model):
+class Reference(Part):
     """What the pictures are compared with; never with their own smaller versions.
 
     `base`: other draws of the same prompts at the training size, as FreeScale's tables have it (arXiv 2412.09626,
@@ -60,7 +35,7 @@ class Reference(_Model):
         return self
 
 
-class Crops(_Model):
+class Crops(Part):
     """Crops of FID_c and KID_c. `side` none: the network's own input size, so that nothing is resized."""
 
     count: int = Field(10, ge=1, le=1000, description="A picture.")
@@ -68,32 +43,16 @@ class Crops(_Model):
     grid: bool = Field(False, description="All whole crops side by side in place of `count` random ones.")
 
 
-class WeightSpec(_Model):
+class WeightSpec(Part):
     """Where weights lie when not under the models folder, and the checksum they must have."""
 
     path: str | None = Field(None, min_length=1, max_length=4096)
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
 
 
-class EvaluationSpec(_Model):
+class EvaluationSpec(GridSpec):
     """Prompts x methods x sizes x seeds, rendered, and measured against a reference."""
 
-    model: ModelSpec = ModelSpec()
-    methods: tuple[Annotated[MethodEntry, BeforeValidator(_entry)], ...] = Field(
-        default=(MethodEntry.model_validate(_entry("freescale")), MethodEntry.model_validate(_entry("direct"))),
-        min_length=1,
-        max_length=64,
-    )
-    sizes: tuple[Annotated[tuple[int, int], BeforeValidator(_pair)], ...] = Field(
-        ((512, 512),), min_length=1, max_length=16, description="(width, height) or WIDTHxHEIGHT."
-    )
-    prompts: str | tuple[str, ...] = Field(
-        "shapes", description="A text file, prompts, or captions of held-out scenes."
-    )
-    count: int | None = Field(None, ge=1, le=100_000, description="Prompts used; none: 64 captions, or all of a file.")
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1, max_length=1000)
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance_scale: float | None = Field(None, ge=0, le=50)
     reference: Reference = Reference()
     metrics: tuple[Metric, ...] | None = Field(None, min_length=1, description="None: all that the prompts allow.")
     extractor: Network | None = Field(None, description="None: shapes for captions of scenes, else inception.")
@@ -107,26 +66,13 @@ class EvaluationSpec(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        once: dict[str, list[object]] = {
-            "methods": [entry.label for entry in self.methods],
-            "sizes": list(self.sizes),
-            "seeds": list(self.seeds),
-            "metrics": list(self.measured),
-        }
-        for field, values in once.items():
-            if len(set(values)) < len(values):
-                again = next(v for v in values if values.count(v) > 1)
-                hint = "; give each a label" if field == "methods" else ""
-                raise ValueError(f"{field} has {again!r} twice{hint}")
         for needs_scenes in {"truth", "objects"} & {self.reference.protocol, *self.measured}:
             if not self.of_scenes:
                 raise ValueError(f"{needs_scenes!r} is known only for prompts 'shapes', captions of scenes")
         return self
 
-    @property
-    def of_scenes(self) -> bool:
-        """Whether the prompts are captions of held-out scenes."""
-        return self.prompts == "shapes"
+    def _once(self) -> dict[str, list[object]]:
+        return super()._once() | {"metrics": list(self.measured)}
 
     @property
     def network(self) -> Network:
