@@ -14,6 +14,7 @@ import threading
 import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -24,7 +25,7 @@ from stages.stage import StageError
 from storage import Checkpoints, LeaseTimeoutError, RunNotFoundError, StoreFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from flows.jobs import Ordered
@@ -77,7 +78,10 @@ class Window:
 
 @dataclass
 class Night:
-    """Works through jobs in one process. `stop` ends it between two steps, with a checkpoint."""
+    """Works through jobs in one process. `stop` ends it between two steps, with a checkpoint.
+
+    `wrap` is given each job and the work on it, and calls that: inside a task, for one.
+    """
 
     home: Home
     options: RunOptions
@@ -87,6 +91,7 @@ class Night:
     window: Window = Window()
     again: bool = False  # take up what was set aside
     backoff: tuple[float, ...] = BACKOFF
+    wrap: Callable[[Ordered, Callable[[], State]], State] = lambda order, work: work()
     states: dict[str, State] = field(default_factory=dict)  # by run
 
     def run(self, orders: Iterable[Ordered]) -> dict[str, State]:
@@ -107,7 +112,7 @@ class Night:
                     try:
                         with self.home.runs.claim(run):
                             took_one = True
-                            self.states[run] = self._settle(session, order)
+                            self.states[run] = self.wrap(order, partial(self._settle, session, order))
                     except LeaseTimeoutError:
                         continue  # another process works on it
                     if self.states[run] != "left":

@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from flows import cli_field
+from flows.options import (
+    DeviceOption,
+    EveryOption,
+    HomeOption,
+    JsonOption,
+    MaskOption,
+    OutOption,
+    OverwriteOption,
+    RootOption,
+    SplitOption,
+    ThreadsOption,
+    home_of,
+    options_of,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from flows.session import Home, Job, Result
@@ -22,18 +37,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Where everything lives; else FREESCALE_HOME.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
-EveryOption = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")]
-SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
-OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
-MaskOption = Annotated[list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")]
-RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
+app.command()(cli_field.compare)
+app.command()(cli_field.evaluate)
+app.add_typer(cli_field.study, name="study")
 
 
 @app.command(context_settings=EXTRA)
@@ -69,10 +75,12 @@ def render(
         "image": image,
         "mask": mask,
     }
-    place = _home(home)
+    place = home_of(home)
     spec = requests.spec_from(what, flags, context.args)
     job = _prepare(spec, place, input_root)
-    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance)
+    options = options_of(
+        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+    )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
 
@@ -107,7 +115,7 @@ def plan(
         "image": image,
         "mask": mask,
     }
-    place = _home(home)
+    place = home_of(home)
     spec = requests.spec_or_run(what, flags, context.args, place)
     _show_plan(_prepare(spec, place, input_root), place, device, why, as_json)
 
@@ -127,10 +135,12 @@ def resume(
     """Go on with a run from its last checkpoint, or show that it is done."""
     from flows.session import load
 
-    place = _home(home)
+    place = home_of(home)
     record, spec = load(place, run)
     job = _prepare(spec, place, None, record.origin)
-    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance)
+    options = options_of(
+        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+    )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
 
@@ -158,7 +168,7 @@ def redo(
     from flows import requests
     from flows.session import load
 
-    place = _home(home)
+    place = home_of(home)
     _, spec = load(place, run)
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     again = requests.redo_spec(spec, stage, level, changes, context.args, place)
@@ -166,7 +176,7 @@ def redo(
     if dry:
         _show_plan(job, place, device, False, as_json)
         return
-    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every)
+    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
 
@@ -194,12 +204,12 @@ def batch(
     from flows import night
     from flows.batch import Window
 
-    place = _home(home)
+    place = home_of(home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
     orders = night.checked(jobs, place, defaults, skip_bad)
-    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every)
+    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     window = Window.of(until, zone, at_end)
-    raise typer.Exit(night.work(orders, place, options, window, out, again, _stop_on_signals(), as_json))
+    raise typer.Exit(night.work(orders, place, options, window, out, again, stop_on_signals(), as_json))
 
 
 @app.command()
@@ -207,7 +217,7 @@ def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the runs of this home, newest first."""
     from flows import report
 
-    report.print_runs(_home(home), as_json)
+    report.print_runs(home_of(home), as_json)
 
 
 @app.command()
@@ -216,7 +226,7 @@ def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json
     from flows import report
     from flows.session import load
 
-    place = _home(home)
+    place = home_of(home)
     record, spec = load(place, run)
     report.print_run(record, spec, place, as_json)
 
@@ -233,7 +243,7 @@ def export(
     """Write a level's picture of a run in another format."""
     from flows.session import export_level, load
 
-    place = _home(home)
+    place = home_of(home)
     _, spec = load(place, run)
     typer.echo(export_level(place, spec, format, level, out or Path.cwd(), overwrite))
 
@@ -243,7 +253,7 @@ def models(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the models that can be named, and where they were found."""
     from flows import report
 
-    report.print_models(_home(home), as_json)
+    report.print_models(home_of(home), as_json)
 
 
 @app.command()
@@ -251,57 +261,7 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Check versions, devices, disk and store."""
     from flows import doctor as checks
 
-    raise typer.Exit(checks.report(_home(home), as_json))
-
-
-@app.command()
-def evaluate(
-    what: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="A .yaml or .json evaluation.")] = None,
-    model: Annotated[str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="May be repeated; parameters go into a spec.")] = None,
-    size: Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; may be repeated.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="shapes, or a text file with a prompt a line.")] = None,
-    count: Annotated[int | None, typer.Option(help="Prompts used.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Of the pictures; may be repeated.")] = None,
-    steps: Annotated[int | None, typer.Option()] = None,
-    protocol: Annotated[str | None, typer.Option(help="Of the reference: base, real or truth.")] = None,
-    reference: Annotated[str | None, typer.Option(help="A folder of pictures, for protocol real.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="fid, kid, is, fid_c, kid_c, clip_score, objects.")] = None,
-    extractor: Annotated[str | None, typer.Option(help="shapes or inception.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: under the home folder.")] = None,
-    overwrite: OverwriteOption = False,
-    dry: Annotated[bool, typer.Option("--plan", help="Check all, count what is to do, start nothing.")] = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    checkpoint_every: EveryOption = 60.0,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure methods: render prompts x methods x sizes x seeds, then FID, KID, IS, crops, words, with intervals."""
-    from flows import evaluation_requests as requests
-
-    flags = {"model": model, "method": method, "size": size, "prompts": prompts, "count": count, "seed": seed}
-    flags |= {"steps": steps, "protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
-    spec = requests.evaluation_from(what, flags)
-    options = _options(device=device, threads=threads, checkpoint_every=checkpoint_every)
-    requests.run(spec, _home(home), options, _stop_on_signals(), out, overwrite, dry, as_json)
-
-
-def _home(given: Path | None) -> Home:
-    from flows.session import Home
-
-    return Home.find(given)
-
-
-def _options(**values: Any) -> RunOptions:
-    from pydantic import ValidationError
-
-    from stages.spec import RunOptions, SpecError, sentence
-
-    try:
-        return RunOptions.model_validate(values)
-    except ValidationError as error:
-        raise SpecError(sentence(error)) from None
+    raise typer.Exit(checks.report(home_of(home), as_json))
 
 
 def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
@@ -323,7 +283,7 @@ def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, 
     from stages.runner import Interrupted
 
     terminal = Terminal()
-    session = Session(home, options, terminal, _stop_on_signals())
+    session = Session(home, options, terminal, stop_on_signals())
     terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
     terminal.begin(job.plan)
     try:
@@ -337,20 +297,6 @@ def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, 
     terminal.say(f"{result.outputs[0]}  {result.seconds:.1f} s  pixels {result.pixels_sha256[:16]}")
     if as_json:
         typer.echo(json.dumps(result.as_json()))
-
-
-def _stop_on_signals() -> threading.Event:
-    """SIGINT and SIGTERM ask for a stop between steps; a second one ends at once."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in SIGNALS:
-        signal.signal(number, ask)
-    return stop
 
 
 def main() -> None:

@@ -13,28 +13,25 @@ from flows.evaluation import prepare_evaluation
 from flows.evaluation_report import as_json, as_markdown, check_out, write
 from flows.measuring import cells, read_all
 from flows.progress import Terminal
+from flows.requests import grid_values
 from flows.session import Home, Session
 from stages.measures.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, key_of
-from stages.spec import RunOptions, load_spec
+from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     import threading
 
     from flows.evaluation import Evaluation, Picture
 
-PLAIN = ("count", "steps", "extractor", "prompts")  # flags that are fields of their own
-LISTS = {"method": "methods", "size": "sizes", "seed": "seeds", "metric": "metrics"}
-
 
 def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
     """The spec of a file, or the defaults, with flags laid over it. Raises `SpecError`."""
-    values: dict[str, Any] = {} if what is None else load_spec(what)
-    values |= {name: flags[name] for name in PLAIN if flags.get(name) is not None}
-    values |= {field: list(flags[flag]) for flag, field in LISTS.items() if flags.get(flag)}
-    if flags.get("model") is not None:
-        given = values.get("model", {})
-        values["model"] = (dict(given) if isinstance(given, dict) else {}) | {"name": flags["model"]}
+    values = grid_values(what, flags)
+    if flags.get("metric"):
+        values["metrics"] = list(flags["metric"])
+    if flags.get("extractor") is not None:
+        values["extractor"] = flags["extractor"]
     if flags.get("folder") is not None:
         values["reference"] = {"protocol": "real", "folder": flags["folder"]}
     if flags.get("protocol") is not None:

@@ -114,7 +114,11 @@ class FlowObserver:
     def preview(self, level: int, path: Path) -> None:
         """A level's picture is there."""
         self.sender.send(
-            lambda: create_markdown_artifact(_preview(level, path), key=f"level-{level}", description=path.name)
+            lambda: create_markdown_artifact(
+                f"Level {level}: `{path}`\n\n{picture_link(f'level {level}', path)}",
+                key=f"level-{level}",
+                description=path.name,
+            )
         )
 
     def summary(self, job: Job, result: Result) -> None:
@@ -153,12 +157,12 @@ class FlowObserver:
         self.sender.offer(update)
 
 
-def _preview(level: int, path: Path) -> str:
-    """A markdown page with the picture inside: browsers refuse file links."""
+def picture_link(name: str, path: Path) -> str:
+    """Markdown with the picture in it, small: browsers refuse file links."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     out = BytesIO()
     small.save(out, "JPEG", quality=80)
     encoded = base64.b64encode(out.getvalue()).decode()
-    return f"Level {level}: `{path}`\n\n![level {level}](data:image/jpeg;base64,{encoded})\n"
+    return f"![{name}](data:image/jpeg;base64,{encoded})\n"

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from freescale import METHODS
-from stages.spec import RenderSpec, SpecError, load_spec, make_spec, parse_size
+from freescale.methods.ablations import ABLATIONS
+from stages.spec import RenderSpec, SpecError, expand_method, load_spec, make_spec, parse_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flows.session import Home
 
 SPEC_FLAGS = ("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade")
@@ -46,9 +49,10 @@ def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
     if flags.get("method") is not None:
         same = record.get("name") == flags["method"]
         record = (record if same else {}) | {"name": flags["method"]}
+    record = expand_method(record)
     name = record.get("name", "freescale")
     if name not in METHODS:
-        raise SpecError(f"method: {name!r} is not one of {', '.join(METHODS)}")
+        raise SpecError(f"method: {name!r} is not one of {', '.join([*METHODS, *ABLATIONS])}")
     values |= {k: parse_cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
     if "dtype" in given:
         values["model"] = _mapping(values, "model") | {"dtype": given["dtype"]}
@@ -156,3 +160,15 @@ def regions(masks: list[str]) -> list[dict[str, Any]]:
         if not colon or not path:
             raise SpecError(f"mask: {mask!r} is not PATH:DETAIL_SCALE, for example face.png:3.0")
     return found
+
+
+def grid_values(what: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a file of prompts x methods x sizes x seeds, or none, with flags laid over them."""
+    values: dict[str, Any] = {} if what is None else load_spec(what)
+    values |= {name: flags[name] for name in ("count", "steps", "prompts") if flags.get(name) is not None}
+    lists = {"method": "methods", "size": "sizes", "seed": "seeds"}
+    values |= {field: list(flags[flag]) for flag, field in lists.items() if flags.get(flag)}
+    if flags.get("model") is not None:
+        given = values.get("model", {})
+        values["model"] = (dict(given) if isinstance(given, dict) else {}) | {"name": flags["model"]}
+    return values

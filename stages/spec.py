@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -26,6 +27,7 @@ from pydantic import (
 )
 
 from freescale import METHODS, Method
+from freescale.methods.ablations import ABLATIONS
 
 CELL = 8  # pixels to one latent cell, and the grain of every size
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -66,12 +68,26 @@ def _method_models() -> list[type[_MethodSpec]]:
 
 METHOD_MODELS = tuple(_method_models())
 
+
+def expand_method(value: Any) -> Any:
+    """A mapping with an ablation's name, `freescale/no-fusion`, as FreeScale with the parameters that differ."""
+    if not isinstance(value, dict) or value.get("name") not in ABLATIONS:
+        return value
+    ablation, plain = ABLATIONS[value["name"]], METHODS["freescale"]()
+    fields = [f.name for f in dataclasses.fields(ablation)]
+    changed = {f: getattr(ablation, f) for f in fields if getattr(ablation, f) != getattr(plain, f)}
+    return {**changed, **value, "name": "freescale"}
+
+
 if typing.TYPE_CHECKING:
     from pathlib import Path
 
     MethodSpec = _MethodSpec
 else:
-    MethodSpec = Annotated[typing.Union[METHOD_MODELS], Field(discriminator="name")]  # noqa: UP007
+    MethodSpec = Annotated[
+        Annotated[typing.Union[METHOD_MODELS], Field(discriminator="name")],  # noqa: UP007
+        BeforeValidator(expand_method),
+    ]
 
 
 class ModelSpec(_Model):

@@ -1,0 +1,49 @@
+"""`freescale compare` for a person: check, render, write the page, say what became of each picture."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import typer
+
+from flows.batch import Night
+from flows.comparison import prepare_comparison
+from flows.comparison_page import check_out, write
+from flows.progress import Terminal
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+    from flows.session import Home
+    from stages.grid import GridSpec
+    from stages.spec import RunOptions
+
+
+def run(
+    spec: GridSpec, home: Home, options: RunOptions, stop: threading.Event, out: Path | None, overwrite: bool,
+    again: bool, as_object: bool,
+) -> int:  # fmt: skip
+    """Render what is not there and write the page; return 0 all shown, 1 some set aside, 3 stopped before the end."""
+    comparison = prepare_comparison(spec, home)
+    folder = out or home.root / "comparisons" / comparison.name
+    check_out(folder, comparison, overwrite)
+    terminal = Terminal()
+    terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
+    states = Night(home, options, terminal, stop, again=again).run(comparison.orders)
+    files = write(folder, comparison, states, home)
+    for order in comparison.orders:
+        if states[order.job.run] != "done":
+            terminal.say(f"{states[order.job.run]:<10} {order.name}")
+    tally = Counter(states.values())
+    terminal.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
+    if tally["left"]:
+        terminal.say("typed again, the comparison goes on")
+    if as_object:
+        told = {"comparison": comparison.name, "tally": tally, "files": [str(path) for path in files]}
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(files[0])
+    return 3 if tally["left"] else 1 if tally["set aside"] else 0

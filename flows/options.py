@@ -1,0 +1,60 @@
+"""What the commands share: options with their help, and what is made of them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.session import Home
+    from stages.spec import RunOptions
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Where everything lives; else FREESCALE_HOME.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
+EveryOption = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")]
+SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
+OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
+MaskOption = Annotated[list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")]
+RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
+
+
+def home_of(given: Path | None) -> Home:
+    """The home of `--home`, of the environment, or of the user."""
+    from flows.session import Home
+
+    return Home.find(given)
+
+
+def options_of(**values: Any) -> RunOptions:
+    """How to run, checked. Raises `SpecError`."""
+    from pydantic import ValidationError
+
+    from stages.spec import RunOptions, SpecError, sentence
+
+    try:
+        return RunOptions.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(sentence(error)) from None
+
+
+def stop_on_signals() -> threading.Event:
+    """SIGINT and SIGTERM ask for a stop between steps; a second one ends at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
+    return stop
