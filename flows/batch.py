@@ -78,9 +78,11 @@ class Window:
 
 @dataclass
 class Night:
-    """Works through jobs in one process. `stop` ends it between two steps, with a checkpoint.
+    """Works through jobs in one process.
 
-    `wrap` is given each job and the work on it, and calls that: inside a task, for one.
+    `stop` ends it between two steps, with a checkpoint. While `is_paused` says so nothing runs and the device is
+    free; without one, a file `paused` in the home does. `wrap` is given each job and the work on it, and calls that:
+    inside a task, for one.
     """
 
     home: Home
@@ -90,53 +92,73 @@ class Night:
     out: Path | None = None
     window: Window = Window()
     again: bool = False  # take up what was set aside
-    backoff: tuple[float, ...] = BACKOFF
     wrap: Callable[[Ordered, Callable[[], State]], State] = lambda order, work: work()
+    is_paused: Callable[[], bool] | None = None
     states: dict[str, State] = field(default_factory=dict)  # by run
+    _halt: threading.Event = field(default_factory=threading.Event)  # what runs, yields
+    _settled: threading.Event = field(default_factory=threading.Event)
 
     def run(self, orders: Iterable[Ordered]) -> dict[str, State]:
         """Work until every job is done or set aside, the window ends, or `stop` is set; return each run's state."""
-        session = Session(self.home, self.options, self.observer, self.stop)
+        session = Session(self.home, self.options, self.observer, self._halt)
         waiting = {order.job.run: order for order in orders}
         self.states = dict.fromkeys(waiting, "left")
         if self.again:
             for run in waiting:
                 aside(self.home, run).unlink(missing_ok=True)
-        closing = self._closing_bell()
+        self._settled.clear()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         try:
             while waiting and not self._is_over():
-                took_one = False
-                for run, order in list(waiting.items()):
-                    if self._is_over():
-                        break
-                    try:
-                        with self.home.runs.claim(run):
-                            took_one = True
-                            self.states[run] = self.wrap(order, partial(self._settle, session, order))
-                    except LeaseTimeoutError:
-                        continue  # another process works on it
-                    if self.states[run] != "left":
-                        del waiting[run]
-                if not took_one:
-                    self.stop.wait(POLL)
-        except Interrupted:
-            pass
+                try:
+                    self._round(session, waiting)
+                except Interrupted:
+                    self._rest(session)
         finally:
-            closing.cancel()
+            self._settled.set()
         return self.states
+
+    def _round(self, session: Session, waiting: dict[str, Ordered]) -> None:
+        """Take every waiting job once that no other process works on. Raises `Interrupted`."""
+        took_one = False
+        for run, order in list(waiting.items()):
+            if self._is_over() or self._halt.is_set():
+                break
+            try:
+                with self.home.runs.claim(run):
+                    took_one = True
+                    self.states[run] = self.wrap(order, partial(self._settle, session, order))
+            except LeaseTimeoutError:
+                continue
+            if self.states[run] != "left":
+                del waiting[run]
+        if self._halt.is_set():
+            self._rest(session)
+        elif not took_one:
+            self._halt.wait(POLL)
 
     def _is_over(self) -> bool:
         return self.stop.is_set() or self.window.is_over
 
-    def _closing_bell(self) -> threading.Timer:
-        """With `yield`, the end of the window asks the running job to stop."""
-        until = self.window.until
-        seconds = (until - datetime.now(UTC)).total_seconds() if until else 0.0
-        bell = threading.Timer(max(seconds, 0.0), self.stop.set)
-        bell.daemon = True
-        if until is not None and self.window.at_end == "yield":
-            bell.start()
-        return bell
+    def _paused(self) -> bool:
+        return (self.home.root / "paused").exists() if self.is_paused is None else self.is_paused()
+
+    def _rest(self, session: Session) -> None:
+        """Halted: while it is only a pause, wait with the device free."""
+        if not self._is_over():
+            session.release()
+        while not self._is_over() and self._paused():
+            self.stop.wait(POLL)
+        if not self._is_over():
+            self._halt.clear()
+
+    def _watch(self) -> None:
+        """Halt what runs when the night is to stop, its window ends and it yields, or it is paused."""
+        while not self._settled.is_set():
+            yields = self.window.at_end == "yield" and self.window.is_over
+            if self.stop.is_set() or yields or self._paused():
+                self._halt.set()
+            self._settled.wait(POLL)
 
     def _settle(self, session: Session, order: Ordered) -> State:
         """Render one job, trying again what may pass, and set aside what does not. Raises `Interrupted`."""
@@ -153,7 +175,7 @@ class Night:
                 if isinstance(error, SpecError | StageError) or number == TRIES - 1:
                     set_aside(self.home, order, error)
                     return "set aside"
-                if self.stop.wait(self.backoff[min(number, len(self.backoff) - 1)]):
+                if self._halt.wait(BACKOFF[min(number, len(BACKOFF) - 1)]):
                     return "left"
         set_aside(self.home, order, RuntimeError(f"its process died {TRIES} times while it ran"))
         return "set aside"
@@ -161,9 +183,9 @@ class Night:
     def _wait_for_room(self, error: StoreFullError) -> None:
         """A full disk is nobody's fault: wait until there is room, then go on from the checkpoint."""
         log.warning("%s Waiting for %d MiB of room.", error, SPARE_BYTES // 2**20)
-        while shutil.disk_usage(self.home.root).free < SPARE_BYTES and not self.stop.wait(POLL):
+        while shutil.disk_usage(self.home.root).free < SPARE_BYTES and not self._halt.wait(POLL):
             pass
-        self.stop.wait(POLL)
+        self._halt.wait(POLL)
 
 
 def _crashes(home: Home, job: Job) -> int:

@@ -10,6 +10,7 @@ import typer
 
 from flows.batch import Night, aside
 from flows.jobs import read_jobs
+from flows.night_page import night_folder, write_night
 from flows.progress import Terminal
 from stages.spec import SpecError
 
@@ -61,8 +62,11 @@ def work(
             row["error"] = json.loads(aside(home, order.job.run).read_text(encoding="utf-8"))["error"]
         terminal.say(f"{row['state']:<10} {row['name']}" + (f"  {row['error']}" if "error" in row else ""))
         rows.append(row)
+    page = write_night(night_folder(home, orders.jobs), orders.jobs, states, home)[0]
     tally = Counter(row["state"] for row in rows)
     terminal.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
     if as_json:
-        typer.echo(json.dumps({"jobs": rows, "tally": tally}))
+        typer.echo(json.dumps({"jobs": rows, "tally": tally, "page": str(page)}))
+    else:
+        typer.echo(page)
     return 3 if tally["left"] else 1 if tally["set aside"] else 0

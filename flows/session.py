@@ -145,6 +145,12 @@ class Session:
             self._models[key] = Models(info, job.spec.model.dtype, pick_device(self.options.device))
         return self._models[key]
 
+    def release(self) -> None:
+        """Take the model off the device; the next job loads it again."""
+        self._models.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def render(self, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
         """Make every level's picture and, with `out`, a copy of the last one there.
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from flows.comparison_page import RECORD, html
+from flows.comparison_page import RECORD
+from flows.page import html
 from flows.session import place
 from freescale.forward_process import generator
 from stages.spec import SpecError

@@ -48,9 +48,9 @@ class Pyramid:
         }
 
 
-def write_pyramid(data: bytes, page: Path, name: str) -> Pyramid:
-    """Put a PNG and its tiles under `page`/pictures; what is there already is left alone."""
-    file = f"pictures/{name}.png"
+def write_pyramid(data: bytes, page: Path, name: str, suffix: str = ".png") -> Pyramid:
+    """Put a picture file and its tiles under `page`/pictures; what is there already is left alone."""
+    file = f"pictures/{name}{suffix}"
     place(data, page / file)
     with Image.open(BytesIO(data)) as opened:
         width, height = opened.size

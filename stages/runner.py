@@ -201,6 +201,12 @@ class Runner:
             except StopIteration as end:
                 result: Tensors = end.value
                 return result
+            except Exception:
+                raise
+            except BaseException:  # told to end at once, inside a step: keep the one before
+                if progress.last is not None:
+                    _save(checkpoints, progress.last)
+                raise
             progress.last = step
             self.observer.stepped(call, step.index + 1)
             # at most 2 % of the time goes into checkpoints, whatever interval was asked for

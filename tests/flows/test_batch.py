@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,12 @@ SMALL = {"size": "64x64", "steps": 2}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setattr("flows.batch.BACKOFF", (0.0, 0.0))
     return Home(tmp_path / "home")
 
 
 def night(home: Home, tmp_path: Path, **settings: Any) -> Night:
-    settings = {"backoff": (0.0, 0.0)} | settings
     return Night(home, RunOptions(threads=1), Terminal(quiet=True), **settings)
 
 
@@ -143,3 +144,32 @@ def test_command_line(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["jobs"][0]["state"] == "done"
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+def test_a_pause_frees_the_device_and_keeps_the_step(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = orders(home, tmp_path, PROMPTS[:1])
+    sign = home.root / "paused"
+    told: list[str] = []
+    release, started = Session.release, Terminal.started
+
+    def freed(self: Session) -> None:
+        release(self)
+        told.append("free")
+        threading.Timer(1.0, sign.unlink).start()
+
+    def begun(self: Terminal, call: Any, resumed_at: int | None) -> None:
+        started(self, call, resumed_at)
+        if call.stage.name == "base_denoise" and "free" not in told:
+            sign.touch()
+            while not working._halt.is_set():
+                time.sleep(0.01)
+        if resumed_at is not None:
+            told.append(f"{call.stage.name} from {resumed_at}")
+
+    working = night(home, tmp_path)
+    monkeypatch.setattr(Session, "release", freed)
+    monkeypatch.setattr(Terminal, "started", begun)
+    assert set(working.run(jobs).values()) == {"done"}
+    assert told == ["free", "base_denoise from 1"]

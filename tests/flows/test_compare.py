@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from flows import cli, session
 from flows.comparison import prepare_comparison
-from flows.comparison_page import contact_sheet
+from flows.page import contact_sheet, html
 from flows.session import Home, Session
 from flows.tiles import TILE, write_pyramid
 from stages.grid import make_grid
@@ -159,8 +159,7 @@ def test_refusals(compare: Callable[..., tuple[int, str, str]], words: tuple[str
 
 def test_a_sheet_of_many_rows_stays_small() -> None:
     cells = [{"method": "m", "state": "left"}]
-    row = {"prompt": "long words " * 9, "seed": 0, "size": "64x64", "cells": cells}
-    sheet = Image.open(BytesIO(contact_sheet(Path(), {"methods": ["m"], "rows": [row] * 800})))
+    sheet = Image.open(BytesIO(contact_sheet(Path(), ["m"], [("long words " * 9, cells)] * 800)))
     assert max(sheet.size) <= 16_384
 
 
@@ -232,8 +231,6 @@ def test_the_page_shows_the_row_and_zooms_all_at_once(folder: Path, browser: Any
 
 
 def test_the_viewer_loads_only_the_tiles_in_sight(tmp_path: Path, browser: Any) -> None:
-    from flows.comparison_page import html
-
     picture = gradient(8192, 8192)
     pyramid = write_pyramid(png(picture), tmp_path, "large").as_json()
     cells = [{"method": "large", "state": "done", "seconds": None, "picture": pyramid}]

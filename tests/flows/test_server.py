@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect import get_client
+from prefect.exceptions import Pause
+from prefect.states import Cancelling, Paused, Suspended
 
+from flows.compare import compare
+from flows.evaluate import evaluate
+from flows.jobs import read_jobs
+from flows.overnight import overnight
+from flows.progress import Terminal
+from flows.render import render
+from flows.session import Home, Session, prepare
+from flows.tasks import FlowState
 from stages.grid import make_grid
 from stages.measures.spec import make_evaluation
 from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from concurrent.futures import Future
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import State as PrefectState
+
+    from flows.session import Job, Result
+    from stages.plan import Call
 
 OPTIONS = RunOptions(threads=1)
 
@@ -29,55 +53,189 @@ def server() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("FREESCALE_HOME", str(tmp_path))
-    return tmp_path
+    return Home(tmp_path)
 
 
 def task_runs() -> dict[str, str]:
     """Name and state of every task run, from the server."""
-    from prefect.client.orchestration import get_client
-
     with get_client(sync_client=True) as client:
         return {run.name: run.state_name or "" for run in client.read_task_runs(limit=200)}
 
 
-def test_evaluate_measures_and_goes_on(home: Path) -> None:
-    from flows.evaluate import evaluate
-
+def test_evaluate_measures_and_goes_on(home: Home) -> None:
     values: dict[str, Any] = {"methods": ["direct"], "sizes": ["64x64"], "count": 2, "steps": 3, "metrics": ["kid"]}
     spec = make_evaluation(values)
     first = evaluate(spec, OPTIONS)
-    before = sorted((home / "store" / "manifests").glob("*/*.json"))
+    before = sorted((home.root / "store" / "manifests").glob("*/*.json"))
     again = evaluate(spec, OPTIONS)
     assert [row["metric"] for row in first["rows"]] == ["kid"]
     assert again["rows"] == first["rows"]
-    assert sorted((home / "store" / "manifests").glob("*/*.json")) == before
-    assert all((home / "evaluations" / first["evaluation"] / path.split("/")[-1]).is_file() for path in first["files"])
+    assert sorted((home.root / "store" / "manifests").glob("*/*.json")) == before
+    assert all(
+        (home.root / "evaluations" / first["evaluation"] / path.split("/")[-1]).is_file() for path in first["files"]
+    )
 
 
-def test_render_is_the_command_lines_and_its_stages_are_tasks(home: Path) -> None:
-    from flows.progress import Terminal
-    from flows.render import render
-    from flows.session import Home, Session, prepare
-
+def test_render_is_the_command_lines_and_its_stages_are_tasks(home: Home) -> None:
     spec = make_spec({"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 3})
     made = render(spec, OPTIONS)
-    elsewhere = Home(home / "elsewhere")
+    elsewhere = Home(home.root / "elsewhere")
     plain = Session(elsewhere, OPTIONS, Terminal(quiet=True)).render(prepare(spec, elsewhere))
     assert made["pixels_sha256"] == plain.pixels_sha256
     states = task_runs()
     assert {states[name] for name in states if name.startswith("detail_pass 1")} == {"Completed"}
 
 
-def test_compare_shows_its_pictures_and_the_server_their_states(home: Path) -> None:
-    from flows.compare import compare
-
+def test_compare_shows_its_pictures_and_the_server_their_states(home: Home) -> None:
     spec = make_grid(
         {"methods": ["direct", "hidiffusion"], "sizes": ["64x64"], "prompts": ["a red disc {x}"], "steps": 2}
     )
     made = compare(spec, OPTIONS)
     assert made["tally"] == {"done": 2}
-    record = json.loads((home / "comparisons" / made["comparison"] / "comparison.json").read_text())
+    record = json.loads((home.root / "comparisons" / made["comparison"] / "comparison.json").read_text())
     for cell in record["rows"][0]["cells"]:
         assert task_runs()[f"{cell['method']}: {cell['run']}"] == "Completed"
+
+
+def jobs(folder: Path, **texts: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def job(prompt: str, steps: int = 2) -> str:
+    return json.dumps({"prompt": prompt, "size": "192x128", "steps": steps, "name": prompt.replace(" ", "-")}) + "\n"
+
+
+def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render = Session.render
+
+    def faulty(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
+        if "poison" in job.spec.prompt:
+            raise RuntimeError("poisoned")
+        jobs(home.root / "jobs", late=job_line("a late ring"))  # put there while the night goes on
+        return render(self, job, out, overwrite)
+
+    job_line = job
+    monkeypatch.setattr(Session, "render", faulty)
+    monkeypatch.setattr("flows.batch.BACKOFF", (0.0, 0.0))
+    jobs(home.root / "jobs", one=job("a red disc") + job("a poison square"))
+    made = overnight(options=OPTIONS)
+    assert made["tally"] == {"done": 2, "set aside": 1}
+    states = task_runs()
+    assert [states[name] for name in ("a-red-disc", "a-poison-square", "a-late-ring")] == [
+        "Completed",
+        "Failed",
+        "Completed",
+    ]
+    record = json.loads(Path(made["page"]).with_name("night.json").read_text())
+    assert {j["name"]: j["state"] for j in record["jobs"]}["a-poison-square"] == "set aside"
+    assert overnight(options=OPTIONS)["tally"] == made["tally"]  # the next night has nothing new to do
+
+
+def test_an_empty_folder_is_a_quiet_night(home: Home) -> None:
+    assert overnight(options=OPTIONS) == {"tally": {}, "page": None}
+
+
+def set_state(run: UUID, state: PrefectState[Any]) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, state, force=True)
+
+
+@contextmanager
+def running(home: Home, **settings: Any) -> Iterator[tuple[UUID, Future[PrefectState[Any]]]]:
+    """A night in another thread, once its first step is done, and its end."""
+    found: list[UUID] = []
+    stepped = threading.Event()
+    consume = Terminal.stepped
+
+    def told(self: Terminal, call: Call, step: int) -> None:
+        stepped.set()
+        time.sleep(0.05)
+        consume(self, call, step)
+
+    def started(flow: Any, run: Any, state: Any) -> None:
+        found.append(run.id)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(Terminal, "stepped", told)
+        flow = overnight.with_options()
+        flow.on_running(started)
+        end = pool.submit(copy_context().run, flow, options=OPTIONS, return_state=True, **settings)
+        assert stepped.wait(60)
+        yield found[0], end
+
+
+def committed(home: Home) -> int:
+    return len(list((home.root / "store").glob("manifests/*/*.json")))
+
+
+def test_paused_the_device_is_free_and_resumed_it_goes_on(home: Home) -> None:
+    jobs(home.root / "jobs", one=job("a red disc", steps=60) + job("a green ring"))
+    released: list[float] = []
+    with pytest.MonkeyPatch.context() as patch, running(home) as (run, end):
+        patch.setattr(Session, "release", lambda self: released.append(time.monotonic()))
+        asked = time.monotonic()
+        set_state(run, Paused(timeout_seconds=300))
+        while not released:
+            assert time.monotonic() - asked < 30
+            time.sleep(0.05)
+        before = committed(home)
+        time.sleep(3)
+        assert committed(home) == before
+        assert not end.done()
+        with get_client(sync_client=True) as client:
+            client.resume_flow_run(run)
+        assert end.result(120).result()["tally"] == {"done": 2}
+
+
+def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Home) -> None:
+    jobs(home.root / "jobs", one=job("a red disc", steps=60))
+    with running(home) as (run, end):
+        set_state(run, Cancelling())
+        end.result(60)
+    checkpoints = list((home.root / "store" / "steps").glob("*/*"))
+    assert checkpoints
+    quiet = Home(home.root / "quiet")
+    order = read_jobs(home.root / "jobs", home).jobs[0]
+    plain = Session(quiet, OPTIONS, Terminal(quiet=True)).render(order.job)
+    resumed: list[int | None] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Terminal, "started", lambda self, call, at: resumed.append(at))
+        assert overnight(options=OPTIONS)["tally"] == {"done": 1}
+    assert any(at for at in resumed)
+    again = Session(home, OPTIONS, Terminal(quiet=True)).render(order.job)
+    assert again.pixels_sha256 == plain.pixels_sha256
+
+
+def test_suspended_the_flow_ends_suspended(home: Home) -> None:
+    jobs(home.root / "jobs", one=job("a red disc", steps=60))
+    with running(home) as (run, end):
+        set_state(run, Suspended(timeout_seconds=300))
+        with pytest.raises(Pause):  # so the engine leaves it as it is; resumed, it is started again
+            end.result(60)
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(run).state
+    assert found is not None
+    assert found.name == "Suspended"
+
+
+def test_a_night_that_starts_late_starts_nothing_after_its_end(home: Home) -> None:
+    jobs(home.root / "jobs", one=job("a red disc"))
+    evening = datetime(2026, 11, 1, 21, 0, tzinfo=UTC)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FlowState, "__init__", late(FlowState.__init__, evening))
+        assert overnight(options=OPTIONS, until="06:30", zone="UTC")["tally"] == {"left": 1}
+
+
+def late(init: Any, due: datetime) -> Any:
+    def made(self: FlowState, stop: threading.Event) -> None:
+        init(self, stop)
+        self.due = due
+
+    return made
