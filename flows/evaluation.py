@@ -152,7 +152,7 @@ class _Layout:
             native = self.info.native
             stages["verdict"] = Judge(prompt, native[0] * native[1])
         readings = {role: Call(stage, level, {"image": image}, "", size) for role, stage in stages.items()}
-        return Picture(id, group, size, prompt, seed, readings, Job(run_name(render, plan), render, plan))
+        return Picture(id, group, size, prompt, seed, readings, Job(run_name(render, plan), plan.spec, plan))
 
     def _reference(self, prompts: list[str]) -> Iterator[Picture]:
         """The other side, once for every size that needs its own."""

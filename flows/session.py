@@ -103,7 +103,7 @@ def prepare(spec: RenderSpec, home: Home, input_root: Path | None = None, origin
     info = describe(spec.model, home.root)
     plan = make_plan(spec, info, input_root)
     stage = spec.redo[-1].stage if origin and spec.redo else None
-    return Job(run_name(spec, plan), spec, plan, origin, stage)
+    return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
 
 
 def run_name(spec: RenderSpec, plan: Plan) -> str:

@@ -84,9 +84,18 @@ class Plan:
 
 def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None) -> Plan:
     """Check everything that can be checked before work, and lay out the calls. Raises `SpecError`."""
+    spec = settled(spec, info)
     builder = _Builder(spec, info, input_root)
     exports = builder.exports()
     return Plan(spec, info, builder.sizes, exports, tuple(_in_order(exports)))
+
+
+def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
+    """The spec with the model's own values for what its method leaves unsaid, so that a record of it says all."""
+    method = spec.method
+    known = {f.name for f in dataclasses.fields(method.build())} - method.model_fields_set
+    own = {name: value for name, value in info.method_defaults.items() if name in known}
+    return spec.model_copy(update={"method": type(method).model_validate(method.model_dump() | own)})
 
 
 def _in_order(exports: tuple[Call, ...]) -> Iterator[Call]:
@@ -149,14 +158,6 @@ class _Builder:
         negative = self.spec.negative_prompt
         return EncodePrompt(self.spec.prompt, self.info.negative_prompt if negative is None else negative)
 
-    def _method(self, stage: str, level: int) -> Method:
-        """The method at this stage, a few-step model's defaults in place of those the spec does not name."""
-        method = self.spec.method_from(stage, level)
-        named = self.spec.method.model_fields_set | {k for change in self.spec.redo for k in change.method}
-        known = {f.name for f in dataclasses.fields(method)}
-        other = {k: v for k, v in self.info.method_defaults.items() if k in known - named}
-        return dataclasses.replace(method, **other)
-
     def _sampling(self, stage: str, level: int) -> Sampling:
         solver, eta = self._solver()
         return Sampling(self.steps, solver, eta, self._guidance(stage, level), self.spec.guidance_rescale)
@@ -173,7 +174,7 @@ class _Builder:
 
     def _first(self) -> Call:
         seed, size = self.spec.setting_from("seed", "base_denoise", 0), self.sizes[0]
-        method = self._method("base_denoise", 0)
+        method = self.spec.method_from("base_denoise", 0)
         if self.spec.image is not None:
             if not self.last:
                 raise SpecError(
@@ -197,7 +198,7 @@ class _Builder:
     def _higher(self, level: int, latents: Call, image: Call) -> Call:
         """The calls of one level above the first, up to its finished latents."""
         size = self.sizes[level]
-        method = self._method("upscale", level)
+        method = self.spec.method_from("upscale", level)
         seed = self.spec.setting_from("seed", "upscale", level)
         if method.upsample == "latent":
             reference = self._call(UpscaleLatents(size), level, {"latents": latents})
@@ -213,7 +214,7 @@ class _Builder:
             size=size,
             base_size=self.base,
             sampling=self._sampling("renoise", level),
-            method=method_record(self._method("renoise", level).at_start()),
+            method=method_record(self.spec.method_from("renoise", level).at_start()),
             start=start,
         )
         current = self._call(renoise, level, {"reference": reference})
@@ -232,7 +233,7 @@ class _Builder:
         masks = {
             f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L", self.sizes[-1]) for i, r in enumerate(regions)
         }
-        method = self._method(kind.name, level)
+        method = self.spec.method_from(kind.name, level)
         anchor = {"anchor": self.anchor} if method.anchored else {}
         stage = kind(
             seed=self.spec.setting_from("seed", "renoise", level),

@@ -71,8 +71,8 @@ const Viewer = (() => {
   }
 
   function zoom(factor, pane = panes[0], px = 0, py = 0) { // px, py: from the middle, in screen pixels
-    const old = view.zoom;
-    view.zoom = Math.min(256, Math.max(0.5, old * factor));
+    const old = view.zoom, least = Math.min(0.5, old / scaleOf(pane)); // half the fit, or 1:1 where that is less
+    view.zoom = Math.min(256, Math.max(least, old * factor));
     const scale = scaleOf(pane) / devicePixelRatio, back = scale * old / view.zoom;
     view.x += px / pane.picture.width * (1 / back - 1 / scale);
     view.y += py / pane.picture.height * (1 / back - 1 / scale);

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KILLS = int(os.environ.get("FREESCALE_KILLS", "6"))
-RENDER = ["render", "a green ring on sand", "--size", "192x128", "--steps", "16", "--seed", "5", "--threads", "1"]
+RENDER = ["render", "a green ring on sand", "--size", "192x128", "--steps", "16", "--restart", "0.3", "--threads", "1"]
 
 
 def start(home: Path, *words: str) -> subprocess.Popen[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from freescale import METHODS
+from freescale.methods.freescale import FreeScale
 from stages.models import Models, describe
 from stages.plan import Call, Plan, make_plan
-from stages.runner import Interrupted, Outcome, Runner
+from stages.runner import Interrupted, Outcome, Runner, key_of
 from stages.spec import ModelSpec, RunOptions, make_spec
 from storage import ArtifactStore
 
@@ -50,7 +52,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def plan_of(name: str, models: Models, **changes: Any) -> Plan:
-    return make_plan(make_spec(SMALL | {"method": {"name": name}} | changes), models.info)
+    method = {"name": name} | ({"restart": 0.3} if name == "freescale" else {})  # early: every stage has steps to do
+    return make_plan(make_spec(SMALL | {"method": method} | changes), models.info)
 
 
 def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[Tensor, int]:
@@ -111,3 +114,13 @@ def test_what_a_model_is_told(models: Models) -> None:
         told = {tuple(call.stage.params()["time_ids"]) for call in denoising}
         assert told == {size or plan.sizes[0]}
         assert set(denoising[-1].parents) == roles
+
+
+def test_a_recorded_spec_says_the_models_own_values_and_is_the_same_render(models: Models) -> None:
+    plan = make_plan(make_spec(SMALL), models.info)
+    assert plan.info.method_defaults["restart"] != FreeScale().restart  # else this shows nothing
+    recorded = json.loads(json.dumps(plan.spec.model_dump(mode="json")))
+    assert recorded["method"]["restart"] == plan.info.method_defaults["restart"]
+    again = make_plan(make_spec(recorded), models.info)
+    assert [key_of(call) for call in again.calls] == [key_of(call) for call in plan.calls]
+    assert key_of(plan_of("freescale", models).exports[-1]) != key_of(plan.exports[-1])

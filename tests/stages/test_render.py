@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 10}
+SMALL["method"] = {"name": "freescale", "restart": 0.3}  # early: every stage has steps to do
 
 
 def render(home: Path, spec: RenderSpec, **options: Any) -> Result:
