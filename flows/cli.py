@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_field
+from flows import cli_field, cli_night
 from flows.options import (
     DeviceOption,
     EveryOption,
@@ -39,6 +39,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command()(cli_field.compare)
 app.command()(cli_field.evaluate)
+app.command()(cli_night.prune)
+app.command()(cli_night.pause)
+app.command()(cli_night.unpause)
 app.add_typer(cli_field.study, name="study")
 
 

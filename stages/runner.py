@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from freescale import Step
-from storage import ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
+from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -108,7 +108,7 @@ class Runner:
         for _ in range(2):
             try:
                 return self.store.read(self.ensure(call, outcomes))
-            except DamagedArtifactError as error:
+            except (DamagedArtifactError, ArtifactNotFoundError) as error:  # or pruned since
                 log.warning("%s: %s; making it again", call.label, error)
         return self.store.read(self.ensure(call, outcomes))
 
@@ -117,7 +117,7 @@ class Runner:
         for _ in range(2):
             try:
                 return self.store.read_file(self.ensure(call, outcomes), name)
-            except DamagedArtifactError as error:
+            except (DamagedArtifactError, ArtifactNotFoundError) as error:  # or pruned since
                 log.warning("%s: %s; making it again", call.label, error)
         return self.store.read_file(self.ensure(call, outcomes), name)
 

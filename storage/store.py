@@ -13,6 +13,7 @@ delete it. A key says what a result is made from: two writers of one key write t
 from __future__ import annotations
 
 import logging
+import shutil
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -148,6 +149,18 @@ class ArtifactStore:
     def list_keys(self) -> list[str]:
         """Return the keys of all committed artifacts, sorted."""
         return sorted(path.stem for path in self.root.glob("manifests/??/*.json") if KEY.fullmatch(path.stem))
+
+    def peek(self, key: str) -> Manifest | None:
+        """Return the manifest of an artifact as it lies there, or None; nothing is moved, damaged or not."""
+        try:
+            return self._parse(key, self._raw(key))
+        except (ArtifactNotFoundError, DamagedArtifactError):
+            return None
+
+    def drop(self, manifest: Manifest) -> None:
+        """Delete an artifact, its manifest first; to be called under its lease."""
+        self._path(manifest.key).unlink(missing_ok=True)
+        shutil.rmtree(self.folder(manifest), ignore_errors=True)
 
     def set_aside(self, key: str, reason: str) -> None:
         """Move an artifact to `trash/`: from here on it is to be made again."""

@@ -13,8 +13,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flows.progress import Terminal
 from flows.session import Home, Session, prepare
 from stages.grid import FIRST_SCENE

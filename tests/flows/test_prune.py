@@ -1,0 +1,188 @@
+"""`freescale prune` on real renders: pictures and unfinished runs stay, and what went is made again to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flows import cli
+from flows.progress import Terminal
+from flows.pruning import needless, parse_age, parse_bytes, prune
+from flows.requests import redo_spec
+from flows.session import Home, Session, prepare
+from stages.runner import Interrupted, Runner, key_of
+from stages.spec import RunOptions, SpecError, make_spec
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+    from flows.session import Job, Result
+
+SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 4}
+SMALL["method"] = {"name": "freescale", "restart": 0.3}
+NONE = timedelta(0)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def session(home: Home) -> Session:
+    return Session(home, RunOptions(threads=1, checkpoint_every=0), Terminal(quiet=True))
+
+
+def done(home: Home, **changes: Any) -> tuple[Job, Result]:
+    job = prepare(make_spec(SMALL | changes), home)
+    return job, session(home).render(job)
+
+
+def gone(home: Home, **wanted: Any) -> set[str]:
+    found = needless(home, NONE, **wanted)
+    return {one.name for one in prune(home, found, found)[0]}
+
+
+def test_pictures_stay_and_what_they_were_made_from_is_made_again(home: Home) -> None:
+    job, first = done(home)
+    exports = {key_of(call) for call in job.plan.exports}
+    assert gone(home) == {key_of(call) for call in job.plan.calls} - exports
+    assert set(home.store.list_keys()) == exports
+    again = session(home).render(job)
+    assert all(outcome.reused for outcome in again.outcomes)
+    spec = redo_spec(job.spec, "detail_pass", None, {"seed": None, "guidance_scale": 2.0, "mask": None}, [], home)
+    quiet = Home(home.root / "quiet")
+    expected = session(quiet).render(prepare(spec, quiet)).pixels_sha256
+    assert session(home).render(prepare(spec, home)).pixels_sha256 == expected != first.pixels_sha256
+
+
+def test_an_unfinished_run_keeps_all_and_goes_on(home: Home) -> None:
+    job = prepare(make_spec(SMALL), home)
+    working = session(home)
+    working.observer = Stopping(working.stop)
+    with pytest.raises(Interrupted):
+        working.render(job)
+    before = {str(path) for path in home.store.root.rglob("*")}
+    assert gone(home) == set()
+    assert {str(path) for path in home.store.root.rglob("*")} == before
+    resumed = session(home).render(job)
+    assert any(outcome.resumed_at_step for outcome in resumed.outcomes)
+    quiet = Home(home.root / "quiet")
+    assert resumed.pixels_sha256 == session(quiet).render(prepare(make_spec(SMALL), quiet)).pixels_sha256
+
+
+class Stopping(Terminal):
+    """Asks to stop inside the second level."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__(quiet=True)
+        self.stop = stop
+
+    def stepped(self, call: Any, step: int) -> None:
+        if call.level == 1:
+            self.stop.set()
+
+
+def test_what_another_run_shares_stays_when_one_run_is_pruned(home: Home) -> None:
+    one, _ = done(home)
+    other, _ = done(home, method={"name": "freescale", "restart": 0.3, "fusion": False})
+    shared = {key_of(c) for c in one.plan.calls} & {key_of(c) for c in other.plan.calls}
+    went = gone(home, run=one.run)
+    assert went
+    assert not went & shared
+    with pytest.raises(SpecError, match="'nobody' is not one of this home"):
+        needless(home, NONE, run="nobody")
+
+
+def test_a_limit_takes_the_oldest_and_no_more(home: Home) -> None:
+    done(home)
+    everything = needless(home, NONE)
+    first = needless(home, NONE, most=sum(f.stat().st_size for f in home.store.root.rglob("*") if f.is_file()) - 1)
+    assert first == everything[:1]
+    assert needless(home, NONE, most=2**40) == []
+
+
+def test_readings_stay_unless_asked_for(home: Home) -> None:
+    done(home)
+    with home.store.writing("ab" * 32, stage="features", version=1) as writer:
+        writer.put_file("reading", b"1")
+    assert "ab" * 32 not in {one.name for one in needless(home, NONE)}
+    assert "ab" * 32 in {one.name for one in needless(home, NONE, readings=True)}
+
+
+def test_an_unreadable_record_stops_all(home: Home) -> None:
+    job, _ = done(home)
+    (home.runs.folder(job.run) / "run.json").write_text("{}")
+    with pytest.raises(SpecError, match=f"run: {job.run} cannot be read, so nothing is pruned"):
+        needless(home, NONE)
+
+
+def test_an_artifact_pruned_under_a_reader_is_made_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, first = done(home)
+    ensure, swept = Runner.ensure, list[str]()
+
+    def vanishing(self: Runner, call: Any, outcomes: Any) -> str:
+        key = ensure(self, call, outcomes)
+        if not swept and call.stage.name == "export" and call.level == 1:
+            manifest = home.store.find(key)
+            assert manifest is not None
+            home.store.drop(manifest)
+            swept.append(key)
+        return key
+
+    monkeypatch.setattr(Runner, "ensure", vanishing)
+    assert session(home).render(job).pixels_sha256 == first.pixels_sha256
+    assert swept
+
+
+def test_beside_a_running_worker(home: Home) -> None:
+    """Pruned with no grace for as long as another process renders."""
+    done(home)  # something to sweep that the other process will want
+    code = ["render", SMALL["prompt"], "--size", "192x128", "--steps", "4", "--restart", "0.3", "--seed", "1"]
+    command = [sys.executable, "-m", "flows.cli", *code, "--home", str(home.root), "--threads", "1", "--json"]
+    command += ["--out", str(home.root / "out.png")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
+    while process.poll() is None:
+        gone(home)
+    out = process.communicate()[0]
+    assert process.returncode == 0
+    quiet = Home(home.root / "quiet")
+    expected = session(quiet).render(prepare(make_spec(SMALL | {"seed": 1}), quiet)).pixels_sha256
+    assert json.loads(out.splitlines()[-1])["pixels_sha256"] == expected
+
+
+def test_command_line(home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def call(*words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["freescale", *words, "--home", str(home.root)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0)
+
+    done(home)
+    before = set(home.store.list_keys())
+    assert call("prune", "--older-than", "0h") == 0
+    assert "nothing was deleted; --delete does it" in capsys.readouterr().out
+    assert set(home.store.list_keys()) == before
+    assert call("prune", "--older-than", "0h", "--delete", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["deleted"]
+    assert told["counts"]["artifact"] == len(before - set(home.store.list_keys()))
+    for bad in (("--older-than", "soon"), ("--max-size", "much"), ("--run", "nobody")):
+        assert call("prune", *bad) == 2
+        assert bad[1] in capsys.readouterr().err
+    assert call("pause") == 0
+    assert (home.root / "paused").exists()
+    assert call("unpause") == 0
+    assert not (home.root / "paused").exists()
+
+
+def test_ages_and_sizes() -> None:
+    assert parse_age("12h") == timedelta(hours=12)
+    assert parse_age("2w") == timedelta(weeks=2)
+    assert parse_bytes("1.5GiB") == 3 * 2**29
