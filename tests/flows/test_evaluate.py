@@ -22,6 +22,7 @@ from flows.evaluation import REFERENCE, Evaluation, prepare_evaluation
 from flows.evaluation_report import as_csv, as_json, as_markdown, rows
 from flows.evaluation_requests import evaluation_from
 from flows.measuring import Readings, cells, read_all
+from flows.options import SIGNALS
 from flows.progress import Terminal
 from flows.session import Home, Session
 from stages.measures.spec import EvaluationSpec, make_evaluation
@@ -307,7 +308,7 @@ def test_the_command_plans_refuses_and_keeps_others_files(
             cli.main()
         return int(end.value.code or 0)
 
-    kept = {number: signal.getsignal(number) for number in cli.SIGNALS}
+    kept = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         assert call("--count", "2", "--method", "direct", "--size", "256x256", "--plan", "--json") == 0
         said = json.loads(capsys.readouterr().out.splitlines()[-1])
