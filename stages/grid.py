@@ -45,12 +45,12 @@ class GridSpec(Part):
     """Prompts x methods x sizes x seeds, each a render of its own."""
 
     model: ModelSpec = ModelSpec()
-    methods: tuple[Annotated[MethodEntry, BeforeValidator(_entry)], ...] = Field(
+    methods: tuple[Annotated[MethodEntry, BeforeValidator(_entry, str | dict[str, Any])], ...] = Field(
         default=(MethodEntry.model_validate(_entry("freescale")), MethodEntry.model_validate(_entry("direct"))),
         min_length=1,
         max_length=64,
     )
-    sizes: tuple[Annotated[tuple[int, int], BeforeValidator(_pair)], ...] = Field(
+    sizes: tuple[Annotated[tuple[int, int], BeforeValidator(_pair, str | tuple[int, int])], ...] = Field(
         ((512, 512),), min_length=1, max_length=16, description="(width, height) or WIDTHxHEIGHT."
     )
     prompts: str | tuple[str, ...] = Field(
