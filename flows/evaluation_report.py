@@ -63,6 +63,7 @@ def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
         "resize": _resize(evaluation, score) if network else None,
         "failed": cell.failed,
         "seconds": cell.seconds,
+        "unet_samples": cell.unet_samples,
         "seconds_n": cell.timed,
     }
 
@@ -84,14 +85,16 @@ def as_csv(found: Sequence[dict[str, Any]]) -> str:
 def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
     """A table with a line a method and size, values with their 95 % intervals, and a line that says how."""
     metrics = [score.metric for score in cells[0].scores]
-    head = ["method", "size", "n", *(NAMES[metric] for metric in metrics), "seconds a picture", "failed"]
+    measured = [NAMES[metric] for metric in metrics]
+    head = ["method", "size", "n", *measured, "seconds a picture", "UNet samples", "failed"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for cell in cells:
         seconds = "" if cell.seconds is None else f"{cell.seconds:.1f}"
         counts = str(cell.scores[0].n)
         values = [f"{_short(s.value)} [{_short(s.low)}, {_short(s.high)}]" for s in cell.scores]
         start = [cell.method, f"{cell.size[1]}x{cell.size[0]}", counts]
-        lines.append(f"| {' | '.join([*start, *values, seconds, str(cell.failed)])} |")
+        samples = "" if cell.unet_samples is None else f"{cell.unet_samples:.0f}"
+        lines.append(f"| {' | '.join([*start, *values, seconds, samples, str(cell.failed)])} |")
     return "\n".join([*lines, "", _how(evaluation, cells[0]), ""])
 
 
@@ -132,7 +135,8 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
             "prompt": picture.prompt,
             "seed": picture.seed,
             "run": picture.job.run if picture.job else None,
-            "seconds": read.seconds,
+            "seconds": None if read.cost is None else read.cost.seconds,
+            "unet_samples": None if read.cost is None else read.cost.unet_samples,
         }
         if "verdict" in read.tensors:
             names = ("objects", "color_ok", "shape_ok", "background_ok")

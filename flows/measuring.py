@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from flows.costs import Cost, cost
 from flows.evaluation import REFERENCE, Evaluation, Picture, Size
 from stages.measures.clip_score import clip_score
 from stages.measures.score import DISTANCES, Sample, Score, scores
@@ -30,7 +31,7 @@ class Read:
 
     picture: Picture
     tensors: Tensors
-    seconds: float | None
+    cost: Cost | None
 
 
 @dataclass
@@ -43,13 +44,14 @@ class Readings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one size: its scores, the pictures that failed, and seconds to render one, from scratch."""
+    """One method at one size: its scores, the pictures that failed, and what one costs to render, from scratch."""
 
     method: str
     size: Size
     scores: tuple[Score, ...]
     failed: int
     seconds: float | None  # mean over `timed` pictures
+    unet_samples: float | None  # likewise
     timed: int
 
 
@@ -85,20 +87,7 @@ def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> 
     for role, call in picture.readings.items():
         found = runner.read(call, {})
         tensors |= {"clip": found["features"]} if role == "clip" else found
-    return Read(picture, tensors, _seconds(picture, session))
-
-
-def _seconds(picture: Picture, session: Session) -> float | None:
-    """What making every stage of a render cost; a stage that went on after a stop has not all of its time."""
-    if picture.job is None:
-        return None
-    total = 0.0
-    for call in picture.job.plan.calls:
-        manifest = session.home.store.find(key_of(call))
-        if manifest is None or manifest.seconds is None or manifest.resumed_at:
-            return None
-        total += manifest.seconds
-    return total
+    return Read(picture, tensors, None if picture.job is None else cost(store, picture.job.plan))
 
 
 def cells(evaluation: Evaluation, readings: Readings) -> Iterator[Cell]:
@@ -116,9 +105,10 @@ def cells(evaluation: Evaluation, readings: Readings) -> Iterator[Cell]:
             reference = _sample(evaluation, (REFERENCE, evaluation.against[size] or (0, 0)), groups)
         for entry in evaluation.spec.methods:
             found = scores(evaluation.spec, _sample(evaluation, (entry.label, size), groups), reference)
-            costs = [read.seconds for read in groups[entry.label, size] if read.seconds is not None]
-            mean = sum(costs) / len(costs) if costs else None
-            yield Cell(entry.label, size, tuple(found), failed[entry.label, size], mean, len(costs))
+            costs = [read.cost for read in groups[entry.label, size] if read.cost is not None]
+            seconds = sum(c.seconds for c in costs) / len(costs) if costs else None
+            samples = sum(c.unet_samples for c in costs) / len(costs) if costs else None
+            yield Cell(entry.label, size, tuple(found), failed[entry.label, size], seconds, samples, len(costs))
 
 
 def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[str, Size], list[Read]]) -> Sample:

@@ -6,7 +6,8 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.page import contact_sheet, cost, html, shown
+from flows.costs import cost
+from flows.page import contact_sheet, html, shown
 from flows.session import place
 from stages.runner import key_of
 from storage import RunNotFoundError, fingerprint
@@ -50,7 +51,7 @@ def costs(orders: Sequence[Ordered], states: Mapping[str, State], home: Home) ->
         {
             "job": order.name,
             "state": states[order.job.run],
-            "seconds": None if (seconds := cost(home, order.job)) is None else round(seconds, 1),
+            "seconds": None if (spent := cost(home.store, order.job.plan)) is None else round(spent.seconds, 1),
             "retries": max(len(_attempts(home, order.job)) - 1, 0),
         }
         for order in orders

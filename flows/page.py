@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from flows.batch import aside
+from flows.costs import cost
 from flows.tiles import write_pyramid
 from stages.export import SUFFIXES
 from stages.runner import key_of
@@ -52,20 +53,10 @@ def shown(folder: Path, job: Job, state: State, home: Home) -> dict[str, Any]:
         export = job.plan.exports[-1]
         suffix = SUFFIXES[job.spec.format]
         data = home.store.read_file(key_of(export), f"picture{suffix}")
-        found["seconds"] = cost(home, job)
+        spent = cost(home.store, job.plan)
+        found["seconds"] = None if spent is None else spent.seconds
         found["picture"] = write_pyramid(data, folder, job.run, suffix).as_json()
     return found
-
-
-def cost(home: Home, job: Job) -> float | None:
-    """Seconds to make every stage of a job, or None where one was interrupted or is gone."""
-    total = 0.0
-    for call in job.plan.calls:
-        manifest = home.store.find(key_of(call))
-        if manifest is None or manifest.seconds is None or manifest.resumed_at:
-            return None
-        total += manifest.seconds
-    return total
 
 
 def contact_sheet(folder: Path, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> bytes:

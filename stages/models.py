@@ -208,13 +208,16 @@ class Models:
     def __init__(self, info: ModelInfo, dtype: str, device: torch.device) -> None:
         self.info, self.device = info, device
         self.dtype: torch.dtype = getattr(torch, dtype)
+        self.unet_samples = 0  # that went through the UNet since it was loaded
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
         """The denoiser in the spec's dtype, without gradients."""
         from diffusers import UNet2DConditionModel
 
-        return self._load(UNet2DConditionModel, "unet", self.dtype)
+        unet: UNet2DConditionModel = self._load(UNet2DConditionModel, "unet", self.dtype)
+        unet.register_forward_pre_hook(self._count)
+        return unet
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -222,6 +225,9 @@ class Models:
         from diffusers import AutoencoderKL
 
         return self._load(AutoencoderKL, "vae", torch.float32)
+
+    def _count(self, unet: Any, inputs: tuple[Tensor, ...]) -> None:
+        self.unet_samples += inputs[0].shape[0]
 
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)

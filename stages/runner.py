@@ -134,7 +134,7 @@ class Runner:
         with self.store.lease(key, on_wait=self._waiting):
             if self.store.find(key) is not None:  # another process made it while we waited
                 return Outcome(call, key, reused=True)
-            began = time.monotonic()
+            began, samples = time.monotonic(), self.models.unet_samples
             checkpoints = Checkpoints(self.store, key)
             resume = _resumed(checkpoints)
             at = None if resume is None else resume.index + 1
@@ -160,6 +160,7 @@ class Runner:
                     resumed_at=[] if at is None else [at],
                     peak_memory=peak_memory(self.models.device),
                     measures=measures,
+                    counts={"unet_samples": n} if (n := self.models.unet_samples - samples) else {},
                 )
             checkpoints.clear()
         return Outcome(call, key, False, seconds, at)

@@ -111,6 +111,7 @@ class Manifest(Contents):
     resumed_at: tuple[NonNegativeInt, ...] = ()  # steps from which an interrupted stage went on
     peak_memory: NonNegativeInt | None = None  # bytes
     measures: tuple[str, ...] = ()  # taken under memory pressure
+    counts: dict[str, NonNegativeInt] = Field(default_factory=dict)  # of what was done, by name
 
 
 class StepRecord(Contents):

@@ -52,6 +52,7 @@ class Writer(Draft):
         resumed_at: Sequence[int] = (),
         peak_memory: int | None = None,
         measures: Sequence[str] = (),
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         """Say how the artifact was made: what does not decide its bytes (fields as in `Manifest`)."""
         self.manifest = self.manifest.revised(
@@ -61,6 +62,7 @@ class Writer(Draft):
             resumed_at=tuple(resumed_at),
             peak_memory=peak_memory,
             measures=tuple(measures),
+            counts=dict(counts or {}),
         )
 
 
