@@ -94,13 +94,15 @@ class Night:
     again: bool = False  # take up what was set aside
     wrap: Callable[[Ordered, Callable[[], State]], State] = lambda order, work: work()
     is_paused: Callable[[], bool] | None = None
+    session: Session | None = None  # with a model that is loaded already
     states: dict[str, State] = field(default_factory=dict)  # by run
     _halt: threading.Event = field(default_factory=threading.Event)  # what runs, yields
     _settled: threading.Event = field(default_factory=threading.Event)
 
     def run(self, orders: Iterable[Ordered]) -> dict[str, State]:
         """Work until every job is done or set aside, the window ends, or `stop` is set; return each run's state."""
-        session = Session(self.home, self.options, self.observer, self._halt)
+        session = self.session or Session(self.home, self.options, self.observer)
+        session.stop = self._halt
         waiting = {order.job.run: order for order in orders}
         self.states = dict.fromkeys(waiting, "left")
         if self.again:

@@ -197,6 +197,8 @@ def batch(
     model: Annotated[str | None, typer.Option(help="Model of jobs that name none.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out jobs that cannot be, naming each.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes to share the jobs, one a GPU.")] = None,
+    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers do the jobs.")] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
@@ -212,7 +214,8 @@ def batch(
     orders = night.checked(jobs, place, defaults, skip_bad)
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     window = Window.of(until, zone, at_end)
-    raise typer.Exit(night.work(orders, place, options, window, out, again, stop_on_signals(), as_json))
+    stop = stop_on_signals()
+    raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.batch import Night, aside
+from flows.fleet import Fleet, check_fleet, cluster
 from flows.jobs import read_jobs
 from flows.night_page import night_folder, write_night
 from flows.progress import Terminal
@@ -16,10 +17,11 @@ from stages.spec import SpecError
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
     from pathlib import Path
 
-    from flows.batch import Window
-    from flows.jobs import Orders
+    from flows.batch import State, Window
+    from flows.jobs import Ordered, Orders
     from flows.session import Home
     from stages.spec import RunOptions
 
@@ -48,13 +50,22 @@ def work(
     again: bool,
     stop: threading.Event,
     as_json: bool,
+    dask: str | None = None,
+    workers: int | None = None,
 ) -> int:
     """Work through the jobs and tell how each ended; return 0 all done, 1 some set aside, 3 some left."""
+    is_fleet = check_fleet(dask, workers)
     terminal = Terminal()
     terminal.say(f"{len(orders.jobs)} jobs" + (f", {orders.repeated} more are repetitions" if orders.repeated else ""))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    states = Night(home, options, terminal, stop, out, window, again).run(orders.jobs)
+    if not is_fleet:
+        states = Night(home, options, terminal, stop, out, window, again).run(orders.jobs)
+    else:
+        with cluster(home, dask, workers or 0) as client:
+            fleet = Fleet(home, options, client, stop, out, window, again, wrap=_telling(terminal))
+            terminal.say(f"{fleet.width} workers")
+            states = fleet.run(orders.jobs)
     rows = []
     for order in orders.jobs:
         row: dict[str, Any] = {"name": order.name, "run": order.job.run, "state": states[order.job.run]}
@@ -70,3 +81,15 @@ def work(
     else:
         typer.echo(page)
     return 3 if tally["left"] else 1 if tally["set aside"] else 0
+
+
+def _telling(terminal: Terminal) -> Callable[[Ordered, Callable[[], State]], State]:
+    """Say when a job begins somewhere and how it ended: a fleet's stages are out of sight."""
+
+    def told(order: Ordered, work: Callable[[], State]) -> State:
+        terminal.say(f"  {order.name}: begun")
+        state = work()
+        terminal.say(f"  {order.name}: {state}")
+        return state
+
+    return told

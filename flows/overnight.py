@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.batch import Night, Window
+from flows.fleet import Fleet, check_fleet, cluster
 from flows.jobs import read_jobs
 from flows.night_page import costs, night_folder, write_night
 from flows.progress import Terminal
@@ -39,26 +41,34 @@ def overnight(
     skip_bad: bool = False,
     again: bool = False,
     out: str | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
 ) -> dict[str, Any]:
     """Render the jobs of a file or folder until they are done or a clock in `zone` shows `until` (HH:MM).
 
     With no `jobs`, the folder `jobs` of the home. What is put into a folder while the night goes on is rendered too.
     `defaults` are fields of jobs that name none. A job that fails is tried twice more, then set aside; `again` takes
     those up. Bad jobs refuse the night, or with `skip_bad` are left out. The pictures also go to the folder `out`.
+    With `workers` so many processes here share the jobs, with `dask` the workers of the scheduler at that address.
     Returns the tally and the page of the night.
     """
     home, log = Home.find(), get_run_logger()
     stop = threading.Event()
     state = FlowState(stop)
-    try:
+    with ExitStack() as stack:
+        stack.callback(state.close)
         window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
         source = Path(jobs) if jobs else home.root / "jobs"
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
-        night = Night(
-            home, options, Terminal(quiet=True), stop, _folder(out), window, again,
-            wrap=in_task, is_paused=lambda: state.is_held or (home.root / "paused").exists(),
-        )  # fmt: skip
+        night: Night | Fleet
+        if check_fleet(dask, workers):
+            client = stack.enter_context(cluster(home, dask, workers or 0))
+            night = Fleet(home, options, client, stop, _folder(out), window, again, in_task, lambda: state.is_held)
+        else:
+            paused = home.root / "paused"
+            night = Night(home, options, Terminal(quiet=True), stop, _folder(out), window, again, in_task)
+            night.is_paused = lambda: state.is_held or paused.exists()
         orders: dict[str, Ordered] = {}
         states: dict[str, State] = {}
         while new := [o for o in _checked(source, home, defaults, skip_bad, log) if o.job.run not in orders]:
@@ -67,8 +77,6 @@ def overnight(
             states |= night.run(new)
             if "left" in states.values():
                 break
-    finally:
-        state.close()
     page = _shown(home, tuple(orders.values()), states) if orders else None
     state.end()
     return {"tally": Counter(states.values()), "page": None if page is None else str(page)}

@@ -12,6 +12,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freescale import Method, base_size_for, make_schedule
@@ -30,7 +31,6 @@ from stages.upscale import EncodePicture, Upscale, UpscaleLatents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from freescale import Solver
     from stages.models import ModelInfo
@@ -87,7 +87,7 @@ def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None)
     spec = settled(spec, info)
     builder = _Builder(spec, info, input_root)
     exports = builder.exports()
-    return Plan(spec, info, builder.sizes, exports, tuple(_in_order(exports)))
+    return Plan(placed(spec, input_root), info, builder.sizes, exports, tuple(_in_order(exports)))
 
 
 def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
@@ -96,6 +96,24 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     known = {f.name for f in dataclasses.fields(method.build())} - method.model_fields_set
     own = {name: value for name, value in info.method_defaults.items() if name in known}
     return spec.model_copy(update={"method": type(method).model_validate(method.model_dump() | own)})
+
+
+def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
+    """The spec with whole paths, so that a record of it holds from any folder."""
+    root = (input_root or Path()).absolute()
+
+    def whole(path: str) -> str:
+        return str(root / Path(path).expanduser())
+
+    def all_whole(regions: tuple[Region, ...]) -> tuple[Region, ...]:
+        return tuple(region.model_copy(update={"mask": whole(region.mask)}) for region in regions)
+
+    changes = [
+        change.model_copy(update={"regions": all_whole(change.regions)}) if change.regions else change
+        for change in spec.redo
+    ]
+    image = None if spec.image is None else whole(spec.image)
+    return spec.model_copy(update={"image": image, "regions": all_whole(spec.regions), "redo": tuple(changes)})
 
 
 def _in_order(exports: tuple[Call, ...]) -> Iterator[Call]:
@@ -265,6 +283,11 @@ class _Builder:
         if self.spec.redo:  # what was done again above this level is not its concern
             spec["redo"] = [change for change in spec["redo"] if change["level"] <= level]
             spec = spec if spec["redo"] else {k: v for k, v in spec.items() if k != "redo"}
+        if self.spec.image is not None:  # names say enough, and folders are nobody's business
+            spec["image"] = Path(self.spec.image).name
+        for holder in (spec, *spec.get("redo", ())):
+            for region in holder.get("regions") or ():
+                region["mask"] = Path(region["mask"]).name
         resolved = dataclasses.asdict(self._sampling("base_denoise", 0))
         record = {
             "spec": spec,

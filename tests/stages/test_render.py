@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from flows.progress import Terminal
 from flows.requests import redo_spec
 from flows.session import Home, Result, Session, prepare
+from stages.export import Export
 from stages.runner import Runner, key_of
 from stages.spec import RenderSpec, RunOptions, SpecError, make_spec
 from stages.stage import StageError
@@ -192,3 +194,24 @@ def test_bad_pictures_and_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="looked at"):
         prepare(make_spec(SMALL | {"model": {"name": "no-such-model"}}), Home(tmp_path / "home"))
     assert not (tmp_path / "home" / "store").exists()
+
+
+def test_a_recorded_path_holds_from_anywhere_and_stays_out_of_the_file(
+    first: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "pictures"
+    place.mkdir()
+    (place / "start.png").write_bytes(first.outputs[0].read_bytes())
+    Image.new("L", (192, 128), 128).save(place / "mask.png")
+    regions = [{"mask": "mask.png", "detail_scale": 4.0}]
+    spec = make_spec(SMALL | {"image": "start.png", "regions": regions, "width": 384, "height": 256})
+    job = prepare(spec, Home(tmp_path), place)
+    monkeypatch.chdir(tmp_path)
+    recorded = make_spec(json.loads(json.dumps(job.spec.model_dump(mode="json"))))
+    again = prepare(recorded, Home(tmp_path))
+    assert again.run == job.run
+    assert recorded.image == str(place / "start.png")
+    export = again.plan.exports[-1].stage
+    assert isinstance(export, Export)
+    assert str(place) not in export.provenance
+    assert '"image": "start.png"' in export.provenance
