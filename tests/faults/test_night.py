@@ -1,0 +1,106 @@
+"""A night of jobs over two workers with a tenth of them faulty, against the same night in quiet.
+
+`FREESCALE_NIGHT=100 pytest tests/faults/test_night.py` is the long version; its figures are in `docs/reliability.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from flows import batch
+from flows.batch import aside
+from flows.fleet import Fleet, cluster
+from flows.jobs import read_jobs
+from flows.progress import Terminal
+from flows.session import Home, Session
+from flows.session import _open as begin
+from stages.spec import RunOptions
+from storage import StoreFullError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flows.session import Job, Result
+
+JOBS = int(os.environ.get("FREESCALE_NIGHT", "10"))
+FAULTS = ("killed", "memory", "disk", "poison")  # each once in forty jobs, and at least once
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
+
+pytestmark = pytest.mark.filterwarnings("default")  # Dask's own warnings are not ours
+
+
+def faulty(dask_worker: Any) -> None:
+    """Let what a job's seed says go wrong in this worker: its death, memory and disk once, the poison always."""
+    render = Session.render
+
+    def rendering(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
+        fault = fault_of(job.spec.seed)
+        sign = self.home.root / f"struck-{job.spec.seed}"
+        if fault == "poison":
+            raise RuntimeError("poisoned")
+        if fault is not None and not sign.exists():
+            sign.touch()
+            if fault == "killed":
+                begin(job, self.home.runs)
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise torch.OutOfMemoryError("no memory") if fault == "memory" else StoreFullError("no room.")
+        return render(self, job, out, overwrite)
+
+    Session.render = rendering  # type: ignore[method-assign]
+    batch.BACKOFF = (0.1, 0.1)
+
+
+def fault_of(seed: int) -> str | None:
+    """Every tenth job has one, each kind in turn; in a short night the first four jobs."""
+    if JOBS < 40:
+        return FAULTS[seed] if seed < len(FAULTS) else None
+    return FAULTS[seed // 10 % len(FAULTS)] if seed % 10 == 0 else None
+
+
+def test_every_healthy_job_is_done_once_and_the_poison_set_aside(tmp_path: Path) -> None:
+    import cloudpickle
+    from distributed import WorkerPlugin
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+    class Faults(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            faulty(worker)
+
+    home, quiet = Home(tmp_path / "home"), Home(tmp_path / "quiet")
+    path = tmp_path / "jobs.jsonl"
+    lines = [
+        {"prompt": f"a {COLORS[n % 6]} disc on sand", "seed": n, "size": "192x128", "steps": 3} for n in range(JOBS)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    jobs = read_jobs(path, home).jobs
+    options = RunOptions(threads=1)
+    with pytest.MonkeyPatch.context() as patch, cluster(home, None, 2) as client:
+        patch.setenv("FREESCALE_NIGHT", str(JOBS))
+        client.register_plugin(Faults())
+        states = Fleet(home, options, client).run(jobs)
+    struck = {order.job.run: fault_of(order.job.spec.seed) for order in jobs}
+    assert {run for run, state in states.items() if state == "set aside"} == {
+        run for run, fault in struck.items() if fault == "poison"
+    }
+    assert all(state in ("done", "set aside") for state in states.values())
+    session = Session(quiet, options, Terminal(quiet=True))
+    for order in jobs:
+        run = order.job.run
+        if struck[run] == "poison":
+            assert json.loads(aside(home, run).read_text())["error"] == "RuntimeError: poisoned"
+            continue
+        again = Session(home, options, Terminal(quiet=True)).render(order.job)
+        assert all(outcome.reused for outcome in again.outcomes)
+        assert again.pixels_sha256 == session.render(order.job).pixels_sha256
+        ended = [attempt.state for attempt in home.runs.load(run).attempts[:-1]]
+        assert ended.count("done") == 1, ended
+    print(dict(Counter(str(fault) for fault in struck.values())), dict(Counter(states.values())))
