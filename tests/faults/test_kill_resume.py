@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KILLS = int(os.environ.get("FREESCALE_KILLS", "6"))
-RENDER = ["render", "a green ring on sand", "--size", "192x128", "--steps", "16", "--restart", "0.3", "--threads", "1"]
+RENDER = [
+    "render",
+    "a green ring on sand",
+    "--size",
+    "192x128",
+    "--steps",
+    "16",
+    "--restart",
+    "0.3",
+    "--dilation",
+    "0,0.7",
+]
+RENDER += ["--threads", "1"]
 
 
 def start(home: Path, *words: str) -> subprocess.Popen[str]:

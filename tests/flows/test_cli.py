@@ -72,7 +72,19 @@ def test_models_and_runs(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_one_render_through_every_command(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("a green ring on sand", "--size", "192x128", "--steps", "6", "--restart", "0.3", "--out", str(tmp_path))
+    words = (
+        "a green ring on sand",
+        "--size",
+        "192x128",
+        "--steps",
+        "6",
+        "--restart",
+        "0.3",
+        "--dilation",
+        "0,0.7",
+        "--out",
+        str(tmp_path),
+    )
 
     def said(*command: str) -> dict[str, Any]:
         assert call(monkeypatch, *command, "--json") == 0

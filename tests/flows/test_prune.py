@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flows.session import Job, Result
 
 SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 4}
-SMALL["method"] = {"name": "freescale", "restart": 0.3}
+SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
 NONE = timedelta(0)
 
 
@@ -91,7 +91,7 @@ class Stopping(Terminal):
 
 def test_what_another_run_shares_stays_when_one_run_is_pruned(home: Home) -> None:
     one, _ = done(home)
-    other, _ = done(home, method={"name": "freescale", "restart": 0.3, "fusion": False})
+    other, _ = done(home, method=SMALL["method"] | {"fusion": False})
     shared = {key_of(c) for c in one.plan.calls} & {key_of(c) for c in other.plan.calls}
     went = gone(home, run=one.run)
     assert went

@@ -52,7 +52,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def plan_of(name: str, models: Models, **changes: Any) -> Plan:
-    method = {"name": name} | ({"restart": 0.3} if name == "freescale" else {})  # early: every stage has steps to do
+    method = {"name": name} | (
+        {"restart": 0.3, "dilation": (0.0, 0.7)} if name == "freescale" else {}
+    )  # early: every stage has steps to do
     return make_plan(make_spec(SMALL | {"method": method} | changes), models.info)
 
 

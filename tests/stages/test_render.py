@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 10}
-SMALL["method"] = {"name": "freescale", "restart": 0.3}  # early: every stage has steps to do
+SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}  # early: every stage has steps to do
 
 
 def render(home: Path, spec: RenderSpec, **options: Any) -> Result:
