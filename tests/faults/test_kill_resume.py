@@ -1,34 +1,40 @@
 """Real processes and real signals: a render killed at any instant ends with the same bytes as one left alone.
 
-`FREESCALE_KILLS=30 pytest tests/faults` is the long version.
+`FREESCALE_KILLS=200 pytest -s tests/faults/test_kill_resume.py` is the long version; it prints where the kills fell.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from flows.session import Home
 from storage import ArtifactStore
+from tests.processes import freescale
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
-KILLS = int(os.environ.get("FREESCALE_KILLS", "6"))
+KILLS = int(os.environ.get("FREESCALE_KILLS", "8"))
 RENDER = [
     "render",
     "a green ring on sand",
     "--size",
     "192x128",
     "--steps",
-    "16",
+    "10",
     "--restart",
     "0.3",
     "--dilation",
@@ -62,12 +68,6 @@ def arrays(home: Path, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def progress(home: Path) -> int:
-    """How much has been written: manifests and step records."""
-    store = home / "store"
-    return len(list(store.glob("manifests/*/*.json"))) * 100 + len(list(store.glob("steps/*/*.json")))
-
-
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same render, never interrupted."""
@@ -76,34 +76,69 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result | {"png": (home / "out.png").read_bytes(), "arrays": arrays(home, result)}
 
 
+def begin(home: Path) -> ForkServerProcess:
+    """The same command line, forked from a process that has it imported."""
+    words = [*RENDER, "--checkpoint-every", "0", "--home", str(home), "--json", "--out", str(home / "out.png")]
+    return freescale(home / "told", *words)
+
+
+def work(home: Path) -> int:
+    """How often something was written: every manifest, and every step that was checkpointed."""
+    steps = [int(path.stem.split("-")[-1]) for path in home.glob("store/steps/*/step-*.json")]
+    return 100 * len(list(home.glob("store/manifests/*/*.json"))) + max(steps, default=0)
+
+
+def in_hand(home: Path) -> str:
+    """The stage that a killed render was at: the first of its plan that is not there."""
+    records = list(home.glob("store/runs/*/run.json"))
+    if not records:
+        return "before the first"
+    place = Home(home)
+    plan = place.runs.load(records[0].parent.name).plan
+    return next((f"{call.stage} {call.level}" for call in plan if place.store.find(call.key) is None), "after the last")
+
+
 def test_killed_anywhere_ends_with_the_same_bytes(quiet: dict[str, Any], tmp_path: Path) -> None:
-    killed, resumed, round_ = 0, 0, 0
-    while killed < KILLS:
-        home = tmp_path / f"home{round_}"
+    draw = random.Random(int(os.environ.get("FREESCALE_SEED", "0")))
+    kills: Counter[str] = Counter()
+    renders = resumed = 0
+    began = time.monotonic()
+    while kills.total() < KILLS:
+        home = tmp_path / f"home{renders}"
         home.mkdir()
-        round_ += 1
-        for attempt in range(KILLS):
-            before, process = progress(home), start(home, *RENDER)
-            # each time a little further on: within stages (checkpoints appear) and between them (manifests do)
-            while progress(home) < before + 1 + 37 * ((killed + attempt) % 5) and process.poll() is None:
-                time.sleep(0.005)
-            if process.poll() is not None or killed == KILLS:
+        renders += 1
+        while True:  # one render: killed again and again until it ends, each process after some work or none
+            process, before = begin(home), work(home)
+            if kills.total() < KILLS:
+                events = draw.choice((0, 1, 1, 3, 6))
+                _wait(process, home, before, events, draw.uniform(0.0, 0.25 if events else 2.0))
+                process.kill()
+            process.join(300)
+            if process.exitcode == 0:
                 break
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            killed += 1
-        else:
-            process = start(home, *RENDER)
-        if process.poll() is None and killed < KILLS:
-            process.kill()
-        process.communicate()
-        result = finish(start(home, *RENDER))
-        resumed += sum(stage["resumed_at_step"] is not None for stage in result["stages"])
+            assert process.exitcode == -signal.SIGKILL, (home / "told.err").read_text()
+            kills[in_hand(home)] += 1
+        result = json.loads((home / "told.out").read_text().splitlines()[-1])
+        resumed += any(stage["resumed_at_step"] is not None for stage in result["stages"])
         assert result["pixels_sha256"] == quiet["pixels_sha256"]
         made = arrays(home, quiet)
         assert all(torch.equal(made[key], tensor) for key, tensor in quiet["arrays"].items())
         assert (home / "out.png").read_bytes() == quiet["png"]
-    assert killed >= KILLS
+        shutil.rmtree(home)
+    seconds = time.monotonic() - began
+    print(f"\n{kills.total()} kills of {renders} renders in {seconds:.0f} s, all ended with the same bytes;")
+    print("the stage in hand: " + ", ".join(f"{stage} {count}" for stage, count in sorted(kills.items())))
+    if KILLS >= 100:
+        assert {"conditioning 0", "base_denoise 0", "highres_denoise 1", "detail_pass 1"} <= kills.keys()
+
+
+def _wait(process: ForkServerProcess, home: Path, before: int, events: int, seconds: float) -> None:
+    """Until the process has written so often, and so much longer; or it ended."""
+    while events and process.exitcode is None:
+        if (now := work(home)) != before:
+            before, events = now, events - 1
+        time.sleep(0.002)
+    process.join(seconds)
 
 
 def test_resumed_run_says_from_which_step(quiet: dict[str, Any], tmp_path: Path) -> None:
