@@ -42,6 +42,7 @@ app.command()(cli_field.evaluate)
 app.command()(cli_night.prune)
 app.command()(cli_night.pause)
 app.command()(cli_night.unpause)
+app.command()(cli_night.prefect_setup)
 app.add_typer(cli_field.study, name="study")
 
 
@@ -199,6 +200,9 @@ def batch(
     again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
     workers: Annotated[int | None, typer.Option(help="Processes to share the jobs, one a GPU.")] = None,
     dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers do the jobs.")] = None,
+    notify: Annotated[
+        str | None, typer.Option(help="Who is told at the end: an http address, or a block's name.")
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
@@ -215,7 +219,7 @@ def batch(
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     window = Window.of(until, zone, at_end)
     stop = stop_on_signals()
-    raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers))
+    raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers, notify))
 
 
 @app.command()

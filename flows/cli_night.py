@@ -1,4 +1,4 @@
-"""Commands of a studio: `prune`, `pause`, `unpause`."""
+"""Commands of a studio: `prune`, `pause`, `unpause`, `prefect-setup`."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def unpause(home: HomeOption = None) -> None:
     """Let the nights of this home go on."""
     (home_of(home).root / "paused").unlink(missing_ok=True)
     typer.echo("nights go on")
+
+
+def prefect_setup(
+    cron: Annotated[str | None, typer.Option(help="When the night starts, such as '0 21 * * *'; turns it on.")] = None,
+    zone: Annotated[str | None, typer.Option(help="Time zone of --cron and --until: Europe/Vienna.")] = None,
+    until: Annotated[str | None, typer.Option(help="HH:MM after which the night starts no job.")] = None,
+    notify: Annotated[str | None, typer.Option(help="Who is told at the end: an http address, or a block.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Runs at a time over all workers; default: one a worker.")] = None,
+    api: Annotated[str | None, typer.Option(help="The server, where PREFECT_API_URL does not say.")] = None,
+) -> None:
+    """Make work pool, heartbeat automation and deployments on a Prefect server; safe to run again."""
+    from flows import prefect_setup
+
+    for line in prefect_setup.setup(cron, zone, until, notify, limit, api):
+        typer.echo(line)

@@ -12,6 +12,7 @@ from flows.batch import Night, aside
 from flows.fleet import Fleet, check_fleet, cluster
 from flows.jobs import read_jobs
 from flows.night_page import night_folder, write_night
+from flows.notify import check_hook, notify
 from flows.progress import Terminal
 from stages.spec import SpecError
 
@@ -52,9 +53,11 @@ def work(
     as_json: bool,
     dask: str | None = None,
     workers: int | None = None,
+    hook: str | None = None,
 ) -> int:
     """Work through the jobs and tell how each ended; return 0 all done, 1 some set aside, 3 some left."""
     is_fleet = check_fleet(dask, workers)
+    check_hook(hook)
     terminal = Terminal()
     terminal.say(f"{len(orders.jobs)} jobs" + (f", {orders.repeated} more are repetitions" if orders.repeated else ""))
     if out is not None:
@@ -75,6 +78,8 @@ def work(
         rows.append(row)
     page = write_night(night_folder(home, orders.jobs), orders.jobs, states, home)[0]
     tally = Counter(row["state"] for row in rows)
+    if hook is not None and not notify(hook, states.values(), page):
+        terminal.say(f"notify: {hook} was not told")
     terminal.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
     if as_json:
         typer.echo(json.dumps({"jobs": rows, "tally": tally, "page": str(page)}))

@@ -19,6 +19,8 @@ from flows.batch import Night, Window
 from flows.fleet import Fleet, check_fleet, cluster
 from flows.jobs import read_jobs
 from flows.night_page import costs, night_folder, write_night
+from flows.notify import check_hook
+from flows.notify import notify as tell
 from flows.progress import Terminal
 from flows.reporting import Sender, picture_link
 from flows.session import Home
@@ -43,6 +45,7 @@ def overnight(
     out: str | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    notify: str | None = None,
 ) -> dict[str, Any]:
     """Render the jobs of a file or folder until they are done or a clock in `zone` shows `until` (HH:MM).
 
@@ -50,9 +53,11 @@ def overnight(
     `defaults` are fields of jobs that name none. A job that fails is tried twice more, then set aside; `again` takes
     those up. Bad jobs refuse the night, or with `skip_bad` are left out. The pictures also go to the folder `out`.
     With `workers` so many processes here share the jobs, with `dask` the workers of the scheduler at that address.
-    Returns the tally and the page of the night.
+    `notify` is told how it ended: an http address, or TYPE/NAME of a notification block of this server. Returns
+    the tally and the page of the night.
     """
     home, log = Home.find(), get_run_logger()
+    check_hook(notify)
     stop = threading.Event()
     state = FlowState(stop)
     with ExitStack() as stack:
@@ -78,6 +83,7 @@ def overnight(
             if "left" in states.values():
                 break
     page = _shown(home, tuple(orders.values()), states) if orders else None
+    tell(notify, states.values(), page)
     state.end()
     return {"tally": Counter(states.values()), "page": None if page is None else str(page)}
 

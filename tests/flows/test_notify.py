@@ -1,0 +1,99 @@
+"""Somebody is told how a night ended, over a real local HTTP server; a hook that fails never fails the night."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flows import cli, notify
+from flows.batch import Night
+from flows.notify import check_hook
+from stages.spec import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flows.batch import State
+
+
+class Hook(BaseHTTPRequestHandler):
+    heard: list[dict[str, Any]]
+    status = 200
+
+    def do_POST(self) -> None:
+        type(self).heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, type[Hook]]]:
+    kind = type("Hook", (Hook,), {"heard": []})
+    server = HTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", kind
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str) -> int:
+    """A night from the command line, over before it began."""
+
+    def run(self: Night, orders: Any) -> dict[str, State]:
+        return {order.job.run: "left" for order in orders}
+
+    monkeypatch.setattr(Night, "run", run)
+    jobs = tmp_path / "jobs.txt"
+    jobs.write_text("a red disc\na green ring\na blue star\n", encoding="utf-8")
+    words = ["freescale", "batch", str(jobs), "--notify", hook, "--home", str(tmp_path / "home")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+def test_the_counts_and_the_page_are_told(
+    hook: tuple[str, type[Hook]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, kind = hook
+    assert batch(tmp_path, monkeypatch, url) == 3
+    (told,) = kind.heard
+    assert told["tally"] == {"left": 3}
+    assert told["text"].startswith("FreeScale: 0 done, 0 set aside, 3 left\nfile:///")
+    assert told["page"].endswith("index.html")
+    assert notify.notify(url, ["done", "set aside", "done"], tmp_path / "index.html")
+    assert kind.heard[1]["tally"] == {"done": 2, "set aside": 1}
+
+
+def test_a_hook_that_fails_never_fails_the_night(
+    hook: tuple[str, type[Hook]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, kind = hook
+    kind.status = 500
+    assert batch(tmp_path, monkeypatch, url) == 3
+    assert batch(tmp_path, monkeypatch, "http://127.0.0.1:9/nobody") == 3
+    assert capsys.readouterr().err.count("was not told") == 2
+
+
+def test_a_hook_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(notify, "PATIENCE", 0.05)
+    monkeypatch.setattr(notify, "_post", lambda url, told: over.wait(30))
+    assert not notify.notify("http://example.org/", ["done"], tmp_path / "index.html")
+    over.set()
+
+
+@pytest.mark.parametrize("bad", ["", "ftp://host/x", "http://", "studio", "a/b/c", "file:///etc/passwd"])
+def test_what_is_no_hook_is_refused(bad: str) -> None:
+    with pytest.raises(SpecError, match="notify: "):
+        check_hook(bad)
