@@ -1,0 +1,148 @@
+"""A scheduled night's whole set-up in real processes, and the Prefect server killed with -9 in the middle of it.
+
+Server, `prefect-setup`, worker, `prefect deployment run overnight/overnight`, as the README has them. It takes a
+minute or more, most of it Prefect's own starts: `FREESCALE_PREFECT=1 pytest -s tests/faults/test_server_restart.py`.
+`FREESCALE_AWAY` is how many seconds the server stays away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flows.jobs import read_jobs
+from flows.progress import Terminal
+from flows.session import Home, Session
+from stages.spec import RunOptions
+from storage import RunNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flows.jobs import Ordered
+
+AWAY = float(os.environ.get("FREESCALE_AWAY", "60"))
+PATIENCE = 600.0
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.skipif("FREESCALE_PREFECT" not in os.environ, reason="a minute or more: FREESCALE_PREFECT=1 runs it"),
+]
+
+
+class Place:
+    """A Prefect server of its own port and folder, and commands that talk to it."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.api, self.stack, self.folder = f"http://127.0.0.1:{port}/api", stack, folder
+        self.env = os.environ | {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_API_PORT": str(port),
+            "FREESCALE_HOME": str(folder / "home"),
+            "PYTHONPATH": str(ROOT),
+            "DO_NOT_TRACK": "1",
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """A process that stays, in a group of its own, ended with the test."""
+        log = self.stack.enter_context((self.folder / f"{words[1]}.log").open("ab"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words], env=self.env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+        self.stack.callback(end, process)
+        return process
+
+    def run(self, *words: str) -> str:
+        """A command that ends well, and what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", *words], env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def states(self) -> list[str]:
+        """Of the flow runs, as the server has them."""
+        request = urllib.request.Request(f"{self.api}/flow_runs/filter", b"{}", {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return [run["state_name"] for run in json.load(answer)]
+        except OSError:
+            return []
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait(until: Callable[[], Any], what: str) -> None:
+    patience = time.monotonic() + PATIENCE
+    while not until():
+        assert time.monotonic() < patience, what
+        time.sleep(0.1)
+
+
+def done(home: Home, orders: tuple[Ordered, ...]) -> int:
+    """How many of the jobs are."""
+    count = 0
+    for order in orders:
+        try:
+            count += home.runs.load(order.job.run).state == "done"
+        except RunNotFoundError:
+            continue
+    return count
+
+
+def test_a_night_goes_on_without_its_server_and_ends_with_it(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    jobs = home.root / "jobs"
+    jobs.mkdir(parents=True)
+    lines = [{"prompt": f"a red disc {n}", "size": "192x128", "steps": 8, "name": f"job-{n}"} for n in range(8)]
+    (jobs / "tonight.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    orders = read_jobs(jobs, home).jobs
+    with ExitStack() as stack:
+        place = Place(tmp_path, stack)
+        server = place.start("prefect", "server", "start")
+        wait(lambda: (tmp_path / "server.log").stat().st_size, "the server starts")
+        told = place.run("flows.cli", "prefect-setup", "--cron", "0 21 * * *", "--zone", "Europe/Vienna")
+        assert "overnight/overnight: made, scheduled: 0 21 * * * Europe/Vienna" in told
+        place.start("prefect", "worker", "start", "--pool", "gpu-local", "--limit", "1")
+        parameters = json.dumps({"until": None, "options": {"threads": 1}})
+        place.run("prefect", "deployment", "run", "overnight/overnight", "--params", parameters)
+        wait(lambda: done(home, orders) >= 1, "the first job")
+        end(server)
+        gone, before = time.monotonic(), done(home, orders)
+        time.sleep(AWAY)
+        during = done(home, orders) - before
+        print(f"\n{during} jobs done in the {time.monotonic() - gone:.0f} s without a server, {before} before")
+        place.start("prefect", "server", "start")
+        wait(lambda: "Completed" in place.states(), "the night is told to be completed")
+        assert place.states().count("Completed") == 1
+    assert done(home, orders) == len(orders)
+    assert during >= 1
+    assert list(home.root.glob("nights/*/index.html"))
+    quiet = Session(Home(tmp_path / "quiet"), RunOptions(threads=1), Terminal(quiet=True))
+    for order in orders:
+        again = Session(home, RunOptions(threads=1), Terminal(quiet=True)).render(order.job)
+        assert all(outcome.reused for outcome in again.outcomes)
+        assert [a.state for a in home.runs.load(order.job.run).attempts].count("done") == 2  # the night's and this
+        assert again.pixels_sha256 == quiet.render(order.job).pixels_sha256
