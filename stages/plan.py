@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freescale import Method, base_size_for, make_schedule
+from freescale import METHODS, Method, base_size_for, make_schedule
 from stages.base_denoise import BaseDenoise
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode
@@ -93,6 +93,9 @@ def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None)
 def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     """The spec with the model's own values for what its method leaves unsaid, so that a record of it says all."""
     method = spec.method
+    if info.is_video and not method.build().video:
+        able = ", ".join(name for name, kind in METHODS.items() if kind.video)
+        raise SpecError(f"method: {method.name!r} makes images only; {able} make clips with {info.name}")
     known = {f.name for f in dataclasses.fields(method.build())} - method.model_fields_set
     own = {name: value for name, value in info.method_defaults.items() if name in known}
     return spec.model_copy(update={"method": type(method).model_validate(method.model_dump() | own)})
@@ -183,7 +186,7 @@ class _Builder:
     def _solver(self) -> tuple[Solver, float]:
         """The spec's solver and eta, else the method's, else the model's; a few-step model keeps its own."""
         spec, own = self.spec, (self.info.solver, 0.0)
-        published = spec.method.build().solver
+        published = None if self.info.is_video else spec.method.build().solver  # none is published for clips: eta = 0
         if spec.solver != "auto":
             solver, eta = spec.solver, 0.0
         else:

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from freescale import METHODS, Method
-from freescale.methods.ablations import ABLATIONS
+from freescale.methods.ablations import CHANGES
 
 CELL = 8  # pixels to one latent cell, and the grain of every size
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -71,12 +71,9 @@ METHOD_MODELS = tuple(_method_models())
 
 def expand_method(value: Any) -> Any:
     """A mapping with an ablation's name, `freescale/no-fusion`, as FreeScale with the parameters that differ."""
-    if not isinstance(value, dict) or value.get("name") not in ABLATIONS:
+    if not isinstance(value, dict) or value.get("name") not in CHANGES:
         return value
-    ablation, plain = ABLATIONS[value["name"]], METHODS["freescale"]()
-    fields = [f.name for f in dataclasses.fields(ablation)]
-    changed = {f: getattr(ablation, f) for f in fields if getattr(ablation, f) != getattr(plain, f)}
-    return {**changed, **value, "name": "freescale"}
+    return {**CHANGES[value["name"]], **value, "name": "freescale"}
 
 
 if typing.TYPE_CHECKING:
