@@ -22,14 +22,19 @@ import torch
 from torch import nn
 
 from freescale.forward_process import generator, normal
+from freescale.unet_patches import together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
     from freescale.cascade import Level
     from freescale.unet_patches import Patch, Processor
+
+MOST_ROWS = 65_535
+"""Rows of one attention call: temporal attention has one for each place of a picture, and some fused kernels put them
+on a grid axis of this length (both guidance halves at 1280x2048: 81 920)."""
 
 
 def clip_noise(
@@ -60,9 +65,13 @@ def default_stride(native: int) -> int:
     return max(1, native // 4)
 
 
-def temporal_windows_for(latents: Tensor, level: Level) -> Iterator[Patch]:
-    """Yield the patch that a clip needs, or nothing for an image and a clip no longer than was trained for."""
-    if latents.ndim == 5 and level.frames is not None and latents.shape[2] > level.frames:
+def temporal_patches(latents: Tensor, level: Level) -> Iterator[Patch]:
+    """Yield what a clip needs: nothing where it is no longer than was trained for, and of no extreme size."""
+    if latents.ndim != 5:
+        return
+    if 2 * latents.shape[0] * latents.shape[3] * latents.shape[4] > MOST_ROWS:
+        yield replace_temporal_attention(lambda inner, _: RowChunks(inner))
+    if level.frames is not None and latents.shape[2] > level.frames:
         yield window_temporal_attention(level.frames, level.frame_stride or default_stride(level.frames))
 
 
@@ -72,7 +81,7 @@ def window_weights(window: int) -> Tensor:
     return torch.minimum(ahead, ahead.flip(0))
 
 
-def temporal_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
+def temporal_blocks(unet: nn.Module) -> list[tuple[str, Any]]:
     """Return (name, transformer block) of everything that attends over frames."""
     marks = ("transformer_in.", ".temp_attentions.", ".motion_modules.")
     return [
@@ -86,22 +95,62 @@ def window_temporal_attention(window: int, stride: int) -> Patch:
     """Attend over frames in windows of `window`, `stride` apart, the last flush with the end."""
     if not 1 <= stride <= window:
         raise ValueError(f"stride of temporal windows is {stride}, allowed: 1 to the window, {window}")
+    return together(
+        replace_temporal_attention(lambda inner, positions: TemporalWindows(inner, window, stride, positions)),
+        _without_positions,
+    )
+
+
+def replace_temporal_attention(wrap: Callable[[Processor, nn.Module | None], Processor]) -> Patch:
+    """Put `wrap(processor, positions)` in place of the processor of every attention over frames.
+
+    `positions` is what the block adds to the tokens of each, or None.
+    """
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
         with ExitStack() as stack:
-            for _, block in temporal_attentions(unet):
-                positions = getattr(block, "pos_embed", None)
+            for _, block in temporal_blocks(unet):
                 for attention in (block.attn1, block.attn2):
                     if attention is not None:
                         stack.callback(attention.set_processor, attention.processor)
-                        attention.set_processor(TemporalWindows(attention.processor, window, stride, positions))
-                if positions is not None:
-                    stack.callback(setattr, block, "pos_embed", positions)
-                    block.pos_embed = nn.Identity()
+                        attention.set_processor(wrap(attention.processor, getattr(block, "pos_embed", None)))
             yield
 
     return patch
+
+
+@contextmanager
+def _without_positions(unet: nn.Module) -> Iterator[None]:
+    """Blocks add no positions: a window's own are added to it, and the table ends at the longest trained clip."""
+    with ExitStack() as stack:
+        for _, block in temporal_blocks(unet):
+            if getattr(block, "pos_embed", None) is not None:
+                stack.callback(setattr, block, "pos_embed", block.pos_embed)
+                block.pos_embed = nn.Identity()
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class RowChunks:
+    """The attention processor: `inner` is the one it stands in for, called with at most `MOST_ROWS` rows."""
+
+    inner: Processor
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Return the attention output, as `hidden_states` (rows, F, C)."""
+        if len(hidden_states) <= MOST_ROWS or encoder_hidden_states is not None or attention_mask is not None:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+        chunks = hidden_states.chunk(-(-len(hidden_states) // MOST_ROWS))
+        return torch.cat([self.inner(attn, chunk, None, None, *args, **kwargs) for chunk in chunks])
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from freescale.forward_process import normal
-from freescale.long_clips import temporal_windows_for
+from freescale.long_clips import temporal_patches
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def denoise(
     than the model was trained for (`Level.frames`) is attended in windows of as many.
     """
     method.check(latents)
-    over_frames = list(temporal_windows_for(latents, level))
+    over_frames = list(temporal_patches(latents, level))
     for i in range(start, len(schedule) if stop is None else stop):
         moment = Moment(level, i, schedule, seed, denoiser.window_rows)
         latents = method.blend(latents, moment)
