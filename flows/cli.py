@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_field, cli_night
+from flows import cli_convert, cli_field, cli_night
 from flows.options import (
     DeviceOption,
     EveryOption,
@@ -43,6 +43,7 @@ app.command()(cli_night.prune)
 app.command()(cli_night.pause)
 app.command()(cli_night.unpause)
 app.add_typer(cli_field.study, name="study")
+app.add_typer(cli_convert.convert, name="convert")
 
 
 @app.command(context_settings=EXTRA)

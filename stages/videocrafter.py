@@ -7,14 +7,22 @@ sample the clip, so a larger number means less motion; the rate of playback is a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import gzip
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from diffusers import UNet3DConditionModel
+import torch
+from diffusers import AutoencoderKL, UNet3DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from stages.spec import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from torch import Tensor
 
 
@@ -25,6 +33,7 @@ class VideoCrafterUNet(UNet3DConditionModel):  # type: ignore[misc]
     """
 
     time_embedding: Any
+    ignore_for_config: ClassVar[list[str]] = ["num_attention_heads", "time_cond_proj_dim"]  # of the parent; never set
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -79,3 +88,52 @@ class FpsTimeEmbedding(nn.Module):
         time: Tensor = self.linear_2(self.act(self.linear_1(t_emb)))
         embedded: Tensor = self.fps_embedding(self.fps_proj(fps).to(time.dtype))
         return time + embedded
+
+
+def empty_networks(unet: Mapping[str, Any], vae: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
+    """The three networks without weights, on the meta device, by their folders' names.
+
+    OpenCLIP's tower has an exact GELU and, with its last layer left off, is a CLIP text model.
+    """
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    with torch.device("meta"):
+        return {
+            "unet": VideoCrafterUNet(**unet),
+            "vae": AutoencoderKL(layers_per_block=2, latent_channels=4, scaling_factor=0.18215, **blocks, **vae),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(hidden_act="gelu", pad_token_id=0, **text)),
+        }
+
+
+def load_tokenizer(place: Path, vocabulary: int) -> Any:
+    """CLIP's tokenizer from a folder, or from `bpe_simple_vocab_16e6.txt.gz`, which OpenCLIP and CLIP carry.
+
+    Raises `SpecError` for one that is not there or has another vocabulary.
+    """
+    try:
+        if place.is_file():
+            tokenizer = CLIPTokenizer(*_vocabulary(gzip.decompress(place.read_bytes()).decode(), vocabulary))
+        else:
+            tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(
+            f"tokenizer: {str(place)!r} cannot be read ({reason:.200}); the tokenizer folder of a local CLIP or "
+            "Stable Diffusion model works, and so does OpenCLIP's bpe_simple_vocab_16e6.txt.gz"
+        ) from None
+    if len(tokenizer) != vocabulary:
+        raise SpecError(f"tokenizer: {str(place)!r} has {len(tokenizer)} tokens; CLIP's, with {vocabulary}, works")
+    return tokenizer
+
+
+def _vocabulary(text: str, size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's tokens and merges from its file of merges, the first line of which is a comment.
+
+    Tokens are the 256 bytes as printable characters, the same at the end of a word, the merges in order and two marks.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
+    merges = [(a, b) for a, b in (line.split() for line in text.split("\n")[1 : size - 2 * 256 - 2 + 1])]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *(a + b for a, b in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(tokens)}, merges

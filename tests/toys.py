@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,6 @@ from freescale.sampling import Moment, Schedule, denoise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from freescale.methods import Method
     from freescale.views import Views
@@ -224,3 +224,5 @@ _VIDEO_SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
     "timestep_spacing": "leading",
 }
+
+EMBEDDED_TOKENIZER = Path(__file__).parents[1] / "stages" / "shapes" / "model" / "tokenizer"
