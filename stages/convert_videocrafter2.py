@@ -86,8 +86,10 @@ def convert(file: Path, folder: Path, tokenizer: Path, architecture: Architectur
 
     Raises `SpecError` in one sentence, and writes nothing, for whatever cannot be converted.
     """
+    from stages.models import quiet_diffusers
     from stages.videocrafter import empty_networks, load_tokenizer
 
+    quiet_diffusers()
     architecture = architecture or Architecture()
     if folder.exists():
         raise SpecError(f"folder: {str(folder)!r} exists; name one that does not")
