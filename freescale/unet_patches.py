@@ -58,7 +58,8 @@ def spatial_self_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
 
 def has_motion_modules(unet: nn.Module) -> bool:
     """Whether this is an image UNet with motion modules put in (AnimateDiff)."""
-    return any(name.endswith(".motion_modules") for name, _ in unet.named_modules())
+    blocks = [*getattr(unet, "down_blocks", ()), *getattr(unet, "up_blocks", ())]
+    return any(hasattr(block, "motion_modules") for block in blocks)
 
 
 def is_clip_unet(unet: nn.Module) -> bool:

@@ -222,8 +222,9 @@ def test_scale_fusion_frame_by_frame(scheduler_config: Any) -> None:
             assert (output[frame].view_as(expected) - expected).abs().max() < 1e-10, name
 
 
+SHORT = [("freescale", "animatediff-sdxl")]
 PAIRS = [
-    pytest.param(name, kind, marks=[] if name == "freescale" or kind == "videocrafter2" else pytest.mark.slow)
+    pytest.param(name, kind, marks=[] if kind == "videocrafter2" or (name, kind) in SHORT else pytest.mark.slow)
     for name in METHODS_FOR_CLIPS
     for kind in VIDEO_KINDS
 ]

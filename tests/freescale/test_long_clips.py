@@ -108,7 +108,10 @@ def test_attention_against_its_definition(kind: str) -> None:
                 assert (output[row] - expected).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("kind", VIDEO_KINDS)
+OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("modelscope", "animatediff-sdxl")]
+
+
+@pytest.mark.parametrize("kind", ["videocrafter2", "animatediff", *OTHERS])
 class TestUNet:
     def test_up_to_the_training_length_it_is_plain(self, kind: str) -> None:
         level = Level(0, (64, 80), (64, 80), frames=NATIVE)

@@ -153,3 +153,38 @@ def test_shapes_motion_is_named_or_missed(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(SpecError, match="not in this installation"):
         describe(ModelSpec(name="shapes-motion"), tmp_path)
     assert list(module.available(tmp_path)) == []
+
+
+@pytest.mark.parametrize("kind", ["animatediff", "animatediff-sdxl"])
+def test_a_folder_that_diffusers_saved(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """The stock pipeline's own folder, its motion adapter and empty parts included."""
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    given, names = folders[kind], {"text_encoder": CLIPTextModel, "tokenizer": CLIPTokenizer}
+    if kind == "animatediff-sdxl":
+        names |= {"text_encoder_2": CLIPTextModelWithProjection, "tokenizer_2": CLIPTokenizer}
+    parts = {name: cls.from_pretrained(given / name) for name, cls in names.items()}
+    is_xl = kind == "animatediff-sdxl"
+    adapter = diffusers.MotionAdapter(
+        block_out_channels=(8, 16, 32) if is_xl else (8, 16, 32, 32),
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
+        motion_max_seq_length=8,
+        use_motion_mid_block=not is_xl,
+    )
+    stock = diffusers.AnimateDiffSDXLPipeline if is_xl else diffusers.AnimateDiffPipeline
+    pipeline = stock(
+        vae=diffusers.AutoencoderKL.from_pretrained(given / "vae"),
+        unet=clip_unet(kind),
+        scheduler=diffusers.DDIMScheduler.from_pretrained(given / "scheduler"),
+        motion_adapter=adapter,
+        **parts,
+    )
+    pipeline.save_pretrained(tmp_path / kind)
+    models, plain = models_of(tmp_path / kind, tmp_path), models_of(given, tmp_path)
+    assert (models.info.frames, models.info.unet_class, models.info.steps) == (8, "UNetMotionModel", 50)
+    text = models.encode_prompt("a blue square", "a red one")
+    assert all(torch.equal(x, text[name]) for name, x in plain.encode_prompt("a blue square", "a red one").items())
+    saved, own = models.unet.state_dict(), clip_unet(kind).state_dict()
+    assert all(torch.equal(saved[name], x) for name, x in own.items())
