@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from flows.session import Home
 
-SPEC_FLAGS = ("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade")
+SPEC_FLAGS = (
+    *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
+    *("motion_fps", "crf", "pixel_format"),
+)
 
 
 def spec_or_run(what: str, flags: dict[str, Any], extra: list[str], home: Home) -> RenderSpec:
@@ -35,7 +38,7 @@ def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
     """The spec for a prompt or a spec file with flags laid over it. Raises `SpecError`."""
     path = Path(what)
     values: dict[str, Any] = load_spec(path) if path.suffix in (".yaml", ".yml", ".json") else {"prompt": what}
-    for name in ("seed", "steps", "image"):
+    for name in ("seed", "steps", "image", "frames", "fps"):
         if flags.get(name) is not None:
             values[name] = flags[name]
     if flags.get("size") is not None:
