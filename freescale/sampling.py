@@ -100,7 +100,7 @@ class Schedule:
             return latents
         if noise is None:
             raise ValueError(f"noise is None at step {i}, allowed: a tensor where the solver adds noise")
-        return latents + up * noise.to(latents)
+        return latents.add_(up * noise.to(latents))
 
     def _dpmpp_2m(self, noise_pred: Tensor, i: int, latents: Tensor, history: History) -> tuple[Tensor, History]:
         """DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2); first order where there is no history, and at the

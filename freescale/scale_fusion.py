@@ -129,12 +129,12 @@ def fuse_scales(attn: Any, hidden_states: Tensor, windows: Windows, fusion: Fusi
         return _output(attn, scales[fusion.bands]().flatten(1, 2))
     high, low = ("local", "global") if fusion.bands == "swapped" else ("global", "local")
     detail = scales[high]()
-    correction = blur_grid(scales[low]() - detail, fusion.taps, fusion.blur_border)
+    correction = blur_grid(scales[low]().sub_(detail), fusion.taps, fusion.blur_border)
     if not fusion.channel_blur:
-        return _output(attn, (detail + correction).flatten(1, 2))
-    linear = _output(attn, correction) - _output(attn, torch.zeros_like(correction[:1, :1, :1]))
+        return _output(attn, detail.add_(correction).flatten(1, 2))
+    linear = _output(attn, correction).sub_(_output(attn, torch.zeros_like(correction[:1, :1, :1])))
     correction = blur_channels(linear, fusion.taps, fusion.blur_border)
-    return _output(attn, detail.flatten(1, 2)) + correction.flatten(1, 2)
+    return _output(attn, detail.flatten(1, 2)).add_(correction.flatten(1, 2))
 
 
 def project(attn: Any, hidden_states: Tensor) -> Heads:
@@ -165,18 +165,18 @@ def local_attention(
     batch, channels = query.shape[0], query.shape[2] * query.shape[3]
     if outside is not None:
         heads = Heads(*(_with_token(x, token) for x, token in zip(heads, outside, strict=True)))
-    total = torch.zeros(batch, *windows.grid, channels, device=query.device)
-    total = total.to(torch.promote_types(query.dtype, torch.float32))
+    total_dtype = torch.promote_types(query.dtype, torch.float32)
+    total = torch.zeros(batch, *windows.grid, channels, device=query.device, dtype=total_dtype)
     for chunk in windows.chunks(_sets_at_once(batch, window_rows)):
-        index = chunk.tokens()
-        is_inside = index < tokens
-        is_masked = outside is None and not bool(is_inside.all())
-        index = index.clamp(max=heads.query.shape[1] - 1)
-        attended = attend(heads, index, is_inside if is_masked else None)
+        index, is_inside = chunk.tokens(query.device), None
+        if outside is None and chunk.leaves_grid:
+            is_inside = index < tokens
+            index = index.clamp(max=tokens - 1)
+        attended = attend(heads, index, is_inside)
         attended = attended.view(batch, -1, *windows.window, channels)
         for number, (grid, window) in enumerate(chunk.overlaps()):
             total[:, *grid] += attended[:, number, *window]
-    return (total / windows.count().to(total)[..., None]).to(query.dtype)
+    return total.div_(windows.count(query.device).to(total_dtype)[..., None]).to(query.dtype)
 
 
 def _with_token(x: Tensor, token: Tensor) -> Tensor:
