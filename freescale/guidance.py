@@ -71,6 +71,7 @@ class Denoiser:
     split_guidance: bool = False  # two passes of B rows in place of one of 2 B: half the memory, same result
     window_rows: int | None = None  # most rows in one windowed attention call; None: as many as memory takes well
     feed_forward_tokens: int | None = None  # most tokens in one feed-forward; None: all
+    phase_convs: bool = False  # dilated convolutions as dense ones on interleaved phases
     text: TextCache | None = field(default_factory=TextCache)  # None: keys and values of the prompt at every step
 
     @property

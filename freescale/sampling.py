@@ -223,6 +223,7 @@ class Moment:
     schedule: Schedule
     seed: int
     window_rows: int | None = None  # the denoiser's; decides memory, not the result
+    phase_convs: bool = False  # the denoiser's; decides speed, not the result
 
     @property
     def timestep(self) -> float:
@@ -268,7 +269,7 @@ def denoise(
     is cut, going on from the last `Step` gives the same bits. The UNet is clean at every yield.
     """
     for i in range(start, len(schedule) if stop is None else stop):
-        moment = Moment(level, i, schedule, seed, denoiser.window_rows)
+        moment = Moment(level, i, schedule, seed, denoiser.window_rows, denoiser.phase_convs)
         latents = method.blend(latents, moment)
         with patched(denoiser.unet, method.patches(moment)):
             noise_pred = method.predict(denoiser, latents, moment)

@@ -19,6 +19,7 @@ Shapes: tokens are (B, h * w, heads, head_dim), attention outputs (B, h, w, C).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -59,7 +60,7 @@ class Fusion:
     bands: Bands = "fused"
     phases: Grid = (1, 1)  # fast mode: global attention within interleaved phases
     jitter: Callable[[str, Grid], torch.Generator] | None = None
-    window_rows: int | None = None  # most rows of one call (batch rows x windows); None: all windows at once
+    window_rows: int | None = None  # most rows of one call (batch rows x windows); None: what the device takes well
 
     def windows(self, name: str, grid: Grid) -> Windows:
         """Return the windows of the layer `name`."""
@@ -167,7 +168,7 @@ def local_attention(
         heads = Heads(*(_with_token(x, token) for x, token in zip(heads, outside, strict=True)))
     total_dtype = torch.promote_types(query.dtype, torch.float32)
     total = torch.zeros(batch, *windows.grid, channels, device=query.device, dtype=total_dtype)
-    for chunk in windows.chunks(_sets_at_once(batch, window_rows)):
+    for chunk in windows.chunks(_sets_at_once(heads, math.prod(windows.window), window_rows)):
         index, is_inside = chunk.tokens(query.device), None
         if outside is None and chunk.leaves_grid:
             is_inside = index < tokens
@@ -183,8 +184,18 @@ def _with_token(x: Tensor, token: Tensor) -> Tensor:
     return torch.cat([x, token.expand(x.shape[0], -1, -1, -1)], dim=1)
 
 
-def _sets_at_once(batch: int, window_rows: int | None) -> int | None:
-    return None if window_rows is None else max(1, window_rows // batch)
+CACHE_BYTES, MEMORY_BYTES = 8 * 2**20, 2**30
+"""What the gathered queries, keys, values and outputs of one call may take: on a CPU what its cache holds, on a GPU
+what keeps it busy. At 8192 x 8192 the windows of SDXL's largest layer are 9 GiB together."""
+
+
+def _sets_at_once(heads: Heads, tokens: int, window_rows: int | None) -> int:
+    """Return how many windows or phases of so many tokens one call takes, for all rows of the batch."""
+    batch, _, count, size = heads.query.shape
+    if window_rows is not None:
+        return max(1, window_rows // batch)
+    budget = CACHE_BYTES if heads.query.device.type == "cpu" else MEMORY_BYTES
+    return max(1, budget // (4 * batch * tokens * count * size * heads.query.element_size()))
 
 
 def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_rows: int | None = None) -> Tensor:
@@ -194,7 +205,7 @@ def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_row
         return _sdpa(heads).view(query.shape[0], *grid, -1)
     output = torch.empty_like(query).flatten(2)
     for group in phase_tokens(grid, phases):
-        for index in torch.split(group, _sets_at_once(query.shape[0], window_rows) or len(group)):
+        for index in torch.split(group, _sets_at_once(heads, group.shape[1], window_rows)):
             output[:, index.to(output.device)] = attend(heads, index)
     return output.view(query.shape[0], *grid, -1)
 
@@ -204,9 +215,11 @@ def attend(heads: Heads, index: Tensor, is_inside: Tensor | None = None) -> Tens
 
     Tokens that are not inside are no keys; what they get as queries has no meaning.
     """
-    batch, device = heads.query.shape[0], heads.query.device
+    (batch, tokens), device = heads.query.shape[:2], heads.query.device
     index = index.to(device)
-    gathered = Heads(*(x[:, index].flatten(0, 1) for x in heads))
+    rows = (index + tokens * torch.arange(batch, device=device)[:, None, None]).flatten()
+    shape = (batch * len(index), index.shape[1], *heads.query.shape[2:])
+    gathered = Heads(*(x.flatten(0, 1).index_select(0, rows).view(shape) for x in heads))
     mask = None if is_inside is None else is_inside.to(device).repeat(batch, 1)[:, None, None, :]
     return _sdpa(gathered, mask).view(batch, *index.shape, -1)
 
