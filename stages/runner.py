@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 
 from freescale import Step
+from freescale.attention import attention_name
 from stages.stage import Stream
 from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
 
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 LADDER: tuple[tuple[str, dict[str, Any]], ...] = (  # exact measures when memory runs out, mildest first
     ("split guidance", {"split_guidance": True}),
+    ("feed-forward 16,384 tokens at a time", {"feed_forward_tokens": 16384}),
     ("attention windows eight at a time", {"window_rows": 8}),
     ("attention windows one at a time", {"window_rows": 1}),
 )
@@ -175,7 +177,7 @@ class Runner:
                 writer.describe(
                     seconds=seconds,
                     device=device_name(self.models.device),
-                    libraries=libraries(),
+                    libraries=libraries() | _attention(call, self.models),
                     resumed_at=[] if at is None else [at],
                     peak_memory=peak_memory(self.models.device),
                     measures=measures,
@@ -291,6 +293,11 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _attention(call: Call, models: Models) -> dict[str, str]:
+    """The attention kernels a UNet's stage was computed with, in torch's order of choice."""
+    return {"attention": attention_name(models.device, models.dtype)} if call.stage.part == "unet" else {}
 
 
 def libraries() -> dict[str, str]:

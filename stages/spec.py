@@ -263,7 +263,9 @@ class RunOptions(_Model):
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     split_guidance: bool = False
-    window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: all.")
+    window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: by memory.")
+    feed_forward_tokens: int | None = Field(None, ge=1, description="Tokens in one feed-forward; None: all.")
+    phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")
     checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")
 
