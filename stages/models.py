@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.spec import ModelSpec, SpecError
 
@@ -226,6 +226,20 @@ class Models:
 
         return self._load(AutoencoderKL, "vae", torch.float32)
 
+    def make_room(self, part: str, offload: bool) -> None:
+        """Before a stage of `part`: bring that part to the device, and the VAE off it unless it is the one at work.
+
+        With `offload` the UNet leaves as well while the VAE or the text encoders work. Nothing is loaded for this, and
+        text encoders are gone once a prompt is encoded. Where the host is the device, there is nothing to move.
+        """
+        if self.device.type == "cpu" or not part:
+            return
+        for name in ("unet", "vae"):
+            loaded: nn.Module | None = self.__dict__.get(name)
+            leaves = name != part and (offload or name == "vae")
+            if loaded is not None:
+                loaded.to("cpu" if leaves else self.device)
+
     def _count(self, unet: Any, inputs: tuple[Tensor, ...]) -> None:
         self.unet_samples += inputs[0].shape[0]
 
@@ -273,6 +287,16 @@ class Models:
 
     def _text_options(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
+
+
+def empty_part(config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
+    """A UNet or VAE by its configuration, on the meta device: shapes and no weights."""
+    import diffusers
+
+    with torch.device("meta"):
+        module = getattr(diffusers, config["_class_name"]).from_config(dict(config))
+    empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
+    return empty
 
 
 def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
