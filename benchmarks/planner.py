@@ -104,6 +104,7 @@ def main() -> None:
     sizes = given.sizes or [native * n for n in (1, 2, 4)]
     unet, vae = filled(folder, "unet", dtype, device), filled(folder, "vae", torch.float32, device)
     rows: list[dict[str, Any]] = []
+    info = describe(ModelSpec(name=str(folder)), Path(tempfile.gettempdir()) / "freescale-benchmark")
     for label, call in cases(folder, sizes, name, native):
         stage = call.stage
         source = call.parents["image"].size if "image" in call.parents else call.size
@@ -113,7 +114,7 @@ def main() -> None:
                 run = _step(stage, unet, how, device)
             else:
                 run = _picture(vae, stage.name, call.size, source, device)
-            expected = stage_cost(stage, folder, dtype, how, source)
+            expected = stage_cost(stage, info, dtype, how, source)
             assert expected is not None
             module = unet if isinstance(stage, DenoiseStage) else vae
             row = {"case": f"{label}, {measure}", "predicted": expected.activations}

@@ -80,7 +80,7 @@ class Pace:
         if model.split(":")[0] not in self.info.fingerprints.values() or size is None:
             return 0.0
         dtype = getattr(torch, model.partition(":")[2] or "float32")
-        cost = None if stage is None else stage_cost(stage, self.info.folder, dtype, RunOptions(), size)
+        cost = None if stage is None else stage_cost(stage, self.info, dtype, RunOptions(), size)
         return 0.0 if cost is None else cost.flops
 
     def seconds(self, call: Call, estimate: Estimate) -> Seconds | None:

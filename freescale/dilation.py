@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from freescale.cascade import Level
     from freescale.unet_patches import Patch
 
-DilatedLayers = Literal["down_mid", "all_up", "up0"]
+DilatedLayers = Literal["down_mid", "down_mid_wide", "all_up", "up0"]
 DilationRule = Literal["scale", "axis", "width"]
 
 # All that runs at a quarter of the latent size or below, and the convolution that enters it: 9 convolutions
@@ -36,10 +36,14 @@ _DOWN_MID = (
 # The ablation "dilated up-blocks". Which ones the paper does not say: all (20 in SDXL) or the deepest (7).
 _UP = r"|up_blocks\.{}\.(resnets\.\d+\.conv[12]|upsamplers\.0\.conv)"
 
+# ScaleCrafter's list without its up-blocks: 18 in the four-level UNets.
+_WIDE = r"|down_blocks\.1\.resnets\.\d+\.conv[12]"
+
 _CONV = re.compile(r"((down|up)_blocks\.\d+|mid_block)\.(resnets\.\d+\.conv[12]|(down|up)samplers\.0\.conv)")
 
 LAYERS: dict[DilatedLayers, re.Pattern[str]] = {
     "down_mid": re.compile(_DOWN_MID),
+    "down_mid_wide": re.compile(_DOWN_MID + _WIDE),
     "all_up": re.compile(_DOWN_MID + _UP.format(r"\d")),
     "up0": re.compile(_DOWN_MID + _UP.format("0")),
 }

@@ -13,7 +13,7 @@ import torch
 
 from freescale.attention import prefer_backends
 from freescale.savings import TextCache, chunk_feed_forward
-from freescale.unet_patches import patched
+from freescale.unet_patches import has_motion_modules, patched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,13 +31,15 @@ Side = Literal["negative", "positive"]
 class Conditioning:
     """What the UNet is told, in B rows, or in one for all rows of the latents.
 
-    `added` has `text_embeds` and `time_ids` for SDXL, nothing for Stable Diffusion 1.5 and video UNets.
+    `added` has `text_embeds` and `time_ids` for SDXL, nothing for Stable Diffusion 1.5 and most video UNets; `fps` is
+    for those with a branch for it (VideoCrafter2).
     """
 
     prompt_embeds: Tensor  # (B, T, D)
     negative_embeds: Tensor | None = None
     added: Mapping[str, Tensor] = field(default_factory=dict)
     negative_added: Mapping[str, Tensor] = field(default_factory=dict)
+    fps: Tensor | None = None  # (B,) or (1,), of both sides
 
     def for_views(self, crops: Tensor, batch: int) -> Conditioning:
         """Return the conditioning of views of `batch` pictures, views outermost, each told its crop.
@@ -57,7 +59,8 @@ class Conditioning:
             return rows
 
         negative = None if self.negative_embeds is None else repeat(self.negative_embeds)
-        return Conditioning(repeat(self.prompt_embeds), negative, added(self.added), added(self.negative_added))
+        fps = None if self.fps is None else repeat(self.fps)
+        return Conditioning(repeat(self.prompt_embeds), negative, added(self.added), added(self.negative_added), fps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +110,8 @@ class Denoiser:
         texts = [self._text(side) for side in sides]
         embeds = self._embeds(sides, batch)
         added = {name: torch.cat([_rows(a[name], batch) for _, a in texts]) for name in self.conditioning.added}
-        return self._run(torch.cat([given] * len(sides)), timestep, embeds, added).chunk(len(sides))
+        fps = None if self.conditioning.fps is None else _rows(self.conditioning.fps, batch).repeat(len(sides))
+        return self._run(torch.cat([given] * len(sides)), timestep, embeds, added, fps).chunk(len(sides))
 
     def _embeds(self, sides: tuple[Side, ...], batch: int) -> Tensor:
         def make() -> Tensor:
@@ -123,12 +127,19 @@ class Denoiser:
             raise ValueError("negative_embeds is None, allowed: a tensor where there is a negative pass")
         return text.negative_embeds, text.negative_added
 
-    def _run(self, given: Tensor, timestep: Tensor, embeds: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    def _run(
+        self, given: Tensor, timestep: Tensor, embeds: Tensor, added: Mapping[str, Tensor], fps: Tensor | None = None
+    ) -> Tensor:
         """Return the raw UNet output, at least float32, for scaled latents."""
         unet: Any = self.unet
         dtype = next(unet.parameters()).dtype
         rows = given.shape[0]
-        options: dict[str, Any] = {"encoder_hidden_states": _rows(embeds, rows), "return_dict": False}
+        embeds = _rows(embeds, rows)
+        if given.ndim == 5 and has_motion_modules(unet):
+            embeds = embeds.repeat_interleave(given.shape[2], 0)  # such a UNet wants a row of text for each frame
+        options: dict[str, Any] = {"encoder_hidden_states": embeds, "return_dict": False}
+        if fps is not None:
+            options["timestep_cond"] = fps
         if added:
             options["added_cond_kwargs"] = {name: _rows(value, rows) for name, value in added.items()}
         with patched(unet, self._savings()), prefer_backends(given.device, dtype):

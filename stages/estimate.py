@@ -24,6 +24,7 @@ from stages.denoise import DenoiseStage
 from stages.skeleton import Skeleton, skeleton, text_weights
 from stages.trace import Trace
 from stages.upscale import EncodePicture, Upscale
+from stages.upscale_clip import UpscaleClip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +53,7 @@ class Estimate:
     activations: int = 0
     flops: float = 0.0
     disk: int = 0
+    is_traced: bool = True  # else a rough bound: the UNet of a video model
 
     @property
     def memory(self) -> int:
@@ -70,11 +72,14 @@ class Cost:
 def estimate(call: Call, info: ModelInfo, options: RunOptions, device: str = "cuda") -> Estimate:
     """The estimate of a call under these options on a device of this kind (`cpu`, `cuda`, `mps`)."""
     dtype = dtype_of(call)
-    cost = stage_cost(call.stage, info.folder, dtype, options, _source_size(call))
+    cost = stage_cost(call.stage, info, dtype, options, _source_size(call))
     disk = disk_bytes(call, info)
+    if cost is None and call.stage.part == "unet":
+        return Estimate(0, rough_bytes(call, info), 0.0, disk, is_traced=False)
     if cost is None:
         return Estimate(0, host_bytes(call) if device == "cpu" else 0, 0.0, disk)
-    return Estimate(resident(call, info, options, device), cost.activations, cost.flops, disk)
+    frames = call.frames if call.stage.part == "vae" else 1  # one after another
+    return Estimate(resident(call, info, options, device), cost.activations, cost.flops * frames, disk)
 
 
 def dtype_of(call: Call) -> torch.dtype:
@@ -119,14 +124,18 @@ def _source_size(call: Call) -> tuple[int, int]:
 
 
 def stage_cost(
-    stage: Stage, folder: Path, dtype: torch.dtype, options: RunOptions, source: tuple[int, int]
+    stage: Stage, info: ModelInfo, dtype: torch.dtype, options: RunOptions, source: tuple[int, int]
 ) -> Cost | None:
-    """What a stage of a model folder costs at one size; None for a stage without a network. Kept by its arguments."""
+    """What a stage costs at one size; of a clip and the VAE, one frame. Kept by its arguments.
+
+    None for a stage without a network, and for the UNet of a video model, which is not traced.
+    """
+    folder = info.folder
     if isinstance(stage, DenoiseStage):
-        return _denoise_cost(_Asked(stage, options), folder, dtype)
+        return None if info.is_video else _denoise_cost(_Asked(stage, options), folder, dtype)
     if stage.name == "decode":
         return _vae_cost(folder, "decode", source, source)
-    if isinstance(stage, Upscale | EncodePicture):
+    if isinstance(stage, Upscale | UpscaleClip | EncodePicture):
         return _vae_cost(folder, "encode", stage.size, source)
     if stage.part == "text":
         parameters = text_weights(folder, torch.float32) // FLOAT32
@@ -167,6 +176,7 @@ class _Scheduled:
     """What a stage asks of a model beside its networks. No cost depends on noise levels: any schedule will do."""
 
     latent_channels: int
+    frames: int | None = None
     scheduler: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -249,7 +259,7 @@ def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, 
 def disk_bytes(call: Call, info: ModelInfo) -> int:
     """Bytes of a call's arrays and files: float32 latents and text rows, float16 images, a compressed picture."""
     height, width = call.size
-    latents = info.latent_channels * (height // 8) * (width // 8) * FLOAT32
+    latents = call.frames * info.latent_channels * (height // 8) * (width // 8) * FLOAT32
     if call.stage.name == "conditioning":
         config = read_config(info.folder, "unet")
         rows = 2 if getattr(call.stage, "negative_prompt", None) is not None else 1
@@ -257,8 +267,10 @@ def disk_bytes(call: Call, info: ModelInfo) -> int:
         pooled = max(0, pooled - 6 * int(config.get("addition_time_embed_dim") or 0))
         return MANIFEST + rows * (TOKENS * int(config["cross_attention_dim"]) + pooled) * FLOAT32
     if call.stage.name == "export":
-        return MANIFEST + int(PNG_RATIO * 3 * height * width)
-    sizes = {"decode": 3 * height * width * FLOAT16, "picture": 3 * height * width}
+        return MANIFEST + int(
+            PNG_RATIO * 3 * height * width * call.frames
+        )  # a video: at most
+    sizes = {"decode": 3 * height * width * FLOAT16 * call.frames, "picture": 3 * height * width}
     return MANIFEST + sizes.get(call.stage.name, latents)
 
 
@@ -283,7 +295,7 @@ def rough_bytes(call: Call, info: ModelInfo) -> int:
     if call.stage.part == "vae":
         return 2 * files + ROUGH_VAE * first * height * width * FLOAT32
     cells = max(height * width, 16 * info.native[0] * info.native[1]) // 64  # views at once, at the training size
-    return 2 * files + 2 * ROUGH_UNET * first * cells * FLOAT32
+    return 2 * files + 2 * ROUGH_UNET * first * cells * call.frames * FLOAT32
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
