@@ -267,9 +267,7 @@ def disk_bytes(call: Call, info: ModelInfo) -> int:
         pooled = max(0, pooled - 6 * int(config.get("addition_time_embed_dim") or 0))
         return MANIFEST + rows * (TOKENS * int(config["cross_attention_dim"]) + pooled) * FLOAT32
     if call.stage.name == "export":
-        return MANIFEST + int(
-            PNG_RATIO * 3 * height * width * call.frames
-        )  # a video: at most
+        return MANIFEST + int(PNG_RATIO * 3 * height * width * call.frames)  # a video: at most
     sizes = {"decode": 3 * height * width * FLOAT16 * call.frames, "picture": 3 * height * width}
     return MANIFEST + sizes.get(call.stage.name, latents)
 
