@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_field, cli_night
+from flows import cli_convert, cli_field, cli_night
 from flows.options import (
     DeviceOption,
     EveryOption,
+    FpsOption,
+    FramesOption,
     HomeOption,
     JsonOption,
     MaskOption,
+    MemoryOption,
     OutOption,
     OverwriteOption,
     RootOption,
@@ -44,6 +47,7 @@ app.command()(cli_night.pause)
 app.command()(cli_night.unpause)
 app.command()(cli_night.prefect_setup)
 app.add_typer(cli_field.study, name="study")
+app.add_typer(cli_convert.convert, name="convert")
 
 
 @app.command(context_settings=EXTRA)
@@ -56,6 +60,8 @@ def render(
     method: Annotated[str | None, typer.Option(help="freescale or direct; its own parameters are flags too.")] = None,
     model: Annotated[str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")] = None,
     image: Annotated[str | None, typer.Option(help="A picture to start from.")] = None,
+    frames: FramesOption = None,
+    fps: FpsOption = None,
     mask: MaskOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
@@ -63,11 +69,12 @@ def render(
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
     split_guidance: SplitOption = False,
+    memory: MemoryOption = None,
     input_root: RootOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Render a picture through every checkpointed stage; typed again after a crash, it goes on where it was."""
+    """Render a picture or clip through checkpointed stages; typed again after a crash, it goes on where it was."""
     from flows import requests
 
     flags = {
@@ -77,13 +84,19 @@ def render(
         "method": method,
         "model": model,
         "image": image,
+        "frames": frames,
+        "fps": fps,
         "mask": mask,
     }
     place = home_of(home)
     spec = requests.spec_from(what, flags, context.args)
     job = _prepare(spec, place, input_root)
     options = options_of(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        split_guidance=split_guidance,
+        memory=memory,
     )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
@@ -98,11 +111,15 @@ def plan(
     method: Annotated[str | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option()] = None,
     image: Annotated[str | None, typer.Option()] = None,
+    frames: FramesOption = None,
+    fps: FpsOption = None,
     mask: MaskOption = None,
     why: Annotated[
         bool, typer.Option("--why", help="Name the fields that differ from the nearest made before.")
     ] = False,
     device: DeviceOption = "auto",
+    split_guidance: SplitOption = False,
+    memory: MemoryOption = None,
     input_root: RootOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -117,11 +134,14 @@ def plan(
         "method": method,
         "model": model,
         "image": image,
+        "frames": frames,
+        "fps": fps,
         "mask": mask,
     }
     place = home_of(home)
     spec = requests.spec_or_run(what, flags, context.args, place)
-    _show_plan(_prepare(spec, place, input_root), place, device, why, as_json)
+    options = options_of(device=device, split_guidance=split_guidance, memory=memory)
+    _show_plan(_prepare(spec, place, input_root), place, options, why, as_json)
 
 
 @app.command()
@@ -133,6 +153,7 @@ def resume(
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
     split_guidance: SplitOption = False,
+    memory: MemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -143,7 +164,11 @@ def resume(
     record, spec = load(place, run)
     job = _prepare(spec, place, None, record.origin)
     options = options_of(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        split_guidance=split_guidance,
+        memory=memory,
     )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
@@ -165,6 +190,7 @@ def redo(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
+    memory: MemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -177,10 +203,10 @@ def redo(
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     again = requests.redo_spec(spec, stage, level, changes, context.args, place)
     job = _prepare(again, place, None, origin=run)
+    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory)
     if dry:
-        _show_plan(job, place, device, False, as_json)
+        _show_plan(job, place, options, False, as_json)
         return
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
 
@@ -206,6 +232,7 @@ def batch(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
+    memory: MemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,7 +243,8 @@ def batch(
     place = home_of(home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
     orders = night.checked(jobs, place, defaults, skip_bad)
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
+    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory)
+    night.check_memory(orders, place, options)
     window = Window.of(until, zone, at_end)
     stop = stop_on_signals()
     raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers, notify))
@@ -244,18 +272,24 @@ def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json
 @app.command()
 def export(
     run: Annotated[str, typer.Argument()],
-    format: Annotated[str, typer.Option(help="png, tiff or webp.")] = "png",
+    format: Annotated[
+        str | None, typer.Option(help="png, tiff or webp; of a clip mp4, hevc, ffv1 or frames (a zip of PNG files).")
+    ] = None,
     level: Annotated[int | None, typer.Option(help="Of the cascade; default: the last.")] = None,
+    fps: FpsOption = None,
+    crf: Annotated[int | None, typer.Option(min=0, max=51, help="Quality of mp4 and hevc; smaller is better.")] = None,
+    pixel_format: Annotated[str | None, typer.Option(help="yuv420p or yuv444p, of mp4 and hevc.")] = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Write a level's picture of a run in another format."""
+    """Write a level's picture or clip of a run in another format."""
     from flows.session import export_level, load
 
     place = home_of(home)
     _, spec = load(place, run)
-    typer.echo(export_level(place, spec, format, level, out or Path.cwd(), overwrite))
+    how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
+    typer.echo(export_level(place, spec, format, level, out or Path.cwd(), overwrite, **how))
 
 
 @app.command()
@@ -280,10 +314,10 @@ def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None
     return prepare(spec, home, root, origin)
 
 
-def _show_plan(job: Job, home: Home, device: str, why: bool, as_json: bool) -> None:
-    from flows import report
+def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
+    from flows import plan_report
 
-    report.print_plan(job, home, device, why, as_json)
+    plan_report.print_plan(job, home, options, why, as_json)
 
 
 def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, as_json: bool) -> None:

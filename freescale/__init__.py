@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from freescale.cascade import Level, base_size_for, cascade_sizes
 from freescale.detail import region_map
+from freescale.enlarge import enlarge_latents
 from freescale.forward_process import generator, normal, renoise
 from freescale.guidance import Conditioning, Denoiser
+from freescale.long_clips import clip_noise
 from freescale.methods import METHODS, Method
 from freescale.sampling import Moment, Schedule, Solver, Step, denoise, make_schedule
 from freescale.unet_patches import Patch, patched
@@ -28,7 +30,9 @@ __all__ = [
     "Step",
     "base_size_for",
     "cascade_sizes",
+    "clip_noise",
     "denoise",
+    "enlarge_latents",
     "generator",
     "make_schedule",
     "normal",

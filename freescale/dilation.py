@@ -11,6 +11,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from freescale.phase_convs import dilate_on_phases
 from freescale.unet_patches import dilate_convs
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from freescale.cascade import Level
     from freescale.unet_patches import Patch
 
-DilatedLayers = Literal["down_mid", "all_up", "up0"]
+DilatedLayers = Literal["down_mid", "down_mid_wide", "all_up", "up0"]
 DilationRule = Literal["scale", "axis", "width"]
 
 # All that runs at a quarter of the latent size or below, and the convolution that enters it: 9 convolutions
@@ -35,10 +36,14 @@ _DOWN_MID = (
 # The ablation "dilated up-blocks". Which ones the paper does not say: all (20 in SDXL) or the deepest (7).
 _UP = r"|up_blocks\.{}\.(resnets\.\d+\.conv[12]|upsamplers\.0\.conv)"
 
+# ScaleCrafter's list without its up-blocks: 18 in the four-level UNets.
+_WIDE = r"|down_blocks\.1\.resnets\.\d+\.conv[12]"
+
 _CONV = re.compile(r"((down|up)_blocks\.\d+|mid_block)\.(resnets\.\d+\.conv[12]|(down|up)samplers\.0\.conv)")
 
 LAYERS: dict[DilatedLayers, re.Pattern[str]] = {
     "down_mid": re.compile(_DOWN_MID),
+    "down_mid_wide": re.compile(_DOWN_MID + _WIDE),
     "all_up": re.compile(_DOWN_MID + _UP.format(r"\d")),
     "up0": re.compile(_DOWN_MID + _UP.format("0")),
 }
@@ -69,12 +74,13 @@ def dilation_factor(level: Level, rule: DilationRule = "scale") -> tuple[int, in
     return factor, factor
 
 
-def restrained_dilation(layers: DilatedLayers, factor: tuple[int, int]) -> Patch:
-    """Dilate the chosen layers of whatever UNet it is applied to."""
+def restrained_dilation(layers: DilatedLayers, factor: tuple[int, int], on_phases: bool = False) -> Patch:
+    """Dilate the chosen layers of whatever UNet it is applied to; computed on phases if asked, to the same end."""
+    dilate = dilate_on_phases if on_phases else dilate_convs
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
-        with dilate_convs(dilated_layers(unet, layers), factor)(unet):
+        with dilate(dilated_layers(unet, layers), factor)(unet):
             yield
 
     return patch

@@ -3,17 +3,22 @@
 Latents are in variance-exploding coordinates, z = x0 + sigma * n, for every solver: DDIM, whose own latents
 are z * sqrt(alpha_cumprod), is here the ancestral Euler step with its noise scaled by eta. A `Schedule` holds
 no state, so a loop may be cut after any step and resumed to the same bits.
+
+VideoCrafter2 was trained with a dynamic scale: x_t = sqrt(a_t) s_t x0 + sqrt(1 - a_t) n, with s_t falling from 1 to
+0.7 over the first 400 timesteps. Then z = x_t / (sqrt(a_t) s_t) = x0 + (sigma_t / s_t) n: in these coordinates it is
+another table of noise levels, for solvers and restarts alike, and only what the UNet sees is scaled.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
 from freescale.forward_process import normal
+from freescale.long_clips import temporal_patches
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
@@ -44,6 +49,7 @@ class Schedule:
     prediction_type: PredictionType = "epsilon"
     final_scale: float = 1.0  # of the last `advance`: sqrt(alpha_cumprod) where the walk ends above sigma = 0
     num_train_timesteps: int = 1000
+    scales: tuple[float, ...] = ()  # dynamic scale at each of `sigmas`, which hold sigma / s; empty: 1
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -58,7 +64,8 @@ class Schedule:
 
     def model_input(self, latents: Tensor, i: int) -> Tensor:
         """Return the latents as the UNet was trained to see them, with unit variance."""
-        return latents / math.sqrt(1.0 + self.sigmas[i] ** 2)
+        scale = self.scales[i] if self.scales else 1.0
+        return latents / (math.sqrt(1.0 + (self.sigmas[i] * scale) ** 2) / scale)
 
     def to_noise(self, model_output: Tensor, latents: Tensor, i: int) -> Tensor:
         """Return the noise (eps) that a model output of this prediction type means."""
@@ -72,8 +79,9 @@ class Schedule:
 
         DDIM's variance (arXiv:2010.02502, equation 16) divided by alpha_cumprod of the next step.
         """
-        sigma, following = self.sigmas[i], self.sigmas[i + 1]
-        return self.eta * following * math.sqrt(max(sigma**2 - following**2, 0.0)) / sigma
+        scale, next_scale = self.scales[i : i + 2] if self.scales else (1.0, 1.0)
+        sigma, following = self.sigmas[i] * scale, self.sigmas[i + 1] * next_scale
+        return self.eta * following * math.sqrt(max(sigma**2 - following**2, 0.0)) / sigma / next_scale
 
     def advance(
         self, noise_pred: Tensor, i: int, latents: Tensor, history: History = (), noise: Tensor | None = None
@@ -100,7 +108,7 @@ class Schedule:
             return latents
         if noise is None:
             raise ValueError(f"noise is None at step {i}, allowed: a tensor where the solver adds noise")
-        return latents + up * noise.to(latents)
+        return latents.add_(up * noise.to(latents))
 
     def _dpmpp_2m(self, noise_pred: Tensor, i: int, latents: Tensor, history: History) -> tuple[Tensor, History]:
         """DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2); first order where there is no history, and at the
@@ -125,7 +133,7 @@ def make_schedule(
 
     Noise levels between whole timesteps are interpolated linearly. The walk ends at sigma = 0, except DDIM
     with `set_alpha_to_one=False`, which ends at the first training timestep. `eta` is for DDIM;
-    `euler_ancestral` has 1.
+    `euler_ancestral` has 1. `dynamic_scale` (b, steps), a field of ours, is the scale of VideoCrafter2.
     """
     total = int(config.get("num_train_timesteps", 1000))
     spacing = str(config.get("timestep_spacing", "leading"))
@@ -140,7 +148,7 @@ def make_schedule(
     # that its first latents would have, sigma^2 + 1; so does every solver whose own latents have unit
     # variance.
     has_signal = spacing == "leading" or solver in ("ddim", "dpmpp_2m")
-    return Schedule(
+    schedule = Schedule(
         timesteps=tuple(timesteps),
         sigmas=(*sigmas, final_sigma),
         init_sigma=math.sqrt(sigmas[0] ** 2 + 1.0) if has_signal else sigmas[0],
@@ -149,6 +157,23 @@ def make_schedule(
         prediction_type=prediction_type,
         final_scale=1.0 / math.sqrt(1.0 + final_sigma**2),
         num_train_timesteps=total,
+    )
+    dynamic = config.get("dynamic_scale")
+    return schedule if dynamic is None else _with_dynamic_scale(schedule, float(dynamic[0]), int(dynamic[1]))
+
+
+def _with_dynamic_scale(schedule: Schedule, smallest: float, steps: int) -> Schedule:
+    """Return the schedule of a model trained with x0 scaled by linspace(1, smallest, steps)[t], then by `smallest`.
+
+    The walk ends where the scale is 1, at timestep 0 or before.
+    """
+    falls = (1.0 - smallest) / max(steps - 1, 1)
+    scales = tuple(1.0 - falls * min(t, steps - 1.0) for t in (*schedule.timesteps, 0.0))
+    return replace(
+        schedule,
+        sigmas=tuple(sigma / scale for sigma, scale in zip(schedule.sigmas, scales, strict=True)),
+        init_sigma=schedule.init_sigma / scales[0],
+        scales=scales,
     )
 
 
@@ -175,6 +200,8 @@ def _check(solver: str, eta: float, steps: int, total: int, config: Mapping[str,
         raise ValueError(f"eta is {eta} with {solver}, allowed: 0 to 1 with ddim, 0 with euler and dpmpp_2m")
     if not 1 <= steps <= total:
         raise ValueError(f"num_inference_steps is {steps}, allowed: 1 to {total}")
+    if config.get("dynamic_scale") is not None and config.get("prediction_type", "epsilon") != "epsilon":
+        raise ValueError(f"prediction_type is {config['prediction_type']!r} with a dynamic scale, allowed: 'epsilon'")
     for name, allowed in _CHOICES.items():
         if name in config and config[name] not in allowed:
             raise ValueError(f"{name} is {config[name]!r}, allowed: {', '.join(map(repr, allowed))}")
@@ -223,6 +250,7 @@ class Moment:
     schedule: Schedule
     seed: int
     window_rows: int | None = None  # the denoiser's; decides memory, not the result
+    phase_convs: bool = False  # the denoiser's; decides speed, not the result
 
     @property
     def timestep(self) -> float:
@@ -265,12 +293,15 @@ def denoise(
     """Yield each finished step of `start .. stop - 1`, the latents (B, C, [F,] h, w) in it.
 
     `latents` stand before step `start` (`Method.start`, or a `Step`), on the UNet's device. Wherever the loop
-    is cut, going on from the last `Step` gives the same bits. The UNet is clean at every yield.
+    is cut, going on from the last `Step` gives the same bits. The UNet is clean at every yield. A clip of more frames
+    than the model was trained for (`Level.frames`) is attended in windows of as many.
     """
+    method.check(latents)
+    over_frames = list(temporal_patches(latents, level))
     for i in range(start, len(schedule) if stop is None else stop):
-        moment = Moment(level, i, schedule, seed, denoiser.window_rows)
+        moment = Moment(level, i, schedule, seed, denoiser.window_rows, denoiser.phase_convs)
         latents = method.blend(latents, moment)
-        with patched(denoiser.unet, method.patches(moment)):
+        with patched(denoiser.unet, (*over_frames, *method.patches(moment))):
             noise_pred = method.predict(denoiser, latents, moment)
         fresh = normal(latents.shape, seed, "ancestral", level.index, i) if schedule.noise_sigma(i) else None
         latents, history = schedule.advance(noise_pred, i, latents, history, fresh)

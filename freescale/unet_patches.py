@@ -56,6 +56,17 @@ def spatial_self_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
+def has_motion_modules(unet: nn.Module) -> bool:
+    """Whether this is an image UNet with motion modules put in (AnimateDiff)."""
+    blocks = [*getattr(unet, "down_blocks", ()), *getattr(unet, "up_blocks", ())]
+    return any(hasattr(block, "motion_modules") for block in blocks)
+
+
+def is_clip_unet(unet: nn.Module) -> bool:
+    """Whether a UNet has layers over frames: `transformer_in` and `temp_attentions`, or motion modules."""
+    return hasattr(unet, "transformer_in") or has_motion_modules(unet)
+
+
 def transformer_name(attention_name: str) -> str:
     """Return the name of the transformer that holds a self-attention: `….attentions.0`."""
     return attention_name.split(".transformer_blocks.")[0]

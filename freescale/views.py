@@ -34,7 +34,7 @@ Crops = Literal["origin", "padded", "none"]
 the reach of the jitter (as released), or the corner for all. Dilated views are the whole picture: the corner."""
 
 VIEWS_AT_ONCE = 16
-"""Most views in one UNet call, as in DemoFusion's release, unless memory asks for fewer."""
+"""Most views in one UNet call, as in DemoFusion's release, unless memory asks for fewer. Of clips, frames count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,8 @@ def predict_views(denoiser: Denoiser, latents: Tensor, views: Views, moment: Mom
     batch = latents.shape[0]
     total = torch.zeros(latents.shape, dtype=torch.promote_types(latents.dtype, torch.float32), device=latents.device)
     count = torch.zeros(views.canvas)
-    at_once = min(VIEWS_AT_ONCE, max(1, (moment.window_rows or VIEWS_AT_ONCE * batch) // batch))
+    most = max(1, VIEWS_AT_ONCE // (latents.shape[2] if latents.ndim == 5 else 1))
+    at_once = min(most, max(1, (moment.window_rows or most * batch) // batch))
     for chunk in views.chunks(at_once):
         noise_pred = denoiser.for_views(chunk, batch)(chunk.take(latents), moment.step, moment.schedule)
         chunk.add(noise_pred, total, count)

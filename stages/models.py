@@ -1,188 +1,46 @@
-"""Find and load a pretrained model; the only module that loads diffusers.
+"""Load a pretrained model, part by part, when a stage first asks for it; the door to diffusers and transformers.
 
-A model is a `StableDiffusionXLPipeline` or `StableDiffusionPipeline` folder in safetensors. `locate` says where a
-name leads without loading anything; `Models` loads each part when a stage first asks for it.
+What a model's folder says without loading anything is `model_folder`'s, and can be had here too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from stages.spec import ModelSpec, SpecError
+from stages.model_folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder, read_json
+from stages.spec import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from freescale import Solver
+__all__ = [
+    "CLIP_INPUT",
+    "EMBEDDED",
+    "ClipNetworks",
+    "ModelInfo",
+    "Models",
+    "available",
+    "describe",
+    "empty_part",
+    "load_clip",
+    "locate",
+    "models_folder",
+    "pick_device",
+    "quiet_diffusers",
+    "unet_class",
+]
 
 log = logging.getLogger(__name__)
-EMBEDDED = Path(__file__).parent / "shapes" / "model"
-PARTS: Mapping[str, tuple[str, ...]] = {  # which folders decide the bytes of which stages
-    "text": ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
-    "unet": ("unet", "scheduler"),
-    "vae": ("vae",),
-}
 CLIP_INPUT = "model.safetensors"  # of a CLIP folder
-NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
-TURBO: Mapping[str, Any] = {
-    "restart": 0.5,
-    "dilation": (0.0, 1.0),
-    "rad": (0.0, 0.0),
-    "pool": (0.0, 0.5),
-}  # of four steps: two a level, dilated throughout; HiDiffusion as released for SDXL-Turbo
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model folder says of itself, read without loading weights."""
-
-    name: str
-    folder: Path
-    native: tuple[int, int]  # (height, width) in pixels it was trained at
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-    solver: Solver
-    scheduler: Mapping[str, Any]
-    size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
-    latent_channels: int
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    method_defaults: Mapping[str, Any] = field(default_factory=dict)  # where the spec names none
-
-
-def models_folder(home: Path) -> Path:
-    """Where named models are looked for."""
-    return home / "models"
-
-
-def locate(spec: ModelSpec, home: Path) -> Path:
-    """The folder a model name or path leads to. Raises `SpecError` that says where it looked."""
-    if spec.name == "shapes":
-        return EMBEDDED
-    looked = [Path(spec.name).expanduser()]
-    if not looked[0].is_absolute() and ".." not in looked[0].parts:
-        looked += [models_folder(home) / spec.name, *_cached_snapshots(spec)]
-    for place in looked:
-        if (place / "model_index.json").is_file():
-            return place.resolve()
-    places = ", ".join(str(p) for p in looked)
-    raise SpecError(
-        f"model: {spec.name!r} is not on disk (looked at {places}); give the path of a local diffusers folder "
-        f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'"
-    )
-
-
-def _cached_snapshots(spec: ModelSpec) -> list[Path]:
-    """Where the hub's own cache would hold this repository; nothing is fetched."""
-    root = Path(os.path.expanduser("~/.cache/huggingface/hub")) / f"models--{spec.name.replace('/', '--')}"
-    if spec.revision:
-        return [root / "snapshots" / spec.revision]
-    main = root / "refs" / "main"
-    return [root / "snapshots" / main.read_text().strip()] if main.is_file() else [root / "snapshots"]
-
-
-def available(home: Path) -> Iterator[tuple[str, Path]]:
-    """Every model that can be named: the embedded one, then those under the models folder."""
-    yield "shapes", EMBEDDED
-    root = models_folder(home)
-    for index in sorted(root.glob("*/model_index.json")) if root.is_dir() else []:
-        yield index.parent.name, index.parent
-
-
-def describe(spec: ModelSpec, home: Path) -> ModelInfo:
-    """Read a model's configuration and fingerprints. Raises `SpecError` for a folder that cannot serve."""
-    folder = locate(spec, home)
-    kind = _json(folder / "model_index.json").get("_class_name")
-    if kind not in ("StableDiffusionXLPipeline", "StableDiffusionPipeline"):
-        raise SpecError(
-            f"model: {folder} is a {kind}; StableDiffusionXLPipeline and StableDiffusionPipeline can be rendered"
-        )
-    unet, vae = _json(folder / "unet" / "config.json"), _json(folder / "vae" / "config.json")
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get("_class_name", "")
-    side = int(unet["sample_size"]) * 8
-    card = _json(folder / "freescale.json") if (folder / "freescale.json").is_file() else {}
-    return ModelInfo(
-        name=spec.name,
-        folder=folder,
-        native=(side, side),
-        steps=card.get("steps", 4 if turbo else 50),
-        guidance_scale=card.get("guidance_scale", 0.0 if turbo else 7.5),
-        negative_prompt=card.get("negative_prompt", NEGATIVE),
-        solver=_solver(scheduler),
-        scheduler=scheduler,
-        size_ids=unet.get("addition_embed_type") == "text_time",
-        latent_channels=int(vae["latent_channels"]),
-        fingerprints=_fingerprints(folder, home),
-        method_defaults=TURBO if turbo else card.get("method", {}),
-    )
-
-
-def _solver(scheduler: Mapping[str, Any]) -> Solver:
-    kind = str(scheduler.get("_class_name", ""))
-    if "Ancestral" in kind:
-        return "euler_ancestral"
-    if "DDIM" in kind or "PNDM" in kind:
-        return "ddim"
-    return "dpmpp_2m" if "DPMSolverMultistep" in kind else "euler"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"model: {path} cannot be read: {error}") from None
-    if not isinstance(loaded, dict):
-        raise SpecError(f"model: {path} does not hold an object")
-    return loaded
-
-
-def _fingerprints(folder: Path, home: Path) -> dict[str, str]:
-    """sha256 of every configuration and weight file of each part; big files are hashed once and remembered."""
-    remembered_at = home / "cache" / "hashes.json"
-    try:
-        remembered: dict[str, str] = json.loads(remembered_at.read_text())
-    except (OSError, ValueError):
-        remembered = {}
-    before, prints = len(remembered), {}
-    for part, folders in PARTS.items():
-        total = hashlib.sha256()
-        for path in sorted(p for name in folders for p in (folder / name).glob("*") if p.is_file()):
-            if path.suffix in (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx"):
-                continue  # never read
-            stat = path.stat()
-            mark = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
-            if mark not in remembered:
-                with path.open("rb") as file:
-                    remembered[mark] = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder)}={remembered[mark]};".encode())
-        prints[part] = total.hexdigest()
-    if len(remembered) != before:
-        _remember(remembered_at, remembered)
-    return prints
-
-
-def _remember(path: Path, hashes: dict[str, str]) -> None:
-    """Best effort: a lost cache of hashes costs seconds, so a read-only home is no error."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(hashes))
-        partial.replace(path)
-    except OSError as error:
-        log.debug("hashes not remembered: %s", error)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -212,12 +70,18 @@ class Models:
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
-        """The denoiser in the spec's dtype, without gradients."""
-        from diffusers import UNet2DConditionModel
-
-        unet: UNet2DConditionModel = self._load(UNet2DConditionModel, "unet", self.dtype)
+        """The denoiser in the spec's dtype, without gradients; of a video model, one of the classes for clips."""
+        unet: UNet2DConditionModel = self._load(unet_class(self.info.unet_class), "unet", self.dtype)
+        if self.info.motion_adapter is not None:
+            unet = self._with_motion(unet, self.info.motion_adapter)
         unet.register_forward_pre_hook(self._count)
         return unet
+
+    def _with_motion(self, unet: Any, folder: Path) -> Any:
+        from diffusers import MotionAdapter, UNetMotionModel
+
+        adapter = MotionAdapter.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True)
+        return UNetMotionModel.from_unet2d(unet, adapter).to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -225,6 +89,20 @@ class Models:
         from diffusers import AutoencoderKL
 
         return self._load(AutoencoderKL, "vae", torch.float32)
+
+    def make_room(self, part: str, offload: bool) -> None:
+        """Before a stage of `part`: bring that part to the device, and the VAE off it unless it is the one at work.
+
+        With `offload` the UNet leaves as well while the VAE or the text encoders work. Nothing is loaded for this, and
+        text encoders are gone once a prompt is encoded. Where the host is the device, there is nothing to move.
+        """
+        if self.device.type == "cpu" or not part:
+            return
+        for name in ("unet", "vae"):
+            loaded: nn.Module | None = self.__dict__.get(name)
+            leaves = name != part and (offload or name == "vae")
+            if loaded is not None:
+                loaded.to("cpu" if leaves else self.device)
 
     def _count(self, unet: Any, inputs: tuple[Tensor, ...]) -> None:
         self.unet_samples += inputs[0].shape[0]
@@ -246,6 +124,8 @@ class Models:
         quiet_diffusers()
         if self.info.size_ids:
             return self._encode_xl(prompt, negative_prompt)
+        if self.info.is_video:
+            return self._encode_clip(prompt, negative_prompt)
         from diffusers import StableDiffusionPipeline
 
         pipeline = StableDiffusionPipeline.from_pretrained(
@@ -271,8 +151,54 @@ class Models:
         names = ("prompt_embeds", "negative_embeds", "text_embeds", "negative_text_embeds")
         return _named(names, rows, negative_prompt is not None)
 
+    def _encode_clip(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
+        """The last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        encoder = self._load(CLIPTextModel, "text_encoder", self.dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(self.info.folder / "tokenizer", local_files_only=True)
+        length = encoder.config.max_position_embeddings
+        pad = tokenizer.pad_token_id if self.info.pad_token_id is None else self.info.pad_token_id
+
+        def encode(text: str) -> Tensor:
+            ids = tokenizer(text, truncation=True, max_length=length, return_tensors="pt").input_ids
+            filled = F.pad(ids, (0, length - ids.shape[1]), value=pad)
+            hidden: Tensor = encoder(filled.to(self.device)).last_hidden_state
+            return hidden.float().cpu()
+
+        wanted = {"prompt_embeds": prompt, "negative_embeds": negative_prompt}
+        return {name: encode(text) for name, text in wanted.items() if text is not None}
+
     def _text_options(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
+
+
+def empty_part(config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
+    """A UNet or VAE by its configuration, on the meta device: shapes and no weights."""
+    import diffusers
+
+    name = str(config["_class_name"])
+    kind = diffusers.AutoencoderKL if name == "AutoencoderKL" else unet_class(name)
+    with torch.device("meta"):
+        module = kind.from_config(dict(config))
+    empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
+    return empty
+
+
+def unet_class(name: str) -> Any:
+    """The class a UNet's configuration names. Raises `SpecError` for one that no method here knows."""
+    import diffusers
+
+    if name == "VideoCrafterUNet":
+        from stages.videocrafter import VideoCrafterUNet
+
+        return VideoCrafterUNet
+    if name in ("UNet2DConditionModel", "UNet3DConditionModel", "UNetMotionModel"):
+        return getattr(diffusers, name)
+    raise SpecError(
+        f"model: its UNet is a {name}; UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel and "
+        "VideoCrafterUNet work"
+    )
 
 
 def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
@@ -308,7 +234,7 @@ class ClipNetworks:
 
 def load_clip(folder: Path, device: torch.device) -> ClipNetworks:
     """CLIP from a local folder. Raises `SpecError` for a folder that is none."""
-    if _json(folder / "config.json").get("model_type") != "clip":
+    if read_json(folder / "config.json").get("model_type") != "clip":
         raise SpecError(f"weights.clip: {str(folder)!r} does not hold a CLIPModel (config.json, model_type)")
     return ClipNetworks(folder, device)
 

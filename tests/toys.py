@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,6 +59,7 @@ class Toward:
     """The perfect denoiser of one picture; its UNet is there to be patched and never runs."""
 
     window_rows = None
+    phase_convs = False
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
         self.truth, self.unet = truth, unet or nn.Module()
@@ -103,3 +107,123 @@ def is_same(before: Any, after: Any) -> bool:
     if isinstance(before, dict) and isinstance(after, dict):
         return before.keys() == after.keys() and all(is_same(before[key], after[key]) for key in before)
     return before is after or (isinstance(before, (tuple, int, str)) and bool(before == after))
+
+
+VIDEO_KINDS = ("videocrafter2", "modelscope", "animatediff", "animatediff-sdxl")
+VIDEO_SIZE, VIDEO_FRAMES = (64, 80), 4  # pixels and frames that the toy video models say they were trained at
+_DOWN3, _UP3 = ("CrossAttnDownBlock{0}",) * 3 + ("DownBlock{0}",), ("UpBlock{0}",) + ("CrossAttnUpBlock{0}",) * 3
+
+
+def _lively(module: Any) -> Any:
+    """The module with its zero tensors (temporal layers start as the identity) made small random ones."""
+    stream = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(0.0, 0.05, generator=stream)
+    return module.eval().requires_grad_(False)
+
+
+@cache
+def clip_unet(kind: str) -> Any:
+    """A UNet for clips at toy width with random weights, all temporal layers alive; text 32 wide.
+
+    `videocrafter2` has four levels and the fps branch, `modelscope` the same without it, `animatediff` the topology of
+    Stable Diffusion 1.5 with motion modules for up to 8 frames, `animatediff-sdxl` that of SDXL (pooled text 16).
+    """
+    from diffusers import UNet3DConditionModel, UNetMotionModel
+
+    from stages.videocrafter import VideoCrafterUNet
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"sample_size": (8, 10), "norm_num_groups": 4, "cross_attention_dim": 32}
+    if kind in ("videocrafter2", "modelscope"):
+        unet3d: Any = VideoCrafterUNet if kind == "videocrafter2" else UNet3DConditionModel
+        return _lively(unet3d(block_out_channels=(8, 16, 32, 32), attention_head_dim=8, **sizes))
+    sizes |= {"motion_num_attention_heads": 2, "motion_max_seq_length": 8}
+    if kind == "animatediff":
+        sd: dict[str, Any] = {"block_out_channels": (8, 16, 32, 32), "num_attention_heads": 2}
+        blocks = {"down_block_types": tuple(b.format("Motion") for b in _DOWN3)}
+        blocks |= {"up_block_types": tuple(b.format("Motion") for b in _UP3)}
+        return _lively(UNetMotionModel(**sizes, **sd, **blocks))
+    return _lively(
+        UNetMotionModel(
+            block_out_channels=(8, 16, 32),
+            down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion", "CrossAttnDownBlockMotion"),
+            up_block_types=("CrossAttnUpBlockMotion", "CrossAttnUpBlockMotion", "UpBlockMotion"),
+            num_attention_heads=2,
+            use_motion_mid_block=False,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 16,
+            **sizes,
+        )
+    )
+
+
+def clip_text(kind: str) -> Conditioning:
+    """Random text for `clip_unet`, one row; with fps where the UNet has a branch for it, pooled rows for SDXL."""
+    fps = torch.tensor([28.0]) if kind == "videocrafter2" else None
+    added: list[dict[str, Tensor]] = [{}, {}]
+    if kind == "animatediff-sdxl":
+        ids = torch.tensor([[64.0, 80.0, 0.0, 0.0, 64.0, 80.0]])
+        added = [{"text_embeds": normal((1, 16), n), "time_ids": ids} for n in (3, 4)]
+    return Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2), *added, fps=fps)
+
+
+def video_folder(root: Path, kind: str) -> Path:
+    """Write a whole toy model of one of `VIDEO_KINDS` to `root / kind`: what a user would have on disk."""
+    from diffusers import AutoencoderKL, DDIMScheduler
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from stages.model_folder import EMBEDDED
+
+    folder, names = root / kind, _CLASS_NAMES[kind]
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = AutoencoderKL(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4, **blocks)
+    sizes = {"vocab_size": 170, "max_position_embeddings": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    width = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 16}
+    texts = {"text_encoder": CLIPTextModel(CLIPTextConfig(**sizes, **(width | {"hidden_size": 32})))}
+    if kind == "animatediff-sdxl":
+        texts = {
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**sizes, **width)),
+            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**sizes, **width)),
+        }
+    scheduler = DDIMScheduler(**_VIDEO_SCHEDULER)
+    for part, module in {"unet": clip_unet(kind), "vae": vae, "scheduler": scheduler, **texts}.items():
+        module.save_pretrained(folder / part)
+    for name in texts:
+        shutil.copytree(EMBEDDED / "tokenizer", folder / name.replace("text_encoder", "tokenizer"))
+    index = {"unet": names[1], "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
+    index |= {name: type(module).__name__ for name, module in texts.items()}
+    index |= {name.replace("text_encoder", "tokenizer"): "CLIPTokenizer" for name in texts}
+    home = {
+        "CLIPTextModel": "transformers",
+        "CLIPTextModelWithProjection": "transformers",
+        "CLIPTokenizer": "transformers",
+    }
+    listed = {part: [home.get(name, "diffusers"), name] for part, name in index.items()}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": names[0], **listed}))
+    (folder / "freescale.json").write_text(json.dumps({"frames": VIDEO_FRAMES, "steps": 4}))
+    return folder
+
+
+_CLASS_NAMES = {
+    "videocrafter2": ("VideoCrafter2Pipeline", "VideoCrafterUNet"),
+    "modelscope": ("TextToVideoSDPipeline", "UNet3DConditionModel"),
+    "animatediff": ("AnimateDiffPipeline", "UNetMotionModel"),
+    "animatediff-sdxl": ("AnimateDiffSDXLPipeline", "UNetMotionModel"),
+}
+_VIDEO_SCHEDULER: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+EMBEDDED_TOKENIZER = Path(__file__).parents[1] / "stages" / "shapes" / "model" / "tokenizer"

@@ -5,7 +5,7 @@ Where a method is named, "freescale/no-fusion" is one too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from freescale.methods import METHODS
 from freescale.methods.freescale import FreeScale
@@ -13,25 +13,28 @@ from freescale.methods.freescale import FreeScale
 if TYPE_CHECKING:
     from freescale.methods.base import Method
 
-ABLATIONS: dict[str, FreeScale] = {
+CHANGES: dict[str, dict[str, Any]] = {
     # of the paper
-    "freescale/no-fusion": FreeScale(fusion=False),  # "w/o Scale Fusion"
-    "freescale/dilated-up": FreeScale(dilated_layers="all_up"),  # "Dilated Up-Blocks"; which ones is not said: all
-    "freescale/dilated-up0": FreeScale(dilated_layers="up0"),  # or the deepest
-    "freescale/latent-upsampling": FreeScale(upsample="latent"),  # "Latent Space Upsampling"
-    "freescale/rgb-upsampling": FreeScale(upsample="rgb"),  # "RGB Upsampling", for video; the default for images
+    "freescale/no-fusion": {"fusion": False},  # "w/o Scale Fusion"
+    "freescale/dilated-up": {"dilated_layers": "all_up"},  # "Dilated Up-Blocks"; which ones is not said: all
+    "freescale/dilated-up0": {"dilated_layers": "up0"},  # or the deepest
+    "freescale/latent-upsampling": {"upsample": "latent"},  # "Latent Space Upsampling"
+    "freescale/rgb-upsampling": {"upsample": "rgb"},  # "RGB Upsampling", for video; the default for images
     # ours
-    "freescale/fast": FreeScale(fast=True),
-    "freescale/no-dilation": FreeScale(dilate=False),
-    "freescale/no-anchor": FreeScale(lerp=False),
-    "freescale/no-freeu": FreeScale(freeu=None),
-    "freescale/no-channel-blur": FreeScale(channel_blur=False),
-    "freescale/no-jitter": FreeScale(jitter=False),
-    "freescale/paper-kernel": FreeScale(blur_kernel="paper"),
-    "freescale/local-only": FreeScale(bands="local"),
-    "freescale/global-only": FreeScale(bands="global"),
-    "freescale/swapped-bands": FreeScale(bands="swapped"),
+    "freescale/fast": {"fast": True},
+    "freescale/no-dilation": {"dilate": False},
+    "freescale/no-anchor": {"lerp": False},
+    "freescale/no-freeu": {"freeu": None},
+    "freescale/no-channel-blur": {"channel_blur": False},
+    "freescale/no-jitter": {"jitter": False},
+    "freescale/paper-kernel": {"blur_kernel": "paper"},
+    "freescale/local-only": {"bands": "local"},
+    "freescale/global-only": {"bands": "global"},
+    "freescale/swapped-bands": {"bands": "swapped"},
 }
+"""What each sets; a field named here is meant, also where it is at its default (a model may have another)."""
+
+ABLATIONS: dict[str, FreeScale] = {name: FreeScale(**changes) for name, changes in CHANGES.items()}
 
 
 def named(name: str) -> Method:

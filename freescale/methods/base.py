@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from freescale.forward_process import normal, renoise
+from freescale.forward_process import renoise
+from freescale.long_clips import clip_noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.cascade import Size
+    from freescale.enlarge import Interpolation
     from freescale.guidance import Denoiser
     from freescale.sampling import Moment, Schedule, Solver
     from freescale.unet_patches import Patch
@@ -29,12 +31,24 @@ class Method:
 
     name: ClassVar[str] = "method"
     version: ClassVar[int] = 1  # raised when the arithmetic changes
+    video: ClassVar[bool] = True  # whether it can make clips
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
+
+    @classmethod
+    def check(cls, latents: Tensor) -> None:
+        """Raise for latents of a clip, (B, C, F, h, w), where the method is for images only."""
+        if latents.ndim == 5 and not cls.video:
+            raise ValueError(f"method is {cls.name!r}, allowed for video: one that is not for images only")
 
     @property
     def upsample(self) -> Literal["rgb", "latent"]:
         """Where one level's result is enlarged to be the next one's reference."""
         return "rgb"
+
+    @property
+    def interpolation(self) -> Interpolation | None:
+        """How latents are enlarged where `upsample` is latent; None: bicubic."""
+        return None
 
     @property
     def posterior(self) -> Literal["sample", "mode"]:
@@ -98,7 +112,8 @@ class Method:
         if level.reference is None or level.noise is None:
             if not level.is_base:
                 raise ValueError(f"level {level.index} lacks reference or noise, allowed: both above level 0")
-            latents = normal(shape, moment.seed, "init_noise", level.index) * moment.schedule.init_sigma
+            noise = clip_noise(shape, level.frames, moment.seed, "init_noise", level.index, stride=level.frame_stride)
+            latents = noise * moment.schedule.init_sigma
         else:
             sigma = moment.schedule.sigmas[self.restart_step(moment.schedule)]
             latents = renoise(level.reference, level.noise, sigma)

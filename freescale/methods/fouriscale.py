@@ -55,6 +55,7 @@ class FouriScale(Method):
     """Low-passed dilation in two strengths; a field that is None is what was released for the kind of UNet."""
 
     name: ClassVar[str] = "fouriscale"
+    video: ClassVar[bool] = False
 
     layers: tuple[str, ...] | None = None  # blocks or convolutions
     dilate_fall: float | None = None  # from here dilation falls, linearly to 1

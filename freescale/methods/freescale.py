@@ -16,6 +16,7 @@ import torch
 from freescale.cascade import cascade_sizes
 from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
+from freescale.enlarge import Interpolation
 from freescale.forward_process import generator, renoise
 from freescale.freeu import freeu
 from freescale.frequency import BlurBorder, gaussian_taps
@@ -57,6 +58,7 @@ class FreeScale(Method):
     border: WindowBorder = "clamp"  # released: sink
     lerp: bool = True  # the anchor
     upsample: Literal["rgb", "latent"] = "rgb"  # latent for video
+    interpolation: Interpolation | None = None  # of latents; None: bicubic; bilinear for video
     posterior: Literal["sample", "mode"] = "sample"
     freeu: tuple[float, float, float, float] | None = (1.1, 1.2, 0.6, 0.4)  # b1, b2, s1, s2
 
@@ -74,7 +76,7 @@ class FreeScale(Method):
         gaussian_taps(kernel if isinstance(kernel, int) else 1, self.blur_sigma)
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
 
     def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
         """Double from the training size to the target."""
@@ -106,7 +108,8 @@ class FreeScale(Method):
         if self.fusion:
             yield scale_fusion(self.fusion_at(moment))
         if self.dilate and schedule.step_at(self.dilation[0]) <= moment.step < self.detail_step(schedule):
-            yield restrained_dilation(self.dilated_layers, dilation_factor(level, self.dilation_rule))
+            factor = dilation_factor(level, self.dilation_rule)
+            yield restrained_dilation(self.dilated_layers, factor, moment.phase_convs)
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
         """Pull the latents towards the reference noised to this step; at the restart they are just that."""
@@ -149,7 +152,7 @@ class FreeScale(Method):
         return 2 * max(1, round(growth)) - 1
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, tuple[str | None, ...]] = {
     "dilated_layers": get_args(DilatedLayers),
     "dilation_rule": get_args(DilationRule),
     "bands": get_args(Bands),
@@ -157,5 +160,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "border": get_args(WindowBorder),
     "jitter_scope": ("block", "step"),
     "upsample": ("rgb", "latent"),
+    "interpolation": (*get_args(Interpolation), None),
     "posterior": ("sample", "mode"),
 }

@@ -48,6 +48,7 @@ class HiDiffusion(Method):
     """RAU-Net by size class and step, shifted windows at every step."""
 
     name: ClassVar[str] = "hidiffusion"
+    video: ClassVar[bool] = False
 
     rad: Span | None = None  # None: as released for the UNet and the size; (0, 0): never
     pool: Span | None = None  # SDXL-Turbo as released: rad (0, 0), pool (0, 0.5)
