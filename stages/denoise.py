@@ -74,6 +74,8 @@ class DenoiseStage(Stage):
             guidance_rescale=self.sampling.guidance_rescale,
             split_guidance=options.split_guidance,
             window_rows=options.window_rows,
+            feed_forward_tokens=options.feed_forward_tokens,
+            phase_convs=options.phase_convs,
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))

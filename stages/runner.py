@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 
 from freescale import Step
+from freescale.attention import attention_name
+from stages.budget import fitted, next_rung
 from stages.stage import Stream
 from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
 
@@ -36,11 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-LADDER: tuple[tuple[str, dict[str, Any]], ...] = (  # exact measures when memory runs out, mildest first
-    ("split guidance", {"split_guidance": True}),
-    ("attention windows eight at a time", {"window_rows": 8}),
-    ("attention windows one at a time", {"window_rows": 1}),
-)
 
 
 class Interrupted(BaseException):
@@ -149,6 +146,8 @@ class Runner:
             if self.store.find(key) is not None:  # another process made it while we waited
                 return Outcome(call, key, reused=True)
             began, samples = time.monotonic(), self.models.unet_samples
+            if self.models.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.models.device)
             checkpoints = Checkpoints(self.store, key)
             resume = _resumed(checkpoints)
             at = None if resume is None else resume.index + 1
@@ -175,7 +174,7 @@ class Runner:
                 writer.describe(
                     seconds=seconds,
                     device=device_name(self.models.device),
-                    libraries=libraries(),
+                    libraries=libraries() | _attention(call, self.models),
                     resumed_at=[] if at is None else [at],
                     peak_memory=peak_memory(self.models.device),
                     measures=measures,
@@ -188,23 +187,24 @@ class Runner:
         self, call: Call, parents: Mapping[str, Tensors], checkpoints: Checkpoints, resume: Step | None
     ) -> tuple[Tensors | dict[str, Stream], list[str]]:
         """Run a stage to its end; out of memory, step down the ladder and go on from the last step done."""
-        options, measures = self.options, list[str]()
+        options, measures = fitted(call, self.models.info, self.options, self.models.device)
         while True:
             progress = _Progress(resume)
             try:
+                self.models.make_room(call.stage.part, options.offload)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
                     return running, measures
                 return self._consume(call, running, checkpoints, progress), measures
             except torch.OutOfMemoryError:
-                if len(measures) == len(LADDER):
+                rung = next_rung(call.stage.part, measures, options)
+                if rung is None:
                     raise
-                name, change = LADDER[len(measures)]
-                log.warning("%s: out of memory; going on with %s", call.label, name)
-                measures.append(name)
-                options, resume = options.model_copy(update=change), progress.last
-                if self.models.device.type == "cuda":
-                    torch.cuda.empty_cache()
+            log.warning("%s: out of memory; going on with %s", call.label, rung.name)
+            measures.append(rung.name)
+            options, resume = options.model_copy(update=dict(rung.change)), progress.last
+            if self.models.device.type == "cuda":  # here, where the error no longer holds what the stage had made
+                torch.cuda.empty_cache()
 
     def _consume(
         self,
@@ -291,6 +291,11 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _attention(call: Call, models: Models) -> dict[str, str]:
+    """The attention kernels a UNet's stage was computed with, in torch's order of choice."""
+    return {"attention": attention_name(models.device, models.dtype)} if call.stage.part == "unet" else {}
 
 
 def libraries() -> dict[str, str]:

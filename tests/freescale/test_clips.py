@@ -239,6 +239,15 @@ class TestConformance:
         direct = render(denoiser, Direct(), level_at(0), schedule)
         assert torch.equal(render(denoiser, for_clips(name), level_at(0), schedule), direct)
 
+    def test_prediction_at_scale_one(self, name: str, kind: str, scheduler_config: Any) -> None:
+        denoiser, method = denoiser_of(kind), for_clips(name)
+        moment = Moment(level_at(1, BASE), 2, make_schedule(scheduler_config, 4), 7)
+        latents = normal((1, 4, FRAMES, 8, 10), 1)
+        with torch.no_grad(), patched(denoiser.unet, method.patches(moment)):
+            noise_pred = method.predict(denoiser, latents, moment)
+        with torch.no_grad():
+            assert torch.equal(noise_pred, denoiser(latents, 2, moment.schedule))
+
     def test_above_level_zero(self, name: str, kind: str, scheduler_config: Any) -> None:
         """Cut and gone on with: the same bits; with guidance in two passes: the same clip; and no trace is left."""
         denoiser, method, level = denoiser_of(kind), for_clips(name), level_at(1)
