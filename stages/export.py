@@ -52,8 +52,13 @@ class Export(Stage):
 
 def to_pixels(image: Tensor) -> Image.Image:
     """(1, 3, H, W) in [-1, 1] -> an 8-bit RGB picture; values outside are clamped, the rest rounded to nearest."""
+    return Image.fromarray(to_levels(image).numpy())
+
+
+def to_levels(image: Tensor) -> Tensor:
+    """(1, 3, H, W) in [-1, 1] -> the 8-bit pixels (H, W, 3) of `to_pixels`."""
     levels = ((image[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    return levels.permute(1, 2, 0).contiguous()
 
 
 def encode_file(picture: Image.Image, format: str, provenance: str) -> bytes:

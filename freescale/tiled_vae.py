@@ -1,0 +1,408 @@
+"""Exact tiled VAE: decode or encode a picture of any size in bounded memory, equal to the untiled call to rounding.
+
+Convolutions get a halo, GroupNorm the mean and biased variance of the whole map, each pixel counted once, and the
+middle block's attention every key, by blocks. A map that fits the memory is kept whole on the host and made from the
+one before it; from the last map that fits, tiles are computed anew: one pass over the picture for each norm that
+follows, to collect its statistics, and one that emits the result. Between two kept maps the same holds. So `plan_tiles`
+costs (norms + 1) passes a part, each pass running the part as far as that norm: with one kept map for each residual
+block about 2.3 times the untiled work, with none kept over m blocks about m times.
+
+Maps are (B, C, H, W); sizes are (height, width); tile edges are pixels of the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from freescale.vae_layers import Attend, Conv, Double, Fork, Half, Join, Layers, Norm, Region, Size, Span, layers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Read = Callable[[Region], Tensor]
+
+BLOCK = 2048  # queries, and keys, whose scores are held at once in the attention: 16 MiB in float32
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Layers start..stop-1, run tile by tile; the result is a kept map, except at the end of a decoder."""
+
+    start: int
+    stop: int
+    in_place: bool  # the kept map is written over the one it is made from
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """What is kept and what it takes: `bytes` at most beyond weights and result, `passes` over the whole picture."""
+
+    parts: tuple[Part, ...]
+    bytes: int
+    passes: int
+
+
+def decode_tiles(
+    vae: Any, latents: Tensor, tile: int = 512, memory: int = 8 << 30
+) -> Iterator[tuple[Span, Span, Tensor]]:
+    """Yield (rows, columns, tile) of the decoded picture, row by row, tiles (B, 3, rows, columns) on the CPU.
+
+    `latents` (B, C, h, w) are as `vae.decode` takes them. Tiles start at multiples of `tile` pixels. Raises
+    `ValueError` before any work when `memory` bytes do not suffice, naming what would.
+    """
+    network = layers_of(vae, "decoder", _size_of(latents))
+    plan = plan_tiles(vae, "decoder", _size_of(latents), tile, memory, latents.shape[0])
+    return _Run(vae, network, tile).emit(plan, _reader(latents))
+
+
+def encode_tiles(vae: Any, read: Read, size: Size, tile: int = 512, memory: int = 8 << 30) -> Tensor:
+    """Return the moments (B, 2C, h, w) of a picture that is read by regions, on the CPU: its posterior's parameters.
+
+    `read(((top, bottom), (left, right)))` gives (B, 3, rows, columns). Raises `ValueError` as `decode_tiles`.
+    """
+    network = layers_of(vae, "encoder", size)
+    plan = plan_tiles(vae, "encoder", size, tile, memory)
+    run = _Run(vae, network, tile)
+    tiles = list(run.emit(plan, read))
+    height, width = network.sizes[-1]
+    moments = tiles[0][2].new_empty(tiles[0][2].shape[0], network.channels[-1], height, width)
+    for rows, columns, values in tiles:
+        moments[..., slice(*rows), slice(*columns)] = values
+    return moments
+
+
+def untiled_bytes(vae: Any, half: Half, size: Size, batch: int = 1) -> int:
+    """Predicted bytes beyond the weights of the plain call; `size` is that of the input, as for `layers_of`."""
+    network = layers_of(vae, half, size)
+    whole = [((0, height), (0, width)) for height, width in network.sizes]
+    return batch * _work(network, whole, 0) * _itemsize(vae)
+
+
+def plan_tiles(vae: Any, half: Half, size: Size, tile: int, memory: int, batch: int = 1) -> TilePlan:
+    """Choose the maps to keep: pure arithmetic on shapes; a VAE on the meta device will do.
+
+    Raises `ValueError` when `memory` bytes do not suffice, naming what would.
+    """
+    planner = _Planner(layers_of(vae, half, size), tile, batch * _itemsize(vae), _is_host(vae))
+    plan = planner.plan(memory)
+    if plan is None:
+        raise ValueError(
+            f"vae_memory of {memory / MIB:.0f} MiB does not suffice for tiles of {tile} pixels at this size; "
+            f"{math.ceil(planner.smallest() / MIB)} MiB would"
+        )
+    return plan
+
+
+class _Planner:
+    def __init__(self, network: Layers, tile: int, itemsize: int, is_host: bool) -> None:
+        self.network, self.tile, self.itemsize, self.is_host = network, tile, itemsize, is_host
+        layers, inside = network.layers, False
+        self.cuts = []  # where a map may be kept: after a convolution or a block, not inside one
+        for index, layer in enumerate(layers):
+            inside = isinstance(layer, Fork) or (inside and not isinstance(layer, Join))
+            if not inside and not isinstance(layer, Norm | Double):
+                self.cuts.append(index + 1)
+        self.end = len(layers)
+
+    def plan(self, memory: int) -> TilePlan | None:
+        """Keep the next map that fits, as long as one does; None when nothing fits."""
+        parts, at, most, passes = list[Part](), 0, 0, 0
+        while at < self.end:
+            found = next((part for part in self._ways(at) if self._bytes(part) <= memory >= self._onward(part)), None)
+            if found is None:
+                return None
+            parts.append(found)
+            most = max(most, self._bytes(found))
+            passes += len(self.network.norms(found.start, found.stop)) + 1
+            at = found.stop
+        return TilePlan(tuple(parts), most, passes)
+
+    def smallest(self) -> int:
+        """The least memory, to a MiB, for which there is a plan."""
+        low, high = 0, MIB
+        while self.plan(high) is None:
+            low, high = high, 2 * high
+        while high - low > MIB:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.plan(middle) is not None else (middle, high)
+        return high
+
+    def _ways(self, start: int) -> Iterator[Part]:
+        """Parts that may follow, the shortest first: none runs past an attention, which is a part by itself."""
+        for stop in self.cuts:
+            if stop > start and stop <= self._forced(start):
+                yield Part(start, stop, self._in_place(start, stop))
+
+    def _forced(self, start: int) -> int:
+        """Where a part from `start` must end at the latest."""
+        layers = self.network.layers
+        if start < self.end and isinstance(layers[start], Attend):
+            return start + 1
+        return next((i for i in range(start, self.end) if isinstance(layers[i], Attend)), self.end)
+
+    def _onward(self, part: Part) -> int:
+        """Bytes of the least that may follow a part: everything up to where it must end, its result not kept."""
+        if part.stop == self.end:
+            return 0
+        stop = self._forced(part.stop)
+        return self._bytes(Part(part.stop, stop, self._in_place(part.stop, stop)))
+
+    def _in_place(self, start: int, stop: int) -> bool:
+        network = self.network
+        if start == 0 or (network.sizes[start], network.channels[start]) != (
+            network.sizes[stop],
+            network.channels[stop],
+        ):
+            return False
+        if isinstance(network.layers[start], Attend):
+            return not self.is_host  # then the keys come from a copy on the device
+        return self._halo(start, stop) <= edge_of(network, stop, self.tile)
+
+    def _halo(self, start: int, stop: int) -> int:
+        middle = self.network.sizes[stop][0] // 2
+        (first, _), _ = self.network.back(start, stop, ((middle, middle + 1), (0, 1)))[0]
+        return middle - first
+
+    def _bytes(self, part: Part) -> int:
+        """Maps and workspace while a part runs."""
+        network = self.network
+        kept = self._map(part.start) if part.start else 0
+        if part.stop < self.end:
+            kept += self._pending(part.stop) if part.in_place else self._map(part.stop)
+        if isinstance(network.layers[part.start], Attend):
+            width = network.channels[part.start]
+            return kept + (4 * BLOCK * width + 3 * BLOCK * BLOCK + 3 * BLOCK * width) * self.itemsize
+        edge = edge_of(network, part.stop, self.tile)
+        height, width = network.sizes[part.stop]
+        region = (_middle(edge, height), _middle(edge, width))
+        return kept + _work(network, network.back(part.start, part.stop, region), part.start) * self.itemsize
+
+    def _map(self, index: int) -> int:
+        height, width = self.network.sizes[index]
+        return self.network.channels[index] * height * width * self.itemsize
+
+    def _pending(self, index: int) -> int:
+        """Two bands of tiles that are made and not yet written over what they were made from."""
+        height, width = self.network.sizes[index]
+        rows = min(2 * edge_of(self.network, index, self.tile), height)
+        return self.network.channels[index] * rows * width * self.itemsize
+
+
+def edge_of(network: Layers, index: int, tile: int) -> int:
+    """The edge of a tile of the input of layer `index`, in its own cells: `tile` pixels of the picture."""
+    largest = max(height for height, _ in network.sizes)
+    return max(1, tile * network.sizes[index][0] // largest)
+
+
+def _work(network: Layers, regions: list[Region], start: int) -> int:
+    """Numbers held at once, at most, while layers make the last of `regions` from the first.
+
+    A convolution holds input and output, and twice more what it pads and rearranges; a branch keeps the input of its block.
+    """
+    most, kept = 0, 0
+    for offset in range(len(regions) - 1):
+        layer, before, after = network.layers[start + offset], regions[offset], regions[offset + 1]
+        inner = network.channels[start + offset] * _area(before)
+        outer = network.channels[start + offset + 1] * _area(after)
+        if isinstance(layer, Fork):
+            kept = inner
+        most = max(most, kept + (3 if isinstance(layer, Conv) else 1) * (inner + outer))
+        if isinstance(layer, Join):
+            kept = 0
+    return most
+
+
+class _Run:
+    """One decode or encode: the statistics found so far, and how regions are made."""
+
+    def __init__(self, vae: Any, network: Layers, tile: int) -> None:
+        weight = next(vae.parameters())
+        self.network, self.tile, self.device, self.dtype = network, tile, weight.device, weight.dtype
+        self.affine: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def emit(self, plan: TilePlan, read: Read) -> Iterator[tuple[Span, Span, Tensor]]:
+        """Keep the maps of all parts but the last, then yield its tiles."""
+        held: Tensor | None = None
+        for part in plan.parts[:-1]:
+            if isinstance(self.network.layers[part.start], Attend):
+                assert held is not None
+                held = self._attend(part, held)
+            else:
+                self._collect(part, read)
+                held = self._keep(part, read, held)
+            read = _reader(held)
+        last = plan.parts[-1]
+        self._collect(last, read)
+        for rows, columns in self._tiles(last.stop):
+            yield rows, columns, self._region(last.start, last.stop, read, (rows, columns)).cpu()
+
+    def _collect(self, part: Part, read: Read) -> None:
+        """The statistics of every norm in a part, in order: each needs those before it."""
+        for index in self.network.norms(part.start, part.stop):
+            regions = (self._region(part.start, index, read, region) for region in self._tiles(index))
+            self.affine[index] = self._affine(self.network.layers[index].module, regions)
+
+    def _affine(self, norm: torch.nn.GroupNorm, tiles: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale and shift (B, C, 1, 1) that GroupNorm amounts to, its statistics over all `tiles`."""
+        count, mean, spread = 0, torch.zeros(()), torch.zeros(())
+        for tile in tiles:
+            count, mean, spread = _merged((count, mean, spread), _moments(tile, norm.num_groups))
+        rate = (spread / count + norm.eps).rsqrt()
+        per_group = norm.num_channels // norm.num_groups
+        scale, centre = (x.repeat_interleave(per_group, dim=1) for x in (rate, mean))
+        if norm.affine:
+            scale = scale * norm.weight.double().cpu()
+        shift = -centre * scale + (norm.bias.double().cpu() if norm.affine else 0.0)
+        return self._to_device(scale)[..., None, None], self._to_device(shift)[..., None, None]
+
+    def _keep(self, part: Part, read: Read, held: Tensor | None) -> Tensor:
+        """The whole map after a part. In place, a band of tiles is written once the next one is made."""
+        network, stop = self.network, part.stop
+        out, pending = held if part.in_place else None, list[tuple[Region, Tensor]]()
+        for rows, columns in self._tiles(stop):
+            values = self._region(part.start, stop, read, (rows, columns)).cpu()
+            if out is None:
+                out = values.new_empty(values.shape[0], network.channels[stop], *network.sizes[stop])
+            if not part.in_place:
+                _put(out, (rows, columns), values)
+                continue
+            while pending and pending[0][0][0][1] < rows[0]:
+                _put(out, *pending.pop(0))
+            pending.append(((rows, columns), values))
+        assert out is not None
+        for region, values in pending:
+            _put(out, region, values)
+        return out
+
+    def _region(self, start: int, stop: int, read: Read, region: Region) -> Tensor:
+        """Layers start..stop-1 at a region of the output of the last."""
+        regions = self.network.back(start, stop, region)
+        x = self._to_device(read(regions[0]))
+        kept: Tensor | None = None
+        kept_at = regions[0]
+        for index, here, there in zip(range(start, stop), regions, regions[1:], strict=False):
+            layer = self.network.layers[index]
+            if isinstance(layer, Fork):
+                kept, kept_at = x, here
+            elif isinstance(layer, Norm):
+                scale, shift = self.affine[index]
+                x = F.silu((x * scale).add_(shift), inplace=True)
+            elif isinstance(layer, Join):
+                assert kept is not None
+                x, kept = layer.apply(x, _cut(kept, kept_at, there)), None
+            else:
+                x = layer.apply(x, there, self.network.sizes[index])
+        return x
+
+    def _attend(self, part: Part, held: Tensor) -> Tensor:
+        """Attention by blocks of queries over all keys; keys and values are made anew for each block of queries."""
+        attention = self.network.layers[part.start].module
+        source = held.to(self.device)
+        tiles = (source[..., slice(*rows), slice(*columns)] for rows, columns in self._tiles(part.start))
+        scale, shift = (x.flatten(2) for x in self._affine(attention.group_norm, tiles))
+        flat, out = source.flatten(2), held if part.in_place else torch.empty_like(held)
+        rows = out.flatten(2)
+        for first in range(0, flat.shape[-1], BLOCK):
+            block = slice(first, first + BLOCK)
+            rows[..., block] = _attended(attention, flat, block, scale, shift).cpu()
+        return out
+
+    def _tiles(self, index: int) -> Iterator[Region]:
+        """The tiles that cover the input of layer `index`, row by row, each point once."""
+        edge, (height, width) = edge_of(self.network, index, self.tile), self.network.sizes[index]
+        for top in range(0, height, edge):
+            for left in range(0, width, edge):
+                yield (top, min(top + edge, height)), (left, min(left + edge, width))
+
+    def _to_device(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype)
+
+
+def _attended(attention: Any, flat: Tensor, block: slice, scale: Tensor, shift: Tensor) -> Tensor:
+    """The output (B, C, n) of an attention for a block of the map (B, C, N): softmax over all keys, block by block."""
+    heads = attention.heads
+
+    def split(tokens: Tensor) -> Tensor:
+        return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
+
+    def tokens(at: slice) -> Tensor:
+        return (flat[..., at] * scale).add_(shift).transpose(1, 2)
+
+    query = split(attention.to_q(tokens(block)))
+    query = query * query.shape[-1] ** -0.5
+    largest = query.new_full((*query.shape[:-1], 1), -math.inf)
+    total, mixed = torch.zeros_like(largest), torch.zeros_like(query)
+    for first in range(0, flat.shape[-1], BLOCK):
+        other = tokens(slice(first, first + BLOCK))
+        scores = query @ split(attention.to_k(other)).transpose(-1, -2)
+        larger = torch.maximum(largest, scores.amax(-1, keepdim=True))
+        weights, faded = scores.sub_(larger).exp_(), (largest - larger).exp_()
+        total = total * faded + weights.sum(-1, keepdim=True)
+        mixed = mixed * faded + weights @ split(attention.to_v(other))
+        largest = larger
+    joined = (mixed / total).transpose(1, 2).flatten(2)
+    out: Tensor = (attention.to_out[0](joined).transpose(1, 2) + flat[..., block]) / attention.rescale_output_factor
+    return out
+
+
+def _moments(tile: Tensor, groups: int) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and sum of squared deviations, (B, groups) each, of one tile, in float64 on the CPU."""
+    mean, spread = list[Tensor](), list[Tensor]()
+    held = tile.cpu() if tile.device.type == "mps" else tile  # it knows no float64
+    for group in held.flatten(2).chunk(groups, dim=1):  # one at a time: float64 takes twice the room
+        variance, middle = torch.var_mean(group.double(), dim=(1, 2), correction=0)
+        mean.append(middle)
+        spread.append(variance)
+    count = tile[0].numel() // groups
+    return count, torch.stack(mean, dim=1).cpu(), torch.stack(spread, dim=1).cpu() * count
+
+
+def _merged(one: tuple[int, Tensor, Tensor], other: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and sum of squared deviations of two sets together (Chan, Golub and LeVeque)."""
+    count, shift = one[0] + other[0], other[1] - one[1]
+    mean = one[1] + shift * (other[0] / count)
+    return count, mean, one[2] + other[2] + shift.square() * (one[0] * other[0] / count)
+
+
+def _reader(held: Tensor) -> Read:
+    return lambda region: held[..., slice(*region[0]), slice(*region[1])]
+
+
+def _put(out: Tensor, region: Region, values: Tensor) -> None:
+    out[..., slice(*region[0]), slice(*region[1])] = values
+
+
+def _cut(x: Tensor, at: Region, wanted: Region) -> Tensor:
+    """The part of a tile that lies at `at` which is `wanted`."""
+    rows, columns = (slice(w[0] - a[0], w[1] - a[0]) for a, w in zip(at, wanted, strict=True))
+    return x[..., rows, columns]
+
+
+def _middle(edge: int, length: int) -> Span:
+    first = max((length - edge) // 2, 0)
+    return first, min(first + edge, length)
+
+
+def _area(region: Region) -> int:
+    (top, bottom), (left, right) = region
+    return (bottom - top) * (right - left)
+
+
+def _size_of(x: Tensor) -> Size:
+    return x.shape[-2], x.shape[-1]
+
+
+def _itemsize(vae: Any) -> int:
+    return int(next(vae.parameters()).element_size())
+
+
+def _is_host(vae: Any) -> bool:
+    return next(vae.parameters()).device.type in ("cpu", "meta")
