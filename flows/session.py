@@ -24,7 +24,7 @@ import platformdirs
 import torch
 
 from stages.budget import check
-from stages.export import SUFFIXES, Export, encode_file, to_pixels
+from stages.export import SUFFIXES, Export, check_whole, write_picture
 from stages.ffmpeg import check_encoding
 from stages.models import ModelInfo, Models, describe, pick_device
 from stages.plan import Call, Plan, make_plan
@@ -224,8 +224,11 @@ def export_level(
         raise SpecError(f"out: {str(path)!r} exists; choose another name or say --overwrite")
     path = path.absolute()
     if isinstance(stage, Export):
-        pixels = to_pixels(home.store.read(key_of(image))["image"])
-        return place(encode_file(pixels, stage.format, stage.provenance), path)
+        check_whole(stage.format, call.size)
+        picture = home.store.open_pictures(key_of(image))["image"]
+        with _partial(path, suffix) as partial:
+            write_picture(partial, picture, stage)
+        return path
     clip = home.store.open_frames(key_of(image))["image"]
     with _partial(path, suffix) as partial:
         write_clip(partial, clip, stage)

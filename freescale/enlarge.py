@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from freescale.cascade import Size
@@ -26,3 +29,40 @@ def enlarge_latents(latents: Tensor, latent_hw: Size, mode: Interpolation | None
     if latents.ndim == 4:
         return larger
     return larger.view(latents.shape[0], -1, *larger.shape[1:]).transpose(1, 2).contiguous()
+
+
+def bicubic_region(
+    read: Callable[[tuple[int, int], tuple[int, int]], Tensor],
+    source: Size,
+    target: Size,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> Tensor:
+    """A region (B, C, rows, columns) of a picture of size `source` enlarged to `target`, as `F.interpolate` makes it.
+
+    `read(rows, columns)` gives a region of the picture, in float32 or float64; only what the taps touch is read.
+    Corners are not aligned and borders repeat; equal to the whole enlargement to rounding.
+    """
+    down, needed_rows = _cubic(rows, source[0], target[0])
+    across, needed_columns = _cubic(columns, source[1], target[1])
+    part = read(needed_rows, needed_columns)
+    return down.to(part) @ part @ across.to(part).T
+
+
+def _cubic(span: tuple[int, int], source: int, target: int) -> tuple[Tensor, tuple[int, int]]:
+    """Weights (of a span, of what it needs) along one axis, and the span that is needed: four taps, a = -0.75.
+
+    Positions are computed in float32, as torch computes those of a float32 picture.
+    """
+    scale = torch.tensor(source, dtype=torch.float32) / target
+    position = scale * (torch.arange(*span, dtype=torch.float32) + 0.5) - 0.5
+    first = position.floor()
+    t = (position - first).double()[:, None]
+    near, far = torch.cat([t, 1 - t], 1), torch.cat([t + 1, 2 - t], 1)
+    inner = (1.25 * near - 2.25) * near * near + 1
+    outer = ((-0.75 * far + 3.75) * far - 6) * far + 3
+    weights = torch.stack([outer[:, 0], inner[:, 0], inner[:, 1], outer[:, 1]], 1)
+    taps = (first.long()[:, None] + torch.arange(-1, 3)).clamp(0, source - 1)
+    low, high = int(taps.min()), int(taps.max()) + 1
+    matrix = torch.zeros(len(t), high - low, dtype=torch.float64)
+    return matrix.scatter_add_(1, taps - low, weights), (low, high)

@@ -177,8 +177,9 @@ class _Planner:
         if part.stop < self.end:
             kept += self._pending(part.stop) if part.in_place else self._map(part.stop)
         if isinstance(network.layers[part.start], Attend):
-            width = network.channels[part.start]
-            return kept + (4 * BLOCK * width + 3 * BLOCK * BLOCK + 3 * BLOCK * width) * self.itemsize
+            height, width = network.sizes[part.start]
+            block = min(BLOCK, height * width)
+            return kept + block * (7 * network.channels[part.start] + 3 * block) * self.itemsize
         edge = edge_of(network, part.stop, self.tile)
         height, width = network.sizes[part.stop]
         region = (_middle(edge, height), _middle(edge, width))
@@ -204,7 +205,7 @@ def edge_of(network: Layers, index: int, tile: int) -> int:
 def _work(network: Layers, regions: list[Region], start: int) -> int:
     """Numbers held at once, at most, while layers make the last of `regions` from the first.
 
-    A convolution holds input and output, and twice more what it pads and rearranges; a branch keeps the input of its block.
+    A convolution holds input and output, and twice more what it pads and rearranges; a branch its block's input.
     """
     most, kept = 0, 0
     for offset in range(len(regions) - 1):

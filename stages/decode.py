@@ -1,4 +1,4 @@
-"""Latents -> picture."""
+"""Latents -> picture: whole, or where that would take more than `vae_memory`, by exact tiles into bands of rows."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from stages.stage import Parents, Stage, StageError, Tensors
+from freescale.tiled_vae import decode_tiles, untiled_bytes
+from stages.stage import Parents, Stage, StageError, Stream, Tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
 
     from freescale import Step
+    from freescale.vae_layers import Half
     from stages.models import Models
     from stages.spec import RunOptions
 
 UNIFORM = 2 / 255  # a picture whose deviation is under half a grey level of 255 shows nothing
+BAND = 1024  # rows: a chunk of the store, and a multiple of every tile
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,50 @@ class Decode(Stage):
     axes: ClassVar[Mapping[str, str]] = {"image": "BCHW"}
 
     @torch.no_grad()
-    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> Tensors | dict[str, Stream]:
         """Decode the clean latents of a level. Raises `StageError` for a picture that shows nothing."""
         latents = parents["latents"]["latents"].to(models.device, torch.float32)
+        height, width = latents.shape[-2:]
+        if is_tiled(models, "decoder", (height, width), options):
+            bands = Stream(
+                (1, 3, 8 * height, 8 * width), torch.float16, lambda: decoded_bands(latents, models, options)
+            )
+            return {"image": bands}
         image = models.vae.decode(latents / models.vae.config.scaling_factor).sample
         if not torch.isfinite(image).all():
             raise StageError("decode: the picture holds NaN or Inf")
         if image.std() < UNIFORM / 2:
             raise StageError(f"decode: the picture is uniform (deviation {image.std().item():.1e})")
         return {"image": image.to(torch.float16).cpu()}
+
+
+def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOptions) -> bool:
+    """Whether a half of the VAE takes an input of `size` by tiles: where whole it would take more than `vae_memory`."""
+    return options.vae_memory is not None and untiled_bytes(models.vae, half, size) > options.vae_memory
+
+
+def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Iterator[Tensor]:
+    """Bands (1, 3, up to `BAND`, W) of the picture of clean latents (1, C, h, w), in float16 on the CPU.
+
+    Raises `StageError` for a picture that shows nothing, before the last band.
+    """
+    height, width = (8 * cells for cells in latents.shape[-2:])
+    assert options.vae_memory is not None
+    scaled = latents / models.vae.config.scaling_factor
+    total = squares = 0.0
+    band = torch.empty(0)
+    for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory):
+        if not torch.isfinite(tile).all():
+            raise StageError("decode: the picture holds NaN or Inf")
+        total, squares = total + tile.double().sum().item(), squares + tile.double().square().sum().item()
+        top = rows[0] // BAND * BAND
+        if rows[0] == top and columns[0] == 0:
+            band = torch.empty(1, 3, min(BAND, height - top), width, dtype=torch.float16)
+        band[..., rows[0] - top : rows[1] - top, slice(*columns)] = tile
+        count = 3 * rows[1] * width
+        if rows[1] == height and columns[1] == width and squares / count - (total / count) ** 2 < (UNIFORM / 2) ** 2:
+            raise StageError("decode: the picture is uniform")
+        if rows[1] - top == band.shape[2] and columns[1] == width:
+            yield band

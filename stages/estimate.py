@@ -20,8 +20,10 @@ import torch
 from torch.nn import functional as F
 
 from freescale import Step
+from freescale.tiled_vae import plan_tiles, untiled_bytes
 from stages.denoise import DenoiseStage
 from stages.skeleton import Skeleton, skeleton, text_weights
+from stages.spec import SpecError
 from stages.trace import Trace
 from stages.upscale import EncodePicture, Upscale
 from stages.upscale_clip import UpscaleClip
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from freescale.vae_layers import Half
     from stages.models import ModelInfo
     from stages.plan import Call
     from stages.spec import RunOptions
@@ -134,9 +137,10 @@ def stage_cost(
     if isinstance(stage, DenoiseStage):
         return None if info.is_video else _denoise_cost(_Asked(stage, options), folder, dtype)
     if stage.name == "decode":
-        return _vae_cost(folder, "decode", source, source)
+        return _tiled(_vae_cost(folder, "decode", source, source), folder, "decoder", source, options)
     if isinstance(stage, Upscale | UpscaleClip | EncodePicture):
-        return _vae_cost(folder, "encode", stage.size, source)
+        whole = _vae_cost(folder, "encode", stage.size, source)
+        return _tiled(whole, folder, "encoder", stage.size, options) if isinstance(stage, Upscale) else whole
     if stage.part == "text":
         parameters = text_weights(folder, torch.float32) // FLOAT32
         return Cost(2 * TOKENS * 8 * 2048 * FLOAT32, 2.0 * 2 * TOKENS * parameters)
@@ -254,6 +258,23 @@ def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, 
         finally:
             vae.trace = None
     return Cost(trace.peak - before, float(trace.flops))
+
+
+def _tiled(whole: Cost, folder: Path, half: Half, size: tuple[int, int], options: RunOptions) -> Cost:
+    """The cost of half a VAE where it works by tiles, else `whole`. Multiply-adds: those of the whole, times passes.
+
+    Of the passes over a part, each runs half of it on average. Raises `SpecError` where `vae_memory` is too small.
+    """
+    vae: Any = skeleton(folder, "vae", torch.float32).module
+    given = (size[0] // 8, size[1] // 8) if half == "decoder" else size
+    if options.vae_memory is None or untiled_bytes(vae, half, given) <= options.vae_memory:
+        return whole
+    try:
+        plan = plan_tiles(vae, half, given, options.vae_tile, options.vae_memory)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    parts = len(plan.parts)
+    return Cost(min(plan.bytes, whole.activations), whole.flops * plan.passes / parts / 2)
 
 
 def disk_bytes(call: Call, info: ModelInfo) -> int:

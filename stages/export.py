@@ -1,4 +1,4 @@
-"""Picture -> a file a person can open, with the spec embedded."""
+"""Picture -> a file a person can open, with the spec embedded. A PNG beyond 4096x4096 pixels is written in bands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from stages.stage import Parents, Stage, Tensors
+from stages.png import write_png
+from stages.spec import SpecError
+from stages.stage import Parents, Picture, Stage, Tensors, picture_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from torch import Tensor
 
     from freescale import Step
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
     from stages.spec import RunOptions
 
 SUFFIXES = {"png": ".png", "tiff": ".tiff", "webp": ".webp"}
+WHOLE = 4096 * 4096  # pixels up to which a PNG is made at once
+LARGEST = 8192 * 8192  # of a TIFF or WebP, which is always made at once
+BAND = 256  # rows
 TIFF_DESCRIPTION, EXIF_DESCRIPTION = 270, 0x010E
 
 
@@ -31,6 +39,8 @@ class Export(Stage):
 
     name = "export"
     version = 1
+    by_region = frozenset({"image"})
+    writes_files = True
 
     format: str
     provenance: str
@@ -42,12 +52,43 @@ class Export(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """The digest of the 8-bit pixels, as {"pixels_sha256": 32 bytes}."""
-        digest = hashlib.sha256(to_pixels(parents["image"]["image"]).tobytes()).digest()
-        return {"pixels_sha256": torch.frombuffer(bytearray(digest), dtype=torch.uint8)}
+        digest = hashlib.sha256()
+        for band in bands(picture_of(parents, "image")):
+            digest.update(band.numpy().tobytes())
+        return {"pixels_sha256": torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)}
 
-    def files(self, parents: Parents) -> dict[str, bytes]:
-        """{"picture.png": its bytes}, lossless in every format."""
-        return {self.file_name: encode_file(to_pixels(parents["image"]["image"]), self.format, self.provenance)}
+    def write_files(self, parents: Parents, folder: Path) -> None:
+        """`picture.png` or the like, lossless in every format."""
+        write_picture(folder / self.file_name, picture_of(parents, "image"), self)
+
+
+def write_picture(path: Path, picture: Picture, export: Export) -> None:
+    """Write a picture as `export` says; a large PNG with a band of rows in memory."""
+    height, width = picture.size
+    check_whole(export.format, picture.size)
+    if export.format == "png" and height * width > WHOLE:
+        with path.open("wb") as out:
+            write_png(out, picture.size, (band.numpy() for band in bands(picture)), export.provenance)
+        return
+    pixels = Image.fromarray(torch.cat(list(bands(picture))).numpy())
+    path.write_bytes(encode_file(pixels, export.format, export.provenance))
+
+
+def check_whole(format: str, size: tuple[int, int]) -> None:
+    """Raise `SpecError` for a format that takes no picture as large as `size`."""
+    height, width = size
+    if format != "png" and height * width > LARGEST:
+        raise SpecError(f"format: {format} is made for up to 8192x8192 pixels, not {width}x{height}; png has no limit")
+
+
+def bands(picture: Picture) -> Iterator[Tensor]:
+    """The 8-bit pixels of a picture by bands of rows (rows, W, 3), from top to bottom."""
+    height, width = picture.size
+    edge = 4 * BAND  # a chunk's rows are read once
+    for top in range(0, height, edge):
+        held = picture.region((top, min(top + edge, height)), (0, width))
+        for row in range(0, held.shape[2], BAND):
+            yield to_levels(held[:, :, row : row + BAND])
 
 
 def to_pixels(image: Tensor) -> Image.Image:

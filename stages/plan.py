@@ -22,7 +22,7 @@ from stages.decode import Decode
 from stages.decode_clip import DecodeClip
 from stages.denoise import DenoiseStage, Sampling
 from stages.detail_pass import DetailPass
-from stages.export import Export
+from stages.export import Export, check_whole
 from stages.ffmpeg import check_encoding
 from stages.highres_denoise import HighresDenoise
 from stages.picture import LoadPicture, check_aspect, check_picture
@@ -207,6 +207,7 @@ class _Builder:
         spec, provenance = self.spec, self._provenance(level)
         assert spec.format is not None
         if spec.fps is None:
+            check_whole(spec.format, self.sizes[level])
             return Export(spec.format, provenance)
         return ExportClip(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format)
 

@@ -110,10 +110,14 @@ class Runner:
         return self._healed(call, outcomes, self.store.read)
 
     def _parent(self, call: Call, role: str, outcomes: dict[str, Outcome]) -> Tensors:
-        """A parent's tensors, or where the stage wants it frame by frame, its clips; healed alike."""
-        if role not in call.stage.streamed:
+        """A parent's tensors, or what the stage reads frame by frame or by regions; healed alike."""
+        found: Any
+        if role in call.stage.by_region:
+            found = self._healed(call.parents[role], outcomes, self.store.open_pictures)
+        elif role in call.stage.streamed:
+            found = self._healed(call.parents[role], outcomes, self.store.open_frames)
+        else:
             return self.read(call.parents[role], outcomes)
-        found: Any = self._healed(call.parents[role], outcomes, self.store.open_frames)
         return dict(found)
 
     def _healed(self, call: Call, outcomes: dict[str, Outcome], read: Callable[[str], T]) -> T:
@@ -163,7 +167,8 @@ class Runner:
             ) as writer:
                 for name, tensor in tensors.items():
                     if isinstance(tensor, Stream):
-                        writer.put_frames(name, tensor.shape, tensor.dtype, self._watched(call, tensor.frames()))
+                        put = writer.put_frames if len(tensor.shape) == 5 else writer.put_bands
+                        put(name, tensor.shape, tensor.dtype, self._watched(call, tensor.frames()))
                     else:
                         writer.put(name, tensor, call.stage.axes_of(name, tensor.ndim))
                 for name, data in call.stage.files(parents).items():
@@ -243,7 +248,8 @@ class Runner:
         for index, frame in enumerate(frames):
             self._check_stop(call, index)
             yield frame
-            self.observer.stepped(call, index + 1)
+            if call.stage.span[1]:  # a picture that comes in bands is one step
+                self.observer.stepped(call, index + 1)
 
     def _waiting(self, seconds: float) -> None:
         """Called while another process holds what we need: a lease or the device."""

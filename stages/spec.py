@@ -276,6 +276,10 @@ class RunOptions(_Model):
     feed_forward_tokens: int | None = Field(None, ge=1, description="Tokens in one feed-forward; None: all.")
     offload: bool = Field(False, description="Only the part of the model that is at work stays on an accelerator.")
     memory: Amount | None = Field(None, ge=1, description="Bytes, or 16GiB; None: what the device has free.")
+    vae_memory: Amount | None = Field(
+        None, ge=1, description="The VAE works by exact tiles where it would take more than this; None: always whole."
+    )
+    vae_tile: Literal[64, 128, 256, 512, 1024] = Field(512, description="Edge of its tiles in pixels.")
     phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")
     checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")

@@ -37,11 +37,23 @@ class Clip(Protocol):
     def __iter__(self) -> Iterator[Tensor]: ...
 
 
+class Picture(Protocol):
+    """A picture (1, 3, H, W) that lies on disk, read by regions: spans of rows and of columns."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+    def region(self, rows: tuple[int, int], columns: tuple[int, int], /) -> Tensor: ...
+    def whole(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Stream:
-    """A clip (1, C, F, H, W) that `frames()` makes one frame (1, C, H, W) at a time, in order, while it is written."""
+    """A clip (1, C, F, H, W) that `frames()` makes one frame (1, C, H, W) at a time, in order, while it is written.
 
-    shape: tuple[int, int, int, int, int]
+    Of a picture (1, C, H, W) it makes bands of rows (1, C, rows, W), all but the last as high as the store's chunks.
+    """
+
+    shape: tuple[int, ...]
     dtype: torch.dtype
     frames: Callable[[], Iterator[Tensor]]
 
@@ -64,6 +76,7 @@ class Stage:
     part: ClassVar[str] = ""
     axes: ClassVar[Mapping[str, str]] = {}  # of its arrays, as single letters: "BCHW", "HWC"
     streamed: ClassVar[frozenset[str]] = frozenset()  # parents that are read frame by frame: `clip_of`
+    by_region: ClassVar[frozenset[str]] = frozenset()  # parents that are read by regions: `picture_of`
     writes_files: ClassVar[bool] = False
 
     def params(self) -> dict[str, Any]:
@@ -100,6 +113,13 @@ class Stage:
 def clip_of(parents: Parents, role: str, name: str = "image") -> Clip:
     """The clip of a parent that the stage lists in `streamed`."""
     return parents[role][name]
+
+
+def picture_of(parents: Parents, role: str, name: str = "image") -> Picture:
+    """The picture of a parent that the stage lists in `by_region`."""
+    found: Any = parents[role][name]
+    picture: Picture = found
+    return picture
 
 
 def method_record(method: Method) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freescale import enlarge_latents, normal
+from freescale.enlarge import bicubic_region
+from freescale.tiled_vae import encode_tiles
+from stages.decode import is_tiled
 from stages.denoise import LATENT_AXES
-from stages.stage import Parents, Stage, Tensors
+from stages.stage import Parents, Picture, Stage, Tensors, picture_of
 
 if TYPE_CHECKING:
     from freescale import Step
@@ -27,6 +30,7 @@ class Upscale(Stage):
     name = "upscale"
     part = "vae"
     axes = LATENT_AXES
+    by_region = frozenset({"image"})
 
     seed: int
     level: int
@@ -36,7 +40,13 @@ class Upscale(Stage):
     @torch.no_grad()
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Bicubic without antialiasing, corners not aligned, nothing clamped, as released."""
-        image = parents["image"]["image"].to(models.device, torch.float32)
+        picture = picture_of(parents, "image")
+        if is_tiled(models, "encoder", self.size, options):
+            moments = encoded_larger(picture, self.size, models, options)
+            mean, logarithm = moments.chunk(2, dim=1)
+            deviation = (0.5 * logarithm.clamp(-30, 20)).exp()
+            return {"latents": drawn(models, mean, deviation, self.posterior, self.seed, self.level)}
+        image = picture.whole().to(models.device, torch.float32)
         larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
         return {"latents": encode(models, larger, self.posterior, self.seed, self.level)}
 
@@ -86,9 +96,30 @@ def encode(models: Models, image: Tensor, posterior: str, seed: int, *purpose: i
     The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame.
     """
     distribution = models.vae.encode(image).latent_dist
-    latents: Tensor = distribution.mean
+    return drawn(models, distribution.mean, distribution.std, posterior, seed, *purpose)
+
+
+def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
+    """Scaled latents of a posterior: its mean, or for `sample` a keyed draw."""
+    latents = mean
     if posterior == "sample":
         noise = normal(tuple(latents.shape), seed, "vae_posterior", *purpose)
-        latents = latents + distribution.std * noise.to(latents.device)
+        latents = latents + deviation * noise.to(latents.device)
     scaled: Tensor = latents * models.vae.config.scaling_factor
     return scaled.float().cpu()
+
+
+def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
+    """Moments (1, 2C, h, w) of a picture enlarged to `size`, of which no more than a tile is held."""
+    assert options.vae_memory is not None
+
+    def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        return picture.region(rows, columns).float()
+
+    return encode_tiles(
+        models.vae,
+        lambda region: bicubic_region(part, picture.size, size, *region),
+        size,
+        options.vae_tile,
+        options.vae_memory,
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from storage.arrays import read_array, write_array
 from storage.durable import digest, file_digest, flush_folder, make_folder, write_new
 from storage.errors import DamagedArtifactError, InvalidNameError, explained
-from storage.frames import Frames, write_frames
+from storage.frames import Frames, Regions, write_bands, write_frames
 from storage.manifest import NAME, ArrayRecord, Contents, FileRecord
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ class Draft:
             raise InvalidNameError(f"array {name} was put before.")
         with explained(self.folder / name):
             self._arrays[name] = write_frames(self.folder, name, shape, dtype, frames)
+
+    def put_bands(self, name: str, shape: Sequence[int], dtype: torch.dtype, bands: Iterable[Tensor]) -> None:
+        """Add a picture (B, C, H, W) by bands of rows, as they come."""
+        if checked_name(name) in self._arrays:
+            raise InvalidNameError(f"array {name} was put before.")
+        with explained(self.folder / name):
+            self._arrays[name] = write_bands(self.folder, name, shape, dtype, bands)
 
     def files_folder(self) -> Path:
         """The folder of the files, for whoever writes one that is too large to hold."""
@@ -126,6 +133,13 @@ def open_frames(folder: Path, contents: Contents) -> dict[str, Frames]:
     check(folder, contents)
     with explained(folder):
         return {name: Frames(folder, record) for name, record in contents.arrays.items()}
+
+
+def open_pictures(folder: Path, contents: Contents) -> dict[str, Regions]:
+    """Return all arrays of `contents`, each a picture, to be read by regions, after `check`."""
+    check(folder, contents)
+    with explained(folder):
+        return {name: Regions(folder, record) for name, record in contents.arrays.items()}
 
 
 def checked_path(folder: Path, contents: Contents, name: str) -> Path:

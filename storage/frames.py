@@ -1,6 +1,6 @@
-"""Clips one frame at a time: written as they are made, read as they are wanted, so that memory holds one frame.
+"""Clips one frame at a time, pictures by regions: written as they are made, read as they are wanted, never held whole.
 
-The arrays are those of `storage.arrays`, axes "BCFHW", a chunk for each frame.
+The arrays are those of `storage.arrays`: of a clip axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AXES = "BCFHW"
 FRAME_AXIS = AXES.index("F")
+PICTURE_AXES = "BCHW"
 
 
 class Frames:
@@ -45,6 +46,30 @@ class Frames:
         return (self[index] for index in range(len(self)))
 
 
+class Regions:
+    """A stored picture (B, C, H, W), read by regions; no more than the chunks that one touches is in memory."""
+
+    def __init__(self, folder: Path, record: ArrayRecord) -> None:
+        self.shape, self.dtype = record.shape, record.dtype
+        self._array = zarr.open_array(store=str(folder / record.path), mode="r")
+        found = (self._array.shape, self._array.dtype.name, tuple(record.axes))
+        if found != (record.shape, record.stored, tuple(PICTURE_AXES)) or record.dtype != record.stored:
+            raise ValueError(f"{record.path} is {found}, not a picture as recorded")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.shape[2], self.shape[3]
+
+    def region(self, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
+        """(B, C, rows, columns) of two spans, [first, one past the last)."""
+        return torch.from_numpy(np.array(self._array[:, :, slice(*rows), slice(*columns)]))
+
+    def whole(self) -> torch.Tensor:
+        """All of it."""
+        return self.region((0, self.size[0]), (0, self.size[1]))
+
+
 def write_frames(
     folder: Path, name: str, shape: Sequence[int], dtype: torch.dtype, frames: Iterable[torch.Tensor]
 ) -> ArrayRecord:
@@ -58,4 +83,20 @@ def write_frames(
         count += 1
     if count != shape[FRAME_AXIS]:
         raise ValueError(f"{name} got {count} frames, not {shape[FRAME_AXIS]}")
+    return record
+
+
+def write_bands(
+    folder: Path, name: str, shape: Sequence[int], dtype: torch.dtype, bands: Iterable[torch.Tensor]
+) -> ArrayRecord:
+    """Write `bands` (B, C, rows, W), top to bottom, as a picture of `shape`; all but the last as high as chunks."""
+    array, record = create_array(folder, name, shape, dtype, PICTURE_AXES)
+    row = 0
+    for band in bands:
+        if band.dtype != dtype or (*band.shape[:2], band.shape[3]) != (*shape[:2], shape[3]) or row % record.chunks[2]:
+            raise ValueError(f"{name}: at row {row} a band {tuple(band.shape)} {band.dtype}, of {tuple(shape)}")
+        array[:, :, row : row + band.shape[2]] = to_bits(band)
+        row += band.shape[2]
+    if row != shape[2]:
+        raise ValueError(f"{name} got {row} rows, not {shape[2]}")
     return record

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.contents import FILES, Draft, check, checked_path, open_frames, read_bytes, read_tensors
+from storage.contents import FILES, Draft, check, checked_path, open_frames, open_pictures, read_bytes, read_tensors
 from storage.durable import make_folder, put_in_place
 from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError, explained
 from storage.fingerprint import KEY, checked_key
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from storage.frames import Frames
+    from storage.frames import Frames, Regions
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,14 @@ class ArtifactStore:
         """
         with self._guarded(key) as manifest:
             return open_frames(self.folder(manifest), manifest)
+
+    def open_pictures(self, key: str) -> dict[str, Regions]:
+        """Return the pictures of an artifact, to be read by regions, after every byte of it was checked.
+
+        Damage found by the check is handled as in `read`.
+        """
+        with self._guarded(key) as manifest:
+            return open_pictures(self.folder(manifest), manifest)
 
     def file_path(self, key: str, name: str) -> Path:
         """Return where one file of an artifact lies, checked, for those who copy it; damage is handled as in `read`."""
