@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +31,6 @@ from flows.night_page import night_folder, write_night
 from flows.progress import Terminal
 from flows.session import Home, Session, _close, _open, prepare
 from stages.plan import Call
-from stages.runner import Runner
 from stages.spec import RunOptions, make_spec
 from stages.stage import Stage
 
@@ -64,8 +62,8 @@ class Chained(Call):
 def stages(folder: Path, count: int = 200) -> dict[str, float]:
     """Milliseconds of a stage that does nothing, over a chain of them: median, slowest of twenty, and of the CPU."""
     home = Home(folder)
-    models: Any = SimpleNamespace(device=torch.device("cpu"), unet_samples=0)
-    runner = Runner(home.store, models, OPTIONS, Terminal(quiet=True))
+    session = Session(home, OPTIONS, Terminal(quiet=True))
+    runner = session.runner(prepare(make_spec({"prompt": "a red disc"} | SMALLEST), home))
     call, took = Chained(0, {}), []
     runner.ensure(call, {})
     busy = time.process_time()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.session import Home, Job
+    from stages.models import ModelInfo
+    from stages.spec import ModelSpec
 
 MAX_BYTES, MAX_JOBS = 64 * 2**20, 100_000
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
@@ -72,12 +74,13 @@ def read_jobs(path: Path, home: Home, defaults: dict[str, Any] | None = None) ->
     problems: list[Problem] = []
     jobs: dict[str, Ordered] = {}
     names: dict[str, str] = {}
+    models: dict[ModelSpec, ModelInfo] = {}
     repeated = 0
     for file in _files(path):
         for line, fields in _entries(file, problems):
             where = f"{file.name}:{line}"
             try:
-                found = _ordered({**(defaults or {}), **fields}, where, file.parent, home)
+                found = _ordered({**(defaults or {}), **fields}, where, file.parent, home, models)
                 if names.setdefault(found.name, found.job.run) != found.job.run:
                     raise SpecError(f"name: {found.name!r} is another job's; names must differ")
             except SpecError as error:
@@ -119,7 +122,9 @@ def _entries(file: Path, problems: list[Problem]) -> Iterator[Entry]:
         problems.append(Problem(where, f"cannot be read: {str(error).splitlines()[0]}"))
 
 
-def _ordered(fields: dict[str, Any], where: str, folder: Path, home: Home) -> Ordered:
+def _ordered(
+    fields: dict[str, Any], where: str, folder: Path, home: Home, models: dict[ModelSpec, ModelInfo]
+) -> Ordered:
     """Check one job. Raises `SpecError`."""
     fields = dict(fields)
     name, priority, size = (fields.pop(key, None) for key in ("name", "priority", "size"))
@@ -135,7 +140,7 @@ def _ordered(fields: dict[str, Any], where: str, folder: Path, home: Home) -> Or
         raise SpecError(f"priority: {priority!r} is not a whole number from -1000 to 1000")
     if name is not None and (not isinstance(name, str) or not NAME.fullmatch(name)):
         raise SpecError(f"name: {name!r} is not 1 to 121 of a-z, 0-9, '.', '_' and '-', starting with one of the first")
-    job = prepare(make_spec(fields), home, folder)
+    job = prepare(make_spec(fields), home, folder, known=models)
     return Ordered(name or job.run, priority or 0, where, job)
 
 

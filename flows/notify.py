@@ -74,11 +74,12 @@ def _post(url: str, told: dict[str, Any]) -> None:
 
 def _through_block(name: str, subject: str, body: str) -> None:
     """Any block that notifies (e-mail, chat), or a plain webhook block, as it was saved on the server."""
+    from prefect.blocks.abstract import NotificationBlock
     from prefect.blocks.core import Block
-    from prefect.blocks.notifications import NotificationBlock
 
     block: Any = Block.load(name)
-    if isinstance(block, NotificationBlock):
+    notifies = isinstance(block, NotificationBlock)
+    if notifies:
         block.notify(body, subject=subject)
     else:
         block.call({"text": f"{subject}\n{body}"}).raise_for_status()

@@ -107,7 +107,7 @@ def contact_sheet(folder: Path, heads: Sequence[str], rows: Sequence[tuple[str, 
     if len(kept) < len(rows):
         pen.text((MARGIN, sheet.height - LINE), f"{len(rows) - len(kept)} more on the page", "black", font)
     out = BytesIO()
-    sheet.save(out, "PNG")
+    sheet.save(out, "PNG", compress_level=3)
     return out.getvalue()
 
 

@@ -29,7 +29,7 @@ from stages.ffmpeg import check_encoding
 from stages.models import ModelInfo, Models, describe, pick_device
 from stages.plan import Call, Plan, make_plan
 from stages.runner import Interrupted, Observer, Outcome, Runner, key_of
-from stages.spec import CLIP_FORMATS, RenderSpec, RunOptions, SpecError, make_spec
+from stages.spec import CLIP_FORMATS, ModelSpec, RenderSpec, RunOptions, SpecError, make_spec
 from stages.video_export import PREVIEWS, ExportClip, write_clip
 from storage import ArtifactStore, Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint
 
@@ -107,10 +107,21 @@ class Result:
         }
 
 
-def prepare(spec: RenderSpec, home: Home, input_root: Path | None = None, origin: str | None = None) -> Job:
-    """Check a spec against the model and the pictures it names. Raises `SpecError` before any work."""
-    info = describe(spec.model, home.root)
-    plan = make_plan(spec, info, input_root)
+def prepare(
+    spec: RenderSpec,
+    home: Home,
+    input_root: Path | None = None,
+    origin: str | None = None,
+    known: dict[ModelSpec, ModelInfo] | None = None,
+) -> Job:
+    """Check a spec against the model and the pictures it names. Raises `SpecError` before any work.
+
+    `known` keeps what was found of a model, for many specs at one time.
+    """
+    known = {} if known is None else known
+    if spec.model not in known:
+        known[spec.model] = describe(spec.model, home.root)
+    plan = make_plan(spec, known[spec.model], input_root)
     stage = spec.redo[-1].stage if origin and spec.redo else None
     return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
 

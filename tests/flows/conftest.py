@@ -1,4 +1,7 @@
-"""A real headless Chromium over its DevTools protocol; tests that ask for it are left out where there is none."""
+"""What tests of the flows share: a temporary Prefect server, and a real headless Chromium over its DevTools protocol.
+
+Tests that ask for Chromium are left out where there is none.
+"""
 
 from __future__ import annotations
 
@@ -106,3 +109,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser = Browser(tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """The address of one temporary server for all tests: its start is most of what such tests cost."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        url = PREFECT_API_URL.value()
+        assert url is not None
+        yield url

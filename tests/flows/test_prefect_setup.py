@@ -12,21 +12,9 @@ from flows.prefect_setup import AUTOMATION, setup
 from stages.spec import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from prefect.client.schemas.objects import DeploymentSchedule
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]  # Prefect's own warnings are not ours
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=180):
-        url = PREFECT_API_URL.value()
-        assert url is not None
-        yield url
 
 
 def schedules() -> list[DeploymentSchedule]:
@@ -40,7 +28,8 @@ def counts() -> tuple[int, int, int]:
         return len(pools), len(client.read_automations_by_name(AUTOMATION)), len(client.read_deployments())
 
 
-def test_once_makes_all_and_twice_doubles_nothing(server: str) -> None:
+def test_once_makes_all_and_twice_doubles_nothing(prefect_server: str) -> None:
+    server = prefect_server
     first = setup(api=server)
     assert counts() == (1, 1, 5)
     assert [line.rsplit(" ", 1)[-1] for line in first[:2]] == ["made", "made"]

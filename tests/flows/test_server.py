@@ -44,16 +44,8 @@ OPTIONS = RunOptions(threads=1)
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]  # Prefect's own warnings are not ours
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
-
-
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str) -> Home:
     monkeypatch.setenv("FREESCALE_HOME", str(tmp_path))
     return Home(tmp_path)
 
