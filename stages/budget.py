@@ -46,6 +46,7 @@ LADDER: tuple[Rung, ...] = (  # mildest first
     Rung("feed-forward 16,384 tokens at a time", {"feed_forward_tokens": 16384}, ("unet",)),
     Rung("attention windows eight at a time", {"window_rows": 8}, ("unet",)),
     Rung("attention windows one at a time", {"window_rows": 1}, ("unet",), is_planned=False),
+    Rung("the VAE by exact tiles within 6 GiB", {"vae_memory": 6 << 30}, ("vae",)),  # enough at 8192x8192 for SDXL's
     Rung("the UNet off the device", {"offload": True}, ("text", "vae")),
 )
 

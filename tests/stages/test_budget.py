@@ -123,6 +123,15 @@ def test_parts_at_rest_do_not_count(sdxl: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sdxl_at_8192_decodes_by_tiles_where_the_whole_would_not_fit(sdxl: Path) -> None:
+    plan = sdxl_plan(sdxl, 8192)
+    decode = next(call for call in plan.calls if call.label == "decode 3")
+    found = fit(decode, plan.info, RunOptions(), 24 << 30, "cuda")
+    assert found.fits
+    assert found.measures == ("the VAE by exact tiles within 6 GiB",)
+    assert found.estimate.memory < 24 << 30
+
+
 def test_sdxl_at_8192_in_one_gibibyte_is_refused(sdxl: Path) -> None:
     plan = sdxl_plan(sdxl, 8192)
     with pytest.raises(SpecError, match=r"memory: 1.0 GiB is too little for \w+ 3 at 8192x8192"):
@@ -200,7 +209,7 @@ def test_a_rung_that_asks_for_no_less_is_left_out() -> None:
     assert rung is not None
     assert rung.name == "attention windows one at a time"
     assert next_rung("unet", (rung.name,), given) is None
-    assert next_rung("vae", (), RunOptions(offload=True)) is None
+    assert next_rung("vae", (), RunOptions(offload=True, vae_memory=2**30)) is None
     assert next_rung("", (), RunOptions()) is None
 
 
@@ -265,9 +274,10 @@ def test_a_decoding_out_of_memory_sends_the_unet_away(
     monkeypatch.setattr(Models, "make_room", asking)
     result = render(tmp_path)
     assert result.pixels_sha256 == plain.pixels_sha256
-    assert measures_of(tmp_path, result)["decode 0"] == ("the UNet off the device",)
-    assert asked[2:4] == [("vae", False), ("vae", True)]
-    assert len(failed) == 2
+    taken = ("the VAE by exact tiles within 6 GiB", "the UNet off the device")
+    assert measures_of(tmp_path, result)["decode 0"] == taken
+    assert asked[2:5] == [("vae", False), ("vae", False), ("vae", True)]
+    assert len(failed) == 4
 
 
 class Part:
