@@ -18,6 +18,8 @@ from flows import cli_convert, cli_field, cli_night
 from flows.options import (
     DeviceOption,
     EveryOption,
+    FpsOption,
+    FramesOption,
     HomeOption,
     JsonOption,
     MaskOption,
@@ -56,6 +58,8 @@ def render(
     method: Annotated[str | None, typer.Option(help="freescale or direct; its own parameters are flags too.")] = None,
     model: Annotated[str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")] = None,
     image: Annotated[str | None, typer.Option(help="A picture to start from.")] = None,
+    frames: FramesOption = None,
+    fps: FpsOption = None,
     mask: MaskOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
@@ -67,7 +71,7 @@ def render(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Render a picture through every checkpointed stage; typed again after a crash, it goes on where it was."""
+    """Render a picture or clip through checkpointed stages; typed again after a crash, it goes on where it was."""
     from flows import requests
 
     flags = {
@@ -77,6 +81,8 @@ def render(
         "method": method,
         "model": model,
         "image": image,
+        "frames": frames,
+        "fps": fps,
         "mask": mask,
     }
     place = home_of(home)
@@ -98,6 +104,8 @@ def plan(
     method: Annotated[str | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option()] = None,
     image: Annotated[str | None, typer.Option()] = None,
+    frames: FramesOption = None,
+    fps: FpsOption = None,
     mask: MaskOption = None,
     why: Annotated[
         bool, typer.Option("--why", help="Name the fields that differ from the nearest made before.")
@@ -117,6 +125,8 @@ def plan(
         "method": method,
         "model": model,
         "image": image,
+        "frames": frames,
+        "fps": fps,
         "mask": mask,
     }
     place = home_of(home)
@@ -241,18 +251,24 @@ def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json
 @app.command()
 def export(
     run: Annotated[str, typer.Argument()],
-    format: Annotated[str, typer.Option(help="png, tiff or webp.")] = "png",
+    format: Annotated[
+        str | None, typer.Option(help="png, tiff or webp; of a clip mp4, hevc, ffv1 or frames (a zip of PNG files).")
+    ] = None,
     level: Annotated[int | None, typer.Option(help="Of the cascade; default: the last.")] = None,
+    fps: FpsOption = None,
+    crf: Annotated[int | None, typer.Option(min=0, max=51, help="Quality of mp4 and hevc; smaller is better.")] = None,
+    pixel_format: Annotated[str | None, typer.Option(help="yuv420p or yuv444p, of mp4 and hevc.")] = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Write a level's picture of a run in another format."""
+    """Write a level's picture or clip of a run in another format."""
     from flows.session import export_level, load
 
     place = home_of(home)
     _, spec = load(place, run)
-    typer.echo(export_level(place, spec, format, level, out or Path.cwd(), overwrite))
+    how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
+    typer.echo(export_level(place, spec, format, level, out or Path.cwd(), overwrite, **how))
 
 
 @app.command()

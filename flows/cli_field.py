@@ -10,6 +10,8 @@ import typer
 from flows.options import (
     DeviceOption,
     EveryOption,
+    FpsOption,
+    FramesOption,
     HomeOption,
     JsonOption,
     OverwriteOption,
@@ -39,6 +41,8 @@ def compare(
     count: CountOption = None,
     seed: SeedsOption = None,
     steps: StepsOption = None,
+    frames: FramesOption = None,
+    fps: FpsOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the page; default: under the home folder.")] = None,
     overwrite: OverwriteOption = False,
     again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
@@ -54,7 +58,7 @@ def compare(
     from stages.grid import make_grid
 
     flags = {"model": model, "method": method, "size": size, "prompts": prompts, "count": count, "seed": seed}
-    spec = make_grid(grid_values(what, flags | {"steps": steps}))
+    spec = make_grid(grid_values(what, flags | {"steps": steps, "frames": frames, "fps": fps}))
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     stop = stop_on_signals()
     raise typer.Exit(compare_requests.run(spec, home_of(home), options, stop, out, overwrite, again, as_json))
@@ -95,6 +99,8 @@ def evaluate(
     count: CountOption = None,
     seed: SeedsOption = None,
     steps: StepsOption = None,
+    frames: FramesOption = None,
+    fps: FpsOption = None,
     protocol: Annotated[str | None, typer.Option(help="Of the reference: base, real or truth.")] = None,
     reference: Annotated[str | None, typer.Option(help="A folder of pictures, for protocol real.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="fid, kid, is, fid_c, kid_c, clip_score, objects.")] = None,
@@ -112,7 +118,8 @@ def evaluate(
     from flows import evaluation_requests as requests
 
     flags = {"model": model, "method": method, "size": size, "prompts": prompts, "count": count, "seed": seed}
-    flags |= {"steps": steps, "protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
+    flags |= {"steps": steps, "frames": frames, "fps": fps}
+    flags |= {"protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
     spec = requests.evaluation_from(what, flags)
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     requests.run(spec, home_of(home), options, stop_on_signals(), out, overwrite, dry, as_json)

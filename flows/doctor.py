@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -79,22 +79,25 @@ def _devices(home: Home) -> Iterator[Finding]:
         yield Finding(f"cuda:{index}", True, f"{name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
     if not torch.cuda.is_available():
         yield Finding("cuda", True, "none; renders run on the CPU")
-    choices = ", ".join(_attention_backends())
-    yield Finding("attention", True, f"torch SDPA: {choices}")
+    yield from _attention()
 
 
-def _attention_backends() -> list[str]:
+def _attention() -> Iterator[Finding]:
+    """Which kernels compute attention, for each device and dtype that is worth a word."""
     import torch
 
-    flags: Any = torch.backends.cuda
-    if not torch.cuda.is_available():
-        return ["fused CPU kernel"]
-    named = {
-        "flash": flags.flash_sdp_enabled(),
-        "memory-efficient": flags.mem_efficient_sdp_enabled(),
-        "cudnn": flags.cudnn_sdp_enabled(),
-    }
-    return [name for name, enabled in named.items() if enabled]
+    from freescale.attention import attention_name
+
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [torch.device("cpu")]
+    for device in devices:
+        for dtype in (torch.bfloat16, torch.float32) if device.type == "cuda" else (torch.float32,):
+            what = f"attention {device}" if device.type == "cuda" else "attention"
+            try:
+                names = attention_name(device, dtype)
+            except ValueError as error:
+                yield Finding(what, False, str(error))
+                continue
+            yield Finding(what, True, f"torch SDPA, {str(dtype).removeprefix('torch.')}: {names}")
 
 
 def _disk(home: Home) -> Iterator[Finding]:

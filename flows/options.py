@@ -23,6 +23,8 @@ EveryOption = Annotated[float, typer.Option("--checkpoint-every", help="Seconds 
 SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
 OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
+FramesOption = Annotated[int | None, typer.Option(help="Of a clip; default: as many as the model makes.")]
+FpsOption = Annotated[str | None, typer.Option(help="Playback rate of a clip: 24, 23.976 or 24000/1001.")]
 MaskOption = Annotated[list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")]
 RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
 

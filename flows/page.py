@@ -6,6 +6,7 @@ import json
 from html import escape
 from importlib.resources import files
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,12 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 from flows.batch import aside
 from flows.costs import cost
 from flows.tiles import write_pyramid
-from stages.export import SUFFIXES
+from flows.session import file_name, place_copy
 from stages.runner import key_of
+from stages.spec import LOSSY
+from stages.video_export import WEBP, ExportClip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from flows.batch import State
     from flows.session import Home, Job
@@ -36,6 +38,7 @@ def html(page: str, title: str, data: dict[str, Any]) -> str:
         "title": escape(title),
         "style": (source / "style.css").read_text(encoding="utf-8"),
         "viewer": (source / "viewer.js").read_text(encoding="utf-8"),
+        "clips": (source / "clips.js").read_text(encoding="utf-8"),
         "data": text,
     }
     made = (source / f"{page}.html").read_text(encoding="utf-8")
@@ -51,12 +54,31 @@ def shown(folder: Path, job: Job, state: State, home: Home) -> dict[str, Any]:
         found |= json.loads(aside(home, job.run).read_text(encoding="utf-8"))
     if state == "done":
         export = job.plan.exports[-1]
-        suffix = SUFFIXES[job.spec.format]
-        data = home.store.read_file(key_of(export), f"picture{suffix}")
         spent = cost(home.store, job.plan)
         found["seconds"] = None if spent is None else spent.seconds
-        found["picture"] = write_pyramid(data, folder, job.run, suffix).as_json()
+        if isinstance(export.stage, ExportClip):
+            return found | {"clip": _clip(folder, job, export.stage, home)}
+        data = home.store.read_file(key_of(export), file_name(export))
+        found["picture"] = write_pyramid(data, folder, job.run, Path(file_name(export)).suffix).as_json()
     return found
+
+
+def _clip(folder: Path, job: Job, export: ExportClip, home: Home) -> dict[str, Any]:
+    """What a page shows of a clip: its file and the animated preview, copied under `folder`."""
+    key = key_of(job.plan.exports[-1])
+    copies = {}
+    for name in (export.file_name, WEBP):
+        copies[name] = f"pictures/{job.run}{Path(name).suffix}"
+        place_copy(home.store.file_path(key, name), folder / copies[name])
+    return {
+        "file": copies[export.file_name],
+        "thumbnail": copies[WEBP],
+        "plays": export.format in LOSSY,
+        "width": job.spec.width,
+        "height": job.spec.height,
+        "frames": job.spec.frames,
+        "fps": export.fps,
+    }
 
 
 def contact_sheet(folder: Path, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> bytes:
@@ -74,8 +96,8 @@ def contact_sheet(folder: Path, heads: Sequence[str], rows: Sequence[tuple[str, 
         pen.text((MARGIN, top + 3), _fitted(caption, width - 2 * MARGIN, font), "black", font)
         for column, cell in enumerate(cells):
             left = MARGIN + column * (side + MARGIN)
-            if "picture" in cell:
-                with Image.open(folder / cell["picture"]["thumbnail"]) as picture:
+            if (made := cell.get("picture") or cell.get("clip")) is not None:
+                with Image.open(folder / made["thumbnail"]) as picture:  # of a clip its first frame
                     small = picture.convert("RGB")
                 small.thumbnail((side, side), Image.Resampling.LANCZOS)
                 sheet.paste(small, (left, top + LINE))

@@ -173,7 +173,8 @@ def print_run(record: RunRecord, spec: RenderSpec, home: Home, as_json: bool) ->
     )
     if record.error:
         console.print(f"  {record.error}")
-    console.print(f"  {spec.width}x{spec.height}, seed {spec.seed}: {spec.prompt}")
+    clip = "" if spec.frames is None else f", {spec.frames} frames at {spec.fps} a second"
+    console.print(f"  {spec.width}x{spec.height}{clip}, seed {spec.seed}: {spec.prompt}")
     for s in stages:
         console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
     for a in record.attempts:
@@ -197,18 +198,22 @@ def print_models(home: Home, as_json: bool) -> None:
                     "name": name,
                     "folder": str(folder),
                     "native": f"{width}x{height}",
+                    "frames": info.frames,
                     "steps": info.steps,
                     "error": None,
                 }
             )
         except SpecError as error:
-            rows.append({"name": name, "folder": str(folder), "native": "", "steps": 0, "error": str(error)})
+            rows.append(
+                {"name": name, "folder": str(folder), "native": "", "frames": None, "steps": 0, "error": str(error)}
+            )
     if as_json:
         typer.echo(json.dumps(rows))
         return
     table = Table("model", "trained at", "steps", "folder", box=None)
     for r in rows:
-        table.add_row(str(r["name"]), str(r["native"]), str(r["steps"]), str(r["error"] or r["folder"]))
+        trained = f"{r['native']}, {r['frames']} frames" if r["frames"] else str(r["native"])
+        table.add_row(str(r["name"]), trained, str(r["steps"]), str(r["error"] or r["folder"]))
     Console(highlight=False, soft_wrap=True, width=200).print(table)
 
 

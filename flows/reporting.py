@@ -23,6 +23,7 @@ from prefect.artifacts import (
 )
 
 from flows.progress import Pace
+from stages.video_export import PREVIEWS, STRIP
 
 if TYPE_CHECKING:
     import logging
@@ -112,10 +113,12 @@ class FlowObserver:
         self.log.info("%s: %s", call.label, "reused" if outcome.reused else f"{outcome.seconds:.1f} s")
 
     def preview(self, level: int, path: Path) -> None:
-        """A level's picture is there."""
+        """A level's picture or clip is there; of a clip its strip of frames is shown."""
+        strip = path.with_name(f"{path.stem}{PREVIEWS[STRIP]}")
+        picture = strip if strip.is_file() else path
         self.sender.send(
             lambda: create_markdown_artifact(
-                f"Level {level}: `{path}`\n\n{picture_link(f'level {level}', path)}",
+                f"Level {level}: `{path}`\n\n{picture_link(f'level {level}', picture)}",
                 key=f"level-{level}",
                 description=path.name,
             )

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from flows.session import Home
 
-SPEC_FLAGS = ("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade")
+SPEC_FLAGS = (
+    *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
+    *("motion_fps", "crf", "pixel_format"),
+)
 
 
 def spec_or_run(what: str, flags: dict[str, Any], extra: list[str], home: Home) -> RenderSpec:
@@ -35,7 +38,7 @@ def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
     """The spec for a prompt or a spec file with flags laid over it. Raises `SpecError`."""
     path = Path(what)
     values: dict[str, Any] = load_spec(path) if path.suffix in (".yaml", ".yml", ".json") else {"prompt": what}
-    for name in ("seed", "steps", "image"):
+    for name in ("seed", "steps", "image", "frames", "fps"):
         if flags.get(name) is not None:
             values[name] = flags[name]
     if flags.get("size") is not None:
@@ -165,7 +168,7 @@ def regions(masks: list[str]) -> list[dict[str, Any]]:
 def grid_values(what: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a file of prompts x methods x sizes x seeds, or none, with flags laid over them."""
     values: dict[str, Any] = {} if what is None else load_spec(what)
-    values |= {name: flags[name] for name in ("count", "steps", "prompts") if flags.get(name) is not None}
+    values |= {name: flags[name] for name in ("count", "steps", "prompts", "frames", "fps") if flags.get(name) is not None}
     lists = {"method": "methods", "size": "sizes", "seed": "seeds"}
     values |= {field: list(flags[flag]) for flag, field in lists.items() if flags.get(flag)}
     if flags.get("model") is not None:

@@ -6,26 +6,34 @@ its end it finds everything done.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import filecmp
 import os
 import re
+import shutil
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import torch
 
 from stages.export import SUFFIXES, Export, encode_file, to_pixels
+from stages.ffmpeg import check_encoding
 from stages.models import ModelInfo, Models, describe, pick_device
 from stages.plan import Call, Plan, make_plan
 from stages.runner import Interrupted, Observer, Outcome, Runner, key_of
-from stages.spec import RenderSpec, RunOptions, SpecError
+from stages.spec import CLIP_FORMATS, RenderSpec, RunOptions, SpecError, make_spec
+from stages.video_export import PREVIEWS, ExportClip, write_clip
 from storage import ArtifactStore, Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -164,8 +172,9 @@ class Session:
         try:
             runner = self.runner(job)
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
-            final = place(runner.read_file(job.plan.exports[-1], _file(job), outcomes), target) if target else None
-            digest = runner.read(job.plan.exports[-1], outcomes)["pixels_sha256"]
+            last = job.plan.exports[-1]
+            final = place_copy(runner.file_path(last, file_name(last), outcomes), target) if target else None
+            digest = runner.read(last, outcomes)["pixels_sha256"]
         except Interrupted as stopped:
             _close(self.home.runs, record, "interrupted", str(stopped))
             raise
@@ -179,43 +188,78 @@ class Session:
         return Result(job.run, outputs, pixels, tuple(outcomes.values()), time.monotonic() - began)
 
     def _deliver(self, runner: Runner, job: Job, export: Call, outcomes: dict[str, Outcome]) -> Path:
-        """One level's picture, in the run's folder as soon as it is there."""
+        """One level's picture or clip, in the run's folder as soon as it is there; a clip's previews beside it."""
         height, width = export.size
-        path = self.home.outputs(job.run) / f"level-{export.level}-{width}x{height}{SUFFIXES[job.spec.format]}"
-        return place(runner.read_file(export, _file(job), outcomes), path)
+        folder, name = self.home.outputs(job.run), f"level-{export.level}-{width}x{height}"
+        if isinstance(export.stage, ExportClip):
+            for preview, ending in PREVIEWS.items():
+                place_copy(runner.file_path(export, preview, outcomes), folder / f"{name}{ending}")
+        file = file_name(export)
+        return place_copy(runner.file_path(export, file, outcomes), folder / f"{name}{Path(file).suffix}")
 
 
-def export_level(home: Home, spec: RenderSpec, format: str, level: int | None, out: Path, overwrite: bool) -> Path:
-    """Write a level's picture of a run that has it in another format; return the path. Raises `SpecError`."""
-    if format not in SUFFIXES:
-        raise SpecError(f"format: {format!r} is not one of {', '.join(SUFFIXES)}")
-    job = prepare(spec, home)
+def export_level(
+    home: Home, spec: RenderSpec, format: str | None, level: int | None, out: Path, overwrite: bool, **how: Any
+) -> Path:
+    """Write a level's picture or clip of a run in another format; return the path. Raises `SpecError`.
+
+    `how` may hold `fps`, `crf` and `pixel_format` for a clip.
+    """
+    job = prepare(spec.model_copy(update={"crf": None, "pixel_format": None}), home)
     levels = range(len(job.plan.exports))
     if level is not None and level not in levels:
         raise SpecError(f"level: {level} is not one of {', '.join(map(str, levels))}")
     call = job.plan.exports[-1 if level is None else level]
-    image, stage = call.parents["image"], call.stage
+    stage = _exporting(call, format, {name: value for name, value in how.items() if value is not None})
+    image = call.parents["image"]
     if home.store.find(key_of(image)) is None:
         raise SpecError(
             f"level: the picture of level {call.level} is not in the store; freescale resume {job.run} makes it"
         )
-    assert isinstance(stage, Export)
-    path = out / f"{job.run}-level-{call.level}{SUFFIXES[format]}" if out.is_dir() or not out.suffix else out
+    suffix = Path(stage.file_name).suffix
+    path = out / f"{job.run}-level-{call.level}{suffix}" if out.is_dir() or not out.suffix else out
     if path.exists() and not overwrite:
         raise SpecError(f"out: {str(path)!r} exists; choose another name or say --overwrite")
-    pixels = to_pixels(home.store.read(key_of(image))["image"])
-    return place(encode_file(pixels, format, stage.provenance), path.absolute())
+    path = path.absolute()
+    if isinstance(stage, Export):
+        pixels = to_pixels(home.store.read(key_of(image))["image"])
+        return place(encode_file(pixels, stage.format, stage.provenance), path)
+    clip = home.store.open_frames(key_of(image))["image"]
+    with _partial(path, suffix) as partial:
+        write_clip(partial, clip, stage)
+    return path
 
 
-def _file(job: Job) -> str:
-    return f"picture{SUFFIXES[job.spec.format]}"
+def _exporting(call: Call, format: str | None, how: dict[str, Any]) -> Export | ExportClip:
+    """The export of a level in another format, checked."""
+    stage = call.stage
+    if isinstance(stage, Export):
+        if how:
+            raise SpecError(f"{next(iter(how))}: is for clips, and this run made a picture")
+        if format is not None and format not in SUFFIXES:
+            raise SpecError(f"format: {format!r} is not one of {', '.join(SUFFIXES)}")
+        return dataclasses.replace(stage, format=format or "png")
+    assert isinstance(stage, ExportClip)
+    format = format or stage.format
+    if format not in CLIP_FORMATS:
+        raise SpecError(f"format: {format!r} is not one of {', '.join(CLIP_FORMATS)}")
+    checked = make_spec({"prompt": "clip", "format": format, **how})
+    check_encoding(format, call.size, checked.pixel_format)
+    fps = checked.fps or stage.fps
+    return dataclasses.replace(stage, format=format, fps=fps, crf=checked.crf, pixel_format=checked.pixel_format)
+
+
+def file_name(export: Call) -> str:
+    """The name of an export's picture or clip in its artifact."""
+    assert isinstance(export.stage, Export | ExportClip)
+    return export.stage.file_name
 
 
 def _target(out: Path | None, job: Job, home: Home, overwrite: bool) -> Path | None:
     """Where the last picture goes; a folder gets the run's name. An existing file is kept unless this run made it."""
     if out is None:
         return None
-    suffix = SUFFIXES[job.spec.format]
+    suffix = Path(file_name(job.plan.exports[-1])).suffix
     path = out / f"{job.run}{suffix}" if out.is_dir() or not out.suffix else out
     if path.suffix.lower() != suffix:
         raise SpecError(f"out: {str(path)!r} does not end in {suffix}, the format of this render")
@@ -225,28 +269,42 @@ def _target(out: Path | None, job: Job, home: Home, overwrite: bool) -> Path | N
 
 
 def _made_by(path: Path, job: Job, home: Home) -> bool:
-    key = key_of(job.plan.exports[-1])
-    manifest = home.store.find(key)
-    if manifest is None or not path.is_file():
+    export = job.plan.exports[-1]
+    if home.store.find(key_of(export)) is None or not path.is_file():
         return False
-    return hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(home.store.read_file(key, _file(job))).digest()
+    return filecmp.cmp(path, home.store.file_path(key_of(export), file_name(export)), shallow=False)
 
 
 def place(data: bytes, path: Path) -> Path:
     """Write a whole file or none, flushed; a file that holds just this is left alone. Return the path."""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return path
+    with _partial(path) as partial:
+        partial.write_bytes(data)
+    return path
+
+
+def place_copy(source: Path, path: Path) -> Path:
+    """Copy a whole file or none, flushed; a file that holds just this is left alone. Return the path."""
+    if path.is_file() and filecmp.cmp(source, path, shallow=False):
+        return path
+    with _partial(path) as partial:
+        shutil.copyfile(source, partial)
+    return path
+
+
+@contextmanager
+def _partial(path: Path, suffix: str = ".partial") -> Iterator[Path]:
+    """A place to write what then becomes `path`, wholly or not at all; `suffix` is the place's own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
 def planned(plan: Plan) -> tuple[PlannedCall, ...]:

@@ -11,6 +11,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from freescale.phase_convs import dilate_on_phases
 from freescale.unet_patches import dilate_convs
 
 if TYPE_CHECKING:
@@ -73,12 +74,13 @@ def dilation_factor(level: Level, rule: DilationRule = "scale") -> tuple[int, in
     return factor, factor
 
 
-def restrained_dilation(layers: DilatedLayers, factor: tuple[int, int]) -> Patch:
-    """Dilate the chosen layers of whatever UNet it is applied to."""
+def restrained_dilation(layers: DilatedLayers, factor: tuple[int, int], on_phases: bool = False) -> Patch:
+    """Dilate the chosen layers of whatever UNet it is applied to; computed on phases if asked, to the same end."""
+    dilate = dilate_on_phases if on_phases else dilate_convs
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
-        with dilate_convs(dilated_layers(unet, layers), factor)(unet):
+        with dilate(dilated_layers(unet, layers), factor)(unet):
             yield
 
     return patch

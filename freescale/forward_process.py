@@ -33,4 +33,4 @@ def normal(shape: Sequence[int], seed: int, *purpose: str | int) -> Tensor:
 
 def renoise(latents: Tensor, noise: Tensor, sigma: float) -> Tensor:
     """Return clean `latents` noised to `sigma` (VE): x0 + sigma * n, with their device and dtype."""
-    return latents + sigma * noise.to(latents)
+    return (sigma * noise.to(latents)).add_(latents)

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from freescale.unet_patches import has_motion_modules
+from freescale.attention import prefer_backends
+from freescale.savings import TextCache, chunk_feed_forward
+from freescale.unet_patches import has_motion_modules, patched
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
     from freescale.sampling import Schedule
+    from freescale.unet_patches import Patch
     from freescale.views import Views
 
 Side = Literal["negative", "positive"]
@@ -69,7 +72,10 @@ class Denoiser:
     guidance_scale: float = 7.5  # 1 or below, or no negative embeddings: one pass without guidance
     guidance_rescale: float = 0.0  # arXiv:2305.08891, section 3.4: 0 (off) to 1
     split_guidance: bool = False  # two passes of B rows in place of one of 2 B: half the memory, same result
-    window_rows: int | None = None  # most rows in one windowed attention call; None: all windows at once
+    window_rows: int | None = None  # most rows in one windowed attention call; None: as many as memory takes well
+    feed_forward_tokens: int | None = None  # most tokens in one feed-forward; None: all
+    phase_convs: bool = False  # dilated convolutions as dense ones on interleaved phases
+    text: TextCache | None = field(default_factory=TextCache)  # None: keys and values of the prompt at every step
 
     @property
     def is_guided(self) -> bool:
@@ -78,7 +84,7 @@ class Denoiser:
 
     def for_views(self, views: Views, batch: int) -> Denoiser:
         """Return the denoiser of views of `batch` pictures, to be called with `views.take(latents)`."""
-        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch))
+        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch), text=None)
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         """Return the guided noise prediction (eps, as the latents) for VE `latents` at step `i`."""
@@ -102,10 +108,16 @@ class Denoiser:
         given, batch = schedule.model_input(latents, i), latents.shape[0]
         timestep = torch.tensor(schedule.timesteps[i], dtype=torch.float32, device=latents.device)
         texts = [self._text(side) for side in sides]
-        embeds = torch.cat([_rows(embeds, batch) for embeds, _ in texts])
+        embeds = self._embeds(sides, batch)
         added = {name: torch.cat([_rows(a[name], batch) for _, a in texts]) for name in self.conditioning.added}
         fps = None if self.conditioning.fps is None else _rows(self.conditioning.fps, batch).repeat(len(sides))
         return self._run(torch.cat([given] * len(sides)), timestep, embeds, added, fps).chunk(len(sides))
+
+    def _embeds(self, sides: tuple[Side, ...], batch: int) -> Tensor:
+        def make() -> Tensor:
+            return torch.cat([_rows(self._text(side)[0], batch) for side in sides])
+
+        return make() if self.text is None else self.text.rows((sides, batch), make)
 
     def _text(self, side: Side) -> tuple[Tensor, Mapping[str, Tensor]]:
         text = self.conditioning
@@ -130,8 +142,15 @@ class Denoiser:
             options["timestep_cond"] = fps
         if added:
             options["added_cond_kwargs"] = {name: _rows(value, rows) for name, value in added.items()}
-        output: Tensor = unet(given.to(dtype), timestep, **options)[0]
+        with patched(unet, self._savings()), prefer_backends(given.device, dtype):
+            output: Tensor = unet(given.to(dtype), timestep, **options)[0]
         return output.to(torch.promote_types(dtype, torch.float32))
+
+    def _savings(self) -> Iterator[Patch]:
+        if self.text is not None:
+            yield self.text.patch
+        if self.feed_forward_tokens is not None:
+            yield chunk_feed_forward(self.feed_forward_tokens)
 
     def combine(self, negative: Tensor, positive: Tensor, *, start: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Return classifier-free guidance, its deviation partly set back to that of the positive pass.

@@ -108,7 +108,7 @@ class Schedule:
             return latents
         if noise is None:
             raise ValueError(f"noise is None at step {i}, allowed: a tensor where the solver adds noise")
-        return latents + up * noise.to(latents)
+        return latents.add_(up * noise.to(latents))
 
     def _dpmpp_2m(self, noise_pred: Tensor, i: int, latents: Tensor, history: History) -> tuple[Tensor, History]:
         """DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2); first order where there is no history, and at the
@@ -250,6 +250,7 @@ class Moment:
     schedule: Schedule
     seed: int
     window_rows: int | None = None  # the denoiser's; decides memory, not the result
+    phase_convs: bool = False  # the denoiser's; decides speed, not the result
 
     @property
     def timestep(self) -> float:
@@ -298,7 +299,7 @@ def denoise(
     method.check(latents)
     over_frames = list(temporal_patches(latents, level))
     for i in range(start, len(schedule) if stop is None else stop):
-        moment = Moment(level, i, schedule, seed, denoiser.window_rows)
+        moment = Moment(level, i, schedule, seed, denoiser.window_rows, denoiser.phase_convs)
         latents = method.blend(latents, moment)
         with patched(denoiser.unet, (*over_frames, *method.patches(moment))):
             noise_pred = method.predict(denoiser, latents, moment)

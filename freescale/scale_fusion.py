@@ -19,6 +19,7 @@ Shapes: tokens are (B, h * w, heads, head_dim), attention outputs (B, h, w, C).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -59,7 +60,7 @@ class Fusion:
     bands: Bands = "fused"
     phases: Grid = (1, 1)  # fast mode: global attention within interleaved phases
     jitter: Callable[[str, Grid], torch.Generator] | None = None
-    window_rows: int | None = None  # most rows of one call (batch rows x windows); None: all windows at once
+    window_rows: int | None = None  # most rows of one call (batch rows x windows); None: what the device takes well
 
     def windows(self, name: str, grid: Grid) -> Windows:
         """Return the windows of the layer `name`."""
@@ -129,12 +130,12 @@ def fuse_scales(attn: Any, hidden_states: Tensor, windows: Windows, fusion: Fusi
         return _output(attn, scales[fusion.bands]().flatten(1, 2))
     high, low = ("local", "global") if fusion.bands == "swapped" else ("global", "local")
     detail = scales[high]()
-    correction = blur_grid(scales[low]() - detail, fusion.taps, fusion.blur_border)
+    correction = blur_grid(scales[low]().sub_(detail), fusion.taps, fusion.blur_border)
     if not fusion.channel_blur:
-        return _output(attn, (detail + correction).flatten(1, 2))
-    linear = _output(attn, correction) - _output(attn, torch.zeros_like(correction[:1, :1, :1]))
+        return _output(attn, detail.add_(correction).flatten(1, 2))
+    linear = _output(attn, correction).sub_(_output(attn, torch.zeros_like(correction[:1, :1, :1])))
     correction = blur_channels(linear, fusion.taps, fusion.blur_border)
-    return _output(attn, detail.flatten(1, 2)) + correction.flatten(1, 2)
+    return _output(attn, detail.flatten(1, 2)).add_(correction.flatten(1, 2))
 
 
 def project(attn: Any, hidden_states: Tensor) -> Heads:
@@ -165,26 +166,36 @@ def local_attention(
     batch, channels = query.shape[0], query.shape[2] * query.shape[3]
     if outside is not None:
         heads = Heads(*(_with_token(x, token) for x, token in zip(heads, outside, strict=True)))
-    total = torch.zeros(batch, *windows.grid, channels, device=query.device)
-    total = total.to(torch.promote_types(query.dtype, torch.float32))
-    for chunk in windows.chunks(_sets_at_once(batch, window_rows)):
-        index = chunk.tokens()
-        is_inside = index < tokens
-        is_masked = outside is None and not bool(is_inside.all())
-        index = index.clamp(max=heads.query.shape[1] - 1)
-        attended = attend(heads, index, is_inside if is_masked else None)
+    total_dtype = torch.promote_types(query.dtype, torch.float32)
+    total = torch.zeros(batch, *windows.grid, channels, device=query.device, dtype=total_dtype)
+    for chunk in windows.chunks(_sets_at_once(heads, math.prod(windows.window), window_rows)):
+        index, is_inside = chunk.tokens(query.device), None
+        if outside is None and chunk.leaves_grid:
+            is_inside = index < tokens
+            index = index.clamp(max=tokens - 1)
+        attended = attend(heads, index, is_inside)
         attended = attended.view(batch, -1, *windows.window, channels)
         for number, (grid, window) in enumerate(chunk.overlaps()):
             total[:, *grid] += attended[:, number, *window]
-    return (total / windows.count().to(total)[..., None]).to(query.dtype)
+    return total.div_(windows.count(query.device).to(total_dtype)[..., None]).to(query.dtype)
 
 
 def _with_token(x: Tensor, token: Tensor) -> Tensor:
     return torch.cat([x, token.expand(x.shape[0], -1, -1, -1)], dim=1)
 
 
-def _sets_at_once(batch: int, window_rows: int | None) -> int | None:
-    return None if window_rows is None else max(1, window_rows // batch)
+CACHE_BYTES, MEMORY_BYTES = 8 * 2**20, 2**30
+"""What the gathered queries, keys, values and outputs of one call may take: on a CPU what its cache holds, on a GPU
+what keeps it busy. At 8192 x 8192 the windows of SDXL's largest layer are 9 GiB together."""
+
+
+def _sets_at_once(heads: Heads, tokens: int, window_rows: int | None) -> int:
+    """Return how many windows or phases of so many tokens one call takes, for all rows of the batch."""
+    batch, _, count, size = heads.query.shape
+    if window_rows is not None:
+        return max(1, window_rows // batch)
+    budget = CACHE_BYTES if heads.query.device.type == "cpu" else MEMORY_BYTES
+    return max(1, budget // (4 * batch * tokens * count * size * heads.query.element_size()))
 
 
 def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_rows: int | None = None) -> Tensor:
@@ -194,7 +205,7 @@ def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_row
         return _sdpa(heads).view(query.shape[0], *grid, -1)
     output = torch.empty_like(query).flatten(2)
     for group in phase_tokens(grid, phases):
-        for index in torch.split(group, _sets_at_once(query.shape[0], window_rows) or len(group)):
+        for index in torch.split(group, _sets_at_once(heads, group.shape[1], window_rows)):
             output[:, index.to(output.device)] = attend(heads, index)
     return output.view(query.shape[0], *grid, -1)
 
@@ -204,9 +215,11 @@ def attend(heads: Heads, index: Tensor, is_inside: Tensor | None = None) -> Tens
 
     Tokens that are not inside are no keys; what they get as queries has no meaning.
     """
-    batch, device = heads.query.shape[0], heads.query.device
+    (batch, tokens), device = heads.query.shape[:2], heads.query.device
     index = index.to(device)
-    gathered = Heads(*(x[:, index].flatten(0, 1) for x in heads))
+    rows = (index + tokens * torch.arange(batch, device=device)[:, None, None]).flatten()
+    shape = (batch * len(index), index.shape[1], *heads.query.shape[2:])
+    gathered = Heads(*(x.flatten(0, 1).index_select(0, rows).view(shape) for x in heads))
     mask = None if is_inside is None else is_inside.to(device).repeat(batch, 1)[:, None, None, :]
     return _sdpa(gathered, mask).view(batch, *index.shape, -1)
 

@@ -44,18 +44,29 @@ class Windows:
         """Whether the one window is the grid itself."""
         return self.window == self.grid
 
+    @property
+    def leaves_grid(self) -> bool:
+        """Whether some window has tokens outside the grid."""
+        last = [length - span for length, span in zip(self.grid, self.window, strict=True)]
+        return any(not (0 <= top <= last[0] and 0 <= left <= last[1]) for top, left in self.origins)
+
     def chunks(self, length: int | None) -> Iterator[Windows]:
         """Yield the same windows in order, at most `length` at a time (None: all at once)."""
         length = length or len(self.origins)
         for start in range(0, len(self.origins), length):
             yield Windows(self.grid, self.window, self.origins[start : start + length])
 
-    def tokens(self) -> Tensor:
-        """Return the token numbers (windows, wh * ww), int64; h * w for a token outside the grid."""
+    def tokens(self, device: torch.device | None = None) -> Tensor:
+        """Return the token numbers (windows, wh * ww), int64; h * w for a token outside the grid.
+
+        Only the origins travel to the device.
+        """
         (h, w), (wh, ww) = self.grid, self.window
-        top, left = torch.tensor(self.origins).unbind(1)
-        y = (top[:, None] + torch.arange(wh))[:, :, None]
-        x = (left[:, None] + torch.arange(ww))[:, None, :]
+        top, left = torch.tensor(self.origins).to(device).unbind(1)
+        y = (top[:, None] + torch.arange(wh, device=device))[:, :, None]
+        x = (left[:, None] + torch.arange(ww, device=device))[:, None, :]
+        if not self.leaves_grid:
+            return (y * w + x).flatten(1)
         is_inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
         return torch.where(is_inside, y * w + x, h * w).flatten(1)
 
@@ -67,9 +78,9 @@ class Windows:
             columns = _overlap(left, self.window[1], self.grid[1])
             yield (rows[0], columns[0]), (rows[1], columns[1])
 
-    def count(self) -> Tensor:
+    def count(self, device: torch.device | None = None) -> Tensor:
         """Return how many windows cover each token, (h, w) float32; at least 1 everywhere."""
-        count = torch.zeros(self.grid)
+        count = torch.zeros(self.grid, device=device)
         for (rows, columns), _ in self.overlaps():
             count[rows, columns] += 1
         return count

@@ -21,6 +21,9 @@ class BaseDenoise(DenoiseStage):
 
     name = "base_denoise"
 
+    frames: int | None = None  # of a clip
+
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)
-        return method.start(latent_shape(self.size, models.info.latent_channels), moment).to(models.device)
+        shape = latent_shape(self.size, models.info.latent_channels, self.frames)
+        return method.start(shape, moment).to(models.device)

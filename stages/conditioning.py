@@ -40,7 +40,9 @@ class EncodePrompt(Stage):
         return models.encode_prompt(self.prompt, self.negative_prompt)
 
 
-def conditioning(text: Tensors, time_ids: tuple[int, int] | None, like: Tensor) -> Conditioning:
+def conditioning(
+    text: Tensors, time_ids: tuple[int, int] | None, like: Tensor, motion_fps: float | None = None
+) -> Conditioning:
     """The kernel's conditioning, on the device and in the dtype of `like`.
 
     `time_ids` is the (height, width) told to a size-conditioned model, crop 0: SDXL's micro-conditioning
@@ -54,4 +56,5 @@ def conditioning(text: Tensors, time_ids: tuple[int, int] | None, like: Tensor) 
         added = {"text_embeds": rows["text_embeds"], "time_ids": ids}
         if "negative_text_embeds" in rows:
             negative_added = {"text_embeds": rows["negative_text_embeds"], "time_ids": ids}
-    return Conditioning(rows["prompt_embeds"], rows.get("negative_embeds"), added, negative_added)
+    fps = None if motion_fps is None else torch.tensor([motion_fps]).to(like)
+    return Conditioning(rows["prompt_embeds"], rows.get("negative_embeds"), added, negative_added, fps)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freescale import Denoiser, Level, Schedule, Step, denoise, make_schedule, normal, region_map
+from freescale import Denoiser, Level, Schedule, Step, clip_noise, denoise, make_schedule, region_map
 from stages.conditioning import conditioning
 from stages.stage import Parents, Running, Stage, StageError, Tensors, level_of, method_of
 
@@ -56,6 +56,7 @@ class DenoiseStage(Stage):
     stop: int
     time_ids: tuple[int, int] | None
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
+    motion_fps: float | None = None  # told to a video model with an fps branch
 
     @property
     def span(self) -> tuple[int, int]:
@@ -63,16 +64,18 @@ class DenoiseStage(Stage):
         return self.start, self.stop
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
-        """Yield a `Step` after each step; return {"latents": (1, C, h, w)} in float32, noise level by sigma."""
+        """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models)
         level = self._level(parents, method, models)
         denoiser = Denoiser(
             models.unet,
-            conditioning(parents["text"], self.time_ids, like=next(models.unet.parameters())),
+            conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
             guidance_scale=self.sampling.guidance_scale,
             guidance_rescale=self.sampling.guidance_rescale,
             split_guidance=options.split_guidance,
             window_rows=options.window_rows,
+            feed_forward_tokens=options.feed_forward_tokens,
+            phase_convs=options.phase_convs,
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))
@@ -99,10 +102,11 @@ class DenoiseStage(Stage):
         return parents["latents"]["latents"].to(models.device)
 
     def _level(self, parents: Parents, method: Method, models: Models) -> Level:
+        frames = models.info.frames
         if self.level == 0 or "reference" not in parents:
-            return level_of(self.level, self.size, self.base_size)
+            return level_of(self.level, self.size, self.base_size, frames)
         reference = parents["reference"]["latents"]
-        noise = normal(tuple(reference.shape), self.seed, "restart_noise", self.level)
+        noise = clip_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         tensors: Tensors = {"reference": reference.to(models.device), "noise": noise.to(models.device)}
         if "anchor" in parents:
             tensors["anchor"] = parents["anchor"]["latents"].to(models.device)
@@ -112,4 +116,4 @@ class DenoiseStage(Stage):
             scales = [scale for _, scale in self.regions]
             cells = (self.size[0] // 8, self.size[1] // 8)
             tensors["detail_map"] = region_map(masks, scales, rest, cells).to(models.device)
-        return level_of(self.level, self.size, self.base_size, **tensors)
+        return level_of(self.level, self.size, self.base_size, frames, **tensors)

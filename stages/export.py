@@ -35,6 +35,11 @@ class Export(Stage):
     format: str
     provenance: str
 
+    @property
+    def file_name(self) -> str:
+        """What the picture's file is called in the artifact."""
+        return f"picture{SUFFIXES[self.format]}"
+
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """The digest of the 8-bit pixels, as {"pixels_sha256": 32 bytes}."""
         digest = hashlib.sha256(to_pixels(parents["image"]["image"]).tobytes()).digest()
@@ -42,11 +47,7 @@ class Export(Stage):
 
     def files(self, parents: Parents) -> dict[str, bytes]:
         """{"picture.png": its bytes}, lossless in every format."""
-        return {
-            f"picture{SUFFIXES[self.format]}": encode_file(
-                to_pixels(parents["image"]["image"]), self.format, self.provenance
-            )
-        }
+        return {self.file_name: encode_file(to_pixels(parents["image"]["image"]), self.format, self.provenance)}
 
 
 def to_pixels(image: Tensor) -> Image.Image:

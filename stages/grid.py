@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stages.shapes.scenes import sample_scene
-from stages.spec import MethodSpec, ModelSpec, SpecError, parse_size, sentence
+from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, SpecError, exact_rate, parse_size, sentence
 
 FIRST_SCENE = 3_000_000  # of the held-out scenes: no training sees them
 MAX_PROMPT_BYTES = 16 * 2**20
@@ -60,6 +60,9 @@ class GridSpec(Part):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1, max_length=1000)
     steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=0, le=50)
+    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of clips; none: as many as the model makes.")
+    fps: Annotated[str | None, BeforeValidator(exact_rate)] = None
+    motion_fps: float | None = Field(None, gt=0, le=240)
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -94,7 +97,8 @@ class GridSpec(Part):
     def render_values(self, prompt: str, seed: int, size: tuple[int, int], method: Any) -> dict[str, Any]:
         """The fields of one picture's `RenderSpec`; `size` is (width, height)."""
         values = {"prompt": prompt, "seed": seed, "width": size[0], "height": size[1], "model": self.model}
-        return values | {"method": method, "steps": self.steps, "guidance_scale": self.guidance_scale}
+        values |= {"method": method, "steps": self.steps, "guidance_scale": self.guidance_scale}
+        return values | {"frames": self.frames, "fps": self.fps, "motion_fps": self.motion_fps}
 
 
 def make_grid(values: dict[str, Any]) -> GridSpec:

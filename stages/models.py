@@ -34,6 +34,7 @@ __all__ = [
     "models_folder",
     "pick_device",
     "quiet_diffusers",
+    "unet_class",
 ]
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Models:
     @cached_property
     def unet(self) -> UNet2DConditionModel:
         """The denoiser in the spec's dtype, without gradients; of a video model, one of the classes for clips."""
-        unet: UNet2DConditionModel = self._load(_unet_class(self.info.unet_class), "unet", self.dtype)
+        unet: UNet2DConditionModel = self._load(unet_class(self.info.unet_class), "unet", self.dtype)
         if self.info.motion_adapter is not None:
             unet = self._with_motion(unet, self.info.motion_adapter)
         unet.register_forward_pre_hook(self._count)
@@ -156,7 +157,7 @@ class Models:
         return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
 
 
-def _unet_class(name: str) -> Any:
+def unet_class(name: str) -> Any:
     """The class a UNet's configuration names. Raises `SpecError` for one that no method here knows."""
     import diffusers
 

@@ -19,15 +19,19 @@ from freescale import METHODS, Method, base_size_for, make_schedule
 from stages.base_denoise import BaseDenoise
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode
+from stages.decode_clip import DecodeClip
 from stages.denoise import DenoiseStage, Sampling
 from stages.detail_pass import DetailPass
 from stages.export import Export
+from stages.ffmpeg import check_encoding
 from stages.highres_denoise import HighresDenoise
 from stages.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise
-from stages.spec import Region, RenderSpec, SpecError
+from stages.spec import CLIP_FORMATS, IMAGE_FORMATS, LOSSY, Region, RenderSpec, SpecError, exact_rate
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents
+from stages.upscale_clip import UpscaleClip
+from stages.video_export import ExportClip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,6 +51,7 @@ class Call:
     parents: Mapping[str, Call]
     model: str  # fingerprint of the weights that decide the bytes, and the dtype; empty where none do
     size: Size
+    frames: int = 1
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -68,7 +73,8 @@ class Call:
         """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
         cells = self.size[0] * self.size[1] / 64
         first, last = self.stage.span
-        return max(last - first, 1) * cells * (1 + cells / 16384)
+        steps = 1 if isinstance(self.stage, DecodeClip) else max(last - first, 1)
+        return steps * self.frames * cells * (1 + cells / 16384)
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,43 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
         raise SpecError(f"method: {method.name!r} makes images only; {able} make clips with {info.name}")
     known = {f.name for f in dataclasses.fields(method.build())} - method.model_fields_set
     own = {name: value for name, value in info.method_defaults.items() if name in known}
-    return spec.model_copy(update={"method": type(method).model_validate(method.model_dump() | own)})
+    clip = _clip_settings(spec, info) if info.is_video else _picture_settings(spec, info)
+    return spec.model_copy(update={"method": type(method).model_validate(method.model_dump() | own), **clip})
+
+
+def _picture_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
+    """Format of a picture. Raises `SpecError` for what only a clip has."""
+    for name in ("frames", "fps", "motion_fps", "crf", "pixel_format"):
+        if getattr(spec, name) is not None:
+            raise SpecError(f"{name}: {getattr(spec, name)} is for clips, and {info.name} makes pictures; leave it out")
+    if spec.format not in (None, *IMAGE_FORMATS):
+        raise SpecError(
+            f"format: {spec.format} is for clips, and {info.name} makes pictures: {', '.join(IMAGE_FORMATS)}"
+        )
+    return {"format": spec.format or "png"}
+
+
+def _clip_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
+    """Format, frames and rates of a clip. Raises `SpecError` for what it cannot have."""
+    if spec.format not in (None, *CLIP_FORMATS):
+        raise SpecError(
+            f"format: {spec.format} is for pictures, and {info.name} makes clips: {', '.join(CLIP_FORMATS)}"
+        )
+    if spec.image is not None:
+        raise SpecError(f"image: {info.name} makes clips, and none can start from a picture; leave it out")
+    if spec.motion_fps is not None and info.motion_fps is None:
+        raise SpecError(f"motion_fps: {info.name} has no fps branch to tell it to; leave it out")
+    format = spec.format or "mp4"
+    check_encoding(format, spec.size, spec.pixel_format)
+    for name in ("crf", "pixel_format"):
+        if getattr(spec, name) is not None and format not in LOSSY:
+            raise SpecError(f"{name}: {getattr(spec, name)} is for {' and '.join(LOSSY)}, not for {format}")
+    return {
+        "format": format,
+        "frames": spec.frames or info.frames,
+        "fps": spec.fps or exact_rate(info.fps),
+        "motion_fps": spec.motion_fps or info.motion_fps,
+    }
 
 
 def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
@@ -156,15 +198,23 @@ class _Builder:
         for level in range(len(self.sizes)):
             if level:
                 latents = self._higher(level, latents, exports[-1].parents["image"])
-            image = self._call(Decode(), level, {"latents": latents})
-            exports.append(self._call(Export(self.spec.format, self._provenance(level)), level, {"image": image}))
+            frames = self.spec.frames
+            image = self._call(Decode() if frames is None else DecodeClip(frames), level, {"latents": latents})
+            exports.append(self._call(self._export(level), level, {"image": image}))
         return tuple(exports)
+
+    def _export(self, level: int) -> Export | ExportClip:
+        spec, provenance = self.spec, self._provenance(level)
+        assert spec.format is not None
+        if spec.fps is None:
+            return Export(spec.format, provenance)
+        return ExportClip(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format)
 
     def _call(self, stage: Stage, level: int, parents: Mapping[str, Call]) -> Call:
         model = self.info.fingerprints[stage.part] if stage.part else ""
         if stage.part in ("text", "unet"):
             model += f":{self.spec.model.dtype}"
-        return Call(stage, level, dict(parents), model, self.sizes[level])
+        return Call(stage, level, dict(parents), model, self.sizes[level], self.spec.frames or 1)
 
     def _guidance(self, stage: str, level: int) -> float:
         value = self.spec.setting_from("guidance_scale", stage, level)
@@ -213,6 +263,8 @@ class _Builder:
             start=0,
             stop=self.steps,
             time_ids=self._time_ids(method),
+            motion_fps=self.spec.motion_fps,
+            frames=self.spec.frames,
         )
         return self._call(stage, 0, {"text": self.text})
 
@@ -222,9 +274,10 @@ class _Builder:
         method = self.spec.method_from("upscale", level)
         seed = self.spec.setting_from("seed", "upscale", level)
         if method.upsample == "latent":
-            reference = self._call(UpscaleLatents(size), level, {"latents": latents})
+            reference = self._call(UpscaleLatents(size, method.interpolation), level, {"latents": latents})
         else:
-            reference = self._call(Upscale(seed, level, size, method.posterior), level, {"image": image})
+            enlarge = Upscale if self.spec.frames is None else UpscaleClip
+            reference = self._call(enlarge(seed, level, size, method.posterior), level, {"image": image})
         schedule = make_schedule(self.info.scheduler, self.steps, *self._solver())
         start, detail = method.restart_step(schedule), method.detail_step(schedule)
         if not start < self.steps:
@@ -267,6 +320,7 @@ class _Builder:
             stop=stop,
             time_ids=self._time_ids(method),
             regions=tuple((f"mask{i}", r.detail_scale) for i, r in enumerate(regions)),
+            motion_fps=self.spec.motion_fps,
         )
         parents = {"text": self.text, "latents": latents, "reference": reference}
         return self._call(stage, level, parents | anchor | masks)
@@ -283,6 +337,8 @@ class _Builder:
     def _provenance(self, level: int) -> str:
         """The spec, with what the model decided filled in, as one line of JSON."""
         spec = self.spec.model_dump(mode="json", exclude_defaults=True)
+        if self.spec.format == "png":  # what a picture is where nothing is said
+            del spec["format"]
         if self.spec.redo:  # what was done again above this level is not its concern
             spec["redo"] = [change for change in spec["redo"] if change["level"] <= level]
             spec = spec if spec["redo"] else {k: v for k, v in spec.items() if k != "redo"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from freescale import Moment, normal
+from freescale import Moment, clip_noise
 from stages.denoise import LATENT_AXES, Sampling
 from stages.stage import Parents, Stage, Tensors, level_of, method_of
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Renoise(Stage):
-    """{"latents": (1, C, h, w)}: the method's start of a level, by default reference + sigma * noise at the restart."""
+    """{"latents": (1, C, [F,] h, w)}: the method's start of a level: reference + sigma * noise at the restart."""
 
     name = "renoise"
     axes = LATENT_AXES
@@ -33,7 +33,8 @@ class Renoise(Stage):
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """One noise a level, keyed by (seed, level); the denoising stages draw the same one again."""
         reference = parents["reference"]["latents"]
-        noise = normal(tuple(reference.shape), self.seed, "restart_noise", self.level)
-        level = level_of(self.level, self.size, self.base_size, reference=reference, noise=noise)
+        frames = models.info.frames
+        noise = clip_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
+        level = level_of(self.level, self.size, self.base_size, frames, reference=reference, noise=noise)
         moment = Moment(level=level, step=self.start, schedule=self.sampling.schedule(models), seed=self.seed)
         return {"latents": method_of(self.method).start(tuple(reference.shape), moment)}

@@ -15,15 +15,20 @@ import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
 from freescale import Step
+from freescale.attention import attention_name
+from stages.stage import Stream
 from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
 
     from stages.models import Models
     from stages.plan import Call, Plan
@@ -31,8 +36,10 @@ if TYPE_CHECKING:
     from stages.stage import Tensors
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 LADDER: tuple[tuple[str, dict[str, Any]], ...] = (  # exact measures when memory runs out, mildest first
     ("split guidance", {"split_guidance": True}),
+    ("feed-forward 16,384 tokens at a time", {"feed_forward_tokens": 16384}),
     ("attention windows eight at a time", {"window_rows": 8}),
     ("attention windows one at a time", {"window_rows": 1}),
 )
@@ -105,21 +112,30 @@ class Runner:
 
     def read(self, call: Call, outcomes: dict[str, Outcome]) -> Tensors:
         """A call's tensors, verified; a damaged artifact is made again from its parents first."""
+        return self._healed(call, outcomes, self.store.read)
+
+    def _parent(self, call: Call, role: str, outcomes: dict[str, Outcome]) -> Tensors:
+        """A parent's tensors, or where the stage wants it frame by frame, its clips; healed alike."""
+        if role not in call.stage.streamed:
+            return self.read(call.parents[role], outcomes)
+        found: Any = self._healed(call.parents[role], outcomes, self.store.open_frames)
+        return dict(found)
+
+    def _healed(self, call: Call, outcomes: dict[str, Outcome], read: Callable[[str], T]) -> T:
         for _ in range(2):
             try:
-                return self.store.read(self.ensure(call, outcomes))
+                return read(self.ensure(call, outcomes))
             except (DamagedArtifactError, ArtifactNotFoundError) as error:  # or pruned since
                 log.warning("%s: %s; making it again", call.label, error)
-        return self.store.read(self.ensure(call, outcomes))
+        return read(self.ensure(call, outcomes))
+
+    def file_path(self, call: Call, name: str, outcomes: dict[str, Outcome]) -> Path:
+        """Where a file of a call's artifact lies, verified, to be copied; healed like `read`."""
+        return self._healed(call, outcomes, lambda key: self.store.file_path(key, name))
 
     def read_file(self, call: Call, name: str, outcomes: dict[str, Outcome]) -> bytes:
         """A file of a call's artifact, verified; healed like `read`."""
-        for _ in range(2):
-            try:
-                return self.store.read_file(self.ensure(call, outcomes), name)
-            except (DamagedArtifactError, ArtifactNotFoundError) as error:  # or pruned since
-                log.warning("%s: %s; making it again", call.label, error)
-        return self.store.read_file(self.ensure(call, outcomes), name)
+        return self._healed(call, outcomes, lambda key: self.store.read_file(key, name))
 
     def _device(self) -> Any:
         """One render a GPU; a CPU is shared by the kernel's scheduler."""
@@ -130,7 +146,7 @@ class Runner:
     def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
         """Run one stage whose parents are there, under its lease, and commit it."""
         self._check_stop(None, None)
-        parents = {role: self.read(parent, outcomes) for role, parent in call.parents.items()}
+        parents = {role: self._parent(call, role, outcomes) for role in call.parents}
         with self.store.lease(key, on_wait=self._waiting):
             if self.store.find(key) is not None:  # another process made it while we waited
                 return Outcome(call, key, reused=True)
@@ -149,14 +165,19 @@ class Runner:
                 parents={role: key_of(parent) for role, parent in call.parents.items()},
             ) as writer:
                 for name, tensor in tensors.items():
-                    writer.put(name, tensor, call.stage.axes.get(name))
+                    if isinstance(tensor, Stream):
+                        writer.put_frames(name, tensor.shape, tensor.dtype, self._watched(call, tensor.frames()))
+                    else:
+                        writer.put(name, tensor, call.stage.axes_of(name, tensor.ndim))
                 for name, data in call.stage.files(parents).items():
                     writer.put_file(name, data)
+                if call.stage.writes_files:
+                    call.stage.write_files(parents, writer.files_folder())
                 seconds = time.monotonic() - began
                 writer.describe(
                     seconds=seconds,
                     device=device_name(self.models.device),
-                    libraries=libraries(),
+                    libraries=libraries() | _attention(call, self.models),
                     resumed_at=[] if at is None else [at],
                     peak_memory=peak_memory(self.models.device),
                     measures=measures,
@@ -167,7 +188,7 @@ class Runner:
 
     def _run(
         self, call: Call, parents: Mapping[str, Tensors], checkpoints: Checkpoints, resume: Step | None
-    ) -> tuple[Tensors, list[str]]:
+    ) -> tuple[Tensors | dict[str, Stream], list[str]]:
         """Run a stage to its end; out of memory, step down the ladder and go on from the last step done."""
         options, measures = self.options, list[str]()
         while True:
@@ -219,6 +240,13 @@ class Runner:
                 cost = saved - began
             self._check_stop(call, step.index + 1)
 
+    def _watched(self, call: Call, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Hand on the frames of a stream; each is a step, and between two a stop is heeded."""
+        for index, frame in enumerate(frames):
+            self._check_stop(call, index)
+            yield frame
+            self.observer.stepped(call, index + 1)
+
     def _waiting(self, seconds: float) -> None:
         """Called while another process holds what we need: a lease or the device."""
         self._check_stop(None, None)
@@ -265,6 +293,11 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _attention(call: Call, models: Models) -> dict[str, str]:
+    """The attention kernels a UNet's stage was computed with, in torch's order of choice."""
+    return {"attention": attention_name(models.device, models.dtype)} if call.stage.part == "unet" else {}
 
 
 def libraries() -> dict[str, str]:

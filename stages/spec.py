@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import typing
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -31,6 +32,10 @@ from freescale.methods.ablations import CHANGES
 
 CELL = 8  # pixels to one latent cell, and the grain of every size
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
+MAX_FRAMES = 1024
+FPS = (Fraction(1), Fraction(240))  # of playback
+IMAGE_FORMATS, CLIP_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", "frames")
+LOSSY = ("mp4", "hevc")
 Pair = tuple[int, int]
 
 
@@ -125,8 +130,21 @@ def nearest_sizes(side: int) -> tuple[int, int]:
     return max(low, MIN_SIDE), max(low + CELL, MIN_SIDE)
 
 
+def exact_rate(value: Any) -> Any:
+    """A frame rate as a number or `24000/1001` -> the exact fraction as text, lowest terms."""
+    if value is None or isinstance(value, bool):
+        return value
+    try:
+        rate = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError("is not a number of frames a second, such as 24, 23.976 or 24000/1001") from None
+    if not FPS[0] <= rate <= FPS[1] or rate.denominator > 10_000:
+        raise ValueError(f"is not from {FPS[0]} to {FPS[1]} frames a second with a divisor up to 10000")
+    return str(rate)
+
+
 class RenderSpec(_Model):
-    """One picture, wholly described. Sizes are pixels; every other unit is named by its field."""
+    """One picture or clip, wholly described. Sizes are pixels; every other unit is named by its field."""
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
     negative_prompt: str | None = Field(
@@ -146,7 +164,14 @@ class RenderSpec(_Model):
     image: str | None = Field(None, max_length=4096, description="A picture to start from instead of noise.")
     regions: tuple[Region, ...] = Field((), max_length=16)
     redo: tuple[Redo, ...] = Field((), max_length=16)
-    format: Literal["png", "tiff", "webp"] = "png"
+    format: Literal["png", "tiff", "webp", "mp4", "hevc", "ffv1", "frames"] | None = Field(
+        None, description="None: png for a picture, mp4 for a clip. `frames`: a zip of PNG files."
+    )
+    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of a clip; none: as many as its model makes.")
+    fps: Annotated[str | None, BeforeValidator(exact_rate)] = Field(None, description="Playback rate: 24, 24000/1001.")
+    motion_fps: float | None = Field(None, gt=0, le=240, description="Told to an fps branch: more is less motion.")
+    crf: int | None = Field(None, ge=0, le=51, description="Quality of mp4 and hevc, smaller is better; none: 18.")
+    pixel_format: Literal["yuv420p", "yuv444p"] | None = Field(None, description="Of mp4 and hevc; none: yuv420p.")
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
@@ -173,6 +198,9 @@ class RenderSpec(_Model):
             raise ValueError(f"regions need a method with detail control; {self.method.name!r} has none")
         for change in self.redo:
             _changed(self.method, change.method)
+        for name in ("crf", "pixel_format"):
+            if getattr(self, name) is not None and self.format not in (None, *LOSSY):
+                raise ValueError(f"{name} is for {' and '.join(LOSSY)}, not for {self.format}")
         return self
 
     @property
@@ -235,7 +263,9 @@ class RunOptions(_Model):
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     split_guidance: bool = False
-    window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: all.")
+    window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: by memory.")
+    feed_forward_tokens: int | None = Field(None, ge=1, description="Tokens in one feed-forward; None: all.")
+    phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")
     checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")
 

@@ -9,21 +9,41 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from freescale import METHODS, Level, Method, Step
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stages.models import Models
     from stages.spec import RunOptions
 
 Tensors = dict[str, Tensor]
 Parents = Mapping[str, Tensors]
 Running = Generator[Step, None, Tensors]
+
+
+class Clip(Protocol):
+    """Frames of a clip that lies on disk, each (1, 3, H, W), read when asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Tensor: ...
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A clip (1, C, F, H, W) that `frames()` makes one frame (1, C, H, W) at a time, in order, while it is written."""
+
+    shape: tuple[int, int, int, int, int]
+    dtype: torch.dtype
+    frames: Callable[[], Iterator[Tensor]]
 
 
 class StageError(RuntimeError):
@@ -43,12 +63,19 @@ class Stage:
     version: ClassVar[int] = 1
     part: ClassVar[str] = ""
     axes: ClassVar[Mapping[str, str]] = {}  # of its arrays, as single letters: "BCHW", "HWC"
+    streamed: ClassVar[frozenset[str]] = frozenset()  # parents that are read frame by frame: `clip_of`
+    writes_files: ClassVar[bool] = False
 
     def params(self) -> dict[str, Any]:
         """The parameters that decide the bytes, as JSON has them."""
         decisive = {f.name for f in dataclasses.fields(self) if not f.metadata.get("aside")}
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {name: value for name, value in values.items() if name in decisive}
+
+    def axes_of(self, name: str, dimensions: int) -> str | None:
+        """The axes of an array: a clip has frames where a picture has none."""
+        axes = self.axes.get(name)
+        return axes.replace("C", "CF") if axes is not None and dimensions == len(axes) + 1 else axes
 
     @property
     def span(self) -> tuple[int, int]:
@@ -57,13 +84,22 @@ class Stage:
 
     def run(
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors | Running:
+    ) -> Tensors | dict[str, Stream] | Running:
         """Make the result, from `resume` on where a checkpoint gives one."""
         raise NotImplementedError
 
     def files(self, parents: Parents) -> dict[str, bytes]:
         """Files beside the arrays; only `export` has one."""
         return {}
+
+    def write_files(self, parents: Parents, folder: Path) -> None:
+        """Write files that are too large to hold into a folder that will be the artifact's; where `writes_files`."""
+        raise NotImplementedError
+
+
+def clip_of(parents: Parents, role: str, name: str = "image") -> Clip:
+    """The clip of a parent that the stage lists in `streamed`."""
+    return parents[role][name]
 
 
 def method_record(method: Method) -> dict[str, Any]:
@@ -81,11 +117,21 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def level_of(index: int, size: tuple[int, int], base_size: tuple[int, int], **tensors: Tensor | None) -> Level:
-    """The kernel's `Level` for sizes in pixels; every model here has eight pixels to a latent cell."""
-    return Level(index=index, size=size, base_size=base_size, **tensors)  # type: ignore[arg-type]
+def level_of(
+    index: int,
+    size: tuple[int, int],
+    base_size: tuple[int, int],
+    frames: int | None = None,
+    **tensors: Tensor | None,
+) -> Level:
+    """The kernel's `Level` for sizes in pixels; every model here has eight pixels to a latent cell.
+
+    `frames` are those the model was trained for.
+    """
+    return Level(index=index, size=size, base_size=base_size, frames=frames, **tensors)  # type: ignore[arg-type]
 
 
-def latent_shape(size: tuple[int, int], channels: int) -> tuple[int, int, int, int]:
-    """(1, C, h, w) for a picture of (H, W) pixels."""
-    return 1, channels, size[0] // 8, size[1] // 8
+def latent_shape(size: tuple[int, int], channels: int, frames: int | None = None) -> tuple[int, ...]:
+    """(1, C, h, w) for a picture of (H, W) pixels, (1, C, F, h, w) for a clip."""
+    cells = (size[0] // 8, size[1] // 8)
+    return (1, channels, *cells) if frames is None else (1, channels, frames, *cells)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freescale import normal
+from freescale import enlarge_latents, normal
 from stages.denoise import LATENT_AXES
 from stages.stage import Parents, Stage, Tensors
 
 if TYPE_CHECKING:
     from freescale import Step
+    from freescale.enlarge import Interpolation
     from stages.models import Models
     from stages.spec import RunOptions
 
@@ -42,19 +43,19 @@ class Upscale(Stage):
 
 @dataclass(frozen=True)
 class UpscaleLatents(Stage):
-    """{"latents": (1, C, h, w)}: bicubic on the latents themselves, no VAE (the paper's ablation)."""
+    """{"latents": (1, C, [F,] h, w)}: no VAE: the paper's way for clips, its ablation for images."""
 
     name = "upscale"
     version = 101  # another arithmetic under the same name
     axes = LATENT_AXES
 
     size: tuple[int, int]
+    mode: Interpolation | None = None  # None: bicubic
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
-        """Enlarge to an eighth of `size`."""
+        """Enlarge to an eighth of `size`, each frame for itself."""
         cells = (self.size[0] // 8, self.size[1] // 8)
-        latents = parents["latents"]["latents"]
-        return {"latents": F.interpolate(latents, size=cells, mode="bicubic", align_corners=False)}
+        return {"latents": enlarge_latents(parents["latents"]["latents"], cells, self.mode)}
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,15 @@ class EncodePicture(Stage):
         return {"latents": encode(models, image.clamp(-1, 1), self.posterior, self.seed, 0)}
 
 
-def encode(models: Models, image: Tensor, posterior: str, seed: int, level: int) -> Tensor:
-    """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior."""
+def encode(models: Models, image: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
+    """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior.
+
+    The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame.
+    """
     distribution = models.vae.encode(image).latent_dist
     latents: Tensor = distribution.mean
     if posterior == "sample":
-        noise = normal(tuple(latents.shape), seed, "vae_posterior", level)
+        noise = normal(tuple(latents.shape), seed, "vae_posterior", *purpose)
         latents = latents + distribution.std * noise.to(latents.device)
     scaled: Tensor = latents * models.vae.config.scaling_factor
     return scaled.float().cpu()

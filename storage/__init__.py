@@ -26,6 +26,7 @@ from storage.errors import (
     UnsupportedFormatError,
 )
 from storage.fingerprint import canonical, fingerprint
+from storage.frames import Frames
 from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
 from storage.runs import Runs
 from storage.store import ArtifactStore, Writer
@@ -40,6 +41,7 @@ __all__ = [
     "DamagedArtifactError",
     "DamagedRunError",
     "FileRecord",
+    "Frames",
     "InvalidNameError",
     "LeaseTimeoutError",
     "Manifest",

@@ -54,34 +54,43 @@ def write_array(folder: Path, name: str, tensor: Tensor, axes: Sequence[str] | N
 
     `axes` has one name for each dimension ("BCHW" will do); without it the tensor is one chunk.
     """
-    meant = str(tensor.dtype).removeprefix("torch.")
     names = tuple(axes) if axes is not None else tuple(f"axis{i}" for i in range(tensor.ndim))
+    array, record = create_array(folder, name, tensor.shape, tensor.dtype, names)
+    array[...] = to_bits(tensor)
+    return record
+
+
+def create_array(
+    folder: Path, name: str, shape: Sequence[int], dtype: torch.dtype, axes: Sequence[str]
+) -> tuple[zarr.Array[Any], ArrayRecord]:
+    """Return an array to be filled wholly, and its record. bfloat16 is filled with its bits as uint16."""
+    meant, names = str(dtype).removeprefix("torch."), tuple(axes)
     if meant not in DTYPES:
         raise ValueError(f"{name} has dtype {meant}; what can be stored is {', '.join(DTYPES)}.")
-    if len(names) != tensor.ndim:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)} but axes {names}; give one name each.")
-    bits = _bits(tensor)
-    chunks = chunk_shape(bits.shape, bits.itemsize, names)
+    if len(names) != len(shape):
+        raise ValueError(f"{name} has shape {tuple(shape)} but axes {names}; give one name each.")
+    stored = np.dtype("uint16" if meant == "bfloat16" else meant)
+    chunks = chunk_shape(shape, stored.itemsize, names)
     crc = Crc32cCodec()
     array: zarr.Array[Any] = zarr.create_array(
         store=str(folder / f"{name}.zarr"),
-        shape=bits.shape,
+        shape=tuple(shape),
         chunks=chunks,
-        dtype=bits.dtype,
+        dtype=stored,
         compressors=(ZstdCodec(level=0), crc) if "H" in names and "W" in names else (crc,),
         dimension_names=names,
         attributes={"dtype": meant},
         config={"write_empty_chunks": True},
     )
-    array[...] = bits
-    return ArrayRecord(
+    record = ArrayRecord(
         path=f"{name}.zarr",
-        shape=tuple(tensor.shape),
+        shape=tuple(shape),
         dtype=meant,
-        stored=bits.dtype.name,
+        stored=stored.name,
         axes=names,
         chunks=chunks,
     )
+    return array, record
 
 
 def read_array(folder: Path, record: ArrayRecord) -> Tensor:
@@ -106,7 +115,7 @@ def open_dask(path: Path) -> dask.array.Array:
     return lazy
 
 
-def _bits(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+def to_bits(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     """Return the values of `tensor` as NumPy knows them, bfloat16 as uint16."""
     held = tensor.detach().cpu().contiguous()
     return (held.view(torch.uint16) if held.dtype == torch.bfloat16 else held).numpy()

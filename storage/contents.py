@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, TypeVar
 from storage.arrays import read_array, write_array
 from storage.durable import digest, file_digest, flush_folder, make_folder, write_new
 from storage.errors import DamagedArtifactError, InvalidNameError, explained
+from storage.frames import Frames, write_frames
 from storage.manifest import NAME, ArrayRecord, Contents, FileRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
 FILES = "files"
@@ -54,6 +56,20 @@ class Draft:
             raise InvalidNameError(f"array {name} was put before.")
         with explained(self.folder / name):
             self._arrays[name] = write_array(self.folder, name, tensor, axes)
+
+    def put_frames(self, name: str, shape: Sequence[int], dtype: torch.dtype, frames: Iterable[Tensor]) -> None:
+        """Add a clip (B, C, F, H, W) frame by frame, each (B, C, H, W), as they come."""
+        if checked_name(name) in self._arrays:
+            raise InvalidNameError(f"array {name} was put before.")
+        with explained(self.folder / name):
+            self._arrays[name] = write_frames(self.folder, name, shape, dtype, frames)
+
+    def files_folder(self) -> Path:
+        """The folder of the files, for whoever writes one that is too large to hold."""
+        folder = self.folder / FILES
+        with explained(folder):
+            folder.mkdir(exist_ok=True)
+        return folder
 
     def put_file(self, name: str, data: bytes) -> None:
         """Add a file."""
@@ -100,6 +116,25 @@ def read_tensors(folder: Path, contents: Contents) -> dict[str, Tensor]:
     except Exception:
         check(folder, contents)  # did the bytes change since? If not, this is no damage and the error stands
         raise
+
+
+def open_frames(folder: Path, contents: Contents) -> dict[str, Frames]:
+    """Return all arrays of `contents`, each a clip, to be read frame by frame, after `check`.
+
+    A frame is checked by its crc32c once more when it is read.
+    """
+    check(folder, contents)
+    with explained(folder):
+        return {name: Frames(folder, record) for name, record in contents.arrays.items()}
+
+
+def checked_path(folder: Path, contents: Contents, name: str) -> Path:
+    """Return where the file `name` of `contents` lies, after its size and hash were compared."""
+    record, path = contents.files[f"{FILES}/{name}"], folder / FILES / name
+    with _present(path):
+        found = file_digest(path)
+    _compare(path, record, *found)
+    return path
 
 
 def read_bytes(folder: Path, contents: Contents, name: str) -> bytes:

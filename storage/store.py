@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.contents import FILES, Draft, check, read_bytes, read_tensors
+from storage.contents import FILES, Draft, check, checked_path, open_frames, read_bytes, read_tensors
 from storage.durable import make_folder, put_in_place
 from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError, explained
 from storage.fingerprint import KEY, checked_key
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from torch import Tensor
+
+    from storage.frames import Frames
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,21 @@ class ArtifactStore:
         """
         with self._guarded(key) as manifest:
             return read_tensors(self.folder(manifest), manifest)
+
+    def open_frames(self, key: str) -> dict[str, Frames]:
+        """Return the clips of an artifact, to be read frame by frame, after every byte of it was checked.
+
+        Damage found by the check is handled as in `read`.
+        """
+        with self._guarded(key) as manifest:
+            return open_frames(self.folder(manifest), manifest)
+
+    def file_path(self, key: str, name: str) -> Path:
+        """Return where one file of an artifact lies, checked, for those who copy it; damage is handled as in `read`."""
+        with self._guarded(key) as manifest:
+            if f"{FILES}/{name}" not in manifest.files:
+                raise ArtifactNotFoundError(f"artifact {key} holds no file {name!r}.")
+            return checked_path(self.folder(manifest), manifest, name)
 
     def read_file(self, key: str, name: str) -> bytes:
         """Return one file of an artifact, checked; damage is handled as in `read`."""

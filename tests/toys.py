@@ -59,6 +59,7 @@ class Toward:
     """The perfect denoiser of one picture; its UNet is there to be patched and never runs."""
 
     window_rows = None
+    phase_convs = False
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
         self.truth, self.unet = truth, unet or nn.Module()

@@ -108,7 +108,8 @@ class FreeScale(Method):
         if self.fusion:
             yield scale_fusion(self.fusion_at(moment))
         if self.dilate and schedule.step_at(self.dilation[0]) <= moment.step < self.detail_step(schedule):
-            yield restrained_dilation(self.dilated_layers, dilation_factor(level, self.dilation_rule))
+            factor = dilation_factor(level, self.dilation_rule)
+            yield restrained_dilation(self.dilated_layers, factor, moment.phase_convs)
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
         """Pull the latents towards the reference noised to this step; at the restart they are just that."""

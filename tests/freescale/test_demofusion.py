@@ -38,7 +38,7 @@ def moment_at(
 class Places:
     """A made-up model whose noise depends on the view's content, on neighbours in it, and on where it lies."""
 
-    unet, window_rows = torch.nn.Module(), None
+    unet, window_rows, phase_convs = torch.nn.Module(), None, False
 
     def __init__(self, views: Views | None = None) -> None:
         self.views = views

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freescale import freeu as freeu_module
 from freescale.freeu import freeu, scale_lowest, touched_resnets
 from freescale.unet_patches import patched
 from tests.oracles import freeu as oracle
@@ -64,24 +65,25 @@ def test_layers_of_sdxl_and_stable_diffusion(full_sdxl_unet: Any, full_sd_unet: 
     assert by_width["up_blocks.3.resnets.0"] == (640, False)
 
 
-def test_what_the_layers_receive(sdxl_unet: Any) -> None:
-    """Half the backbone times b, the skip filtered; the tensors that were joined are not written to."""
+@pytest.mark.parametrize("part", [2**27, 60, 1])
+def test_what_the_layers_receive(sdxl_unet: Any, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the backbone times b, the skip filtered, in parts or whole; what was joined is not written to."""
+    monkeypatch.setattr(freeu_module, "PART", part)
+    backbone, skip = torch.randn(1, 64, 6, 5), torch.randn(1, 64, 6, 5)
+    kept = backbone.clone(), skip.clone()
     block = sdxl_unet.up_blocks[0].resnets[0]
     seen: list[torch.Tensor] = []
-    handle = block.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    x = torch.randn(1, 128, 6, 5)
-    kept = x.clone()
     try:
-        with patched(sdxl_unet, [freeu(1.5, 1.0, 0.5, 1.0)]):
+        with torch.no_grad(), patched(sdxl_unet, [freeu(1.5, 1.0, 0.5, 1.0)]):
             block.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-            block(x, torch.randn(1, 64))
+            block(torch.cat([backbone, skip], 1), torch.randn(1, 64))
     finally:
         block._forward_pre_hooks.clear()
-        handle.remove()
-    assert torch.equal(x, kept)
-    assert torch.equal(seen[1][:, :32], kept[:, :32] * 1.5)
-    assert torch.equal(seen[1][:, 32:64], kept[:, 32:64])
-    assert torch.equal(seen[1][:, 64:], scale_lowest(kept[:, 64:], 0.5))
+    assert torch.equal(backbone, kept[0])
+    assert torch.equal(skip, kept[1])
+    assert torch.equal(seen[0][:, :32], kept[0][:, :32] * 1.5)
+    assert torch.equal(seen[0][:, 32:64], kept[0][:, 32:])
+    assert torch.equal(seen[0][:, 64:], scale_lowest(kept[1], 0.5))
 
 
 def test_ones_change_nothing(sdxl_unet: Any, conditioning: Any) -> None:

@@ -240,6 +240,7 @@ class Toward:
     """The perfect denoiser of one picture: eps = (z - x*) / sigma, on a UNet without layers."""
 
     window_rows = None
+    phase_convs = False
 
     def __init__(self, truth: Tensor) -> None:
         self.truth, self.unet = truth, nn.Module()
