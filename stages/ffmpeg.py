@@ -78,9 +78,7 @@ def check_encoding(format: str, size: tuple[int, int], pixel_format: str | None 
         return
     height, width = size
     if format != "ffv1" and (pixel_format or PIXEL_FORMAT) == "yuv420p" and (height % 2 or width % 2):
-        raise SpecError(
-            f"pixel_format: yuv420p needs even sides, not {width}x{height}; yuv444p, ffv1 and frames work"
-        )
+        raise SpecError(f"pixel_format: yuv420p needs even sides, not {width}x{height}; yuv444p, ffv1 and frames work")
     there = encoders(binary())
     if ENCODERS[format] not in there:
         able = [name for name, encoder in ENCODERS.items() if encoder in there]

@@ -74,14 +74,26 @@ def new_text(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def new_unet() -> VideoCrafterUNet:
-    """Four levels, attention in space and time on the upper three: module for module VideoCrafter2's."""
-    return VideoCrafterUNet(
+    """Four levels, attention in space and time on the upper three: module for module VideoCrafter2's.
+
+    Its dropout is off: so few steps need no holding back, and a step then depends on its own streams alone.
+    """
+    unet = VideoCrafterUNet(
         sample_size=(HEIGHT // 8, WIDTH // 8),
         block_out_channels=(48, 96, 112, 64),
         cross_attention_dim=96,
         attention_head_dim=16,
         norm_num_groups=16,
     )
+    return without_dropout(unet)
+
+
+def without_dropout(unet: VideoCrafterUNet) -> VideoCrafterUNet:
+    """`unet`, which drops nothing also in training."""
+    for module in unet.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return unet
 
 
 def warm_start(unet: VideoCrafterUNet) -> int:
@@ -227,13 +239,14 @@ def train_unet(work: Path, total: int = UNET_STEPS) -> None:
 
 
 def pack(work: Path, out: Path) -> None:
-    """Write the averages as a folder that `stages/model_folder.py` reads, weights in float16."""
+    """Write the averages as a folder for `stages/model_folder.py`: float16, and float8 for the UNet's matrices."""
     tokenizer = tokenizer_in(work / "tokenizer")
     trained = load_file(work / "unet.safetensors")
     for part, module in {"unet": new_unet(), "text": new_text(tokenizer)}.items():
         prefix = f"ema.{part}."
         module.load_state_dict({k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)})
         module.half().save_pretrained(out / {"text": "text_encoder"}.get(part, part), safe_serialization=True)
+    narrow(out / "unet" / "diffusion_pytorch_model.safetensors")
     tokenizer.save_pretrained(out / "tokenizer")
     shutil.copytree(IMAGE_MODEL / "vae", out / "vae", dirs_exist_ok=True)
     DDIMScheduler(**SCHEDULE).save_pretrained(out / "scheduler")
@@ -259,6 +272,14 @@ def pack(work: Path, out: Path) -> None:
     (out / "freescale.json").write_text(json.dumps(card, indent=1))
     total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {total / 1e6:.2f} MB")
+
+
+def narrow(path: Path) -> None:
+    """Store the large matrices of a file in eight bits (e4m3); every reader widens them to its own dtype."""
+    state = load_file(path)
+    save_file(
+        {k: v.to(torch.float8_e4m3fn) if v.numel() > 4096 else v for k, v in state.items()}, path, {"format": "pt"}
+    )
 
 
 def main() -> None:

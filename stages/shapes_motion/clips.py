@@ -1,4 +1,4 @@
-"""Moving scenes with captions: one object of `stages/shapes/scenes.py` that moves, grows or spins on a still background.
+"""Moving scenes with captions: an object of `stages/shapes/scenes.py` that moves, grows or spins on a still ground.
 
 A clip is a scene and a motion, so the truth is known at every size and at every frame: `frame_scene(clip, index)` is
 an ordinary scene. The number of frames is free; `motion_fps` says how densely they sample the motion, so that with a
@@ -73,7 +73,7 @@ def sample_clip(seed: int, aspect: float = 1.6) -> Clip:
 
 
 def frame_scene(clip: Clip, index: int) -> Scene:
-    """The scene that frame `index` shows. Beyond `FRAMES` frames of the reference rate an object may leave the frame."""
+    """The scene of frame `index`. Beyond `FRAMES` frames of the reference rate an object may leave the picture."""
     steps = index * RATES[0] / clip.motion_fps
     scene, (y, x), way = clip.scene, clip.scene.center, clip.reach * steps / SPAN
     if clip.motion == "moving left":
