@@ -1,5 +1,5 @@
 # Needs nothing but Python 3.11 or later: the first target makes .venv, once, and again when the pins change.
-.PHONY: demo test lint clean
+.PHONY: demo test lint benchmarks clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -17,6 +17,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+benchmarks: $(INSTALLED)
+	$(BIN)/python -m benchmarks
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@python=; for candidate in $(CANDIDATES); do \

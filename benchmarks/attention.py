@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.harness import Measurement, arguments, count_flop, matmul_rate, measure, report
+from benchmarks.harness import Measurement, count_flop, matmul_rate, measure, parser, report, settled
 from benchmarks.released import released_fusion
 from freescale.attention import attention_name, prefer_backends
 from freescale.forward_process import generator, normal
@@ -80,13 +80,16 @@ def variants(attn: Any, x: Tensor, case: Case, factor: int) -> dict[str, Callabl
 @torch.no_grad()
 def main() -> None:
     """Measure, check that both orders agree, and report the ratios."""
-    given = arguments(__doc__ or "")
+    asked = parser(__doc__ or "")
+    asked.add_argument("--factors", type=int, nargs="+", choices=(2, 4, 8), default=[2, 4, 8], help="sizes to measure")
+    given = settled(asked)
     device = given.device
     case = ON_GPU if device.type == "cuda" else ON_CPU
     attn, rows, ratios = layer(case, device), list[Measurement](), {}
     rate = matmul_rate(device, case.dtype)
     with prefer_backends(device, case.dtype):
-        for factor, side in case.sides.items():
+        for factor in given.factors:
+            side = case.sides[factor]
             x = normal((case.batch, side**2, case.channels), 0).to(device, case.dtype)
             made = variants(attn, x, case, factor)
             runs = given.runs if factor < 8 else min(given.runs, 3)

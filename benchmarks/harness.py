@@ -44,17 +44,27 @@ class Measurement:
         return self.flop / self.seconds / 1e12
 
 
-def arguments(description: str) -> argparse.Namespace:
+def parser(description: str) -> argparse.ArgumentParser:
     """Return what every benchmark can be asked: the device, the runs, the CPU threads."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--runs", type=int, default=5, help="measured runs of each row, after one to warm up")
-    parser.add_argument("--threads", type=int, help="of the CPU; torch's default otherwise")
-    given = parser.parse_args()
+    asked = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    asked.add_argument("--runs", type=int, default=5, help="measured runs of each row, after one to warm up")
+    asked.add_argument("--threads", type=int, help="of the CPU; torch's default otherwise")
+    return asked
+
+
+def settled(asked: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return what was asked for, with the device as torch has it and the threads set."""
+    given = asked.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     given.device = torch.device(given.device)
     return given
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Return what was asked of a benchmark without options of its own."""
+    return settled(parser(description))
 
 
 def synchronise(device: torch.device) -> None:

@@ -23,6 +23,7 @@ from flows.options import (
     HomeOption,
     JsonOption,
     MaskOption,
+    MemoryOption,
     OutOption,
     OverwriteOption,
     RootOption,
@@ -67,6 +68,7 @@ def render(
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
     split_guidance: SplitOption = False,
+    memory: MemoryOption = None,
     input_root: RootOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -89,7 +91,11 @@ def render(
     spec = requests.spec_from(what, flags, context.args)
     job = _prepare(spec, place, input_root)
     options = options_of(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        split_guidance=split_guidance,
+        memory=memory,
     )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
@@ -111,6 +117,8 @@ def plan(
         bool, typer.Option("--why", help="Name the fields that differ from the nearest made before.")
     ] = False,
     device: DeviceOption = "auto",
+    split_guidance: SplitOption = False,
+    memory: MemoryOption = None,
     input_root: RootOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -131,7 +139,8 @@ def plan(
     }
     place = home_of(home)
     spec = requests.spec_or_run(what, flags, context.args, place)
-    _show_plan(_prepare(spec, place, input_root), place, device, why, as_json)
+    options = options_of(device=device, split_guidance=split_guidance, memory=memory)
+    _show_plan(_prepare(spec, place, input_root), place, options, why, as_json)
 
 
 @app.command()
@@ -143,6 +152,7 @@ def resume(
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
     split_guidance: SplitOption = False,
+    memory: MemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -153,7 +163,11 @@ def resume(
     record, spec = load(place, run)
     job = _prepare(spec, place, None, record.origin)
     options = options_of(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, split_guidance=split_guidance
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        split_guidance=split_guidance,
+        memory=memory,
     )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
@@ -175,6 +189,7 @@ def redo(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
+    memory: MemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -187,10 +202,10 @@ def redo(
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     again = requests.redo_spec(spec, stage, level, changes, context.args, place)
     job = _prepare(again, place, None, origin=run)
+    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory)
     if dry:
-        _show_plan(job, place, device, False, as_json)
+        _show_plan(job, place, options, False, as_json)
         return
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     _run(job, place, options, out or Path.cwd(), overwrite, as_json)
 
 
@@ -213,6 +228,7 @@ def batch(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
+    memory: MemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -223,7 +239,8 @@ def batch(
     place = home_of(home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
     orders = night.checked(jobs, place, defaults, skip_bad)
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
+    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory)
+    night.check_memory(orders, place, options)
     window = Window.of(until, zone, at_end)
     stop = stop_on_signals()
     raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers))
@@ -293,10 +310,10 @@ def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None
     return prepare(spec, home, root, origin)
 
 
-def _show_plan(job: Job, home: Home, device: str, why: bool, as_json: bool) -> None:
-    from flows import report
+def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
+    from flows import plan_report
 
-    report.print_plan(job, home, device, why, as_json)
+    plan_report.print_plan(job, home, options, why, as_json)
 
 
 def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, as_json: bool) -> None:

@@ -94,6 +94,10 @@ class _Layout:
         if spec.parts(total) > total:
             raise SpecError(f"splits: {spec.splits} parts need as many pictures, and there are {total}")
         self.info = describe(spec.model, self.home.root)
+        if self.info.is_video:
+            raise SpecError(
+                f"model: {spec.model.name!r} makes clips, and these metrics are of pictures; compare shows clips"
+            )
         weights = self._networks()
         pictures = (*self._renders(prompts), *self._reference(prompts))
         self._check_crops(pictures)

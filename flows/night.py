@@ -13,6 +13,9 @@ from flows.fleet import Fleet, check_fleet, cluster
 from flows.jobs import read_jobs
 from flows.night_page import night_folder, write_night
 from flows.progress import Terminal
+from flows.session import to_do
+from stages.budget import check
+from stages.models import pick_device
 from stages.spec import SpecError
 
 if TYPE_CHECKING:
@@ -39,6 +42,18 @@ def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool) ->
             f"{'; --skip-bad renders the others' if orders.jobs else ''}"
         )
     return orders
+
+
+def check_memory(orders: Orders, home: Home, options: RunOptions) -> None:
+    """Raise `SpecError`, before the first render, for a job that no measure makes fit the memory asked for."""
+    if options.memory is None:
+        return  # each job is checked against what is free when its turn comes
+    device = pick_device(options.device)
+    for order in orders.jobs:
+        try:
+            check(to_do(order.job.plan, home), order.job.plan.info, options, device)
+        except SpecError as error:
+            raise SpecError(f"{order.name}: {error}") from None
 
 
 def work(

@@ -21,6 +21,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
 EveryOption = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")]
 SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
+MemoryOption = Annotated[str | None, typer.Option(help="Memory a render may take: 16GiB; default: what is free.")]
 OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
 FramesOption = Annotated[int | None, typer.Option(help="Of a clip; default: as many as the model makes.")]

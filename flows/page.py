@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flows.batch import aside
 from flows.costs import cost
-from flows.tiles import write_pyramid
 from flows.session import file_name, place_copy
+from flows.tiles import write_pyramid
 from stages.runner import key_of
 from stages.spec import LOSSY
 from stages.video_export import WEBP, ExportClip

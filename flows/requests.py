@@ -168,7 +168,9 @@ def regions(masks: list[str]) -> list[dict[str, Any]]:
 def grid_values(what: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a file of prompts x methods x sizes x seeds, or none, with flags laid over them."""
     values: dict[str, Any] = {} if what is None else load_spec(what)
-    values |= {name: flags[name] for name in ("count", "steps", "prompts", "frames", "fps") if flags.get(name) is not None}
+    values |= {
+        name: flags[name] for name in ("count", "steps", "prompts", "frames", "fps") if flags.get(name) is not None
+    }
     lists = {"method": "methods", "size": "sizes", "seed": "seeds"}
     values |= {field: list(flags[flag]) for flag, field in lists.items() if flags.get(flag)}
     if flags.get("model") is not None:

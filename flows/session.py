@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import torch
 
+from stages.budget import check
 from stages.export import SUFFIXES, Export, encode_file, to_pixels
 from stages.ffmpeg import check_encoding
 from stages.models import ModelInfo, Models, describe, pick_device
@@ -162,11 +163,12 @@ class Session:
     def render(self, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
         """Make every level's picture and, with `out`, a copy of the last one there.
 
-        Raises `SpecError` before any work where `out` would overwrite something else, `Interrupted` when asked to
-        stop, and whatever a stage raised, with the run's record telling of it.
+        Raises `SpecError` before any work where `out` would overwrite something else or memory cannot suffice,
+        `Interrupted` when asked to stop, and whatever a stage raised, with the run's record telling of it.
         """
         began = time.monotonic()
         target = _target(out, job, self.home, overwrite)
+        check(to_do(job.plan, self.home), job.plan.info, self.options, pick_device(self.options.device))
         record = _open(job, self.home.runs)
         outcomes: dict[str, Outcome] = {}
         try:
@@ -305,6 +307,21 @@ def _partial(path: Path, suffix: str = ".partial") -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def to_do(plan: Plan, home: Home) -> list[Call]:
+    """The calls of a plan that would be made: no artifact of theirs is there, nor of what they are made for."""
+    needed: list[Call] = []
+
+    def visit(call: Call) -> None:
+        if call not in needed and home.store.find(key_of(call)) is None:
+            needed.append(call)
+            for parent in call.parents.values():
+                visit(parent)
+
+    for export in plan.exports:
+        visit(export)
+    return needed
 
 
 def planned(plan: Plan) -> tuple[PlannedCall, ...]:

@@ -115,10 +115,17 @@ def locate(spec: ModelSpec, home: Path) -> Path:
     for place in looked:
         if (place / "model_index.json").is_file():
             return place.resolve()
+    if looked[0].suffix == ".safetensors" and looked[0].is_file():
+        raise SpecError(
+            f"model: {spec.name!r} is a checkpoint in one file; make a folder of it once with diffusers, "
+            "StableDiffusionXLPipeline.from_single_file(FILE, config=FOLDER_OF_ITS_KIND).save_pretrained(FOLDER), "
+            "and give that folder"
+        )
     places = ", ".join(str(p) for p in looked)
     raise SpecError(
         f"model: {spec.name!r} is not on disk (looked at {places}); give the path of a local diffusers folder "
-        f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'"
+        f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
+        ".safetensors file is first saved as such a folder"
     )
 
 

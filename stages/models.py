@@ -10,13 +10,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.model_folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder, read_json
 from stages.spec import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -29,6 +30,7 @@ __all__ = [
     "Models",
     "available",
     "describe",
+    "empty_part",
     "load_clip",
     "locate",
     "models_folder",
@@ -87,6 +89,20 @@ class Models:
         from diffusers import AutoencoderKL
 
         return self._load(AutoencoderKL, "vae", torch.float32)
+
+    def make_room(self, part: str, offload: bool) -> None:
+        """Before a stage of `part`: bring that part to the device, and the VAE off it unless it is the one at work.
+
+        With `offload` the UNet leaves as well while the VAE or the text encoders work. Nothing is loaded for this, and
+        text encoders are gone once a prompt is encoded. Where the host is the device, there is nothing to move.
+        """
+        if self.device.type == "cpu" or not part:
+            return
+        for name in ("unet", "vae"):
+            loaded: nn.Module | None = self.__dict__.get(name)
+            leaves = name != part and (offload or name == "vae")
+            if loaded is not None:
+                loaded.to("cpu" if leaves else self.device)
 
     def _count(self, unet: Any, inputs: tuple[Tensor, ...]) -> None:
         self.unet_samples += inputs[0].shape[0]
@@ -155,6 +171,18 @@ class Models:
 
     def _text_options(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
+
+
+def empty_part(config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
+    """A UNet or VAE by its configuration, on the meta device: shapes and no weights."""
+    import diffusers
+
+    name = str(config["_class_name"])
+    kind = diffusers.AutoencoderKL if name == "AutoencoderKL" else unet_class(name)
+    with torch.device("meta"):
+        module = kind.from_config(dict(config))
+    empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
+    return empty
 
 
 def unet_class(name: str) -> Any:

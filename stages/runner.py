@@ -21,6 +21,7 @@ import torch
 
 from freescale import Step
 from freescale.attention import attention_name
+from stages.budget import fitted, next_rung
 from stages.stage import Stream
 from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
 
@@ -37,12 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-LADDER: tuple[tuple[str, dict[str, Any]], ...] = (  # exact measures when memory runs out, mildest first
-    ("split guidance", {"split_guidance": True}),
-    ("feed-forward 16,384 tokens at a time", {"feed_forward_tokens": 16384}),
-    ("attention windows eight at a time", {"window_rows": 8}),
-    ("attention windows one at a time", {"window_rows": 1}),
-)
 
 
 class Interrupted(BaseException):
@@ -151,6 +146,8 @@ class Runner:
             if self.store.find(key) is not None:  # another process made it while we waited
                 return Outcome(call, key, reused=True)
             began, samples = time.monotonic(), self.models.unet_samples
+            if self.models.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.models.device)
             checkpoints = Checkpoints(self.store, key)
             resume = _resumed(checkpoints)
             at = None if resume is None else resume.index + 1
@@ -190,23 +187,24 @@ class Runner:
         self, call: Call, parents: Mapping[str, Tensors], checkpoints: Checkpoints, resume: Step | None
     ) -> tuple[Tensors | dict[str, Stream], list[str]]:
         """Run a stage to its end; out of memory, step down the ladder and go on from the last step done."""
-        options, measures = self.options, list[str]()
+        options, measures = fitted(call, self.models.info, self.options, self.models.device)
         while True:
             progress = _Progress(resume)
             try:
+                self.models.make_room(call.stage.part, options.offload)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
                     return running, measures
                 return self._consume(call, running, checkpoints, progress), measures
             except torch.OutOfMemoryError:
-                if len(measures) == len(LADDER):
+                rung = next_rung(call.stage.part, measures, options)
+                if rung is None:
                     raise
-                name, change = LADDER[len(measures)]
-                log.warning("%s: out of memory; going on with %s", call.label, name)
-                measures.append(name)
-                options, resume = options.model_copy(update=change), progress.last
-                if self.models.device.type == "cuda":
-                    torch.cuda.empty_cache()
+            log.warning("%s: out of memory; going on with %s", call.label, rung.name)
+            measures.append(rung.name)
+            options, resume = options.model_copy(update=dict(rung.change)), progress.last
+            if self.models.device.type == "cuda":  # here, where the error no longer holds what the stage had made
+                torch.cuda.empty_cache()
 
     def _consume(
         self,

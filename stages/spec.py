@@ -22,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     create_model,
     field_validator,
     model_validator,
@@ -29,6 +30,7 @@ from pydantic import (
 
 from freescale import METHODS, Method
 from freescale.methods.ablations import CHANGES
+from stages.amounts import parse_bytes
 
 CELL = 8  # pixels to one latent cell, and the grain of every size
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -258,6 +260,13 @@ def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
             raise ValueError(f"cascade level {next_w}x{next_h} has another aspect than {w}x{h}")
 
 
+Amount = Annotated[
+    int,
+    BeforeValidator(lambda value: parse_bytes(value) if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}),
+]
+
+
 class RunOptions(_Model):
     """How a render is run. Nothing here decides a byte beyond floating-point rounding."""
 
@@ -265,6 +274,8 @@ class RunOptions(_Model):
     split_guidance: bool = False
     window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: by memory.")
     feed_forward_tokens: int | None = Field(None, ge=1, description="Tokens in one feed-forward; None: all.")
+    offload: bool = Field(False, description="Only the part of the model that is at work stays on an accelerator.")
+    memory: Amount | None = Field(None, ge=1, description="Bytes, or 16GiB; None: what the device has free.")
     phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")
     checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")

@@ -130,3 +130,33 @@ def test_doctor_finds_a_damaged_artifact(
     chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
     assert call(monkeypatch, "doctor") == 1
     assert "1 of" in capsys.readouterr().out
+
+
+def test_a_plan_says_what_every_stage_takes(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("plan", "a red disc", "--size", "192x128", "--steps", "4", "--json")
+    assert call(monkeypatch, *words) == 0
+    plan = json.loads(capsys.readouterr().out)
+    rows = {(row["stage"], row["level"]): row for row in plan["stages"]}
+    assert plan["memory_bytes"] == max(row["memory_bytes"] for row in plan["stages"])
+    assert plan["fits"]
+    assert rows["base_denoise", 0]["flops"] > 0 < rows["base_denoise", 0]["seconds"]
+    assert rows["base_denoise", 0]["seconds_basis"] in ("measured", "assumed")
+    assert all(row["disk_bytes"] > 0 and row["measures"] == [] for row in plan["stages"])
+    budget = max(rows[key]["memory_bytes"] for key in rows if key[0] in ("decode", "upscale", "conditioning"))
+    assert call(monkeypatch, *words, "--memory", str(budget)) == 0
+    assert json.loads(capsys.readouterr().out)["memory_budget_bytes"] == budget
+
+
+def test_a_budget_that_nothing_fits_is_refused_by_plan_and_render(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("plan", "render"):
+        words = (command, "a red disc", "--size", "192x128", "--steps", "4", "--memory", "1MiB", "--seed", "77")
+        assert call(monkeypatch, *words) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("freescale: memory: 1 MiB is too little for ")
+        assert "the smallest that would do is " in said
+    assert call(monkeypatch, "plan", "x", "--memory", "lots") == 2
+    assert "not an amount of memory" in capsys.readouterr().err

@@ -16,11 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.evaluation import prepare_evaluation
 from flows.progress import Terminal
 from flows.requests import redo_spec
 from flows.session import Home, Result, Session, export_level, prepare
 from stages.decode_clip import decoded
 from stages.ffmpeg import read_comment, read_video
+from stages.measures.spec import make_evaluation
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
@@ -134,7 +136,7 @@ def test_previews_lie_beside_it(first: Result) -> None:
         assert strip.size == (VIDEO_FRAMES * 164 - 4, 128)
 
 
-def test_same_clip_in_another_home_and_nothing_made_twice(first: Result, home: Path, model: Path, tmp_path: Path) -> None:
+def test_same_clip_anywhere_and_made_once(first: Result, home: Path, model: Path, tmp_path: Path) -> None:
     other = render(tmp_path, values(model), tmp_path / "clip.mp4")
     assert other.pixels_sha256 == first.pixels_sha256
     assert (tmp_path / "clip.mp4").read_bytes() == first.outputs[0].read_bytes()
@@ -279,5 +281,10 @@ def test_an_image_model_makes_no_clips(more: dict[str, Any], tmp_path: Path) -> 
 
 def test_no_fps_branch_no_motion_fps(tmp_path: Path) -> None:
     folder = video_folder(tmp_path, "modelscope")
-    with pytest.raises(SpecError, match="motion_fps: .* has no fps branch"):
+    with pytest.raises(SpecError, match=r"motion_fps: .* has no fps branch"):
         prepare(make_spec(values(folder, motion_fps=8)), Home(tmp_path))
+
+
+def test_metrics_of_pictures_are_not_taken_of_clips(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="makes clips, and these metrics are of pictures"):
+        prepare_evaluation(make_evaluation({"model": {"name": str(model)}}), Home(tmp_path))

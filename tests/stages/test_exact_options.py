@@ -1,0 +1,56 @@
+"""What `docs/performance.md` promises of the options: some keep every bit, the others change rounding at most."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flows.progress import Terminal
+from flows.session import Home, Result, Session, prepare
+from freescale import guidance
+from freescale import scale_fusion as fusion
+from stages.spec import RunOptions, make_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SPEC: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 208, "height": 192, "steps": 4}
+SPEC["method"] = {"name": "freescale", "restart": 0.5, "dilation": [0.0, 0.9]}  # everything is on in two steps
+
+
+def render(home: Path, **options: Any) -> Result:
+    session = Session(Home(home), RunOptions(**options), Terminal(quiet=True), threading.Event())
+    return session.render(prepare(make_spec(SPEC), session.home))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return render(tmp_path_factory.mktemp("home"))
+
+
+def test_windows_and_checkpoints_are_exact_to_the_bit(plain: Result, tmp_path: Path) -> None:
+    assert render(tmp_path, window_rows=3, checkpoint_every=0.0).pixels_sha256 == plain.pixels_sha256
+
+
+def test_text_and_chunks_are_exact_to_the_bit(plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text projected at every step, all windows in one call: as if neither saving were there."""
+    monkeypatch.setattr(fusion, "CACHE_BYTES", 2**40)
+    monkeypatch.setattr(guidance.Denoiser, "_embeds", _afresh)
+    monkeypatch.setattr(guidance.Denoiser, "_savings", lambda self: iter(()))
+    assert render(tmp_path).pixels_sha256 == plain.pixels_sha256
+
+
+def _afresh(self: guidance.Denoiser, sides: Any, batch: int) -> Any:
+    return torch.cat([guidance._rows(self._text(side)[0], batch) for side in sides])
+
+
+def test_the_others_are_exact_to_rounding(plain: Result, tmp_path: Path) -> None:
+    saved = render(tmp_path, split_guidance=True, feed_forward_tokens=100, phase_convs=True)
+    pictures = [np.asarray(Image.open(r.outputs[0])).astype(int) for r in (plain, saved)]
+    assert abs(pictures[0] - pictures[1]).max() <= 1
+    assert len(np.unique(pictures[0])) > 20
