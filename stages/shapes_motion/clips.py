@@ -32,7 +32,7 @@ class Clip:
     scene: Scene
     motion: str
     reach: float  # of a movement
-    motion_fps: int
+    motion_fps: float
 
     @property
     def caption(self) -> str:
