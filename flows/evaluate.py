@@ -36,7 +36,7 @@ def evaluate(
     evaluation = prepare_evaluation(spec, home)
     folder = Path(out) if out else home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite=False)
-    log.info("%s: %s pictures", evaluation.name, len(evaluation.pictures))
+    log.info("%s: %s %ss", evaluation.name, len(evaluation.pictures), evaluation.kind)
     session = Session(home, options, Terminal(quiet=True))
     readings = read_all(evaluation, session, _in_task)
     found = list(cells(evaluation, readings))

@@ -16,9 +16,12 @@ from flows.session import Home, Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
 from stages.grid import FIRST_SCENE
+from stages.measures.clip_extractors import check_head, load_motion_extractor
+from stages.measures.clip_readings import ClipReader
 from stages.measures.extractors import ClipExtractor, WeightFile, find_weights, load_extractor
 from stages.measures.features import Judge, Reader
 from stages.measures.score import CROPPED, DISTANCES
+from stages.measures.spec import COMPARING_CLIPS
 from stages.models import describe
 from stages.picture import check_picture
 from stages.plan import Call, make_plan
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from stages.measures.spec import EvaluationSpec
     from stages.models import ModelInfo
+    from stages.stage import Stage
 
 Size = tuple[int, int]  # (height, width)
 CAPTIONS = 64  # of scenes, where the spec gives no count
@@ -69,6 +73,7 @@ class Evaluation:
     texts: Mapping[str, Tensor]  # CLIP embeddings (1, d) by prompt
     weights: tuple[WeightFile, ...]
     against: Mapping[Size, Size | None]  # the size of the reference for each size; None: one reference for all
+    kind: str = "picture"  # or `clip`
 
 
 def prepare_evaluation(spec: EvaluationSpec, home: Home) -> Evaluation:
@@ -81,28 +86,27 @@ class _Layout:
     spec: EvaluationSpec
     home: Home
     info: ModelInfo = field(init=False)
+    reader: Reader | None = field(init=False, default=None)
     clip: Reader | None = field(init=False, default=None)
+    clips: ClipReader | None = field(init=False, default=None)
     against: dict[Size, Size | None] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
         """The pictures in the order they are made: prompt by prompt, so that a stopped night compares what it has."""
         spec = self.spec
-        prompts = spec.prompt_list(CAPTIONS)
-        total = len(prompts) * len(spec.seeds)
+        self.info = describe(spec.model, self.home.root)
+        self.spec = spec = spec.settled(self.info.name, self.info.is_video)
+        prompts = spec.prompt_list(CAPTIONS, self.info.is_video)
+        total, kind = len(prompts) * len(spec.seeds), "clip" if self.info.is_video else "picture"
         if total < 2:
-            raise SpecError(f"count: {total} picture a method is too few; at least 2, from more prompts or seeds")
+            raise SpecError(f"count: {total} {kind} a method is too few; at least 2, from more prompts or seeds")
         if spec.parts(total) > total:
             raise SpecError(f"splits: {spec.splits} parts need as many pictures, and there are {total}")
-        self.info = describe(spec.model, self.home.root)
-        if self.info.is_video:
-            raise SpecError(
-                f"model: {spec.model.name!r} makes clips, and these metrics are of pictures; compare shows clips"
-            )
-        weights = self._networks()
+        weights = self._clip_networks() if self.info.is_video else self._networks()
         pictures = (*self._renders(prompts), *self._reference(prompts))
         self._check_crops(pictures)
         name = f"evaluation-{self._fingerprint(pictures)[:8]}"
-        return Evaluation(name, spec, pictures, self._texts(prompts), weights, self.against)
+        return Evaluation(name, spec, pictures, self._texts(prompts), weights, self.against, kind)
 
     def _fingerprint(self, pictures: tuple[Picture, ...]) -> str:
         """Of all that decides a number: what is read, in which group, and how the readings are scored."""
@@ -125,6 +129,18 @@ class _Layout:
         self.clip = Reader(self._weights("clip"))
         load_extractor(self.clip.weights, cpu)
         return main, self.clip.weights
+
+    def _clip_networks(self) -> tuple[WeightFile, ...]:
+        """The same for clips."""
+        spec, native, found = self.spec, self.info.native, dict[str, WeightFile]()
+        if set(COMPARING_CLIPS) & set(spec.measured):
+            found["network"] = self._weights(spec.network)
+            load_motion_extractor(found["network"], torch.device("cpu"))
+        if "aesthetic" in spec.measured:
+            found |= {"clip": self._weights("clip"), "head": self._weights("aesthetic")}
+            check_head(found["head"], found["clip"])
+        self.clips = ClipReader(spec.measured, native[0] * native[1], **found)
+        return self.clips.weights
 
     def _weights(self, name: str) -> WeightFile:
         given = {str(k): v for k, v in self.spec.weights.items()}.get(name)
@@ -149,14 +165,30 @@ class _Layout:
         render = make_spec(self.spec.render_values(prompt, seed, size[::-1], method))
         plan = make_plan(render, self.info)
         image, level = plan.exports[-1].parents["image"], len(plan.sizes) - 1
-        stages: dict[str, Any] = {"features": self.reader.render(id)}
+        stages = self._stages(group, id, prompt)
+        readings = {role: Call(stage, level, {"image": image}, "", size) for role, stage in stages.items()}
+        return Picture(id, group, size, prompt, seed, readings, Job(run_name(render, plan), plan.spec, plan))
+
+    def _stages(self, group: str, id: str, prompt: str) -> dict[str, Stage]:
+        """What reads a render, by what it gives; a reference is compared with and no more."""
+        if self.clips is not None:
+            return self.clips.reference() if group == REFERENCE else self.clips.render(prompt)
+        assert self.reader is not None
+        stages: dict[str, Stage] = {"features": self.reader.render(id)}
         if group != REFERENCE and self.clip is not None:
             stages["clip"] = self.clip.render(id)
         if group != REFERENCE and "objects" in self.spec.measured:
             native = self.info.native
             stages["verdict"] = Judge(prompt, native[0] * native[1])
-        readings = {role: Call(stage, level, {"image": image}, "", size) for role, stage in stages.items()}
-        return Picture(id, group, size, prompt, seed, readings, Job(run_name(render, plan), plan.spec, plan))
+        return stages
+
+    def _truth(self, scene: int, size: Size) -> Stage:
+        """What draws another true scene, or clip, and reads it."""
+        if self.clips is None:
+            assert self.reader is not None
+            return self.reader.scene(f"scene {scene}", scene, size)
+        frames, rate = self.spec.frames or self.info.frames or 1, self.spec.motion_fps or self.info.motion_fps
+        return self.clips.truth(scene, size, frames, rate)
 
     def _reference(self, prompts: list[str]) -> Iterator[Picture]:
         """The other side, once for every size that needs its own."""
@@ -172,8 +204,7 @@ class _Layout:
             first = FIRST_SCENE + OTHER_SCENES
             for size in sizes:
                 for scene in range(first, first + count):
-                    stage = self.reader.scene(f"scene {scene}", scene, size)
-                    readings = {"features": Call(stage, 0, {}, "", size)}
+                    readings = {"features": Call(self._truth(scene, size), 0, {}, "", size)}
                     yield Picture(f"scene {scene}", REFERENCE, size, "", scene, readings)
         else:
             self.against = {size: base_size_for(size, self.info.native) for size in sizes}
@@ -185,6 +216,7 @@ class _Layout:
 
     def _folder(self, folder: Path) -> Iterator[Picture]:
         """Every picture of a folder, decoded once to its end: an unreadable one is named and nothing is rendered."""
+        assert self.reader is not None
         if not folder.is_dir():
             raise SpecError(f"reference.folder: {str(folder)!r} is not a folder")
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
@@ -198,7 +230,7 @@ class _Layout:
             yield Picture(path.name, REFERENCE, checked.size, "", 0, readings)
 
     def _check_crops(self, pictures: tuple[Picture, ...]) -> None:
-        side = self.reader.crop_side
+        side = 0 if self.reader is None else self.reader.crop_side
         for picture in pictures:
             if min(picture.size) < side:
                 raise SpecError(f"crops.side: {side} pixels do not fit in {picture.name}; take a smaller side")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.evaluation import REFERENCE
 from stages.measures import resize
+from stages.measures.clip_readings import CLIP_WORDS
 from stages.measures.score import CROPPED, DISTANCES
 from stages.spec import SpecError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from flows.evaluation import Evaluation
     from flows.measuring import Cell, Readings
+    from stages.measures.extractors import WeightFile
     from stages.measures.score import Score
 
 NAMES = {
@@ -28,11 +30,18 @@ NAMES = {
     "fid_c": "FID_c",
     "kid_c": "KID_c",
     "clip_score": "CLIP score",
+    "fvd": "FVD",
+    "kvd": "KVD",
+    "flicker": "flicker",
+    "aesthetic": "aesthetic",
     "objects": "objects",
     "one_object": "one object",
     "attributes": "attributes",
+    "motion": "motion kept",
     "right": "right",
+    "ground_flicker": "flicker of the ground",
 }
+OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic"}  # others have the feature network, the first
 FILES = ("evaluation.csv", "evaluation.md", "evaluation.json")
 
 
@@ -43,8 +52,7 @@ def rows(evaluation: Evaluation, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
     compared = score.metric in DISTANCES
-    weights = evaluation.weights[-1 if score.metric == "clip_score" else 0]
-    network = compared or score.metric in ("is", "clip_score")
+    weights = _weights(evaluation, score.metric)
     return {
         "method": cell.method,
         "size": f"{cell.size[1]}x{cell.size[0]}",
@@ -58,9 +66,9 @@ def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
         "crops": score.rows,
         "crops_reference": score.rows_reference,
         "protocol": evaluation.spec.reference.protocol if compared else None,
-        "network": weights.name if network else None,
-        "weights_sha256": weights.sha256 if network else None,
-        "resize": _resize(evaluation, score) if network else None,
+        "network": weights.name if weights else None,
+        "weights_sha256": weights.sha256 if weights else None,
+        "resize": _resize(evaluation, score) if weights else None,
         "failed": cell.failed,
         "seconds": cell.seconds,
         "unet_samples": cell.unet_samples,
@@ -68,8 +76,17 @@ def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
     }
 
 
+def _weights(evaluation: Evaluation, metric: str) -> WeightFile | None:
+    """Of the network behind a number; None where there is none."""
+    if metric in OWN_NETWORK:
+        return next(file for file in evaluation.weights if file.name == OWN_NETWORK[metric])
+    return evaluation.weights[0] if metric in (*DISTANCES, "is") else None
+
+
 def _resize(evaluation: Evaluation, score: Score) -> str:
-    """`none` for crops of the network's own size."""
+    """`none` for crops of the network's own size; the aesthetic score has its publication's."""
+    if score.metric == "aesthetic":
+        return "bicubic"
     return "none" if score.metric in CROPPED and evaluation.spec.crops.side is None else resize.NAME
 
 
@@ -86,7 +103,7 @@ def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
     """A table with a line a method and size, values with their 95 % intervals, and a line that says how."""
     metrics = [score.metric for score in cells[0].scores]
     measured = [NAMES[metric] for metric in metrics]
-    head = ["method", "size", "n", *measured, "seconds a picture", "UNet samples", "failed"]
+    head = ["method", "size", "n", *measured, f"seconds a {evaluation.kind}", "UNet samples", "failed"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for cell in cells:
         seconds = "" if cell.seconds is None else f"{cell.seconds:.1f}"
@@ -103,7 +120,7 @@ def _short(value: float) -> str:
 
 
 def _how(evaluation: Evaluation, cell: Cell) -> str:
-    spec, parts = evaluation.spec, ["Brackets: 95 % of bootstraps over pictures."]
+    spec, parts = evaluation.spec, [f"Brackets: 95 % of bootstraps over {evaluation.kind}s."]
     compared = next((s for s in cell.scores if s.metric in DISTANCES), None)
     if compared is not None:
         what = {
@@ -141,6 +158,9 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
         if "verdict" in read.tensors:
             names = ("objects", "color_ok", "shape_ok", "background_ok")
             record |= dict(zip(names, read.tensors["verdict"].tolist(), strict=True))
+        if "clip_verdict" in read.tensors:
+            record |= dict(zip(CLIP_WORDS, read.tensors["clip_verdict"].tolist(), strict=True))
+        record |= {name: float(read.tensors[name]) for name in ("flicker", "aesthetic") if name in read.tensors}
         pictures.append(record)
     return {
         "evaluation": evaluation.name,

@@ -51,7 +51,7 @@ def run(
     check_out(folder, evaluation, overwrite)
     terminal = Terminal()
     total, left = len(evaluation.pictures), _unread(evaluation, home)
-    terminal.say(f"{evaluation.name}: {total} pictures, {left} to read")
+    terminal.say(f"{evaluation.name}: {total} {evaluation.kind}s, {left} to read")
     if only_plan:
         if as_object:
             typer.echo(json.dumps({"evaluation": evaluation.name, "pictures": total, "to_read": left}))

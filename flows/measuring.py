@@ -14,6 +14,7 @@ import torch
 
 from flows.costs import Cost, cost
 from flows.evaluation import REFERENCE, Evaluation, Picture, Size
+from stages.measures.clip_readings import CLIP_WORDS
 from stages.measures.clip_score import clip_score
 from stages.measures.score import DISTANCES, Sample, Score, scores
 from stages.runner import Interrupted, key_of
@@ -124,6 +125,8 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
     clip = torch.empty(0)
     if evaluation.texts and group[0] != REFERENCE:
         clip = clip_score(rows("clip"), torch.cat([evaluation.texts[read.picture.prompt] for read in reads]))
+    clips = dict(zip(CLIP_WORDS, rows("clip_verdict").reshape(-1, len(CLIP_WORDS)).T, strict=True))
+    single = {name: rows(name) for name in ("flicker", "aesthetic")}
     return Sample(
         count=len(reads),
         features=rows("features"),
@@ -132,4 +135,5 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
         owner=torch.repeat_interleave(torch.arange(len(reads)), torch.tensor(crops)),
         clip=clip,
         verdicts=rows("verdict").reshape(-1, 4),
+        clips={name: values for name, values in (clips | single).items() if len(values)},
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stages.shapes.scenes import sample_scene
+from stages.shapes_motion.clips import sample_clip
 from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, SpecError, exact_rate, parse_size, sentence
 
 FIRST_SCENE = 3_000_000  # of the held-out scenes: no training sees them
@@ -85,10 +86,14 @@ class GridSpec(Part):
         """Whether the prompts are captions of held-out scenes."""
         return self.prompts == "shapes"
 
-    def prompt_list(self, captions: int) -> list[str]:
-        """The prompts in order, `captions` of scenes where no count is given. Raises `SpecError`."""
+    def prompt_list(self, captions: int, clips: bool = False) -> list[str]:
+        """The prompts in order, `captions` of scenes (moving ones for `clips`) where no count is given.
+
+        Raises `SpecError`.
+        """
         if self.of_scenes:
-            return [sample_scene(FIRST_SCENE + index).caption for index in range(self.count or captions)]
+            sample = sample_clip if clips else sample_scene
+            return [sample(FIRST_SCENE + index).caption for index in range(self.count or captions)]
         given = list(self.prompts) if isinstance(self.prompts, tuple) else _lines(Path(self.prompts).expanduser())
         if self.count is not None and self.count > len(given):
             raise SpecError(f"count: {self.count} is more than the {len(given)} prompts there are")

@@ -62,6 +62,7 @@ VIDEO_KINDS: Mapping[str, VideoDefaults] = {
     "AnimateDiffPipeline": VideoDefaults(7.5, 8.0),
     "AnimateDiffSDXLPipeline": VideoDefaults(5.0, 8.0),
 }
+CLIP_UNETS = ("VideoCrafterUNet", "UNet3DConditionModel", "UNetMotionModel")
 IMAGE_KINDS = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
 MOTION_FPS = 28.0  # VideoCrafter2's release; with smaller numbers there is more motion
 
@@ -156,6 +157,8 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get("_class_name", "")
     card = read_json(folder / "freescale.json") if (folder / "freescale.json").is_file() else {}
+    is_video = kind in VIDEO_KINDS or "motion_adapter" in card
+    unet_class = _unet_class(folder, unet, is_video)
     hashes = Hashes(home)
     info = ModelInfo(
         name=spec.name,
@@ -170,9 +173,18 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
         latent_channels=int(vae["latent_channels"]),
         fingerprints={part: hashes.folders(folder, names) for part, names in PARTS.items()},
         method_defaults=TURBO if turbo else card.get("method", {}),
-        unet_class=str(unet.get("_class_name", "UNet2DConditionModel")),
+        unet_class=unet_class,
     )
-    return _as_video(info, str(kind), unet, card, hashes) if kind in VIDEO_KINDS or "motion_adapter" in card else info
+    return _as_video(info, str(kind), unet, card, hashes) if is_video else info
+
+
+def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
+    """The class its UNet's configuration names; an image UNet in a video model needs a motion adapter."""
+    name = str(unet.get("_class_name", "UNet2DConditionModel"))
+    allowed = ("UNet2DConditionModel", *CLIP_UNETS) if is_video else ("UNet2DConditionModel",)
+    if name not in allowed:
+        raise SpecError(f"model: {folder} has a UNet of the class {name}; {', '.join(allowed)} would work in it")
+    return name
 
 
 def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any]) -> tuple[int, int]:
@@ -191,7 +203,9 @@ def _as_video(
     defaults = (
         VIDEO_KINDS.get(kind) or VIDEO_KINDS["AnimateDiffSDXLPipeline" if info.size_ids else "AnimateDiffPipeline"]
     )
-    adapter = (info.folder / str(card["motion_adapter"])).resolve() if "motion_adapter" in card else None
+    own = "motion_adapter" if info.unet_class == "UNet2DConditionModel" else None  # a part of the folder
+    place = card.get("motion_adapter", own)
+    adapter = None if place is None else (info.folder / str(place)).resolve()
     longest = (read_json(adapter / "config.json") if adapter else unet).get("motion_max_seq_length", 2**15)
     frames = card.get("frames", min(defaults.frames, longest))
     if not isinstance(frames, int) or not 1 <= frames <= longest:

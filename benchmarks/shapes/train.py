@@ -100,10 +100,10 @@ def new_text(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWith
     return CLIPTextModel(config), CLIPTextModelWithProjection(config)
 
 
-def new_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer whose merges make each word of the captions one token."""
+def new_tokenizer(folder: Path, further: tuple[str, ...] = ()) -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer whose merges make each word of the captions one token, and `further` ones too."""
     words = sorted({w for group in (COLORS, BACKGROUNDS, SHAPES, TEXTURES) for name in group for w in name.split()})
-    words += ["a", "an", "on", "over", "in"]
+    words += ["a", "an", "on", "over", "in", *further]
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789,.-'")
     vocab = letters + [f"{c}</w>" for c in letters]
     merges: list[str] = []

@@ -78,7 +78,7 @@ def train(work: Path, total: int) -> ShapesNet:
     """The averaged network after `total` steps, going on from what `work` holds."""
     torch.manual_seed(3)
     state = training({"net": ShapesNet()}, work / "extractor.safetensors", RATE, 1e-3)
-    _forget_beyond(work / "extractor.jsonl", state.step)
+    forget_beyond(work / "extractor.jsonl", state.step)
     for step, losses in steps(state, total, RATE, work / "extractor.jsonl"):
         pictures, labels = batch(step)
         logits = state.modules["net"](pictures)
@@ -111,7 +111,7 @@ def bring_to_unit(net: ShapesNet) -> None:
         head.weight *= scale
 
 
-def _forget_beyond(log: Path, step: int) -> None:
+def forget_beyond(log: Path, step: int) -> None:
     """Drop the log's rows of steps that will be made again."""
     rows = log.read_text().splitlines() if log.exists() else []
     log.write_text("".join(f"{row}\n" for row in rows if json.loads(row).get("step", step + 1) <= step))

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from stages.measures import inception, shapes_net
+from stages.measures import inception, motion_net, shapes_net
 from stages.measures.resize import resize
 from stages.models import CLIP_INPUT, ClipNetworks, load_clip
 from stages.spec import SpecError
@@ -31,11 +31,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-FILES = {"inception": "inception-2015-12-05.safetensors", "clip": "clip"}
+FILES = {
+    "inception": "inception-2015-12-05.safetensors",
+    "clip": "clip",
+    "aesthetic": "aesthetic-vit-l-14-linear.safetensors",
+}
+OWN = {"shapes": shapes_net.WEIGHTS, "shapes-motion": motion_net.WEIGHTS}
 SAYS = {
     "inception": "InceptionV3 of the 2015-12-05 graph, 2048 features and 1008 logits, as safetensors under the names "
     "of pt_inception-2015-12-05-6726825d.pth",
     "clip": "a transformers CLIPModel with its tokenizer, a folder in safetensors",
+    "aesthetic": "LAION's linear aesthetic head over CLIP ViT-L/14, weight (1, 768) and bias (1), as safetensors",
 }
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -122,6 +128,11 @@ class ClipExtractor:
         return {"features": F.normalize(self.nets.embed_images(clip_pixels(pixels, self.input_size)), dim=-1).cpu()}
 
     @torch.no_grad()
+    def embed_pixels(self, images: Tensor) -> Tensor:
+        """Embeddings (B, d), of any length, of `images` (B, 3, side, side) that are normalised already."""
+        return self.nets.embed_images(images).cpu()
+
+    @torch.no_grad()
     def embed_text(self, prompt: str) -> Tensor:
         """The prompt's embedding (1, d) of length 1; words beyond the model's context are cut off."""
         return F.normalize(self.nets.embed_text(prompt), dim=-1).cpu()
@@ -140,8 +151,8 @@ def clip_pixels(pixels: Tensor, side: int) -> Tensor:
 
 def find_weights(name: str, home: Path, path: str | None = None, sha256: str | None = None) -> WeightFile:
     """The weights of a network by name. Raises `SpecError` that says which file is wanted and where to put it."""
-    if name == "shapes":
-        return WeightFile(name, str(shapes_net.WEIGHTS), _digest(shapes_net.WEIGHTS))
+    if name in OWN:
+        return WeightFile(name, str(OWN[name]), _digest(OWN[name]))
     place = Path(path).expanduser() if path else home / "models" / "measures" / FILES[name]
     inner = place / CLIP_INPUT if name == "clip" else place
     if not inner.is_file():
@@ -166,11 +177,12 @@ def _load(weights: WeightFile, device: str) -> Extractor:
     if weights.name == "clip":
         return ClipExtractor(load_clip(Path(weights.path), place), weights.sha256)
     if weights.name == "shapes":
-        return ShapesExtractor(_filled(shapes_net.ShapesNet(), weights, place), weights.sha256, place)
-    return InceptionExtractor(_filled(inception.InceptionV3(), weights, place), weights.sha256, place)
+        return ShapesExtractor(filled(shapes_net.ShapesNet(), weights, place), weights.sha256, place)
+    return InceptionExtractor(filled(inception.InceptionV3(), weights, place), weights.sha256, place)
 
 
-def _filled(net: Net, weights: WeightFile, device: torch.device) -> Net:
+def filled(net: Net, weights: WeightFile, device: torch.device) -> Net:
+    """The network with the weights of a file, to be read only. Raises `SpecError` for a file that is not of it."""
     try:
         state = load_file(weights.path)
         wanted = net.state_dict()

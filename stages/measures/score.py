@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from stages.measures.bootstrap import interval
+from stages.measures.clip_readings import CLIP_WORDS
 from stages.measures.frechet import frechet_distance
 from stages.measures.inception_score import inception_score
 from stages.measures.kid import KernelSums, kernel_distance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stages.measures.spec import EvaluationSpec, Metric
 
-DISTANCES = ("fid", "kid", "fid_c", "kid_c")  # need a reference
+DISTANCES = ("fid", "kid", "fid_c", "kid_c", "fvd", "kvd")  # need a reference
+FRECHET = ("fid", "fid_c", "fvd")
 CROPPED = ("fid_c", "kid_c")
 WORDS = ("objects", "one_object", "attributes", "right")  # what `objects` says
 
@@ -35,6 +37,7 @@ class Sample:
     owner: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (k)
     clip: Tensor = field(default_factory=lambda: torch.empty(0))  # (n) CLIP scores
     verdicts: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.long))  # (n, 4)
+    clips: Mapping[str, Tensor] = field(default_factory=dict)  # of clips, values (n) by what they say
 
     def rows(self, metric: str) -> tuple[Tensor, Tensor]:
         """The rows (r, d) a distance compares, in float64, and the picture of each (r)."""
@@ -70,14 +73,17 @@ def scores(spec: EvaluationSpec, pictures: Sample, reference: Sample | None) -> 
             found.append(_inception(spec, pictures))
         elif metric == "clip_score":
             found.append(_mean(spec, metric, pictures.clip))
+        elif metric == "objects":
+            words = {word: pictures.clips[word] for word in CLIP_WORDS} if pictures.clips else _words(pictures.verdicts)
+            found += [_mean(spec, name, values) for name, values in words.items()]
         else:
-            found += [_mean(spec, name, values) for name, values in _words(pictures.verdicts).items()]
+            found.append(_mean(spec, metric, pictures.clips[metric]))
     return found
 
 
 def _distance(spec: EvaluationSpec, metric: Metric, a: Sample, b: Sample) -> Score:
     (x, x_owner), (y, y_owner) = a.rows(metric), b.rows(metric)
-    if metric.startswith("fid"):
+    if metric in FRECHET:
         value, std = frechet_distance(x, y), None
         where = [_positions(owner, s.count) for owner, s in ((x_owner, a), (y_owner, b))]
         statistic: Callable[..., float] = partial(_frechet_of, x, where[0], y, where[1])

@@ -11,8 +11,11 @@ from stages.spec import SpecError, sentence
 
 SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
 
-Metric = Literal["fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects"]
-Network = Literal["shapes", "inception"]
+Metric = Literal["fid", "kid", "is", "fid_c", "kid_c", "clip_score", "fvd", "kvd", "flicker", "aesthetic", "objects"]
+Network = Literal["shapes", "inception", "shapes-motion"]
+OF_PICTURES: tuple[Metric, ...] = ("fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects")
+OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "flicker", "aesthetic", "objects")
+COMPARING_CLIPS: tuple[Metric, ...] = ("fvd", "kvd")
 
 
 class Reference(Part):
@@ -55,8 +58,8 @@ class EvaluationSpec(GridSpec):
 
     reference: Reference = Reference()
     metrics: tuple[Metric, ...] | None = Field(None, min_length=1, description="None: all that the prompts allow.")
-    extractor: Network | None = Field(None, description="None: shapes for captions of scenes, else inception.")
-    weights: dict[Literal["inception", "clip"], WeightSpec] = Field(default_factory=dict)
+    extractor: Network | None = Field(None, description="None: shapes or shapes-motion for captions, else inception.")
+    weights: dict[Literal["inception", "clip", "aesthetic"], WeightSpec] = Field(default_factory=dict)
     crops: Crops = Crops()
     kid_subsets: int = Field(100, ge=1, le=10_000)
     kid_subset_size: int = Field(1000, ge=2, le=100_000)
@@ -73,6 +76,28 @@ class EvaluationSpec(GridSpec):
 
     def _once(self) -> dict[str, list[object]]:
         return super()._once() | {"metrics": list(self.measured)}
+
+    def settled(self, model: str, clips: bool) -> Self:
+        """The spec with what its model decides said: of clips, metrics and network. Raises `SpecError`."""
+        able, makes, of = (OF_CLIPS, "clips", "pictures") if clips else (OF_PICTURES, "pictures", "clips")
+        for metric in self.metrics or ():
+            if metric not in able:
+                raise SpecError(f"metrics: {metric!r} is of {of}, and {model} makes {makes}: {', '.join(able)}")
+        if self.extractor is not None and (self.extractor == "shapes-motion") != clips:
+            allowed = "shapes-motion" if clips else "shapes, inception"
+            raise SpecError(f"extractor: {self.extractor!r} reads {of}, and {model} makes {makes}: {allowed}")
+        return self._of_clips() if clips else self
+
+    def _of_clips(self) -> Self:
+        if self.reference.protocol == "real":
+            raise SpecError("reference.protocol: 'real' is a folder of pictures; clips are held against base or truth")
+        metrics: tuple[Metric, ...] = self.metrics or (("fvd", "kvd", "objects") if self.of_scenes else ("flicker",))
+        if set(metrics) & set(COMPARING_CLIPS) and self.extractor is None and not self.of_scenes:
+            raise SpecError(
+                "extractor: fvd and kvd need a network; the one there is, shapes-motion, knows moving scenes alone: "
+                "name it if these prompts are of such"
+            )
+        return self.model_copy(update={"metrics": metrics, "extractor": self.extractor or "shapes-motion"})
 
     @property
     def network(self) -> Network:

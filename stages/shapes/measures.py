@@ -133,6 +133,13 @@ def objects(image: Tensor, *, base_area: int = BASE_AREA) -> list[FoundObject]:
     return _components(rgb, _paint(rgb), base_area)
 
 
+def largest_mask(image: Tensor) -> Array:
+    """Where the largest patch of paint is, (H, W) bool; nowhere if there is none. For `image` (3, H, W) in [-1, 1]."""
+    labels, count = ndimage.label(_paint(_smooth_rgb(image)))
+    areas = np.bincount(labels.ravel())[1:]
+    return np.asarray(labels == areas.argmax() + 1) if count else np.zeros(labels.shape, bool)
+
+
 def _smooth_rgb(image: Tensor) -> Array:
     """(3, H, W) float32 in [0, 1], lightly blurred."""
     if image.ndim != 3 or image.shape[0] != 3:

@@ -145,6 +145,23 @@ def test_a_motion_adapter_beside_a_picture_model(folders: dict[str, Path], tmp_p
     assert describe(ModelSpec(name=str(folder)), tmp_path).fingerprints["unet"] != before
 
 
+def test_a_unet_that_does_not_belong(tmp_path: Path) -> None:
+    """Refused when the folder is looked at, before anything is loaded."""
+    folder = video_folder(tmp_path, "modelscope")
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps(config | {"_class_name": "I2VGenXLUNet"}))
+    with pytest.raises(SpecError, match="I2VGenXLUNet; UNet2DConditionModel, VideoCrafterUNet"):
+        describe(ModelSpec(name=str(folder)), tmp_path)
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(SpecError, match="UNet3DConditionModel; UNet2DConditionModel would work"):
+        describe(ModelSpec(name=str(folder)), tmp_path)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "AnimateDiffPipeline"}))
+    (folder / "unet" / "config.json").write_text(json.dumps(config | {"_class_name": "UNet2DConditionModel"}))
+    with pytest.raises(SpecError, match="motion_adapter"):
+        describe(ModelSpec(name=str(folder)), tmp_path)
+
+
 def test_shapes_motion_is_named_or_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import stages.model_folder as module
 

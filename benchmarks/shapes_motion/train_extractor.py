@@ -1,0 +1,119 @@
+"""Train the feature network of the `shapes-motion` measures on true clips.
+
+    python -m benchmarks.shapes_motion.train_extractor --work build/motion_extractor      # one core: some minutes
+
+Deterministic and resumable as `benchmarks/shapes/train_extractor.py` is. Clips 0 to 999 999 train it, seeds from
+1 000 000 on test it; it never sees what a model draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.shapes.train import HELD_OUT, steps, stream, training
+from benchmarks.shapes.train_extractor import forget_beyond
+from stages.measures.motion_net import FRAMES, HEADS, INPUT, WEIGHTS, MotionNet
+from stages.shapes.scenes import BACKGROUNDS, COLORS
+from stages.shapes_motion.clips import MOTIONS, SHAPES, draw_clip, sample_clip
+
+STEPS, BATCH, RATE, TEST = 400, 16, 4e-3, 128
+ASPECTS = (1.6, 1.0)
+
+
+def example(seed: int, aspect: float = 1.6) -> tuple[Tensor, dict[str, int]]:
+    """A clip (3, 8, 64, 64) in [-1, 1], drawn as it would be squashed, with its labels."""
+    clip = sample_clip(seed, aspect)
+    frames = draw_clip(clip, FRAMES, INPUT, round(INPUT * aspect))
+    if frames.shape[-1] != INPUT:
+        frames = F.interpolate(frames, (INPUT, INPUT), mode="bilinear", antialias=True)
+    labels = {
+        "motion": MOTIONS.index(clip.motion),
+        "color": list(COLORS).index(clip.scene.color),
+        "shape": SHAPES.index(clip.scene.shape),
+        "background": list(BACKGROUNDS).index(clip.scene.background),
+    }
+    return frames, labels
+
+
+def batch(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clips (B, 3, 8, 64, 64), a little noisy, with labels."""
+    g = stream(step, "motion extractor batch")
+    seeds = torch.randint(0, HELD_OUT, (BATCH,), generator=g).tolist()
+    made = [example(seed, ASPECTS[seed % 2]) for seed in seeds]
+    clips = torch.stack([clip for clip, _ in made])
+    noise = torch.rand((BATCH, 1, 1, 1, 1), generator=g) * 0.08 * torch.randn(clips.shape, generator=g)
+    return clips + noise, {name: torch.tensor([labels[name] for _, labels in made]) for name in HEADS}
+
+
+def train(work: Path, total: int) -> MotionNet:
+    """The averaged network after `total` steps, going on from what `work` holds."""
+    torch.manual_seed(5)
+    state = training({"net": MotionNet()}, work / "extractor.safetensors", RATE, 1e-3)
+    forget_beyond(work / "extractor.jsonl", state.step)
+    for step, losses in steps(state, total, RATE, work / "extractor.jsonl", every=20):
+        clips, labels = batch(step)
+        logits = state.modules["net"](clips)
+        loss = sum((F.cross_entropy(logits[name], labels[name]) for name in HEADS), torch.zeros(()))
+        state.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
+        state.optimizer.step()
+        state.average(0.98)
+        losses.append(loss.item())
+    net = MotionNet()
+    trained = load_file(work / "extractor.safetensors")
+    net.load_state_dict({k.removeprefix("ema.net."): v for k, v in trained.items() if k.startswith("ema.net.")})
+    return net
+
+
+@torch.no_grad()
+def bring_to_unit(net: MotionNet) -> None:
+    """Scale the features so that their mean square over held-out clips is 1; every logit stays as it is."""
+    made = torch.stack([example(HELD_OUT + 10_000 + i)[0] for i in range(TEST)])
+    scale = float(net.features(made).square().mean().sqrt())
+    net.hidden.weight /= scale
+    net.hidden.bias /= scale
+    for head in net.heads.values():
+        head.weight *= scale
+
+
+@torch.no_grad()
+def accuracy(net: MotionNet) -> dict[str, float]:
+    """Share of held-out clips whose word each head says."""
+    made = [example(HELD_OUT + i) for i in range(TEST)]
+    said = {name: row.argmax(-1) for name, row in net(torch.stack([clip for clip, _ in made])).items()}
+    wanted = {name: torch.tensor([labels[name] for _, labels in made]) for name in HEADS}
+    return {name: round(float((said[name] == wanted[name]).float().mean()), 4) for name in HEADS}
+
+
+def main() -> None:
+    """Parse, train, test, and write the weights in float16."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/motion_extractor"))
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    net = train(options.work, options.steps)
+    bring_to_unit(net)
+    half = {name: weight.half().contiguous() for name, weight in net.state_dict().items()}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(half, options.out)
+    net.load_state_dict({name: weight.float() for name, weight in half.items()})
+    row = {"held_out": TEST, "accuracy": accuracy(net), "bytes": options.out.stat().st_size}
+    with (options.work / "extractor.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The moving world of `shapes-motion`: clips at every size, read back into words; its model and its feature network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.measures import motion_net
+from stages.measures.motion_net import MotionNet, frame_input, frame_numbers
+from stages.model_folder import EMBEDDED_MODELS
+from stages.shapes.measures import largest_mask
+from stages.shapes_motion.clips import FRAMES, MOTIONS, Clip, draw_clip, frame_scene, sample_clip
+from stages.shapes_motion.measures import judge_clip, parse_clip_caption, read_clip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FIRST = 2_000_000  # seeds from here on are never trained on
+MODEL = EMBEDDED_MODELS["shapes-motion"]
+
+
+def true_clip(seed: int, height: int = 80, width: int = 128, frames: int = FRAMES) -> tuple[Clip, list[Tensor]]:
+    clip = sample_clip(FIRST + seed, aspect=width / height)
+    return clip, list(draw_clip(clip, frames, height, width).unbind(1))
+
+
+def of_motion(motion: str, start: int = 0) -> tuple[Clip, list[Tensor]]:
+    return true_clip(next(s for s in range(start, start + 200) if sample_clip(FIRST + s).motion == motion))
+
+
+@pytest.mark.parametrize("size", [(80, 128), (160, 256), (96, 128)])
+def test_true_clips_are_read_right(size: tuple[int, int]) -> None:
+    verdicts = [judge_clip(frames, clip) for clip, frames in (true_clip(seed, *size) for seed in range(16))]
+    assert all(v.right for v in verdicts)
+    assert max(v.flicker for v in verdicts) < 0.1, "the ground of a true clip stands still"
+
+
+def test_every_motion_is_drawn_and_told_apart() -> None:
+    read = {motion: read_clip(of_motion(motion)[1]).motion for motion in MOTIONS}
+    assert read == {motion: motion for motion in MOTIONS}
+
+
+@pytest.mark.parametrize(
+    ("motion", "backwards"),
+    [("moving left", "moving right"), ("moving right", "moving left"), ("moving up", "moving down")],
+)
+def test_a_clip_played_backwards_is_another_motion(motion: str, backwards: str) -> None:
+    assert read_clip(list(reversed(of_motion(motion)[1]))).motion == backwards
+
+
+def test_a_still_clip_and_a_wrong_frame_are_not_right() -> None:
+    clip, frames = of_motion("moving left")
+    assert read_clip([frames[0]] * 8).motion == "still"
+    other = replace(clip, scene=replace(clip.scene, color="red" if clip.scene.color != "red" else "green"))
+    wrong = [*frames[:-1], draw_clip(other, 8, 80, 128)[:, -1]]
+    verdict = judge_clip(wrong, clip)
+    assert not verdict.right
+    assert verdict.color_ok == 7 / 8
+
+
+def test_flicker_is_what_changes_behind_the_object() -> None:
+    clip, frames = of_motion("spinning")
+    lit = [frame + (index % 2) * 10 / 127.5 for index, frame in enumerate(frames)]
+    assert judge_clip(lit, clip).flicker == pytest.approx(10, rel=0.1)
+
+
+def test_the_first_frame_does_not_depend_on_how_many_there_are() -> None:
+    clip = sample_clip(FIRST)
+    assert torch.equal(draw_clip(clip, 2, 40, 64)[:, 0], draw_clip(clip, 16, 40, 64)[:, 0])
+    slow = replace(clip, motion_fps=16)
+    fast = replace(clip, motion_fps=8)
+    assert frame_scene(slow, 8) == frame_scene(fast, 4), "twice the rate, half as far"
+
+
+def test_captions() -> None:
+    assert parse_clip_caption("a blue square moving left over sand")[1] == "moving left"
+    for seed in range(30):
+        clip = sample_clip(seed)
+        assert parse_clip_caption(clip.caption)[0].shape == clip.scene.shape
+    with pytest.raises(ValueError, match=r"is not 'a COLOUR SHAPE MOTION over BACKGROUND'"):
+        parse_clip_caption("a blue square over sand")
+
+
+def test_largest_mask_is_the_object() -> None:
+    _, frames = of_motion("growing")
+    first, last = largest_mask(frames[0]).sum(), largest_mask(frames[-1]).sum()
+    assert 0 < first < last
+    assert not largest_mask(torch.zeros(3, 32, 32)).any()
+
+
+def test_the_feature_network_knows_its_world() -> None:
+    from safetensors.torch import load_file
+
+    net = MotionNet().eval()
+    net.load_state_dict({name: weight.float() for name, weight in load_file(motion_net.WEIGHTS).items()})
+    right = 0
+    for seed in range(24):
+        clip, frames = true_clip(seed)
+        x = torch.stack([frame_input(frames[i]) for i in frame_numbers(len(frames))], dim=1)
+        with torch.no_grad():
+            right += MOTIONS[int(net(x[None])["motion"].argmax())] == clip.motion
+    assert right >= 21
+    assert motion_net.WEIGHTS.stat().st_size < 2**20
+
+
+def test_frames_are_taken_evenly() -> None:
+    assert frame_numbers(8) == list(range(8))
+    assert frame_numbers(16)[0] == 0
+    assert frame_numbers(16)[-1] == 15
+    assert frame_numbers(2) == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_the_model_is_small_and_whole() -> None:
+    files = [path for path in MODEL.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16 * 2**20
+    assert not [path for path in files if path.suffix not in (".json", ".safetensors", ".txt")]
+    card = json.loads((MODEL / "freescale.json").read_text())
+    assert card["native"] == [80, 128]
+    assert card["frames"] == FRAMES
+
+
+def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.shapes_motion import train
+    from stages.videocrafter import VideoCrafterUNet
+
+    def small_unet() -> VideoCrafterUNet:
+        widths = {"block_out_channels": (16, 16, 16, 16), "cross_attention_dim": 96, "attention_head_dim": 16}
+        return train.without_dropout(VideoCrafterUNet(sample_size=(10, 16), norm_num_groups=16, **widths))
+
+    def killed(state: Any, total: int, rate: float, log: Path, every: int = 100) -> Iterator[tuple[int, list[float]]]:
+        yield next(train_steps(state, total, rate, log, every))
+        state.step = 1
+        state.save()
+
+    train_steps = train.steps
+    for name, value in {"CLIPS": 4, "TEXT_STEPS": 2, "TEXT_BATCH": 4, "UNET_BATCH": 1, "new_unet": small_unet}.items():
+        monkeypatch.setattr(train, name, value)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    for folder in (whole, parted):
+        folder.mkdir()
+        train.train_text(folder)
+        train.make_latents(folder)
+    train.train_unet(whole, 3)
+    monkeypatch.setattr(train, "steps", killed)
+    train.train_unet(parted, 3)
+    assert (whole / "unet.safetensors").read_bytes() != (parted / "unet.safetensors").read_bytes()
+    monkeypatch.setattr(train, "steps", train_steps)
+    train.train_unet(parted, 3)
+    assert (whole / "unet.safetensors").read_bytes() == (parted / "unet.safetensors").read_bytes()
