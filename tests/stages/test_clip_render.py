@@ -16,13 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.evaluation import prepare_evaluation
 from flows.progress import Terminal
 from flows.requests import redo_spec
 from flows.session import Home, Result, Session, export_level, prepare
 from stages.decode_clip import decoded
 from stages.ffmpeg import read_comment, read_video
-from stages.measures.spec import make_evaluation
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
@@ -283,8 +281,3 @@ def test_no_fps_branch_no_motion_fps(tmp_path: Path) -> None:
     folder = video_folder(tmp_path, "modelscope")
     with pytest.raises(SpecError, match=r"motion_fps: .* has no fps branch"):
         prepare(make_spec(values(folder, motion_fps=8)), Home(tmp_path))
-
-
-def test_metrics_of_pictures_are_not_taken_of_clips(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="makes clips, and these metrics are of pictures"):
-        prepare_evaluation(make_evaluation({"model": {"name": str(model)}}), Home(tmp_path))
