@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,10 @@ from benchmarks.shapes.train import HELD_OUT, steps, stream, training
 from stages.measures.shapes_net import HEADS, INPUT, MAX_COUNT, WEIGHTS, ShapesNet
 from stages.shapes.scenes import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Scene, draw, draw_objects, sample_scene
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Net = TypeVar("Net", bound=nn.Module)
 STEPS, BATCH, RATE = 800, 32, 3e-3
 COUNTS = (0.06, 0.62, 0.08, 0.08, 0.08, 0.08)  # share of scenes with 0, 1, … 5 objects
 TEST = 256
@@ -89,7 +94,11 @@ def train(work: Path, total: int) -> ShapesNet:
         state.optimizer.step()
         state.average(0.99)
         losses.append(loss.item())
-    net = ShapesNet()
+    return averaged(ShapesNet(), work)
+
+
+def averaged(net: Net, work: Path) -> Net:
+    """`net` with the averages of the training that `work` holds."""
     prefix = "ema.net."
     trained = load_file(work / "extractor.safetensors")
     net.load_state_dict({k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)})
@@ -97,14 +106,13 @@ def train(work: Path, total: int) -> ShapesNet:
 
 
 @torch.no_grad()
-def bring_to_unit(net: ShapesNet) -> None:
-    """Scale the features so that their mean square over held-out scenes is 1; every logit stays as it is.
+def bring_to_unit(net: Any, inputs: Tensor) -> None:
+    """Scale the features so that their mean square over held-out `inputs` is 1; every logit stays as it is.
 
     The cubic kernel is no power of one scale: at 1 its three terms weigh alike, and values have the size of those of
     other networks.
     """
-    made = torch.stack([example(HELD_OUT + 10_000 + i)[0] for i in range(TEST)])
-    scale = float(net.features(made).square().mean().sqrt())
+    scale = float(net.features(inputs).square().mean().sqrt())
     net.hidden.weight /= scale
     net.hidden.bias /= scale
     for head in net.heads.values():
@@ -132,26 +140,37 @@ def accuracy(net: ShapesNet) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """Parse, train, test, and write the weights in float16."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/extractor"))
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    options.work.mkdir(parents=True, exist_ok=True)
-    net = train(options.work, options.steps)
-    bring_to_unit(net)
+def finish(net: Any, options: argparse.Namespace, tested: Callable[[Any], dict[str, float]]) -> None:
+    """Write the weights in float16, and the log's last row: what they say of held-out scenes."""
     half = {name: weight.half().contiguous() for name, weight in net.state_dict().items()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(half, options.out)
     net.load_state_dict({name: weight.float() for name, weight in half.items()})
-    row = {"held_out": TEST, "accuracy": accuracy(net), "bytes": options.out.stat().st_size}
+    row = {"held_out": TEST, "accuracy": tested(net), "bytes": options.out.stat().st_size}
     with (options.work / "extractor.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(row)
+
+
+def options_of(about: str | None, work: str, out: Path, steps: int) -> argparse.Namespace:
+    """The command's options; one thread and deterministic from here on."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(work))
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--steps", type=int, default=steps)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def main() -> None:
+    """Parse, train, test, and write the weights."""
+    options = options_of(__doc__, "build/extractor", WEIGHTS, STEPS)
+    net = train(options.work, options.steps)
+    bring_to_unit(net, torch.stack([example(HELD_OUT + 10_000 + i)[0] for i in range(TEST)]))
+    finish(net, options, accuracy)
 
 
 if __name__ == "__main__":

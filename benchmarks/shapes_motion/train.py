@@ -14,7 +14,6 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from benchmarks.shapes.train import Float32Attention, Training, denoising_loss, new_tokenizer, steps, training
+from stages.convert_videocrafter2 import SCHEDULER
 from stages.shapes.scenes import stream
 from stages.shapes_motion.clips import FRAMES, MOTIONS, draw_clip, sample_clip
 from stages.videocrafter import VideoCrafterUNet
@@ -36,16 +36,6 @@ TEXT_STEPS, TEXT_BATCH = 300, 64
 UNET_STEPS, UNET_BATCH, RATE = 1040, 4, 1e-3
 LATE = 760  # from this step on, high noise is seen more often and held in units of the picture
 SCALE_TO, SCALE_STEPS = 0.7, 400  # VideoCrafter2's dynamic scale
-SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-}
 
 
 # ---------------------------------------------------------------- the networks
@@ -254,7 +244,7 @@ def pack(work: Path, out: Path) -> None:
     narrow(out / "unet" / "diffusion_pytorch_model.safetensors")
     tokenizer.save_pretrained(out / "tokenizer")
     shutil.copytree(IMAGE_MODEL / "vae", out / "vae", dirs_exist_ok=True)
-    DDIMScheduler(**SCHEDULE).save_pretrained(out / "scheduler")
+    DDIMScheduler.from_config(SCHEDULER).save_pretrained(out / "scheduler")
     parts = {
         "unet": ["stages.videocrafter", "VideoCrafterUNet"],
         "vae": ["diffusers", "AutoencoderKL"],

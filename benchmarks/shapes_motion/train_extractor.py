@@ -8,22 +8,22 @@ Deterministic and resumable as `benchmarks/shapes/train_extractor.py` is. Clips 
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.shapes.train import HELD_OUT, steps, stream, training
-from benchmarks.shapes.train_extractor import forget_beyond
+from benchmarks.shapes.train_extractor import averaged, bring_to_unit, finish, forget_beyond, options_of
 from stages.measures.motion_net import FRAMES, HEADS, INPUT, WEIGHTS, MotionNet
 from stages.shapes.scenes import BACKGROUNDS, COLORS
 from stages.shapes_motion.clips import MOTIONS, SHAPES, draw_clip, sample_clip
 
-STEPS, BATCH, RATE, TEST = 400, 16, 4e-3, 128
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEPS, BATCH, RATE, TEST = 400, 16, 4e-3, 256
 ASPECTS = (1.6, 1.0)
 
 
@@ -67,21 +67,7 @@ def train(work: Path, total: int) -> MotionNet:
         state.optimizer.step()
         state.average(0.98)
         losses.append(loss.item())
-    net = MotionNet()
-    trained = load_file(work / "extractor.safetensors")
-    net.load_state_dict({k.removeprefix("ema.net."): v for k, v in trained.items() if k.startswith("ema.net.")})
-    return net
-
-
-@torch.no_grad()
-def bring_to_unit(net: MotionNet) -> None:
-    """Scale the features so that their mean square over held-out clips is 1; every logit stays as it is."""
-    made = torch.stack([example(HELD_OUT + 10_000 + i)[0] for i in range(TEST)])
-    scale = float(net.features(made).square().mean().sqrt())
-    net.hidden.weight /= scale
-    net.hidden.bias /= scale
-    for head in net.heads.values():
-        head.weight *= scale
+    return averaged(MotionNet(), work)
 
 
 @torch.no_grad()
@@ -94,25 +80,11 @@ def accuracy(net: MotionNet) -> dict[str, float]:
 
 
 def main() -> None:
-    """Parse, train, test, and write the weights in float16."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/motion_extractor"))
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    options.work.mkdir(parents=True, exist_ok=True)
+    """Parse, train, test, and write the weights."""
+    options = options_of(__doc__, "build/motion_extractor", WEIGHTS, STEPS)
     net = train(options.work, options.steps)
-    bring_to_unit(net)
-    half = {name: weight.half().contiguous() for name, weight in net.state_dict().items()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(half, options.out)
-    net.load_state_dict({name: weight.float() for name, weight in half.items()})
-    row = {"held_out": TEST, "accuracy": accuracy(net), "bytes": options.out.stat().st_size}
-    with (options.work / "extractor.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    print(row)
+    bring_to_unit(net, torch.stack([example(HELD_OUT + 10_000 + i)[0] for i in range(TEST)]))
+    finish(net, options, accuracy)
 
 
 if __name__ == "__main__":
