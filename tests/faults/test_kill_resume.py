@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
-KILLS = int(os.environ.get("FREESCALE_KILLS", "8"))
+KILLS = int(os.environ.get("FREESCALE_KILLS", "5"))
 RENDER = [
     "render",
     "a green ring on sand",
