@@ -66,12 +66,6 @@ def encoders(ffmpeg: str) -> frozenset[str]:
     return frozenset(line.split()[1] for line in table.splitlines() if len(line.split()) > 1)
 
 
-def version(ffmpeg: str) -> str:
-    """The version a binary says it has."""
-    said = subprocess.run([ffmpeg, "-hide_banner", "-version"], capture_output=True, text=True, check=True).stdout
-    return said.split(maxsplit=3)[2]
-
-
 def check_encoding(format: str, size: tuple[int, int], pixel_format: str | None = None) -> None:
     """Refuse what cannot be written, in one sentence that says what would work. Raises `SpecError`."""
     if format not in ENCODERS:

@@ -118,9 +118,14 @@ def judge(image: Tensor, wanted: Scene | Words | str, *, base_area: int = BASE_A
 
 def read_picture(image: Tensor, *, base_area: int = BASE_AREA) -> Reading:
     """Read `image` (3, H, W) in [-1, 1], of any size."""
+    return read_with_mask(image, base_area=base_area)[0]
+
+
+def read_with_mask(image: Tensor, *, base_area: int = BASE_AREA) -> tuple[Reading, Array]:
+    """What `read_picture` and `largest_mask` say of `image`, blurred and searched for paint once."""
     rgb = _smooth_rgb(image)
     paint = _paint(rgb)
-    return Reading(tuple(_components(rgb, paint, base_area)), _background(rgb, paint))
+    return Reading(tuple(_components(rgb, paint, base_area)), _background(rgb, paint)), _largest(paint)
 
 
 def objects(image: Tensor, *, base_area: int = BASE_AREA) -> list[FoundObject]:
@@ -135,7 +140,11 @@ def objects(image: Tensor, *, base_area: int = BASE_AREA) -> list[FoundObject]:
 
 def largest_mask(image: Tensor) -> Array:
     """Where the largest patch of paint is, (H, W) bool; nowhere if there is none. For `image` (3, H, W) in [-1, 1]."""
-    labels, count = ndimage.label(_paint(_smooth_rgb(image)))
+    return _largest(_paint(_smooth_rgb(image)))
+
+
+def _largest(paint: Array) -> Array:
+    labels, count = ndimage.label(paint)
     areas = np.bincount(labels.ravel())[1:]
     return np.asarray(labels == areas.argmax() + 1) if count else np.zeros(labels.shape, bool)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from stages.shapes.measures import MARGIN, Array, Reading, Words, largest_mask, read_picture
+from stages.shapes.measures import MARGIN, Array, Reading, Words, read_with_mask
 from stages.shapes.scenes import BACKGROUNDS, COLORS
 from stages.shapes_motion.clips import MOTIONS, SHAPES, Clip
 
@@ -123,8 +123,8 @@ def read_clip(frames: Iterable[Tensor], *, base_area: int = BASE_AREA) -> ClipRe
     changes: list[float] = []
     before: tuple[Array, Array] | None = None
     for image in frames:
-        readings.append(read_picture(image, base_area=base_area))
-        levels, mask = _levels(image), largest_mask(image)
+        (reading, mask), levels = read_with_mask(image, base_area=base_area), _levels(image)
+        readings.append(reading)
         if mask.any():
             places.append(_place(mask))
             directions.append(_directions(mask))
