@@ -60,7 +60,7 @@ class Home:
         root = given or (Path(named) if named else Path(platformdirs.user_data_dir("freescale")))
         home = cls(root, os.environ.get("FREESCALE_STORE") or None)
         if home.bucket is not None:
-            _bucket(home.bucket, root / "cache" / "bucket")  # tried now, before there is work to lose
+            _bucket(home.bucket, root)  # tried now, before there is work to lose
         return home
 
     @property
@@ -68,7 +68,7 @@ class Home:
         """What the store and the runs lie in."""
         if self.bucket is None:
             return Disk(self.root / "store")
-        return _bucket(self.bucket, self.root / "cache" / "bucket")
+        return _bucket(self.bucket, self.root)
 
     @property
     def store(self) -> ArtifactStore:
@@ -91,7 +91,7 @@ def _bucket(url: str, root: Path) -> Place:
     from storage.bucket import Bucket  # nobody else needs its library
 
     try:
-        bucket = Bucket(url, root)
+        bucket = Bucket(url, root / "cache" / "bucket", root / "store")
     except ValueError as error:
         raise SpecError(f"store: {error}") from None
     bucket.probe()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
 COPIES_BYTES = 20 << 30  # of local copies, beyond which the ones touched last longest ago go
-IN_USE = 3600.0  # seconds for which a copy that was touched stays
+IN_USE = 86_400.0  # seconds for which a copy that was touched stays: somebody may read it chunk by chunk
 HANDS = 8  # requests at a time
 PIECE = 8 << 20  # bytes of a download held in memory
 
@@ -52,11 +52,11 @@ PIECE = 8 << 20  # bytes of a download held in memory
 class Bucket:
     """`s3://bucket/prefix`, with credentials and endpoint from the environment (`AWS_…`), copied to and from `root`."""
 
-    def __init__(self, url: str, root: Path, copies_bytes: int = COPIES_BYTES) -> None:
+    def __init__(self, url: str, root: Path, machine: Path | None = None, *, copies_bytes: int = COPIES_BYTES) -> None:
         """Raises `ValueError` for what is no such address; nothing is sent yet."""
         if not URL.fullmatch(url):
             raise ValueError(f"{url!r} is not s3://BUCKET or s3://BUCKET/PREFIX")
-        self.url, self.root, self.copies_bytes = url.rstrip("/"), root, copies_bytes
+        self.url, self.root, self.machine, self.copies_bytes = url.rstrip("/"), root, machine or root, copies_bytes
         parts, endpoint = urlsplit(self.url), os.environ.get("AWS_ENDPOINT_URL", "")
         self._store = S3Store(
             parts.netloc,
@@ -67,16 +67,19 @@ class Bucket:
         self.sightings: dict[str, Sighting] = {}  # leases of others, and since when they have not changed
 
     def probe(self) -> None:
-        """Write, read and delete one small object. Raises `StoreAccessError` where one of that is not possible."""
+        """Write, read and delete one small object, and see conditions heeded. Raises `StoreAccessError`."""
         name, word = f"probe/{uuid.uuid4().hex}", b"freescale"
         try:
             self.put(name, word, exclusive=True)
-            same = self.get(name) == word
+            found, tag = self.get_tagged(name)
+            twice, stale = self.replace(name, word, None), self.replace(name, word, f'"{"0" * 32}"')
             self.delete(name)
         except FileNotFoundError:
             raise StoreAccessError(f"there is no bucket at {self.url}.") from None
-        if not same:
+        if found != word:
             raise StoreAccessError(f"{self.url} does not give back what was put there.")
+        if twice is not None or stale is not None:
+            raise StoreAccessError(f"{self.url} does not heed If-None-Match and If-Match ({tag}); a store needs both.")
 
     def where(self, name: str) -> str:
         """The object's address."""

@@ -96,8 +96,17 @@ class _Beat(threading.Thread):
                 self.tag = self.bucket.replace(self.lease, _sign(self.owner, count), self.tag)
             except StorageError as error:  # another sign may get through
                 log.warning("%s", error)
-            if self.tag is None:
+            if self.tag is None and not self._still(count):
                 log.warning("%s was taken over by another process.", self.bucket.where(self.lease))
+
+    def _still(self, count: int) -> bool:
+        """Whether the last sign was put after all, and only the answer to it was lost."""
+        try:
+            found, tag = self.bucket.get_tagged(self.lease)
+        except (FileNotFoundError, StorageError):
+            return False
+        self.tag = tag if found == _sign(self.owner, count) else None
+        return self.tag is not None
 
     def release(self) -> None:
         """Delete the lease if it is still ours; one that cannot be deleted runs out by itself."""

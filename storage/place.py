@@ -33,9 +33,14 @@ class Entry(NamedTuple):
 
 @runtime_checkable
 class Place(Protocol):
-    """What a store needs of the ground it stands on. `root` is a local folder, for drafts, copies and locks."""
+    """What a store needs of the ground it stands on.
+
+    `root` is a local folder, for drafts and copies; `machine` one that is the same for every place of a home, for what
+    this machine's processes share: its accelerators.
+    """
 
     root: Path
+    machine: Path
 
     def where(self, name: str) -> str:
         """A name as a person finds it."""
@@ -77,7 +82,7 @@ class Disk:
     """A folder of a local disk."""
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+        self.root = self.machine = Path(root)
 
     def where(self, name: str) -> str:
         """The path."""

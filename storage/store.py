@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from storage.contents import FILES, Draft, check, checked_path, open_frames, open_pictures, read_bytes, read_tensors
-from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError
+from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError, StoreAccessError
 from storage.fingerprint import KEY, checked_key
 from storage.manifest import Manifest
 from storage.place import place_of
@@ -274,9 +274,11 @@ class ArtifactStore:
         try:
             if Manifest.from_bytes(self._raw(writer.manifest.key)).data == writer.manifest.data:
                 self.place.delete(_name(writer.manifest.key))
+        except StoreAccessError as error:  # it may be ours: what it refers to stays
+            log.warning("%s; data/%s is left for prune", error, writer.manifest.data)
+            return
         except (OSError, ValueError, StorageError) as error:
             log.debug("nothing of ours is under %s: %s", writer.manifest.key, error)
-        writer.discard()
         with suppress(StorageError):
             self.place.discard(_data(writer.manifest))
 

@@ -258,7 +258,8 @@ def pack(work: Path, out: Path) -> None:
     narrow(out / "unet" / "diffusion_pytorch_model.safetensors")
     tokenizer.save_pretrained(out / "tokenizer")
     shutil.copytree(IMAGE_MODEL / "vae", out / "vae", dirs_exist_ok=True)
-    DDIMScheduler.from_config(SCHEDULER).save_pretrained(out / "scheduler")
+    from_the_top = {**SCHEDULER, "timestep_spacing": "trailing", "steps_offset": 0}  # see README.md: colours
+    DDIMScheduler.from_config(from_the_top).save_pretrained(out / "scheduler")
     parts = {
         "unet": ["stages.videocrafter", "VideoCrafterUNet"],
         "vae": ["diffusers", "AutoencoderKL"],
