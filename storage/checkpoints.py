@@ -4,7 +4,9 @@
     steps/<key>/step-000012.json refers to them, put in place last
 
 Saving a step again replaces its record in one instant, so that the old or the new one can always be read. Two
-steps are kept: should the newest be damaged, the one before will do. One writer a key, under the key's lease.
+steps are kept: should the newest be damaged, the one before will do. One writer a key, under the key's lease; or two,
+if one was stopped, lost the lease and goes on. They save the same, and neither deletes what a later one may be
+filling: only what was there when it began, or what it made.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class Checkpoints:
         self.store = store
         self.key = checked_key(key)
         self.folder = store.root / "steps" / key
+        self._known = {path.name for path in self.folder.glob("*")}  # what this writer may delete, unless it is used
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the state after `step`; `meta` is as JSON has it. If this raises, earlier ones still stand."""
@@ -59,6 +62,7 @@ class Checkpoints:
             key=self.key, step=step, meta=dict(meta or {}), data=uuid.uuid4().hex, created=datetime.now(UTC)
         )
         draft = Draft(self.folder / record.data)
+        self._known.add(record.data)
         try:
             for name, tensor in tensors.items():
                 draft.put(name, tensor)
@@ -94,9 +98,12 @@ class Checkpoints:
     def clear(self) -> None:
         """Delete all checkpoints of this call, for example because its artifact is committed."""
         with explained(self.folder):
+            self._known |= self._data_in_use()
             for step in self.steps():
                 self._path(step).unlink(missing_ok=True)  # first, so that none refers to half a folder
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._drop_leftovers()
+        with suppress(OSError):
+            self.folder.rmdir()  # if it is empty
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}.json"
@@ -124,9 +131,8 @@ class Checkpoints:
         with suppress(StorageError, OSError):
             for step in self.steps()[KEEP:]:
                 self._path(step).unlink(missing_ok=True)
-            used = self._data_in_use()
-            for path in self.folder.iterdir():
-                if path.is_dir() and path.name not in used:
+            for path in (self.folder / name for name in self._known - self._data_in_use()):
+                if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 elif path.suffix == ".partial":
                     path.unlink(missing_ok=True)

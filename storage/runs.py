@@ -17,7 +17,7 @@ from storage.errors import (
     StorageError,
     explained,
 )
-from storage.locks import file_lock
+from storage.locks import lease
 from storage.manifest import RUN_NAME, RunRecord
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Runs:
     @contextmanager
     def claim(self, run: str, timeout: float = 0.0) -> Iterator[None]:
         """Be the only one to work on a run for the body of the `with`, or raise `LeaseTimeoutError` after `timeout`."""
-        with file_lock(self.root.parent / "locks" / f"run-{checked_run(run)}.lock", timeout=timeout):
+        with lease(self.root.parent / "locks" / f"run-{checked_run(run)}.lock", timeout=timeout):
             yield
 
     def list(self) -> tuple[RunRecord, ...]:

@@ -24,7 +24,7 @@ from storage.contents import FILES, Draft, check, checked_path, open_frames, ope
 from storage.durable import make_folder, put_in_place
 from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError, explained
 from storage.fingerprint import KEY, checked_key
-from storage.locks import file_lock
+from storage.locks import lease
 from storage.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ class ArtifactStore:
     ) -> AbstractContextManager[None]:
         """Hold the right to make `key`, which ends with the process; look again with `find` once it is held.
 
-        A second worker waits here; arguments as for `storage.locks.file_lock`.
+        A second worker waits here, until the first is done, dead or silent; arguments as for `storage.locks.lease`.
         """
         path = self.root / "locks" / f"{checked_key(key)}.lock"
-        return file_lock(path, on_wait=on_wait, timeout=timeout)
+        return lease(path, on_wait=on_wait, timeout=timeout)
 
     def verify(self, key: str) -> str | None:
         """Return what is damaged in an artifact, in words, or None; moves nothing."""
