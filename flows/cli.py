@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +49,17 @@ app.command()(cli_night.unpause)
 app.command()(cli_night.prefect_setup)
 app.add_typer(cli_field.study, name="study")
 app.add_typer(cli_convert.convert, name="convert")
+
+
+@app.callback()
+def every_command(
+    store: Annotated[
+        str | None, typer.Option(help="s3://BUCKET/PREFIX instead of a folder; else FREESCALE_STORE.")
+    ] = None,
+) -> None:
+    """Given before the command."""
+    if store is not None:
+        os.environ["FREESCALE_STORE"] = store
 
 
 @app.command(context_settings=EXTRA)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.jobs import Ordered
 from flows.session import prepare
+from stages.models import describe
 from stages.spec import make_spec
 from storage import fingerprint
 
@@ -65,7 +66,8 @@ class Comparison:
 def prepare_comparison(spec: GridSpec, home: Home) -> Comparison:
     """Check a spec wholly and lay out its pictures. Raises `SpecError` before any work."""
     rows = []
-    for prompt in dict.fromkeys(spec.prompt_list(CAPTIONS)):
+    is_video = describe(spec.model, home.root).is_video
+    for prompt in dict.fromkeys(spec.prompt_list(CAPTIONS, is_video)):
         for seed in spec.seeds:
             for size in spec.sizes:
                 cells = []

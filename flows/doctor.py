@@ -120,6 +120,7 @@ def _store(home: Home) -> Iterator[Finding]:
         if not damaged
         else f"{len(damaged)} of {len(keys)} artifacts damaged: {damaged[0][:8]} …"
     )
+    says += f"; {home.bucket}, which answers" if home.bucket else ""
     yield Finding("store", not damaged, says + ("; they are made again when next needed" if damaged else ""))
     yield Finding("runs", True, f"{len(home.runs.list())} recorded")
 

@@ -5,6 +5,7 @@ A night is done before anybody is told: a hook that fails, hangs or is misspelt 
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import logging
@@ -82,4 +83,4 @@ def _through_block(name: str, subject: str, body: str) -> None:
     if notifies:
         block.notify(body, subject=subject)
     else:
-        block.call({"text": f"{subject}\n{body}"}).raise_for_status()
+        asyncio.run(block.call({"text": f"{subject}\n{body}"})).raise_for_status()

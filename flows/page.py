@@ -18,6 +18,7 @@ from flows.tiles import write_pyramid
 from stages.runner import key_of
 from stages.spec import LOSSY
 from stages.video_export import WEBP, ExportClip
+from storage import ArtifactNotFoundError, DamagedArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,14 +54,22 @@ def shown(folder: Path, job: Job, state: State, home: Home) -> dict[str, Any]:
     if state == "set aside":
         found |= json.loads(aside(home, job.run).read_text(encoding="utf-8"))
     if state == "done":
-        export = job.plan.exports[-1]
         spent = cost(home.store, job.plan)
         found["seconds"] = None if spent is None else spent.seconds
-        if isinstance(export.stage, ExportClip):
-            return found | {"clip": _clip(folder, job, export.stage, home)}
-        data = home.store.read_file(key_of(export), file_name(export))
-        found["picture"] = write_pyramid(data, folder, job.run, Path(file_name(export)).suffix).as_json()
+        try:
+            found |= _made(folder, job, home)
+        except (DamagedArtifactError, ArtifactNotFoundError) as error:  # one picture less, not a page less
+            found |= {"state": "damaged", "error": str(error), "again": f"freescale resume {job.run}"}
     return found
+
+
+def _made(folder: Path, job: Job, home: Home) -> dict[str, Any]:
+    """The picture or clip of a job that is done, copied under `folder`."""
+    export = job.plan.exports[-1]
+    if isinstance(export.stage, ExportClip):
+        return {"clip": _clip(folder, job, export.stage, home)}
+    data = home.store.read_file(key_of(export), file_name(export))
+    return {"picture": write_pyramid(data, folder, job.run, Path(file_name(export)).suffix).as_json()}
 
 
 def _clip(folder: Path, job: Job, export: ExportClip, home: Home) -> dict[str, Any]:

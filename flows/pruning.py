@@ -67,11 +67,11 @@ def needless(
 
 
 def _records(home: Home) -> Iterator[RunRecord]:
-    for path in sorted(home.runs.root.glob("*/run.json")):
+    for name in home.runs.names():
         try:
-            yield home.runs.load(path.parent.name)
+            yield home.runs.load(name)
         except (DamagedRunError, ValueError) as error:
-            raise SpecError(f"run: {path.parent.name} cannot be read, so nothing is pruned: {error}") from None
+            raise SpecError(f"run: {name} cannot be read, so nothing is pruned: {error}") from None
 
 
 def _until(found: list[Leftover], excess: int) -> Iterator[Leftover]:

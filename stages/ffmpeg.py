@@ -66,6 +66,13 @@ def encoders(ffmpeg: str) -> frozenset[str]:
     return frozenset(line.split()[1] for line in table.splitlines() if len(line.split()) > 1)
 
 
+@functools.cache
+def ffmpeg_version(ffmpeg: str) -> str:
+    """What a binary says of itself: `7.0.2-static`."""
+    told = subprocess.run([ffmpeg, "-version"], capture_output=True, text=True, check=True).stdout
+    return told.removeprefix("ffmpeg version ").split()[0]
+
+
 def check_encoding(format: str, size: tuple[int, int], pixel_format: str | None = None) -> None:
     """Refuse what cannot be written, in one sentence that says what would work. Raises `SpecError`."""
     if format not in ENCODERS:

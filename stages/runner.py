@@ -179,7 +179,7 @@ class Runner:
                 writer.describe(
                     seconds=seconds,
                     device=device_name(self.models.device),
-                    libraries=libraries() | _attention(call, self.models),
+                    libraries=libraries() | _attention(call, self.models) | call.stage.tools(),
                     resumed_at=[] if at is None else [at],
                     peak_memory=peak_memory(self.models.device),
                     measures=measures,

@@ -101,6 +101,10 @@ class Stage:
         """Make the result, from `resume` on where a checkpoint gives one."""
         raise NotImplementedError
 
+    def tools(self) -> dict[str, str]:
+        """Versions of programs outside Python that wrote the files; recorded, and no part of the fingerprint."""
+        return {}
+
     def files(self, parents: Parents) -> dict[str, bytes]:
         """Files beside the arrays; only `export` has one."""
         return {}

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from stages.export import encode_file, to_pixels
-from stages.ffmpeg import Encoding, write_video
+from stages.ffmpeg import ENCODERS, Encoding, binary, ffmpeg_version, write_video
 from stages.stage import Clip, Parents, Stage, Tensors, clip_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class ExportClip(Stage):
     def file_name(self) -> str:
         """What the clip's file is called in the artifact."""
         return f"clip{SUFFIXES[self.format]}"
+
+    def tools(self) -> dict[str, str]:
+        """The build of ffmpeg: another one may write other bytes."""
+        return {"ffmpeg": ffmpeg_version(binary())} if self.format in ENCODERS else {}
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """The digest of the 8-bit pixels of all frames, as {"pixels_sha256": 32 bytes}."""

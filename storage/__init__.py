@@ -29,6 +29,7 @@ from storage.errors import (
 from storage.fingerprint import canonical, fingerprint
 from storage.frames import Frames
 from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
+from storage.place import Disk, Place
 from storage.runs import Runs
 from storage.store import ArtifactStore, Writer
 
@@ -41,11 +42,13 @@ __all__ = [
     "Checkpoints",
     "DamagedArtifactError",
     "DamagedRunError",
+    "Disk",
     "FileRecord",
     "Frames",
     "InvalidNameError",
     "LeaseTimeoutError",
     "Manifest",
+    "Place",
     "PlannedCall",
     "RunExistsError",
     "RunNotFoundError",

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.contents import Draft, read_tensors
-from storage.durable import put_in_place
-from storage.errors import DamagedArtifactError, StorageError, UnsupportedFormatError, explained
+from storage.errors import DamagedArtifactError, StorageError, UnsupportedFormatError
 from storage.fingerprint import checked_key
 from storage.manifest import StepRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -53,8 +51,10 @@ class Checkpoints:
     def __init__(self, store: ArtifactStore, key: str) -> None:
         self.store = store
         self.key = checked_key(key)
-        self.folder = store.root / "steps" / key
-        self._known = {path.name for path in self.folder.glob("*")}  # what this writer may delete, unless it is used
+        self.place, self.name = store.place, f"steps/{key}"
+        self.folder = store.root / self.name
+        found = (*self.folder.glob("*"), *(Path(entry.name) for entry in self.place.entries(f"{self.name}/*")))
+        self._known = {path.name for path in found if not RECORD.fullmatch(path.name)}  # to delete, unless it is used
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the state after `step`; `meta` is as JSON has it. If this raises, earlier ones still stand."""
@@ -67,55 +67,60 @@ class Checkpoints:
             for name, tensor in tensors.items():
                 draft.put(name, tensor)
             record = draft.complete(record)
-            with explained(self.folder):
-                put_in_place(self._path(step), record.to_bytes())
+            self.place.keep(self._data(record))
+            self.place.put(self._record(step), record.to_bytes())
         except BaseException:
             if record.data not in self._data_in_use():
                 draft.discard()
+                with suppress(StorageError):
+                    self.place.discard(self._data(record))
             raise
         self._drop_leftovers()
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that verifies; damaged ones on the way there are moved to `trash/`."""
         for step in self.steps():
-            path = self._path(step)
-            parts = [path]
+            parts = [self._record(step)]
             try:
-                record = self._load(path)
-                parts.append(self.folder / record.data)
-                return Checkpoint(step, read_tensors(parts[-1], record), record.meta)
+                record = self._load(step)
+                parts.append(self._data(record))
+                tensors = read_tensors(self.place.fetch(parts[-1], record.files), record)
+                return Checkpoint(step, tensors, record.meta)
             except UnsupportedFormatError as error:
-                log.warning("%s is passed over: %s", path, error)
+                log.warning("%s is passed over: %s", self.place.where(parts[0]), error)
             except DamagedArtifactError as damage:
-                self.store.move_to_trash(f"{self.key}-{path.stem}", str(damage), *parts)
+                self.store.move_to_trash(f"{self.key}-step-{step:06d}", str(damage), *parts)
         return None
 
     def steps(self) -> list[int]:
         """Return the steps of which there is a record, newest first."""
-        names = (RECORD.fullmatch(path.name) for path in self.folder.glob("step-*.json"))
+        found = self.place.names(f"{self.name}/step-*.json")
+        names = (RECORD.fullmatch(name.rpartition("/")[2]) for name in found)
         return sorted((int(name[1]) for name in names if name), reverse=True)
 
     def clear(self) -> None:
         """Delete all checkpoints of this call, for example because its artifact is committed."""
-        with explained(self.folder):
-            self._known |= self._data_in_use()
-            for step in self.steps():
-                self._path(step).unlink(missing_ok=True)  # first, so that none refers to half a folder
+        self._known |= self._data_in_use()
+        for step in self.steps():
+            self.place.delete(self._record(step))  # first, so that none refers to half a folder
         self._drop_leftovers()
         with suppress(OSError):
             self.folder.rmdir()  # if it is empty
 
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:06d}.json"
+    def _record(self, step: int) -> str:
+        return f"{self.name}/step-{step:06d}.json"
 
-    def _load(self, path: Path) -> StepRecord:
+    def _data(self, record: StepRecord) -> str:
+        return f"{self.name}/{record.data}"
+
+    def _load(self, step: int) -> StepRecord:
+        where = self.place.where(self._record(step))
         try:
-            with explained(path):
-                record = StepRecord.from_bytes(path.read_bytes())
+            record = StepRecord.from_bytes(self.place.get(self._record(step)))
         except (ValueError, FileNotFoundError) as error:
-            raise DamagedArtifactError(f"{path} cannot be read: {error}.") from error
-        if (record.key, self._path(record.step)) != (self.key, path):
-            raise DamagedArtifactError(f"{path} is the record of another checkpoint.")
+            raise DamagedArtifactError(f"{where} cannot be read: {error}.") from error
+        if (record.key, record.step) != (self.key, step):
+            raise DamagedArtifactError(f"{where} is the record of another checkpoint.")
         return record
 
     def _data_in_use(self) -> set[str]:
@@ -123,16 +128,15 @@ class Checkpoints:
         used = set()
         for step in self.steps():
             with suppress(DamagedArtifactError, UnsupportedFormatError):
-                used.add(self._load(self._path(step)).data)
+                used.add(self._load(step).data)
         return used
 
     def _drop_leftovers(self) -> None:
         """Delete all but the newest checkpoints and what crashes left; what cannot be deleted may stay."""
         with suppress(StorageError, OSError):
             for step in self.steps()[KEEP:]:
-                self._path(step).unlink(missing_ok=True)
-            for path in (self.folder / name for name in self._known - self._data_in_use()):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                elif path.suffix == ".partial":
-                    path.unlink(missing_ok=True)
+                self.place.delete(self._record(step))
+            for name in sorted(self._known - self._data_in_use()):
+                path = f"{self.name}/{name}"
+                self.place.delete(path) if name.endswith(".partial") else self.place.discard(path)
+                self._known.remove(name)

@@ -6,6 +6,8 @@
     locks/<key>.lock           leases
     trash/                     what was found damaged
 
+All of it in a place (`storage.place`): a folder, or a bucket with copies in one.
+
 A crash before the commit leaves a data folder that nothing refers to: readers never see it, and a sweep may
 delete it. A key says what a result is made from: two writers of one key write the same, and either may win.
 """
@@ -13,27 +15,26 @@ delete it. A key says what a result is made from: two writers of one key write t
 from __future__ import annotations
 
 import logging
-import shutil
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.contents import FILES, Draft, check, checked_path, open_frames, open_pictures, read_bytes, read_tensors
-from storage.durable import make_folder, put_in_place
-from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError, explained
+from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError
 from storage.fingerprint import KEY, checked_key
-from storage.locks import lease
 from storage.manifest import Manifest
+from storage.place import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import Tensor
 
     from storage.frames import Frames, Regions
+    from storage.place import Place
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,14 @@ class Writer(Draft):
 
 
 class ArtifactStore:
-    """A folder of finished stage results, each under the fingerprint of all that decides its bytes."""
+    """Finished stage results in one place, each under the fingerprint of all that decides its bytes.
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    `root` is the local folder of the place: the store itself, or what a bucket has here.
+    """
+
+    def __init__(self, where: Path | str | Place) -> None:
+        self.place = place_of(where)
+        self.root = self.place.root
 
     def find(self, key: str) -> Manifest | None:
         """Return the manifest of a committed artifact, or None: it is to be made. `read` checks the data."""
@@ -88,7 +93,7 @@ class ArtifactStore:
         A damaged artifact is moved to `trash/` and raises `DamagedArtifactError`; `find` then returns None.
         """
         with self._guarded(key) as manifest:
-            return read_tensors(self.folder(manifest), manifest)
+            return read_tensors(self._fetched(manifest), manifest)
 
     def open_frames(self, key: str) -> dict[str, Frames]:
         """Return the clips of an artifact, to be read frame by frame, after every byte of it was checked.
@@ -96,7 +101,7 @@ class ArtifactStore:
         Damage found by the check is handled as in `read`.
         """
         with self._guarded(key) as manifest:
-            return open_frames(self.folder(manifest), manifest)
+            return open_frames(self._fetched(manifest), manifest)
 
     def open_pictures(self, key: str) -> dict[str, Regions]:
         """Return the pictures of an artifact, to be read by regions, after every byte of it was checked.
@@ -104,21 +109,21 @@ class ArtifactStore:
         Damage found by the check is handled as in `read`.
         """
         with self._guarded(key) as manifest:
-            return open_pictures(self.folder(manifest), manifest)
+            return open_pictures(self._fetched(manifest), manifest)
 
     def file_path(self, key: str, name: str) -> Path:
         """Return where one file of an artifact lies, checked, for those who copy it; damage is handled as in `read`."""
         with self._guarded(key) as manifest:
             if f"{FILES}/{name}" not in manifest.files:
                 raise ArtifactNotFoundError(f"artifact {key} holds no file {name!r}.")
-            return checked_path(self.folder(manifest), manifest, name)
+            return checked_path(self._fetched(manifest), manifest, name)
 
     def read_file(self, key: str, name: str) -> bytes:
         """Return one file of an artifact, checked; damage is handled as in `read`."""
         with self._guarded(key) as manifest:
             if f"{FILES}/{name}" not in manifest.files:
                 raise ArtifactNotFoundError(f"artifact {key} holds no file {name!r}.")
-            return read_bytes(self.folder(manifest), manifest, name)
+            return read_bytes(self._fetched(manifest), manifest, name)
 
     @contextmanager
     def writing(
@@ -161,21 +166,21 @@ class ArtifactStore:
 
         A second worker waits here, until the first is done, dead or silent; arguments as for `storage.locks.lease`.
         """
-        path = self.root / "locks" / f"{checked_key(key)}.lock"
-        return lease(path, on_wait=on_wait, timeout=timeout)
+        return self.place.lease(checked_key(key), on_wait=on_wait, timeout=timeout)
 
     def verify(self, key: str) -> str | None:
         """Return what is damaged in an artifact, in words, or None; moves nothing."""
         try:
             manifest = self._parse(key, self._raw(key))
-            check(self.folder(manifest), manifest)
+            check(self._fetched(manifest), manifest)
         except DamagedArtifactError as damage:
             return str(damage)
         return None
 
     def list_keys(self) -> list[str]:
         """Return the keys of all committed artifacts, sorted."""
-        return sorted(path.stem for path in self.root.glob("manifests/??/*.json") if KEY.fullmatch(path.stem))
+        stems = (name.rpartition("/")[2].removesuffix(".json") for name in self.place.names("manifests/??/*.json"))
+        return sorted(stem for stem in stems if KEY.fullmatch(stem))
 
     def peek(self, key: str) -> Manifest | None:
         """Return the manifest of an artifact as it lies there, or None; nothing is moved, damaged or not."""
@@ -186,8 +191,8 @@ class ArtifactStore:
 
     def drop(self, manifest: Manifest) -> None:
         """Delete an artifact, its manifest first; to be called under its lease."""
-        self._path(manifest.key).unlink(missing_ok=True)
-        shutil.rmtree(self.folder(manifest), ignore_errors=True)
+        self.place.delete(_name(manifest.key))
+        self.place.discard(_data(manifest))
 
     def set_aside(self, key: str, reason: str) -> None:
         """Move an artifact to `trash/`: from here on it is to be made again."""
@@ -195,38 +200,36 @@ class ArtifactStore:
 
     def folder(self, manifest: Manifest) -> Path:
         """Return the data folder of an artifact, for those who read it in parts (unchecked)."""
-        return self.root / "data" / manifest.data
+        return self.root / _data(manifest)
 
-    def move_to_trash(self, name: str, reason: str, *paths: Path) -> None:
-        """Move those of `paths` that exist to a new folder `trash/name-…`, in this order."""
+    def move_to_trash(self, name: str, reason: str, *parts: str) -> None:
+        """Move those of `parts`, names in the place, that exist to a new folder `trash/name-…`, in this order."""
         log.warning("%s is set aside: %s", name, reason)
-        folder = self.root / "trash" / f"{name}-{uuid.uuid4().hex[:8]}"
-        with explained(folder):
-            make_folder(folder)
-            for path in paths:
-                with suppress(FileNotFoundError):
-                    path.rename(folder / path.name)
+        folder = f"trash/{name}-{uuid.uuid4().hex[:8]}"
+        for part in parts:
+            self.place.move(part, folder)
         with suppress(OSError):
-            (folder / "reason.txt").write_text(f"{reason}\n", encoding="utf-8")
+            self.place.put(f"{folder}/reason.txt", f"{reason}\n".encode())
 
-    def _path(self, key: str) -> Path:
-        return self.root / "manifests" / checked_key(key)[:2] / f"{key}.json"
+    def _fetched(self, manifest: Manifest) -> Path:
+        return self.place.fetch(_data(manifest), manifest.files)
+
+    def _where(self, key: str) -> str:
+        return self.place.where(_name(key))
 
     def _raw(self, key: str) -> bytes:
-        path = self._path(key)
         try:
-            with explained(path):
-                return path.read_bytes()
+            return self.place.get(_name(key))
         except FileNotFoundError as error:
-            raise ArtifactNotFoundError(f"no artifact {key} in {self.root}.") from error
+            raise ArtifactNotFoundError(f"no artifact {key} in {self.place.where('').rstrip('/')}.") from error
 
     def _parse(self, key: str, raw: bytes) -> Manifest:
         try:
             manifest = Manifest.from_bytes(raw)
         except ValueError as error:
-            raise DamagedArtifactError(f"{self._path(key)} cannot be read: {error}.") from error
+            raise DamagedArtifactError(f"{self._where(key)} cannot be read: {error}.") from error
         if manifest.key != key:
-            raise DamagedArtifactError(f"{self._path(key)} is the manifest of {manifest.key}.")
+            raise DamagedArtifactError(f"{self._where(key)} is the manifest of {manifest.key}.")
         return manifest
 
     @contextmanager
@@ -246,33 +249,41 @@ class ArtifactStore:
                 return  # set aside by another reader and made again since: the new one is not to blame
         except ArtifactNotFoundError:
             return
-        paths = [self._path(key)]
+        parts = [_name(key)]
         with suppress(ValueError):
-            paths.append(self.folder(Manifest.from_bytes(seen)))
-        self.move_to_trash(key, reason, *paths)
+            parts.append(_data(Manifest.from_bytes(seen)))
+        self.move_to_trash(key, reason, *parts)
 
     def _commit(self, writer: Writer) -> Manifest:
         """Return the manifest now in the store: that of `writer`, unless another was there first."""
-        manifest, path = writer.complete(writer.manifest), self._path(writer.manifest.key)
-        with explained(path):
-            make_folder(path.parent)
-            while True:
-                try:
-                    put_in_place(path, manifest.to_bytes(), exclusive=True)
-                    log.info("%s %s: committed", manifest.stage, manifest.key[:8])
-                    return manifest
-                except FileExistsError:
-                    if (winner := self.find(manifest.key)) is not None:
-                        writer.discard()
-                        return winner
+        manifest = writer.complete(writer.manifest)
+        self.place.keep(_data(manifest))
+        while True:
+            try:
+                self.place.put(_name(manifest.key), manifest.to_bytes(), exclusive=True)
+                log.info("%s %s: committed", manifest.stage, manifest.key[:8])
+                return manifest
+            except FileExistsError:
+                if (winner := self.find(manifest.key)) is not None:
+                    if winner.data != manifest.data:  # else it is ours: the answer to an earlier try was lost
+                        self.place.discard(_data(manifest))
+                    return winner
 
     def _retract(self, writer: Writer) -> None:
         """Delete what `writer` left, its manifest first in case the commit failed after that was in place."""
-        path = self._path(writer.manifest.key)
         try:
-            is_ours = Manifest.from_bytes(path.read_bytes()).data == writer.manifest.data
-        except (OSError, ValueError, StorageError):
-            is_ours = False
-        if is_ours:
-            path.unlink()
+            if Manifest.from_bytes(self._raw(writer.manifest.key)).data == writer.manifest.data:
+                self.place.delete(_name(writer.manifest.key))
+        except (OSError, ValueError, StorageError) as error:
+            log.debug("nothing of ours is under %s: %s", writer.manifest.key, error)
         writer.discard()
+        with suppress(StorageError):
+            self.place.discard(_data(writer.manifest))
+
+
+def _name(key: str) -> str:
+    return f"manifests/{checked_key(key)[:2]}/{key}.json"
+
+
+def _data(manifest: Manifest) -> str:
+    return f"data/{manifest.data}"

@@ -191,8 +191,18 @@ def make_latents(work: Path) -> None:
 # ---------------------------------------------------------------- UNet and text
 
 
-def train_unet(work: Path, total: int = UNET_STEPS) -> None:
-    """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`."""
+def begun_from(folder: Path, modules: dict[str, nn.Module]) -> None:
+    """Give UNet and text tower the weights of a packed model: another stretch of training, with a fresh optimiser."""
+    files = {"unet": "unet/diffusion_pytorch_model.safetensors", "text": "text_encoder/model.safetensors"}
+    for part, name in files.items():
+        modules[part].load_state_dict({k: v.float() for k, v in load_file(folder / name).items()})
+
+
+def train_unet(work: Path, total: int = UNET_STEPS, folder: Path | None = None) -> None:
+    """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`.
+
+    Begins from `shapes`, or goes on from a packed model in `folder`.
+    """
     latents = load_file(work / "latents.safetensors")["latents"]
     tokenizer, text = tokenizer_in(work / "tokenizer"), None
     torch.manual_seed(4)
@@ -200,13 +210,17 @@ def train_unet(work: Path, total: int = UNET_STEPS) -> None:
     learned = load_file(work / "text.safetensors")
     text.load_state_dict({k.removeprefix("ema.text."): v for k, v in learned.items() if k.startswith("ema.text.")})
     unet = new_unet()
-    print(f"{warm_start(unet)} tensors from `shapes` of {len(unet.state_dict())}", flush=True)
+    if folder is None:
+        print(f"{warm_start(unet)} tensors from `shapes` of {len(unet.state_dict())}", flush=True)
+    else:
+        begun_from(folder, {"unet": unet, "text": text})
     state = training({"unet": unet, "text": text}, work / "unet.safetensors", RATE, 1e-3)
     state.modules.train()
     state.modules["unet"].set_attn_processor(Float32Attention())
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0)
     shrink = torch.cat((torch.linspace(1, SCALE_TO, SCALE_STEPS), torch.full((1000 - SCALE_STEPS,), SCALE_TO)))
+    late = LATE if folder is None else 0
     for step, losses in steps(state, total, RATE, work / "unet.jsonl", every=20):
         g = stream(step, "unet batch")
         rows = torch.randint(0, len(latents), (UNET_BATCH,), generator=g)
@@ -214,7 +228,7 @@ def train_unet(work: Path, total: int = UNET_STEPS) -> None:
         spoken = (torch.rand(UNET_BATCH, generator=g) > 0.1).tolist()
         said = [clip.caption if kept else "" for clip, kept in zip(clips, spoken, strict=True)]
         share = (torch.arange(UNET_BATCH) + torch.rand(UNET_BATCH, generator=g)) / UNET_BATCH
-        t = ((share if step < LATE else share**0.6) * 1000).long().clamp(0, 999)
+        t = ((share if step < late else share**0.6) * 1000).long().clamp(0, 999)
         x0 = latents[rows].float() * shrink[t].float().view(-1, 1, 1, 1, 1)
         noise = torch.randn(x0.shape, generator=g)
         a = alphas[t].float().view(-1, 1, 1, 1, 1)
@@ -225,7 +239,7 @@ def train_unet(work: Path, total: int = UNET_STEPS) -> None:
         sigma = ((1 - a) / a).sqrt().view(-1, 1, 1, 1).repeat_interleave(FRAMES, 0)
         error = (predicted - noise).transpose(1, 2).flatten(0, 1)
         loss = denoising_loss(error, sigma)
-        if step >= LATE:
+        if step >= late:
             loss = loss + 0.05 * (error * sigma.clamp(max=12.0)).square().mean()
         _descend(state, loss, losses)
 
@@ -284,12 +298,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("stages/shapes_motion/model"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=UNET_STEPS)
+    parser.add_argument("--from", dest="folder", type=Path, help="a packed model to go on from; else `shapes`")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     options.work.mkdir(parents=True, exist_ok=True)
-    phases = {"text": train_text, "latents": make_latents, "unet": partial(train_unet, total=options.steps)}
+    unet = partial(train_unet, total=options.steps, folder=options.folder)
+    phases = {"text": train_text, "latents": make_latents, "unet": unet}
     for name, phase in phases.items():
         if options.phase in (name, "all"):
             phase(options.work)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import torch
+import zarr
 
 from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, RunNotFoundError, RunRecord, Runs, StorageError
 from tests.disk import REFUSALS, Crash, Disk, Tree, build, everything, nothing_more, tree_of
@@ -124,6 +125,13 @@ CASES = {
         lambda root: state_of(root) in (None, "running"),
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_chunk_at_a_time() -> Iterator[None]:
+    """Zarr's threads take turns, so that the calls come in the same order each time."""
+    with zarr.config.set({"async.concurrency": 1}):
+        yield
 
 
 @pytest.fixture(params=CASES)

@@ -1,7 +1,7 @@
-"""A scheduled night's whole set-up in real processes, and the Prefect server killed with -9 in the middle of it.
+"""A scheduled night's whole set-up in real processes, with the Prefect server or the worker killed with -9 in it.
 
-Server, `prefect-setup`, worker, `prefect deployment run overnight/overnight`, as the README has them. It takes a
-minute or more, most of it Prefect's own starts: `FREESCALE_PREFECT=1 pytest -s tests/faults/test_server_restart.py`.
+Server, `prefect-setup`, worker, `prefect deployment run overnight/overnight`, as the README has them. They take
+minutes, most of it Prefect's own waits: `FREESCALE_PREFECT=1 pytest -s tests/faults/test_server_restart.py`.
 `FREESCALE_AWAY` is how many seconds the server stays away.
 """
 
@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from flows.jobs import read_jobs
@@ -112,22 +113,60 @@ def done(home: Home, orders: tuple[Ordered, ...]) -> int:
     return count
 
 
-def test_a_night_goes_on_without_its_server_and_ends_with_it(tmp_path: Path) -> None:
+def evening(tmp_path: Path, count: int) -> tuple[Home, tuple[Ordered, ...]]:
+    """A home with `count` jobs in the folder that the nights watch."""
     home = Home(tmp_path / "home")
     jobs = home.root / "jobs"
     jobs.mkdir(parents=True)
-    lines = [{"prompt": f"a red disc {n}", "size": "192x128", "steps": 8, "name": f"job-{n}"} for n in range(8)]
+    lines = [{"prompt": f"a red disc {n}", "size": "192x128", "steps": 8, "name": f"job-{n}"} for n in range(count)]
     (jobs / "tonight.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    orders = read_jobs(jobs, home).jobs
+    return home, read_jobs(jobs, home).jobs
+
+
+def begin(place: Place) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+    """Server and worker, and a night that was asked for."""
+    server = place.start("prefect", "server", "start")
+    wait(lambda: (place.folder / "server.log").stat().st_size, "the server starts")
+    told = place.run("flows.cli", "prefect-setup", "--cron", "0 21 * * *", "--zone", "Europe/Vienna")
+    assert "overnight/overnight: made, scheduled: 0 21 * * * Europe/Vienna" in told
+    worker = place.start("prefect", "worker", "start", "--pool", "gpu-local", "--limit", "1")
+    ask(place)
+    return server, worker
+
+
+def ask(place: Place) -> None:
+    """For a night, now."""
+    parameters = json.dumps({"until": None, "options": {"threads": 1}})
+    place.run("prefect", "deployment", "run", "overnight/overnight", "--params", parameters)
+
+
+def test_a_night_whose_machine_is_lost_is_crashed_and_the_next_one_ends_it(tmp_path: Path) -> None:
+    home, orders = evening(tmp_path, 24)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
-        server = place.start("prefect", "server", "start")
-        wait(lambda: (tmp_path / "server.log").stat().st_size, "the server starts")
-        told = place.run("flows.cli", "prefect-setup", "--cron", "0 21 * * *", "--zone", "Europe/Vienna")
-        assert "overnight/overnight: made, scheduled: 0 21 * * * Europe/Vienna" in told
+        _, worker = begin(place)
+        wait(lambda: done(home, orders) >= 1, "the first job")
+        lost = psutil.Process(worker.pid)
+        for process in (*lost.children(recursive=True), lost):
+            process.kill()
+        gone, before = time.monotonic(), done(home, orders)
+        assert 1 <= before < len(orders)
+        assert place.states().count("Running") == 1  # as a server sees it that nobody tells
+        wait(lambda: "Crashed" in place.states(), "the automation crashes the run")
+        print(f"\n{before} of {len(orders)} jobs done; told as crashed after {time.monotonic() - gone:.0f} s")
         place.start("prefect", "worker", "start", "--pool", "gpu-local", "--limit", "1")
-        parameters = json.dumps({"until": None, "options": {"threads": 1}})
-        place.run("prefect", "deployment", "run", "overnight/overnight", "--params", parameters)
+        ask(place)
+        wait(lambda: "Completed" in place.states(), "the next night is told to be completed")
+    assert done(home, orders) == len(orders)
+    killed = [[attempt.state for attempt in home.runs.load(order.job.run).attempts] for order in orders]
+    assert sum("running" in states for states in killed) <= 1  # the one in flight, taken up by the next night
+
+
+def test_a_night_goes_on_without_its_server_and_ends_with_it(tmp_path: Path) -> None:
+    home, orders = evening(tmp_path, 8)
+    with ExitStack() as stack:
+        place = Place(tmp_path, stack)
+        server, _ = begin(place)
         wait(lambda: done(home, orders) >= 1, "the first job")
         end(server)
         gone, before = time.monotonic(), done(home, orders)

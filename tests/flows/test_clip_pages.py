@@ -16,7 +16,8 @@ from flows.progress import Terminal
 from flows.reporting import picture_link
 from flows.session import Home, Session
 from flows.study import make_study
-from stages.grid import make_grid
+from stages.grid import FIRST_SCENE, make_grid
+from stages.shapes_motion.clips import sample_clip
 from stages.spec import RunOptions, SpecError
 from tests.toys import VIDEO_FRAMES, video_folder
 
@@ -60,6 +61,12 @@ def test_the_records_name_clip_and_preview(told: tuple[Path, Path, Path]) -> Non
     assert not job["clip"]["plays"]  # no browser plays FFV1: its preview is shown
     with Image.open(told[0] / "contact-sheet.png") as sheet:
         assert len(sheet.convert("RGB").getcolors(2**24) or ()) > 50
+
+
+def test_captions_of_a_video_model_say_what_moves(tmp_path: Path) -> None:
+    grid = make_grid({"model": {"name": "shapes-motion"}, "sizes": ["128x80"], "frames": 8, "count": 3})
+    rows = prepare_comparison(grid, Home(tmp_path)).rows
+    assert [row.prompt for row in rows] == [sample_clip(FIRST_SCENE + index).caption for index in range(3)]
 
 
 def test_the_preview_of_a_level_is_small_enough_for_prefect(told: tuple[Path, Path, Path]) -> None:

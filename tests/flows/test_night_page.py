@@ -12,7 +12,8 @@ from flows.batch import Night
 from flows.jobs import read_jobs
 from flows.night_page import costs, night_folder, write_night
 from flows.progress import Terminal
-from flows.session import Home, Session
+from flows.session import Home, Session, file_name
+from stages.runner import key_of
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
@@ -63,6 +64,24 @@ def test_the_record_has_seconds_memory_attempts_and_the_reason(told: tuple[Home,
     )
     assert "Traceback" in poison["traceback"]
     assert "picture" not in later
+
+
+def test_a_picture_damaged_since_costs_its_place_and_no_more(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    (tmp_path / "jobs.txt").write_text("a red disc on sand\na green ring on snow\n", encoding="utf-8")
+    defaults = {"width": 64, "height": 64, "steps": 1, "method": {"name": "direct"}}
+    orders = read_jobs(tmp_path / "jobs.txt", home, defaults).jobs
+    night = Night(home, RunOptions(threads=1), Terminal(quiet=True))
+    states = night.run(orders)
+    export = orders[0].job.plan.exports[-1]
+    file = home.store.file_path(key_of(export), file_name(export))
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    page = write_night(tmp_path / "night", orders, states, home)[0]
+    damaged, whole = json.loads(page.with_name("night.json").read_text())["jobs"]
+    assert (damaged["state"], damaged["again"]) == ("damaged", f"freescale resume {damaged['run']}")
+    assert "differs from its checksum" in damaged["error"]
+    assert whole["state"] == "done"
+    assert (page.parent / whole["picture"]["file"]).is_file()
 
 
 def test_the_page_shows_every_job_and_hides_what_is_not_asked_for(told: tuple[Home, Path], browser: Any) -> None:

@@ -85,6 +85,27 @@ def test_a_hook_that_fails_never_fails_the_night(
     assert capsys.readouterr().err.count("was not told") == 2
 
 
+@pytest.mark.server
+@pytest.mark.filterwarnings("default")  # Prefect's own warnings are not ours
+def test_blocks_saved_on_a_server_are_called_by_their_name(
+    hook: tuple[str, type[Hook]], tmp_path: Path, prefect_server: str
+) -> None:
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+    from prefect.blocks.webhook import Webhook
+
+    url, kind = hook
+    Webhook(url=url).save("studio", overwrite=True)  # type: ignore[unused-coroutine]
+    body = {"title": "{{subject}}", "words": "{{body}}"}
+    CustomWebhookNotificationBlock(name="mail", url=url, json_data=body).save("mail", overwrite=True)  # type: ignore[unused-coroutine]
+    page = tmp_path / "index.html"
+    assert notify.notify(check_hook("webhook/studio"), ["done", "set aside"], page)
+    assert notify.notify(check_hook("custom-webhook/mail"), ["done"], page)
+    assert not notify.notify("webhook/nobody", ["done"], page)
+    first, second = kind.heard
+    assert first == {"text": f"FreeScale: 1 done, 1 set aside, 0 left\n{page.as_uri()}"}
+    assert second == {"title": "FreeScale: 1 done, 0 set aside, 0 left", "words": page.as_uri()}
+
+
 def test_a_hook_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     monkeypatch.setattr(notify, "PATIENCE", 0.05)

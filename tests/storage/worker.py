@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from storage import ArtifactStore, Checkpoints, device_lock, fingerprint, locks
+from storage.bucket import Bucket
 
 
 def say(file: str, line: str) -> None:
@@ -26,8 +27,14 @@ def say(file: str, line: str) -> None:
         out.write(f"{line}\n".encode())
 
 
+def opened(where: str) -> ArtifactStore:
+    """A folder, or `URL FOLDER`: a bucket with its copies."""
+    url, _, folder = where.rpartition(" ")
+    return ArtifactStore(Bucket(url, Path(folder)) if url else where)
+
+
 def commit_loop(root: str, acks: str, offset: int) -> None:
-    store = ArtifactStore(root)
+    store = opened(root)
     for i in itertools.count(offset):
         with store.writing(fingerprint(i), stage="loop", version=1, params={"i": i}) as artifact:
             artifact.put("latents", torch.full((1, 4, 32, 32), float(i)), "BChw")
@@ -37,7 +44,7 @@ def commit_loop(root: str, acks: str, offset: int) -> None:
 
 def checkpoint_loop(root: str, acks: str, key: str) -> None:
     """Save every step twice, so that a record is replaced as often as it is made."""
-    checkpoints = Checkpoints(ArtifactStore(root), key)
+    checkpoints = Checkpoints(opened(root), key)
     newest = checkpoints.newest()
     first = newest.meta["save"] + 1 if newest else 0
     for i in itertools.count(first):
@@ -48,7 +55,7 @@ def checkpoint_loop(root: str, acks: str, key: str) -> None:
 def render(root: str, report: str, key: str, heartbeat: float = 10.0) -> None:
     """What a stage runner does: take the lease, look again, else work and commit."""
     locks.HEARTBEAT = heartbeat
-    store = ArtifactStore(root)
+    store = opened(root)
     waits: list[float] = []
     with store.lease(key, on_wait=waits.append):
         if store.find(key) is None:
@@ -63,14 +70,14 @@ def render(root: str, report: str, key: str, heartbeat: float = 10.0) -> None:
 
 def race(root: str, report: str, key: str, start: float) -> None:
     """Commit `key` without a lease, at the same instant as the others."""
-    with ArtifactStore(root).writing(key, stage="race", version=1) as artifact:
+    with opened(root).writing(key, stage="race", version=1) as artifact:
         artifact.put("image", torch.ones(1, 3, 8, 8), "BCHW")
         time.sleep(max(0.0, start - time.time()))
     say(report, f"{artifact.folder.name} {artifact.manifest.data}")
 
 
 def hold(root: str, report: str, key: str) -> None:
-    with ArtifactStore(root).lease(key), device_lock(Path(root), "cuda:0"):
+    with opened(root).lease(key), device_lock(opened(root).root, "cuda:0"):
         say(report, "holding")
         time.sleep(60)
 

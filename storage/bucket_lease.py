@@ -1,0 +1,114 @@
+"""Leases in a bucket: an object that its holder rewrites every few seconds.
+
+There is no kernel that knows who is alive. A holder gives a sign by a new version of the object; who waits and sees no
+new version for two heartbeats, by its own clock, takes the lease over, and of many exactly one does. A holder that was
+only slow finds that out with its next sign. Two that work at once make the same bytes: the worst of it is work in vain.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from storage.errors import LeaseTimeoutError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from storage.bucket import Bucket
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 10.0  # seconds between two signs of life
+POLL_SECONDS = 0.5
+
+
+class Sighting(NamedTuple):
+    """The version of a lease that was seen last, and when it was first seen, on this process's clock."""
+
+    tag: str
+    since: float
+
+
+@contextmanager
+def bucket_lease(
+    bucket: Bucket, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
+) -> Iterator[None]:
+    """Hold the lease `name` for the body of the `with`; arguments as for `storage.locks.file_lock`."""
+    owner, started = uuid.uuid4().hex, time.monotonic()
+    while (tag := _taken(bucket, name, owner)) is None:
+        waited = time.monotonic() - started
+        if timeout is not None and waited >= timeout:
+            raise LeaseTimeoutError(f"{bucket.where(name)} is still held by another process after {waited:.1f} s.")
+        if on_wait is not None:
+            on_wait(waited)
+        time.sleep(POLL_SECONDS)
+    over = threading.Event()
+    beat = _Beat(bucket, name, owner, tag, over)
+    beat.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beat.join()
+        beat.release()
+
+
+def _taken(bucket: Bucket, name: str, owner: str) -> str | None:
+    """The tag of the lease that is ours now; None where another holds it and was heard of lately."""
+    tag = bucket.replace(name, _sign(owner, 0), None)
+    if tag is not None:
+        return tag
+    try:
+        _, seen = bucket.get_tagged(name)
+    except FileNotFoundError:
+        return None  # just released: the next try may have it
+    known = bucket.sightings.get(name)
+    if known is None or known.tag != seen:
+        bucket.sightings[name] = Sighting(seen, time.monotonic())
+        return None
+    if time.monotonic() - known.since < 2 * HEARTBEAT:
+        return None
+    log.warning("%s: no sign of its holder for %.0f s; taken over", bucket.where(name), 2 * HEARTBEAT)
+    return bucket.replace(name, _sign(owner, 0), seen)
+
+
+class _Beat(threading.Thread):
+    """Gives a sign of life until the lease is released, or lost."""
+
+    def __init__(self, bucket: Bucket, name: str, owner: str, tag: str, over: threading.Event) -> None:
+        super().__init__(name=f"lease {name}", daemon=True)
+        self.bucket, self.lease, self.owner, self.over = bucket, name, owner, over
+        self.tag: str | None = tag
+
+    def run(self) -> None:
+        count = 0
+        while not self.over.wait(HEARTBEAT) and self.tag is not None:
+            count += 1
+            try:
+                self.tag = self.bucket.replace(self.lease, _sign(self.owner, count), self.tag)
+            except StorageError as error:  # another sign may get through
+                log.warning("%s", error)
+            if self.tag is None:
+                log.warning("%s was taken over by another process.", self.bucket.where(self.lease))
+
+    def release(self) -> None:
+        """Delete the lease if it is still ours; one that cannot be deleted runs out by itself."""
+        try:
+            if self.tag is not None and self.bucket.get_tagged(self.lease)[1] == self.tag:
+                self.bucket.delete(self.lease)
+        except (FileNotFoundError, StorageError) as error:
+            log.warning("%s is left to run out: %s", self.bucket.where(self.lease), error)
+
+
+def _sign(owner: str, count: int) -> bytes:
+    """A holder's name and a number, so that no two versions are equal."""
+    told = {"owner": owner, "host": socket.gethostname(), "process": os.getpid(), "sign": count}
+    return json.dumps(told, indent=1).encode()
