@@ -214,6 +214,8 @@ class Crash:
             return
         if op.kind == "fsync":
             return self._node(op.path).flush()
+        if op.kind == "write" and not self._is_there(op.path):
+            return  # a thread of Zarr was still at it when the draft was given up and deleted
         folder, name = self._entry(op.path)
         if op.kind == "open" and name not in folder.now:
             folder.set(name, _Node(b""))
@@ -252,6 +254,13 @@ class Crash:
         node = self._node(parent or ".")
         assert isinstance(node, _Folder), path
         return node, name
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self._node(path)
+        except KeyError:
+            return False
+        return True
 
     def _node(self, path: str) -> _Node:
         node: _Node = self.root
