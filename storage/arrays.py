@@ -7,6 +7,7 @@ zeros are written like any other: a missing file reads as zeros, so none may be 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from storage.manifest import ArrayRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import dask.array
@@ -91,6 +92,14 @@ def create_array(
         chunks=chunks,
     )
     return array, record
+
+
+def file_names(record: ArrayRecord) -> Iterator[str]:
+    """The files of an array, all of which must be there: a missing chunk reads as zeros."""
+    yield f"{record.path}/zarr.json"
+    counts = (math.ceil(size / edge) for size, edge in zip(record.shape, record.chunks, strict=True))
+    for index in itertools.product(*map(range, counts)):
+        yield "/".join((record.path, "c", *map(str, index)))
 
 
 def read_array(folder: Path, record: ArrayRecord) -> Tensor:

@@ -4,7 +4,9 @@
     steps/<key>/step-000012.json refers to them, put in place last
 
 Saving a step again replaces its record in one instant, so that the old or the new one can always be read. Two
-steps are kept: should the newest be damaged, the one before will do. One writer a key, under the key's lease.
+steps are kept: should the newest be damaged, the one before will do. One writer a key, under the key's lease; or two,
+if one was stopped, lost the lease and goes on. They save the same, and neither deletes what a later one may be
+filling: only what was there when it began, or what it made.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import re
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.contents import Draft, read_tensors
@@ -50,6 +53,8 @@ class Checkpoints:
         self.key = checked_key(key)
         self.place, self.name = store.place, f"steps/{key}"
         self.folder = store.root / self.name
+        found = (*self.folder.glob("*"), *(Path(entry.name) for entry in self.place.entries(f"{self.name}/*")))
+        self._known = {path.name for path in found if not RECORD.fullmatch(path.name)}  # to delete, unless it is used
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the state after `step`; `meta` is as JSON has it. If this raises, earlier ones still stand."""
@@ -57,6 +62,7 @@ class Checkpoints:
             key=self.key, step=step, meta=dict(meta or {}), data=uuid.uuid4().hex, created=datetime.now(UTC)
         )
         draft = Draft(self.folder / record.data)
+        self._known.add(record.data)
         try:
             for name, tensor in tensors.items():
                 draft.put(name, tensor)
@@ -94,9 +100,12 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete all checkpoints of this call, for example because its artifact is committed."""
+        self._known |= self._data_in_use()
         for step in self.steps():
             self.place.delete(self._record(step))  # first, so that none refers to half a folder
-        self.place.discard(self.name)
+        self._drop_leftovers()
+        with suppress(OSError):
+            self.folder.rmdir()  # if it is empty
 
     def _record(self, step: int) -> str:
         return f"{self.name}/step-{step:06d}.json"
@@ -127,8 +136,7 @@ class Checkpoints:
         with suppress(StorageError, OSError):
             for step in self.steps()[KEEP:]:
                 self.place.delete(self._record(step))
-            used = self._data_in_use()
-            for entry in self.place.entries(f"{self.name}/*"):
-                name = entry.name.rpartition("/")[2]
-                if not RECORD.fullmatch(name) and name not in used:  # half a folder, or a `.partial`
-                    self.place.delete(entry.name) if name.endswith(".partial") else self.place.discard(entry.name)
+            for name in sorted(self._known - self._data_in_use()):
+                path = f"{self.name}/{name}"
+                self.place.delete(path) if name.endswith(".partial") else self.place.discard(path)
+                self._known.remove(name)

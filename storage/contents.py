@@ -13,7 +13,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from storage.arrays import read_array, write_array
+from storage.arrays import file_names, read_array, write_array
 from storage.durable import digest, file_digest, flush_folder, make_folder, write_new
 from storage.errors import DamagedArtifactError, InvalidNameError, explained
 from storage.frames import Frames, Regions, write_bands, write_frames
@@ -46,6 +46,7 @@ class Draft:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._arrays: dict[str, ArrayRecord] = {}
+        self._files: set[str] = set()
         with explained(folder):
             make_folder(folder.parent)
             folder.mkdir()
@@ -86,11 +87,15 @@ class Draft:
         with explained(path):
             path.parent.mkdir(exist_ok=True)
             write_new(path, data)
+        self._files.add(f"{FILES}/{name}")
 
     def complete(self, record: C) -> C:
-        """Flush all that was put to the disk and return `record` with the list of it and all hashes."""
+        """Flush all that was put to the disk and return `record` with the list of it and all hashes.
+
+        Raises `DamagedArtifactError` if any of it is gone: another process has taken the folder for a leftover.
+        """
         files = {}
-        with explained(self.folder):
+        with _present(self.folder):
             for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder after its files
                 if path.is_dir():
                     flush_folder(path)
@@ -99,6 +104,9 @@ class Draft:
                     files[path.relative_to(self.folder).as_posix()] = FileRecord(size=size, blake2b=blake2b)
             flush_folder(self.folder)
             flush_folder(self.folder.parent)
+        put = {name for array in self._arrays.values() for name in file_names(array)} | self._files
+        if lost := put - files.keys():
+            raise DamagedArtifactError(f"{self.folder / min(lost)} is missing: it was deleted since it was put.")
         return record.revised(arrays=self._arrays, files=files)
 
     def discard(self) -> None:

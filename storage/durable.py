@@ -30,11 +30,14 @@ def file_digest(path: Path, *, flush: bool = False) -> tuple[int, str]:
 
 
 def make_folder(path: Path) -> Path:
-    """Return `path`, created with its parents where missing, each new entry flushed."""
+    """Return `path`, created with its parents where missing, and its entry flushed.
+
+    Also where it is there: whoever made it may have died, or failed, before the flush.
+    """
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
-        flush_folder(path.parent)
+    flush_folder(path.parent)
     return path
 
 

@@ -3,15 +3,21 @@
 The file stays when the lock is gone; only the kernel knows who holds it, so nothing is stale after a crash. A
 lock belongs to one opening of the file: two threads exclude each other like two processes, and a holder that
 asks again waits for itself. A forked child inherits the lock, a spawned one does not. For local disks.
+
+A process that is stopped, or starved, keeps its kernel locks. A `lease` therefore beats: its holder touches the file
+every `HEARTBEAT` seconds, and who has seen it untouched for two of them puts a file of its own in its place. Nothing
+rests on a lease but time: should the old holder wake, both make the same.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from storage.durable import make_folder
 from storage.errors import LeaseTimeoutError, explained
@@ -20,7 +26,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.05
+HEARTBEAT = 10.0  # seconds
+
+
+class _Beat(NamedTuple):
+    """The last sign of a lease's holder: which file is the lock, and when its own clock said it was touched."""
+
+    inode: int
+    touched: int
+
+
+_heard: dict[Path, tuple[_Beat, float]] = {}  # of leases others hold: the last beat, and since when by our own clock
 
 
 @contextmanager
@@ -32,20 +51,52 @@ def file_lock(
     While another holds it, `on_wait` hears every 50 ms how many seconds have passed, and gives up by raising;
     after `timeout` seconds `LeaseTimeoutError` is raised.
     """
+    descriptor = _wait_for(path, _try_lock, on_wait, timeout)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lease(
+    path: Path, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
+) -> Iterator[None]:
+    """The same, taken over from a holder that has not beaten for two heartbeats, by those who looked that long ago.
+
+    A look with no `timeout` left counts as well: it is remembered for the next one of this process.
+    """
+    descriptor, ended = _wait_for(path, _try_lease, on_wait, timeout), threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, descriptor, ended), name="heartbeat", daemon=True)
+    try:
+        with explained(path):
+            os.utime(descriptor)  # the first beat; who has heard an earlier holder forgets it
+        beating.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            beating.join()
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(
+    path: Path, attempt: Callable[[Path], int | None], on_wait: Callable[[float], None] | None, timeout: float | None
+) -> int:
+    """The descriptor that holds the lock, once an `attempt` gets it."""
     started = time.monotonic()
-    with explained(path):
-        make_folder(path.parent)
-    while (descriptor := _try_lock(path)) is None:
+    if not path.parent.is_dir():
+        with explained(path):
+            make_folder(path.parent)
+    while (descriptor := attempt(path)) is None:
         waited = time.monotonic() - started
         if timeout is not None and waited >= timeout:
             raise LeaseTimeoutError(f"{path} is still locked by another process after {waited:.1f} s.")
         if on_wait is not None:
             on_wait(waited)
         time.sleep(POLL_SECONDS)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    return descriptor
 
 
 def _try_lock(path: Path) -> int | None:
@@ -63,6 +114,68 @@ def _try_lock(path: Path) -> int | None:
             raise
         os.close(descriptor)
         return None
+
+
+def _try_lease(path: Path) -> int | None:
+    """The same for a lease, which a holder that is silent for too long loses."""
+    descriptor = _try_lock(path)
+    if descriptor is None and (silent := _silent_beat(path)) is not None:
+        descriptor = _take_over(path, silent)
+    if descriptor is not None:
+        _heard.pop(path, None)
+    return descriptor
+
+
+def _silent_beat(path: Path) -> _Beat | None:
+    """The last beat of whoever holds the lease, if two heartbeats have passed since without another."""
+    beat, now = _last_beat(path), time.monotonic()
+    if beat is None:
+        return None
+    heard, since = _heard.setdefault(path, (beat, now))
+    if heard != beat:
+        _heard[path] = beat, now
+        return None
+    return beat if now - since >= 2 * HEARTBEAT else None
+
+
+def _take_over(path: Path, silent: _Beat) -> int | None:
+    """Put a file that we hold in the place of the lock whose last beat was `silent`; None if another was faster."""
+    with explained(path):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one heir at a time
+            if _last_beat(path) != silent:
+                return None
+            heir = path.with_suffix(".heir")
+            if (descriptor := _try_lock(heir)) is not None:
+                try:
+                    os.replace(heir, path)
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                log.warning("%s is taken over: its holder has been silent for %g s", path, 2 * HEARTBEAT)
+            return descriptor
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(folder)
+
+
+def _beat(path: Path, descriptor: int, ended: threading.Event) -> None:
+    """Touch the file of a lease until it `ended`; of a lease that was taken over, a file that nobody looks at."""
+    while not ended.wait(HEARTBEAT):
+        try:
+            os.utime(descriptor)
+        except OSError as error:
+            log.warning("%s may pass to another process: its heartbeat failed: %s", path, error)
+
+
+def _last_beat(path: Path) -> _Beat | None:
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return _Beat(state.st_ino, state.st_mtime_ns)
 
 
 def _is_still_at(path: Path, descriptor: int) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from storage.durable import make_folder, put_in_place
 from storage.errors import explained
-from storage.locks import file_lock
+from storage.locks import lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,7 +75,7 @@ class Place(Protocol):
     def lease(
         self, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """Be the only one that holds `name`; arguments as for `storage.locks.file_lock`."""
+        """Be the only one that holds `name`; arguments as for `storage.locks.lease`."""
 
 
 class Disk:
@@ -135,8 +135,8 @@ class Disk:
     def lease(
         self, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """A kernel lock, gone with the process."""
-        return file_lock(self.root / "locks" / f"{name}.lock", on_wait=on_wait, timeout=timeout)
+        """A kernel lock with a heartbeat: gone with the process, or taken over when that is stopped."""
+        return lease(self.root / "locks" / f"{name}.lock", on_wait=on_wait, timeout=timeout)
 
 
 def place_of(where: Path | str | Place) -> Place:

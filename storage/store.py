@@ -164,7 +164,7 @@ class ArtifactStore:
     ) -> AbstractContextManager[None]:
         """Hold the right to make `key`, which ends with the process; look again with `find` once it is held.
 
-        A second worker waits here; arguments as for `storage.locks.file_lock`.
+        A second worker waits here, until the first is done, dead or silent; arguments as for `storage.locks.lease`.
         """
         return self.place.lease(checked_key(key), on_wait=on_wait, timeout=timeout)
 

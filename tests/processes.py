@@ -19,16 +19,21 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.processes", "flows.cli", "flows.requests", "flows.session", "flows.progress"])
 
 
-def freescale(told: Path, *words: str) -> ForkServerProcess:
-    """Start `freescale words…`; what it prints goes to the files `told`.out and `told`.err."""
-    process = _SERVER.Process(target=_main, args=(str(told), words))
+def freescale(told: Path, *words: str, heartbeat: float = 10.0) -> ForkServerProcess:
+    """Start `freescale words…`; what it prints goes to the files `told`.out and `told`.err.
+
+    `heartbeat`: seconds between two signs of life on its leases.
+    """
+    process = _SERVER.Process(target=_main, args=(str(told), words, heartbeat))
     process.start()
     return process
 
 
-def _main(told: str, words: tuple[str, ...]) -> None:
+def _main(told: str, words: tuple[str, ...], heartbeat: float) -> None:
     from flows import cli
+    from storage import locks
 
+    locks.HEARTBEAT = heartbeat
     for number, suffix in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{told}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.argv = ["freescale", *words]

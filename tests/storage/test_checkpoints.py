@@ -112,8 +112,26 @@ def test_leftovers_of_a_crash_are_not_seen_and_swept(checkpoints: Checkpoints) -
     (checkpoints.folder / ".step-000009.json.0.partial").write_bytes(b"{")
     (checkpoints.folder / "step-x.json").write_bytes(b"{}")
     assert step_found(checkpoints) == 3
-    save(checkpoints, 4)
+    save(Checkpoints(checkpoints.store, checkpoints.key), 4)
     assert len(list(checkpoints.folder.iterdir())) == 5  # two records, two folders, and the file of someone else
+
+
+def test_who_lost_the_lease_deletes_nothing_that_the_next_may_be_filling(
+    store: ArtifactStore, checkpoints: Checkpoints, key: str
+) -> None:
+    save(checkpoints, 3)
+    heir = Checkpoints(store, key)
+    filling = heir.folder / ("f" * 32)
+    (filling / "latents.zarr").mkdir(parents=True)
+    save(heir, 4)
+    save(checkpoints, 4, 5)  # stopped after step 3, it wakes and goes on
+    assert step_found(heir) == 5
+    checkpoints.clear()
+    assert (filling / "latents.zarr").exists()
+    save(heir, 5)
+    assert step_found(heir) == 5
+    Checkpoints(store, key).clear()
+    assert not heir.folder.exists()
 
 
 def test_a_call_is_cleared_alone(store: ArtifactStore, checkpoints: Checkpoints) -> None:

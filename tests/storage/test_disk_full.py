@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -23,51 +22,12 @@ from storage import (
     StoreAccessError,
     StoreFullError,
 )
+from tests.disk import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 OLD, NEW = "0" * 64, "1" * 64
-
-
-class Disk:
-    """Counts every call that changes the disk, and from call number `fails_at` on refuses them all.
-
-    A refused write has written half, as a full disk does.
-    """
-
-    def __init__(self, patch: pytest.MonkeyPatch, code: int, fails_at: int | None = None) -> None:
-        self.calls, self.code, self.fails_at = 0, code, fails_at
-        for name in ("fsync", "link", "replace", "mkdir"):
-            patch.setattr(os, name, self._counted(getattr(os, name)))
-        disk, plain_open = self, Path.open
-
-        class File(io.FileIO):
-            def write(self, data: Any) -> int:
-                if disk.refuses():
-                    super().write(memoryview(data)[: len(data) // 2])
-                    raise OSError(code, os.strerror(code))
-                return super().write(data) or 0
-
-        def open_counted(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if mode not in {"wb", "xb"}:
-                return plain_open(path, mode, *args, **kwargs)
-            return io.BufferedWriter(File(path, mode[0]))
-
-        patch.setattr(Path, "open", open_counted)
-
-    def refuses(self) -> bool:
-        self.calls += 1
-        return self.fails_at is not None and self.calls >= self.fails_at
-
-    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if self.refuses():
-                names = [str(arg) for arg in args[:1] if not isinstance(arg, int)]  # `fsync` names no file
-                raise OSError(self.code, os.strerror(self.code), *names)
-            return call(*args, **kwargs)
-
-        return counted
 
 
 def commit(store: ArtifactStore, key: str) -> None:
@@ -76,12 +36,12 @@ def commit(store: ArtifactStore, key: str) -> None:
         writer.put_file("note.txt", b"three")
 
 
-def calls_of(work: Callable[[], object]) -> int:
-    """Return how many calls `work` makes when nothing fails."""
+def calls_of(root: Path, work: Callable[[], object]) -> int:
+    """Return how many calls of `work` take room when nothing fails."""
     with pytest.MonkeyPatch.context() as patch:
-        disk = Disk(patch, errno.ENOSPC)
+        disk = Disk(patch, root, once=False)
         work()
-    return disk.calls
+    return len(disk.kinds)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +51,13 @@ def calls_of(work: Callable[[], object]) -> int:
 def test_a_commit_that_fails_anywhere_promises_nothing(tmp_path: Path, code: int, error: type[StorageError]) -> None:
     store = ArtifactStore(tmp_path)
     commit(store, OLD)
-    calls = calls_of(lambda: commit(store, NEW))
+    calls = calls_of(tmp_path, lambda: commit(store, NEW))
     assert calls > 15
     store.set_aside(NEW, "counted")
     shutil.rmtree(tmp_path / "manifests" / NEW[:2])  # so that each try makes this folder, as the first did
     for fails_at in range(1, calls + 1):
         with pytest.MonkeyPatch.context() as patch:
-            Disk(patch, code, fails_at)
+            Disk(patch, tmp_path, code, fails_at, once=False)
             with pytest.raises(error, match=os.strerror(code)) as caught:
                 commit(store, NEW)
         assert str(tmp_path) in str(caught.value)
@@ -121,7 +81,7 @@ def test_a_commit_that_fails_anywhere_promises_nothing(tmp_path: Path, code: int
 )
 def test_each_refusal_has_its_error(tmp_path: Path, code: int, error: type[StorageError]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        Disk(patch, code, 5)
+        Disk(patch, tmp_path, code, 5, once=False)
         with pytest.raises(error, match=f"{tmp_path}.*: {os.strerror(code)}") as caught:
             commit(ArtifactStore(tmp_path), NEW)
     assert isinstance(caught.value, OSError)
@@ -160,11 +120,11 @@ def test_a_checkpoint_that_fails_anywhere_leaves_the_one_before(tmp_path: Path) 
 
     checkpoints = Checkpoints(ArtifactStore(tmp_path), OLD)
     save(1, 1.0)
-    calls = calls_of(lambda: save(2, 2.0))
+    calls = calls_of(tmp_path, lambda: save(2, 2.0))
     for step in (2, 3):  # over a record of the same step, and beside it
         for fails_at in range(1, calls + 1):
             with pytest.MonkeyPatch.context() as patch:
-                Disk(patch, errno.ENOSPC, fails_at)
+                Disk(patch, tmp_path, errno.ENOSPC, fails_at, once=False)
                 with pytest.raises(StoreFullError):
                     save(step, float(fails_at))
             newest = checkpoints.newest()
@@ -181,10 +141,10 @@ def test_a_run_record_that_fails_anywhere_stays_as_it_was(tmp_path: Path) -> Non
     runs = Runs(tmp_path)
     run = RunRecord(run="night", spec={}, created="2026-11-23T20:00:00Z")  # type: ignore[arg-type]
     runs.create(run)
-    calls = calls_of(lambda: runs.save(run))
+    calls = calls_of(tmp_path, lambda: runs.save(run))
     for fails_at in range(1, calls + 1):
         with pytest.MonkeyPatch.context() as patch:
-            Disk(patch, errno.ENOSPC, fails_at)
+            Disk(patch, tmp_path, errno.ENOSPC, fails_at, once=False)
             with pytest.raises(StoreFullError):
                 runs.save(run.revised(state="done"))
         assert runs.load("night").state == ("running" if fails_at < calls else "done")
@@ -192,7 +152,7 @@ def test_a_run_record_that_fails_anywhere_stays_as_it_was(tmp_path: Path) -> Non
 
 def test_a_lease_on_a_full_disk_says_so(tmp_path: Path, key: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        Disk(patch, errno.ENOSPC, 1)
+        Disk(patch, tmp_path, errno.ENOSPC, 1, once=False)
         with pytest.raises(StoreFullError), ArtifactStore(tmp_path / "s").lease(key):
             pytest.fail("the body must not run")
 

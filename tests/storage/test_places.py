@@ -158,10 +158,11 @@ def test_copies_are_bounded(server: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_another_machine_goes_on_from_the_last_checkpoint(machine: Callable[[str], Place], key: str) -> None:
-    here, there = Checkpoints(ArtifactStore(machine("here")), key), Checkpoints(ArtifactStore(machine("there")), key)
-    assert there.newest() is None
+    here = Checkpoints(ArtifactStore(machine("here")), key)
+    assert here.newest() is None
     for step in range(4):
         here.save(step, {"latents": torch.full((2,), float(step))}, {"note": step})
+    there = Checkpoints(ArtifactStore(machine("there")), key)
     newest = there.newest()
     assert newest is not None
     assert (newest.step, newest.meta, newest.tensors["latents"].tolist()) == (3, {"note": 3}, [3.0, 3.0])

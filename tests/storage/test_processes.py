@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -95,6 +97,25 @@ def test_the_lease_of_a_killed_worker_passes_on(
     assert processes.wait(heir) == 0
     assert lines(report) == ["computing", "computing", "committed"]
     assert set(store.read(key)) == {"image"}
+
+
+def test_the_lease_of_a_stopped_worker_passes_on_and_it_does_no_harm_when_it_wakes(
+    store: ArtifactStore, key: str, tmp_path: Path, processes: Processes
+) -> None:
+    report, heartbeat = tmp_path / "report", 0.5
+    zombie = processes.start("render", store.root, report, key, heartbeat)
+    wait_for(report, 1)
+    os.kill(zombie, signal.SIGSTOP)
+    heir = processes.start("render", store.root, report, key, heartbeat)
+    assert processes.wait(heir) == 0
+    assert lines(report) == ["computing", "computing", "committed"]
+    manifest = store.find(key)
+    os.kill(zombie, signal.SIGCONT)
+    assert processes.wait(zombie) == 0
+    assert lines(report)[3:] == ["committed"]
+    assert store.find(key) == manifest
+    assert len(list(store.root.glob("data/*"))) == 1
+    assert torch.equal(store.read(key)["image"], torch.ones(1, 3, 8, 8))
 
 
 def test_of_many_that_race_without_a_lease_one_wins(

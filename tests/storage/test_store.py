@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,21 @@ def test_a_damaged_winner_does_not_win(store: ArtifactStore, artifact: str) -> N
         manifest.write_bytes(manifest.read_bytes()[:-9])
     assert store.find(artifact) == writer.manifest
     assert writer.manifest.data == writer.folder.name
+
+
+@pytest.mark.parametrize(
+    "lost", ["latents.zarr/c/0/0/0/1", "latents.zarr/zarr.json", "latents.zarr", "files/a.txt", "."]
+)
+def test_what_is_deleted_before_the_commit_is_not_promised(store: ArtifactStore, key: str, lost: str) -> None:
+    """A missing chunk would read as zeros."""
+    missing = pytest.raises(DamagedArtifactError, match="is missing")
+    with missing, store.writing(key, stage="decode", version=1) as writer:
+        writer.put("latents", torch.ones(1, 1, 8, 1025), "BCHW")
+        writer.put_file("a.txt", b"a")
+        path = writer.folder / lost
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert store.find(key) is None
+    assert not folders(store)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

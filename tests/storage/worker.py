@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from storage import ArtifactStore, Checkpoints, device_lock, fingerprint
+from storage import ArtifactStore, Checkpoints, device_lock, fingerprint, locks
 from storage.bucket import Bucket
 
 
@@ -52,8 +52,9 @@ def checkpoint_loop(root: str, acks: str, key: str) -> None:
         say(acks, str(i))
 
 
-def render(root: str, report: str, key: str) -> None:
+def render(root: str, report: str, key: str, heartbeat: float = 10.0) -> None:
     """What a stage runner does: take the lease, look again, else work and commit."""
+    locks.HEARTBEAT = heartbeat
     store = opened(root)
     waits: list[float] = []
     with store.lease(key, on_wait=waits.append):
