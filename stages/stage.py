@@ -21,6 +21,7 @@ from freescale import METHODS, Level, Method, Step
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from freescale.vae_tile import TiledVae
     from stages.models import Models
     from stages.spec import RunOptions
 
@@ -99,6 +100,10 @@ class Stage:
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
     ) -> Tensors | dict[str, Stream] | Running:
         """Make the result, from `resume` on where a checkpoint gives one."""
+        raise NotImplementedError
+
+    def tiled(self, parents: Parents, models: Models) -> TiledVae:
+        """What `models.run_tiles` computes tiles of, anywhere; of stages that ask it to."""
         raise NotImplementedError
 
     def files(self, parents: Parents) -> dict[str, bytes]:

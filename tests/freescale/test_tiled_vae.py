@@ -92,9 +92,10 @@ def test_the_tile_edge_does_not_matter(tile: int) -> None:
 
 
 def test_neither_does_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from freescale import tiled_vae
+    from freescale import tiled_vae, vae_tile
 
-    monkeypatch.setattr(tiled_vae, "BLOCK", 16)  # several blocks of queries and of keys
+    for module in (tiled_vae, vae_tile):
+        monkeypatch.setattr(module, "BLOCK", 16)  # several blocks of queries and of keys
     monkeypatch.setattr(tiled_vae, "MIB", 1 << 12)
     vae, size = vae_of(1), (16, 12)
     latents, picture = cells(size, torch.float64), pixels(size, torch.float64)
