@@ -92,7 +92,10 @@ def _local(workers: int) -> Any:
 
     return SpecCluster(  # type: ignore[no-untyped-call]
         workers={f"worker-{n}": {"cls": Nanny, "options": options(n)} for n in range(workers)},
-        scheduler={"cls": Scheduler, "options": {"dashboard": False, "port": 0, "host": HERE}},
+        scheduler={
+            "cls": Scheduler,
+            "options": {"dashboard": False, "dashboard_address": f"{HERE}:0", "port": 0, "host": HERE},
+        },
         silence_logs="error",
     )
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from flows.crew import Crew
+from flows.crew import Crew, crew_of
 from flows.evaluation import prepare_evaluation
 from flows.evaluation_report import as_json
 from flows.fleet import cluster
 from flows.measuring import Readings, cells, read_all
 from flows.progress import Terminal
 from flows.session import Home, Session, prepare
-from flows.spread import Stored, helping
+from flows.spread import Stored, helping, spread_over
 from freescale.vae_tile import Tile
 from stages.measures.spec import make_evaluation
 from stages.runner import Interrupted, key_of
-from stages.spec import RunOptions, make_spec
+from stages.spec import RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,6 +200,14 @@ def test_a_stop_reaches_the_tiles(tmp_path: Path, client: Client) -> None:
             list(run(call)(tiles, torch.zeros(1, 1)))
         assert len(list(tmp_path.glob(f"cache/tiles/{key_of(call)}/*"))) == 1
     assert not list(tmp_path.glob("cache/tiles/*"))
+
+
+def test_no_workers_where_none_are_asked_for(tmp_path: Path) -> None:
+    home, stop = Home(tmp_path), threading.Event()
+    with spread_over(home, TILED, stop, None, None) as spread:
+        assert spread is None
+    with pytest.raises(SpecError, match="workers: 0"), crew_of(home, stop, None, 0):
+        pass
 
 
 def test_a_stored_map_outlives_its_file(tmp_path: Path) -> None:

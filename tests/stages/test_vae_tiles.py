@@ -140,5 +140,8 @@ def test_a_vae_memory_that_nothing_fits_is_refused(tmp_path: Path) -> None:
     call = plan.exports[-1].parents["image"]
     with pytest.raises(SpecError, match=r"vae_memory of 1 MiB does not suffice .* MiB would"):
         estimate(call, plan.info, RunOptions(vae_memory=1 << 20))
+    with pytest.raises(SpecError, match=r"vae_memory of 1 MiB does not suffice"):
+        render(tmp_path, SMALL, vae_memory=1 << 20)
+    assert not (tmp_path / "store").exists()
     whole = estimate(call, plan.info, RunOptions()).activations
     assert estimate(call, plan.info, RunOptions(vae_memory=whole // 2)).activations <= whole // 2
