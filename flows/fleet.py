@@ -9,6 +9,7 @@ queued on a worker would die with it.
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from flows.session import Home
 
 DEATHS = 100  # of workers that Dask itself forgives a job; its attempts are counted in the home
-SETTINGS = {"distributed.scheduler.worker-ttl": "60 s", "logging": {"distributed": "error"}}
+SETTINGS = {"distributed.scheduler.worker-ttl": "60 s"}
 PATIENCE = "60 s"  # for a scheduler or its first worker
 HERE = "127.0.0.1"  # processes of this machine talk to each other alone
 DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"  # a terminal's Ctrl-C is passed on by a stop
@@ -50,13 +51,13 @@ def cluster(home: Home, address: str | None, workers: int, deaths: int = DEATHS)
     `SpecError` for an address where none answers, or more workers than GPUs.
     """
     import dask
+    from distributed import Client
 
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")  # the workers'
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # ours, where Dask was imported before
     settings = {"distributed.scheduler.allowed-failures": deaths, "temporary-directory": str(home.root / "cache/dask")}
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(SETTINGS | settings))
-        from distributed import Client
-
         where = address if address is not None else stack.enter_context(_local(workers))
         try:
             client = stack.enter_context(Client(where, timeout=PATIENCE, set_as_default=False))  # type: ignore[no-untyped-call]
