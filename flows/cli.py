@@ -17,6 +17,7 @@ import typer
 
 from flows import cli_convert, cli_field, cli_night
 from flows.options import (
+    DaskOption,
     DeviceOption,
     EveryOption,
     FpsOption,
@@ -30,6 +31,8 @@ from flows.options import (
     RootOption,
     SplitOption,
     ThreadsOption,
+    VaeMemoryOption,
+    WorkersOption,
     home_of,
     options_of,
     stop_on_signals,
@@ -82,6 +85,9 @@ def render(
     checkpoint_every: EveryOption = 60.0,
     split_guidance: SplitOption = False,
     memory: MemoryOption = None,
+    vae_memory: VaeMemoryOption = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
     input_root: RootOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -89,17 +95,8 @@ def render(
     """Render a picture or clip through checkpointed stages; typed again after a crash, it goes on where it was."""
     from flows import requests
 
-    flags = {
-        "size": size,
-        "seed": seed,
-        "steps": steps,
-        "method": method,
-        "model": model,
-        "image": image,
-        "frames": frames,
-        "fps": fps,
-        "mask": mask,
-    }
+    flags: dict[str, Any] = {"size": size, "seed": seed, "steps": steps, "method": method, "model": model}
+    flags |= {"image": image, "frames": frames, "fps": fps, "mask": mask}
     place = home_of(home)
     spec = requests.spec_from(what, flags, context.args)
     job = _prepare(spec, place, input_root)
@@ -109,8 +106,9 @@ def render(
         checkpoint_every=checkpoint_every,
         split_guidance=split_guidance,
         memory=memory,
+        vae_memory=vae_memory,
     )
-    _run(job, place, options, out or Path.cwd(), overwrite, as_json)
+    _run(job, place, options, out or Path.cwd(), overwrite, as_json, dask, workers)
 
 
 @app.command(context_settings=EXTRA)
@@ -139,17 +137,8 @@ def plan(
     """Show levels, stages, what is reused and what it would cost; start nothing."""
     from flows import requests
 
-    flags = {
-        "size": size,
-        "seed": seed,
-        "steps": steps,
-        "method": method,
-        "model": model,
-        "image": image,
-        "frames": frames,
-        "fps": fps,
-        "mask": mask,
-    }
+    flags: dict[str, Any] = {"size": size, "seed": seed, "steps": steps, "method": method, "model": model}
+    flags |= {"image": image, "frames": frames, "fps": fps, "mask": mask}
     place = home_of(home)
     spec = requests.spec_or_run(what, flags, context.args, place)
     options = options_of(device=device, split_guidance=split_guidance, memory=memory)
@@ -166,6 +155,9 @@ def resume(
     checkpoint_every: EveryOption = 60.0,
     split_guidance: SplitOption = False,
     memory: MemoryOption = None,
+    vae_memory: VaeMemoryOption = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -181,8 +173,9 @@ def resume(
         checkpoint_every=checkpoint_every,
         split_guidance=split_guidance,
         memory=memory,
+        vae_memory=vae_memory,
     )
-    _run(job, place, options, out or Path.cwd(), overwrite, as_json)
+    _run(job, place, options, out or Path.cwd(), overwrite, as_json, dask, workers)
 
 
 @app.command(context_settings=EXTRA)
@@ -236,8 +229,8 @@ def batch(
     model: Annotated[str | None, typer.Option(help="Model of jobs that name none.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out jobs that cannot be, naming each.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes to share the jobs, one a GPU.")] = None,
-    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers do the jobs.")] = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
     notify: Annotated[
         str | None, typer.Option(help="Who is told at the end: an http address, or a block's name.")
     ] = None,
@@ -332,10 +325,14 @@ def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
     plan_report.print_plan(job, home, options, why, as_json)
 
 
-def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, as_json: bool) -> None:
+def _run(
+    job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, as_json: bool,
+    dask: str | None = None, workers: int | None = None,
+) -> None:  # fmt: skip
     """Render with the signals turned into an orderly stop, and print how it went."""
     from flows.progress import Terminal
     from flows.session import Session
+    from flows.spread import spread_over
     from stages.runner import Interrupted
 
     terminal = Terminal()
@@ -343,7 +340,8 @@ def _run(job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, 
     terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
     terminal.begin(job.plan)
     try:
-        result: Result = session.render(job, out, overwrite)
+        with spread_over(home, options, session.stop, dask, workers) as session.spread:
+            result: Result = session.render(job, out, overwrite)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.end()
         terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.options import (
+    DaskOption,
     DeviceOption,
     EveryOption,
     FpsOption,
@@ -16,6 +17,7 @@ from flows.options import (
     JsonOption,
     OverwriteOption,
     ThreadsOption,
+    WorkersOption,
     home_of,
     options_of,
     stop_on_signals,
@@ -49,6 +51,8 @@ def compare(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,7 +65,9 @@ def compare(
     spec = make_grid(grid_values(what, flags | {"steps": steps, "frames": frames, "fps": fps}))
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     stop = stop_on_signals()
-    raise typer.Exit(compare_requests.run(spec, home_of(home), options, stop, out, overwrite, again, as_json))
+    place = home_of(home)
+    code = compare_requests.run(spec, place, options, stop, out, overwrite, again, as_json, dask, workers)
+    raise typer.Exit(code)
 
 
 @study.command("make")
@@ -111,6 +117,8 @@ def evaluate(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,4 +130,4 @@ def evaluate(
     flags |= {"protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
     spec = requests.evaluation_from(what, flags)
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
-    requests.run(spec, home_of(home), options, stop_on_signals(), out, overwrite, dry, as_json)
+    requests.run(spec, home_of(home), options, stop_on_signals(), out, overwrite, dry, as_json, dask, workers)

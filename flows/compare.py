@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows.batch import Night
 from flows.comparison import prepare_comparison
 from flows.comparison_page import SHEET, check_out, write
+from flows.fleet import Fleet, check_fleet, cluster
 from flows.progress import Terminal
 from flows.reporting import Sender, picture_link
 from flows.session import Home
@@ -25,14 +26,23 @@ def compare(
     spec: GridSpec = GridSpec(),  # noqa: B008
     options: RunOptions = RunOptions(),  # noqa: B008
     out: str | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
 ) -> dict[str, Any]:
-    """Render and show side by side. Returns what `freescale compare --json` prints; the page is under the home."""
+    """Render and show side by side. Returns what `freescale compare --json` prints; the page is under the home.
+
+    With `workers` so many processes here share the pictures, with `dask` the workers of the scheduler at that address.
+    """
     home, log = Home.find(), get_run_logger()
     comparison = prepare_comparison(spec, home)
     folder = Path(out) if out else home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite=False)
     log.info("%s: %s pictures", comparison.name, len(comparison.orders))
-    states = Night(home, options, Terminal(quiet=True), wrap=in_task).run(comparison.orders)
+    if check_fleet(dask, workers):
+        with cluster(home, dask, workers or 0) as client:
+            states = Fleet(home, options, client, wrap=in_task).run(comparison.orders)
+    else:
+        states = Night(home, options, Terminal(quiet=True), wrap=in_task).run(comparison.orders)
     files = write(folder, comparison, states, home)
     sender = Sender()
     text = f"`{files[0]}`\n\n{picture_link('contact sheet', folder / SHEET)}"

@@ -11,6 +11,8 @@ import typer
 from flows.batch import Night
 from flows.comparison import prepare_comparison
 from flows.comparison_page import check_out, write
+from flows.fleet import check_fleet
+from flows.night import states_of
 from flows.progress import Terminal
 
 if TYPE_CHECKING:
@@ -24,15 +26,16 @@ if TYPE_CHECKING:
 
 def run(
     spec: GridSpec, home: Home, options: RunOptions, stop: threading.Event, out: Path | None, overwrite: bool,
-    again: bool, as_object: bool,
+    again: bool, as_object: bool, dask: str | None = None, workers: int | None = None,
 ) -> int:  # fmt: skip
     """Render what is not there and write the page; return 0 all shown, 1 some set aside, 3 stopped before the end."""
+    check_fleet(dask, workers)
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
-    states = Night(home, options, terminal, stop, again=again).run(comparison.orders)
+    states = states_of(comparison.orders, Night(home, options, terminal, stop, again=again), dask, workers)
     files = write(folder, comparison, states, home)
     for order in comparison.orders:
         if states[order.job.run] != "done":

@@ -13,6 +13,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.crew import crew_of
 from flows.evaluation import Evaluation, Picture, prepare_evaluation
 from flows.evaluation_report import as_json, as_markdown, check_out, write
 from flows.measuring import Read, cells, read_all, read_picture
@@ -30,15 +31,21 @@ def evaluate(
     spec: EvaluationSpec = EvaluationSpec(),  # noqa: B008
     options: RunOptions = RunOptions(),  # noqa: B008
     out: str | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
 ) -> dict[str, Any]:
-    """Render and measure. Returns what `freescale evaluate --json` prints; the tables are under the home folder."""
+    """Render and measure. Returns what `freescale evaluate --json` prints; the tables are under the home folder.
+
+    With `workers` so many processes here share the pictures, with `dask` the workers of the scheduler at that address.
+    """
     home, log = Home.find(), get_run_logger()
     evaluation = prepare_evaluation(spec, home)
     folder = Path(out) if out else home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite=False)
     log.info("%s: %s %ss", evaluation.name, len(evaluation.pictures), evaluation.kind)
     session = Session(home, options, Terminal(quiet=True))
-    readings = read_all(evaluation, session, _in_task)
+    with crew_of(home, session.stop, dask, workers) as crew:
+        readings = read_all(evaluation, session, _in_task, crew=crew)
     found = list(cells(evaluation, readings))
     files = write(folder, evaluation, found, readings)
     sender = Sender()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flows.crew import crew_of
 from flows.evaluation import prepare_evaluation
 from flows.evaluation_report import as_json, as_markdown, check_out, write
+from flows.fleet import check_fleet
 from flows.measuring import cells, read_all
 from flows.progress import Terminal
 from flows.requests import grid_values
@@ -43,9 +45,10 @@ def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
 
 def run(
     spec: EvaluationSpec, home: Home, options: RunOptions, stop: threading.Event, out: Path | None, overwrite: bool,
-    only_plan: bool, as_object: bool,
+    only_plan: bool, as_object: bool, dask: str | None = None, workers: int | None = None,
 ) -> None:  # fmt: skip
     """Render, read, score, write and print. Exits with 3 when asked to stop; typed again it goes on."""
+    check_fleet(dask, workers)
     evaluation = prepare_evaluation(spec, home)
     folder = out or home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite)
@@ -58,7 +61,8 @@ def run(
         return
     session = Session(home, options, Terminal(quiet=True), stop)
     try:
-        readings = read_all(evaluation, session, told=_Told(terminal, total, left))
+        with crew_of(home, stop, dask, workers) as crew:
+            readings = read_all(evaluation, session, told=_Told(terminal, total, left), crew=crew)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.say(f"{stopped or 'stopped'}; typed again, the evaluation goes on")
         raise typer.Exit(3) from None

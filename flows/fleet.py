@@ -9,6 +9,7 @@ queued on a worker would die with it.
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -36,28 +37,35 @@ if TYPE_CHECKING:
     from flows.session import Home
 
 DEATHS = 100  # of workers that Dask itself forgives a job; its attempts are counted in the home
-SETTINGS = {"distributed.scheduler.allowed-failures": DEATHS, "distributed.scheduler.worker-ttl": "60 s"}
+SETTINGS = {"distributed.scheduler.worker-ttl": "60 s"}
 PATIENCE = "60 s"  # for a scheduler or its first worker
+HERE = "127.0.0.1"  # processes of this machine talk to each other alone
+DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"  # a terminal's Ctrl-C is passed on by a stop
 
 
 @contextmanager
-def cluster(home: Home, address: str | None, workers: int) -> Iterator[Client]:
+def cluster(home: Home, address: str | None, workers: int, deaths: int = DEATHS) -> Iterator[Client]:
     """Connect to a scheduler, or start `workers` processes here, one a GPU where there are any.
 
-    Raises `SpecError` for an address where none answers, or more workers than GPUs.
+    Work whose worker died is given to another, `deaths` times; a scheduler that was there decides that itself. Raises
+    `SpecError` for an address where none answers, or more workers than GPUs.
     """
     import dask
     from distributed import Client
 
-    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")  # the workers'
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # ours, where Dask was imported before
+    settings = {"distributed.scheduler.allowed-failures": deaths, "temporary-directory": str(home.root / "cache/dask")}
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(SETTINGS | {"temporary-directory": str(home.root / "cache" / "dask")}))
+        stack.enter_context(dask.config.set(SETTINGS | settings))
         where = address if address is not None else stack.enter_context(_local(workers))
         try:
             client = stack.enter_context(Client(where, timeout=PATIENCE, set_as_default=False))  # type: ignore[no-untyped-call]
             client.wait_for_workers(max(workers, 1), timeout=PATIENCE)
         except (OSError, TimeoutError, ValueError) as error:
             raise SpecError(f"dask: no scheduler with a worker answers at {address!r}: {error or PATIENCE}") from None
+        if not _able(client):
+            raise SpecError(f"dask: no worker at {address!r} takes tasks; start them with --resources GPU=1")
         yield client
 
 
@@ -80,11 +88,15 @@ def _local(workers: int) -> Any:
 
     def options(number: int) -> dict[str, Any]:
         pinned = {"env": {"CUDA_VISIBLE_DEVICES": str(number)}} if gpus else {}
-        return {"nthreads": 1, "resources": {"GPU": 1}, "name": f"worker-{number}", "memory_limit": 0, **pinned}
+        plain = {"nthreads": 1, "resources": {"GPU": 1}, "memory_limit": 0, "preload": [DEAF], "host": HERE}
+        return {"name": f"worker-{number}", **plain, **pinned}
 
     return SpecCluster(  # type: ignore[no-untyped-call]
         workers={f"worker-{n}": {"cls": Nanny, "options": options(n)} for n in range(workers)},
-        scheduler={"cls": Scheduler, "options": {"dashboard": False, "port": 0}},
+        scheduler={
+            "cls": Scheduler,
+            "options": {"dashboard": False, "dashboard_address": f"{HERE}:0", "port": 0, "host": HERE},
+        },
         silence_logs="error",
     )
 
@@ -106,8 +118,8 @@ class Fleet:
 
     @property
     def width(self) -> int:
-        """Jobs at a time: the workers that have a GPU, or are one machine's CPU."""
-        return max(sum(1 for w in self.client.scheduler_info(n_workers=-1)["workers"].values() if _has(w)), 1)
+        """Jobs at a time."""
+        return width_of(self.client)
 
     def run(self, orders: Iterable[Ordered]) -> dict[str, State]:
         """Work until every job is done or set aside, the window ends, or `stop` is set; return each run's state."""
@@ -184,30 +196,52 @@ class Fleet:
             paused.unlink(missing_ok=True)
 
 
-def _has(worker: dict[str, Any]) -> bool:
-    return bool(worker.get("resources", {}).get("GPU"))
+def width_of(client: Client) -> int:
+    """The workers that have a GPU, or are one machine's CPU; at least 1, for one may be starting again."""
+    return max(_able(client), 1)
 
 
-_sessions: dict[tuple[Path, str], Session] = {}  # of this worker process: one, with its model
+def _able(client: Client) -> int:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sum(bool(worker.get("resources", {}).get("GPU")) for worker in workers)
+
+
+_sessions: dict[tuple[Home, str], Session] = {}  # of this worker process: one, with its model
+
+
+def session_of(home: Home, options: dict[str, Any]) -> Session:
+    """This worker process's session, with the model of its last task."""
+    how = RunOptions.model_validate(options)
+    key = (home, how.model_dump_json())
+    if key not in _sessions:
+        _sessions.clear()
+        _sessions[key] = Session(home, how, Terminal(quiet=True))
+    return _sessions[key]
+
+
+@contextmanager
+def heeding(sign: Path, stop: threading.Event) -> Iterator[None]:
+    """Set `stop` once there is the file `sign`."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(POLL):
+            if sign.exists():
+                stop.set()
+
+    threading.Thread(target=watch, name="stop", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def settle(
     home: Home, options: dict[str, Any], window: Window, out: Path | None, wanted: dict[str, Any], sign: Path
 ) -> State:
     """Do one job in this worker process, as a night of one job; heed the file `sign`, which says stop."""
-    how = RunOptions.model_validate(options)
-    session = _sessions.setdefault((home.root, how.model_dump_json()), Session(home, how, Terminal(quiet=True)))
-    night = Night(home, how, Terminal(quiet=True), out=out, window=window, session=session)
+    session = session_of(home, options)
+    night = Night(home, session.options, Terminal(quiet=True), out=out, window=window, session=session)
     order = Ordered(wanted["name"], 0, wanted["where"], prepare(make_spec(wanted["spec"]), home))
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(POLL):
-            if sign.exists():
-                night.stop.set()
-
-    threading.Thread(target=watch, name="stop", daemon=True).start()
-    try:
+    with heeding(sign, night.stop):
         return night.run([order])[order.job.run]
-    finally:
-        over.set()

@@ -6,24 +6,35 @@ on where it was, and one that is done is scored again without a step.
 
 from __future__ import annotations
 
+import threading
+import uuid
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from flows.costs import Cost, cost
+from flows.crew import WorkersDiedError, result_of
 from flows.evaluation import REFERENCE, Evaluation, Picture, Size
+from flows.fleet import heeding, session_of
+from flows.session import prepare
 from stages.measures.clip_readings import CLIP_WORDS
 from stages.measures.clip_score import clip_score
 from stages.measures.score import DISTANCES, Sample, Score, scores
 from stages.runner import Interrupted, key_of
+from stages.spec import make_spec
 from stages.stage import StageError, Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from flows.session import Session
+    from flows.crew import Crew
+    from flows.session import Home, Session
+    from stages.model_folder import ModelInfo
+    from stages.plan import Call
 
 
 @dataclass(frozen=True)
@@ -61,21 +72,75 @@ def read_all(
     session: Session,
     read_one: Callable[[Picture, Evaluation, Session], Read] | None = None,
     told: Callable[[int, Picture], None] = lambda done, picture: None,
+    crew: Crew | None = None,
 ) -> Readings:
     """Render and read every picture that is not read yet, telling of each. Raises `Interrupted` when asked to stop.
 
-    `read_one` is `read_picture`, or that inside a task.
+    `read_one` is `read_picture`, or that inside a task. With a `crew` its workers render and read, and what they found
+    is taken from the store.
     """
     found = Readings()
+    lost = {} if crew is None else _read_over(evaluation, session, crew, told)
     for done, picture in enumerate(evaluation.pictures, start=1):
+        if picture in lost:
+            found.failed[picture] = lost[picture]
+            continue
         if session.stop.is_set():
             raise Interrupted(None, None)
         try:
             found.read.append((read_one or read_picture)(picture, evaluation, session))
         except StageError as error:  # it would be so again: the others are measured without it
             found.failed[picture] = str(error)
-        told(done, picture)
+        if crew is None:
+            told(done, picture)
     return found
+
+
+def _read_over(
+    evaluation: Evaluation, session: Session, crew: Crew, told: Callable[[int, Picture], None]
+) -> dict[Picture, str]:
+    """Have a crew render and read what is not read yet; return the pictures that cannot be made, and why."""
+    home, pictures = session.home, evaluation.pictures
+    left = [p for p in pictures if any(home.store.find(key_of(call)) is None for call in p.readings.values())]
+    model = next(p.job for p in pictures if p.job is not None)
+    sign = home.root / "cache" / f"stop-{uuid.uuid4().hex}"
+    how = (home, session.options.model_dump(), model.plan.info, model.spec.model.dtype, sign)
+    specs = (None if p.job is None else p.job.spec.model_dump(mode="json") for p in left)
+    tasks = ((*how, spec, tuple(p.readings.values())) for spec, p in zip(specs, left, strict=True))
+    failed, done, broken = dict[Picture, str](), len(pictures) - len(left), list[Exception]()
+    try:
+        for number, future in crew.each(read_elsewhere, tasks, sign):
+            done += 1
+            try:
+                result_of(future)
+            except (StageError, WorkersDiedError) as error:
+                failed[left[number]] = str(error)
+            except Exception as error:  # not this picture's alone: end the others in order first
+                broken.append(error)
+                crew.stop.set()
+            told(done, left[number])
+    except Interrupted:
+        if broken:
+            raise broken[0] from None
+        raise
+    finally:
+        sign.unlink(missing_ok=True)
+    return failed
+
+
+def read_elsewhere(
+    home: Home, options: dict[str, Any], info: ModelInfo, dtype: str, sign: Path,
+    spec: dict[str, Any] | None, readings: tuple[Call, ...],
+) -> None:  # fmt: skip
+    """In a worker: render a picture, from its last checkpoint, and read it; stop where the file `sign` says so."""
+    session = session_of(home, options)
+    session.stop = threading.Event()
+    with heeding(sign, session.stop), suppress(Interrupted):
+        if spec is not None:
+            session.render(prepare(make_spec(spec), home))
+        runner = session.runner_for(info, dtype)
+        for call in readings:
+            runner.ensure(call, {})
 
 
 def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> Read:

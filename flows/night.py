@@ -21,7 +21,7 @@ from stages.spec import SpecError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from flows.batch import State, Window
@@ -71,19 +71,13 @@ def work(
     hook: str | None = None,
 ) -> int:
     """Work through the jobs and tell how each ended; return 0 all done, 1 some set aside, 3 some left."""
-    is_fleet = check_fleet(dask, workers)
+    check_fleet(dask, workers)
     check_hook(hook)
     terminal = Terminal()
     terminal.say(f"{len(orders.jobs)} jobs" + (f", {orders.repeated} more are repetitions" if orders.repeated else ""))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    if not is_fleet:
-        states = Night(home, options, terminal, stop, out, window, again).run(orders.jobs)
-    else:
-        with cluster(home, dask, workers or 0) as client:
-            fleet = Fleet(home, options, client, stop, out, window, again, wrap=_telling(terminal))
-            terminal.say(f"{fleet.width} workers")
-            states = fleet.run(orders.jobs)
+    states = states_of(orders.jobs, Night(home, options, terminal, stop, out, window, again), dask, workers)
     rows = []
     for order in orders.jobs:
         row: dict[str, Any] = {"name": order.name, "run": order.job.run, "state": states[order.job.run]}
@@ -101,6 +95,18 @@ def work(
     else:
         typer.echo(page)
     return 3 if tally["left"] else 1 if tally["set aside"] else 0
+
+
+def states_of(jobs: Sequence[Ordered], night: Night, dask: str | None, workers: int | None) -> dict[str, State]:
+    """Work through the jobs as a night says, here or over workers; return each run's state."""
+    if not check_fleet(dask, workers):
+        return night.run(jobs)
+    terminal = Terminal()
+    with cluster(night.home, dask, workers or 0) as client:
+        fleet = Fleet(night.home, night.options, client, night.stop, night.out, night.window, night.again)
+        fleet.wrap = _telling(terminal)
+        terminal.say(f"{fleet.width} workers")
+        return fleet.run(jobs)
 
 
 def _telling(terminal: Terminal) -> Callable[[Ordered, Callable[[], State]], State]:

@@ -27,6 +27,9 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a fi
 FramesOption = Annotated[int | None, typer.Option(help="Of a clip; default: as many as the model makes.")]
 FpsOption = Annotated[str | None, typer.Option(help="Playback rate of a clip: 24, 23.976 or 24000/1001.")]
 MaskOption = Annotated[list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Processes here that share the work, one a GPU.")]
+DaskOption = Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers do it.")]
+VaeMemoryOption = Annotated[str | None, typer.Option(help="The VAE works by tiles where it would take more: 2GiB.")]
 RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
 
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.reporting import FlowObserver
 from flows.session import Home, Job, Session, prepare
+from flows.spread import spread_over
 from stages.plan import Call
 from stages.runner import Outcome, Runner
 from stages.spec import RenderSpec, RunOptions, SpecError
@@ -23,14 +24,25 @@ RETRIES, RETRY_DELAY = 2, 10  # seconds
 
 
 @flow(name="render")
-def render(spec: RenderSpec, options: RunOptions = RunOptions(), out: str | None = None) -> dict[str, Any]:  # noqa: B008
-    """Render one picture. Returns what `freescale render --json` prints; the pictures are under the home folder."""
+def render(
+    spec: RenderSpec,
+    options: RunOptions = RunOptions(),  # noqa: B008
+    out: str | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
+) -> dict[str, Any]:
+    """Render one picture. Returns what `freescale render --json` prints; the pictures are under the home folder.
+
+    The VAE's tiles and the exports are computed by `workers` processes here, or by those of the scheduler at `dask`.
+    """
     home = Home.find()
     job = prepare(spec, home)
     observer = FlowObserver(job.plan, get_run_logger())
     try:
         observer.began(job)
-        result = TaskSession(home, options, observer).render(job, Path(out) if out else None)
+        session = TaskSession(home, options, observer)
+        with spread_over(home, options, session.stop, dask, workers) as session.spread:
+            result = session.render(job, Path(out) if out else None)
         for level, path in enumerate(reversed(result.outputs[-len(job.plan.exports) :])):
             observer.preview(level, path)
         observer.summary(job, result)
@@ -45,7 +57,7 @@ class TaskSession(Session):
     def runner(self, job: Job) -> Runner:
         """The session's runner, with tasks."""
         plain = super().runner(job)
-        return TaskRunner(plain.store, plain.models, plain.options, plain.observer, plain.stop)
+        return TaskRunner(plain.store, plain.models, plain.options, plain.observer, plain.stop, plain.helpers)
 
 
 class TaskRunner(Runner):

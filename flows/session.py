@@ -37,6 +37,7 @@ from storage import ArtifactStore, Attempt, Disk, PlannedCall, RunNotFoundError,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from flows.spread import Spread
     from storage import Place
 
 
@@ -183,21 +184,24 @@ class Session:
     options: RunOptions
     observer: Observer
     stop: threading.Event = field(default_factory=threading.Event)
+    spread: Spread | None = None  # workers that help inside a render
     _models: dict[tuple[str, str], Models] = field(default_factory=dict)
 
     def runner(self, job: Job) -> Runner:
         """A runner for a job, with the model kept from the last one where it is the same."""
+        return self.runner_for(job.plan.info, job.spec.model.dtype)
+
+    def runner_for(self, info: ModelInfo, dtype: str) -> Runner:
+        """The same for a model that is known."""
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
-        return Runner(self.home.store, self._models_of(job), self.options, self.observer, self.stop)
-
-    def _models_of(self, job: Job) -> Models:
-        info: ModelInfo = job.plan.info
-        key = (fingerprint(dict(info.fingerprints)), job.spec.model.dtype)
+        key = (fingerprint(dict(info.fingerprints)), dtype)
         if key not in self._models:
             self._models.clear()  # one model in memory at a time
-            self._models[key] = Models(info, job.spec.model.dtype, pick_device(self.options.device))
-        return self._models[key]
+            self._models[key] = Models(info, dtype, pick_device(self.options.device))
+        models = self._models[key]
+        helpers = None if self.spread is None else self.spread.tiles_of(info, dtype, models.device)
+        return Runner(self.home.store, models, self.options, self.observer, self.stop, helpers)
 
     def release(self) -> None:
         """Take the model off the device; the next job loads it again."""
@@ -218,6 +222,8 @@ class Session:
         outcomes: dict[str, Outcome] = {}
         try:
             runner = self.runner(job)
+            if self.spread is not None:
+                self.spread.export(runner, job, outcomes, lambda call, made: self._deliver(runner, job, call, made))
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
             last = job.plan.exports[-1]
             final = place_copy(runner.file_path(last, file_name(last), outcomes), target) if target else None

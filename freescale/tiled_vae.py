@@ -7,6 +7,9 @@ follows, to collect its statistics, and one that emits the result. Between two k
 costs (norms + 1) passes a part, each pass running the part as far as that norm: with one kept map for each residual
 block about 2.3 times the untiled work, with none kept over m blocks about m times.
 
+The tiles of a pass need nothing of each other. Whoever calls may have them computed elsewhere (`Run`), in any order
+and any number of times: what comes back is put together in one order, so that the result is the same to the bit.
+
 Maps are (B, C, H, W); sizes are (height, width); tile edges are pixels of the picture.
 """
 
@@ -18,16 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from freescale.vae_layers import Attend, Conv, Double, Fork, Half, Join, Layers, Norm, Region, Size, Span, layers_of
+from freescale.vae_tile import BLOCK, Tile, TiledVae, reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    Read = Callable[[Region], Tensor]
+    from freescale.vae_tile import Read
 
-BLOCK = 2048  # queries, and keys, whose scores are held at once in the attention: 16 MiB in float32
+    Run = Callable[[list[Tile], Tensor | None], Iterable[Tensor]]  # tiles, the map they are made from -> in order
+
 MIB = 2**20
 
 
@@ -50,29 +54,29 @@ class TilePlan:
 
 
 def decode_tiles(
-    vae: Any, latents: Tensor, tile: int = 512, memory: int = 8 << 30
+    vae: Any, latents: Tensor, tile: int = 512, memory: int = 8 << 30, run: Run | None = None
 ) -> Iterator[tuple[Span, Span, Tensor]]:
     """Yield (rows, columns, tile) of the decoded picture, row by row, tiles (B, 3, rows, columns) on the CPU.
 
-    `latents` (B, C, h, w) are as `vae.decode` takes them. Tiles start at multiples of `tile` pixels. Raises
-    `ValueError` before any work when `memory` bytes do not suffice, naming what would.
+    `latents` (B, C, h, w) are as `vae.decode` takes them. Tiles start at multiples of `tile` pixels. `run` computes
+    tiles, by default here. Raises `ValueError` before any work when `memory` bytes do not suffice, naming what would.
     """
-    network = layers_of(vae, "decoder", _size_of(latents))
     plan = plan_tiles(vae, "decoder", _size_of(latents), tile, memory, latents.shape[0])
-    return _Run(vae, network, tile).emit(plan, _reader(latents))
+    return Passes(TiledVae(vae, "decoder", _size_of(latents), reader(latents)), tile, run).emit(plan)
 
 
-def encode_tiles(vae: Any, read: Read, size: Size, tile: int = 512, memory: int = 8 << 30) -> Tensor:
+def encode_tiles(
+    vae: Any, read: Read, size: Size, tile: int = 512, memory: int = 8 << 30, run: Run | None = None
+) -> Tensor:
     """Return the moments (B, 2C, h, w) of a picture that is read by regions, on the CPU: its posterior's parameters.
 
     `read(((top, bottom), (left, right)))` gives (B, 3, rows, columns). Raises `ValueError` as `decode_tiles`.
     """
-    network = layers_of(vae, "encoder", size)
     plan = plan_tiles(vae, "encoder", size, tile, memory)
-    run = _Run(vae, network, tile)
-    tiles = list(run.emit(plan, read))
-    height, width = network.sizes[-1]
-    moments = tiles[0][2].new_empty(tiles[0][2].shape[0], network.channels[-1], height, width)
+    passes = Passes(TiledVae(vae, "encoder", size, read), tile, run)
+    tiles = list(passes.emit(plan))
+    height, width = passes.network.sizes[-1]
+    moments = tiles[0][2].new_empty(tiles[0][2].shape[0], passes.network.channels[-1], height, width)
     for rows, columns, values in tiles:
         moments[..., slice(*rows), slice(*columns)] = values
     return moments
@@ -220,16 +224,15 @@ def _work(network: Layers, regions: list[Region], start: int) -> int:
     return most
 
 
-class _Run:
-    """One decode or encode: the statistics found so far, and how regions are made."""
+class Passes:
+    """One decode or encode: the statistics found so far, and what is made of tiles that `run` computes."""
 
-    def __init__(self, vae: Any, network: Layers, tile: int) -> None:
-        weight = next(vae.parameters())
-        self.network, self.tile, self.device, self.dtype = network, tile, weight.device, weight.dtype
+    def __init__(self, tiled: TiledVae, tile: int, run: Run | None) -> None:
+        self.tiled, self.network, self.tile = tiled, tiled.network, tile
+        self.run = run or (lambda tiles, held: (tiled.compute(one, held) for one in tiles))
         self.affine: dict[int, tuple[Tensor, Tensor]] = {}
 
-    @torch.no_grad()
-    def emit(self, plan: TilePlan, read: Read) -> Iterator[tuple[Span, Span, Tensor]]:
+    def emit(self, plan: TilePlan) -> Iterator[tuple[Span, Span, Tensor]]:
         """Keep the maps of all parts but the last, then yield its tiles."""
         held: Tensor | None = None
         for part in plan.parts[:-1]:
@@ -237,41 +240,52 @@ class _Run:
                 assert held is not None
                 held = self._attend(part, held)
             else:
-                self._collect(part, read)
-                held = self._keep(part, read, held)
-            read = _reader(held)
+                self._collect(part, held)
+                held = self._keep(part, held)
         last = plan.parts[-1]
-        self._collect(last, read)
-        for rows, columns in self._tiles(last.stop):
-            yield rows, columns, self._region(last.start, last.stop, read, (rows, columns)).cpu()
+        self._collect(last, held)
+        for (rows, columns), values in self._made(last, held):
+            yield rows, columns, values
 
-    def _collect(self, part: Part, read: Read) -> None:
+    def _made(self, part: Part, held: Tensor | None) -> Iterator[tuple[Region, Tensor]]:
+        """The tiles of the result of a part, in order."""
+        regions = list(self._regions(part.stop))
+        affine = {index: self.affine[index] for index in self.network.norms(part.start, part.stop)}
+        tiles = [Tile(part.start, part.stop, region, affine) for region in regions]
+        yield from zip(regions, self.run(tiles, held), strict=True)
+
+    def _collect(self, part: Part, held: Tensor | None) -> None:
         """The statistics of every norm in a part, in order: each needs those before it."""
         for index in self.network.norms(part.start, part.stop):
-            regions = (self._region(part.start, index, read, region) for region in self._tiles(index))
-            self.affine[index] = self._affine(self.network.layers[index].module, regions)
+            norm = self.network.layers[index].module
+            self.affine[index] = self._statistics(norm, part.start, index, held)
 
-    def _affine(self, norm: torch.nn.GroupNorm, tiles: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scale and shift (B, C, 1, 1) that GroupNorm amounts to, its statistics over all `tiles`."""
+    def _statistics(
+        self, norm: torch.nn.GroupNorm, start: int, stop: int, held: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Scale and shift (B, C, 1, 1) that GroupNorm amounts to over the whole map that layer `stop` gets."""
+        regions = list(self._regions(stop))
+        affine = {index: self.affine[index] for index in self.network.norms(start, stop)}
+        tiles = [Tile(start, stop, region, affine, norm.num_groups) for region in regions]
         count, mean, spread = 0, torch.zeros(()), torch.zeros(())
-        for tile in tiles:
-            count, mean, spread = _merged((count, mean, spread), _moments(tile, norm.num_groups))
+        for region, found in zip(regions, self.run(tiles, held), strict=True):
+            here = _area(region) * (norm.num_channels // norm.num_groups)
+            count, mean, spread = _merged((count, mean, spread), (here, found[0], found[1]))
         rate = (spread / count + norm.eps).rsqrt()
         per_group = norm.num_channels // norm.num_groups
         scale, centre = (x.repeat_interleave(per_group, dim=1) for x in (rate, mean))
         if norm.affine:
-            scale = scale * norm.weight.double().cpu()
-        shift = -centre * scale + (norm.bias.double().cpu() if norm.affine else 0.0)
-        return self._to_device(scale)[..., None, None], self._to_device(shift)[..., None, None]
+            scale = scale * norm.weight.detach().double().cpu()
+        shift = -centre * scale + (norm.bias.detach().double().cpu() if norm.affine else 0.0)
+        return scale.to(self.tiled.dtype)[..., None, None], shift.to(self.tiled.dtype)[..., None, None]
 
-    def _keep(self, part: Part, read: Read, held: Tensor | None) -> Tensor:
+    def _keep(self, part: Part, held: Tensor | None) -> Tensor:
         """The whole map after a part. In place, a band of tiles is written once the next one is made."""
-        network, stop = self.network, part.stop
         out, pending = held if part.in_place else None, list[tuple[Region, Tensor]]()
-        for rows, columns in self._tiles(stop):
-            values = self._region(part.start, stop, read, (rows, columns)).cpu()
+        for (rows, columns), values in self._made(part, held):
             if out is None:
-                out = values.new_empty(values.shape[0], network.channels[stop], *network.sizes[stop])
+                channels, size = self.network.channels[part.stop], self.network.sizes[part.stop]
+                out = values.new_empty(values.shape[0], channels, *size)
             if not part.in_place:
                 _put(out, (rows, columns), values)
                 continue
@@ -283,87 +297,25 @@ class _Run:
             _put(out, region, values)
         return out
 
-    def _region(self, start: int, stop: int, read: Read, region: Region) -> Tensor:
-        """Layers start..stop-1 at a region of the output of the last."""
-        regions = self.network.back(start, stop, region)
-        x = self._to_device(read(regions[0]))
-        kept: Tensor | None = None
-        kept_at = regions[0]
-        for index, here, there in zip(range(start, stop), regions, regions[1:], strict=False):
-            layer = self.network.layers[index]
-            if isinstance(layer, Fork):
-                kept, kept_at = x, here
-            elif isinstance(layer, Norm):
-                scale, shift = self.affine[index]
-                x = F.silu((x * scale).add_(shift), inplace=True)
-            elif isinstance(layer, Join):
-                assert kept is not None
-                x, kept = layer.apply(x, _cut(kept, kept_at, there)), None
-            else:
-                x = layer.apply(x, there, self.network.sizes[index])
-        return x
-
     def _attend(self, part: Part, held: Tensor) -> Tensor:
         """Attention by blocks of queries over all keys; keys and values are made anew for each block of queries."""
-        attention = self.network.layers[part.start].module
-        source = held.to(self.device)
-        tiles = (source[..., slice(*rows), slice(*columns)] for rows, columns in self._tiles(part.start))
-        scale, shift = (x.flatten(2) for x in self._affine(attention.group_norm, tiles))
-        flat, out = source.flatten(2), held if part.in_place else torch.empty_like(held)
+        start = part.start
+        affine = {start: self._statistics(self.network.layers[start].module.group_norm, start, start, held)}
+        out = held if part.in_place else torch.empty_like(held)  # in place, the keys come from a copy
         rows = out.flatten(2)
-        for first in range(0, flat.shape[-1], BLOCK):
-            block = slice(first, first + BLOCK)
-            rows[..., block] = _attended(attention, flat, block, scale, shift).cpu()
+        spans = [(first, min(first + BLOCK, rows.shape[-1])) for first in range(0, rows.shape[-1], BLOCK)]
+        tiles = [Tile(start, part.stop, ((0, 1), span), affine) for span in spans]
+        for span, values in zip(spans, self.run(tiles, held), strict=True):
+            rows[..., slice(*span)] = values
+        self.tiled.forget()
         return out
 
-    def _tiles(self, index: int) -> Iterator[Region]:
+    def _regions(self, index: int) -> Iterator[Region]:
         """The tiles that cover the input of layer `index`, row by row, each point once."""
         edge, (height, width) = edge_of(self.network, index, self.tile), self.network.sizes[index]
         for top in range(0, height, edge):
             for left in range(0, width, edge):
                 yield (top, min(top + edge, height)), (left, min(left + edge, width))
-
-    def _to_device(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.dtype)
-
-
-def _attended(attention: Any, flat: Tensor, block: slice, scale: Tensor, shift: Tensor) -> Tensor:
-    """The output (B, C, n) of an attention for a block of the map (B, C, N): softmax over all keys, block by block."""
-    heads = attention.heads
-
-    def split(tokens: Tensor) -> Tensor:
-        return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
-
-    def tokens(at: slice) -> Tensor:
-        return (flat[..., at] * scale).add_(shift).transpose(1, 2)
-
-    query = split(attention.to_q(tokens(block)))
-    query = query * query.shape[-1] ** -0.5
-    largest = query.new_full((*query.shape[:-1], 1), -math.inf)
-    total, mixed = torch.zeros_like(largest), torch.zeros_like(query)
-    for first in range(0, flat.shape[-1], BLOCK):
-        other = tokens(slice(first, first + BLOCK))
-        scores = query @ split(attention.to_k(other)).transpose(-1, -2)
-        larger = torch.maximum(largest, scores.amax(-1, keepdim=True))
-        weights, faded = scores.sub_(larger).exp_(), (largest - larger).exp_()
-        total = total * faded + weights.sum(-1, keepdim=True)
-        mixed = mixed * faded + weights @ split(attention.to_v(other))
-        largest = larger
-    joined = (mixed / total).transpose(1, 2).flatten(2)
-    out: Tensor = (attention.to_out[0](joined).transpose(1, 2) + flat[..., block]) / attention.rescale_output_factor
-    return out
-
-
-def _moments(tile: Tensor, groups: int) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and sum of squared deviations, (B, groups) each, of one tile, in float64 on the CPU."""
-    mean, spread = list[Tensor](), list[Tensor]()
-    held = tile.cpu() if tile.device.type == "mps" else tile  # it knows no float64
-    for group in held.flatten(2).chunk(groups, dim=1):  # one at a time: float64 takes twice the room
-        variance, middle = torch.var_mean(group.double(), dim=(1, 2), correction=0)
-        mean.append(middle)
-        spread.append(variance)
-    count = tile[0].numel() // groups
-    return count, torch.stack(mean, dim=1).cpu(), torch.stack(spread, dim=1).cpu() * count
 
 
 def _merged(one: tuple[int, Tensor, Tensor], other: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
@@ -373,18 +325,8 @@ def _merged(one: tuple[int, Tensor, Tensor], other: tuple[int, Tensor, Tensor]) 
     return count, mean, one[2] + other[2] + shift.square() * (one[0] * other[0] / count)
 
 
-def _reader(held: Tensor) -> Read:
-    return lambda region: held[..., slice(*region[0]), slice(*region[1])]
-
-
 def _put(out: Tensor, region: Region, values: Tensor) -> None:
     out[..., slice(*region[0]), slice(*region[1])] = values
-
-
-def _cut(x: Tensor, at: Region, wanted: Region) -> Tensor:
-    """The part of a tile that lies at `at` which is `wanted`."""
-    rows, columns = (slice(w[0] - a[0], w[1] - a[0]) for a, w in zip(at, wanted, strict=True))
-    return x[..., rows, columns]
 
 
 def _middle(edge: int, length: int) -> Span:

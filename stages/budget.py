@@ -125,6 +125,10 @@ def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: t
     """Raise `SpecError` for calls that no measure makes fit, naming the smallest budget that would do."""
     budget = options.memory or free_bytes(device)
     calls = [call for call in calls if call.stage.part in PARTS]
+    if options.vae_memory is not None:
+        for call in _largest(calls):
+            if call.stage.part == "vae":
+                estimate(call, info, options, device.type)  # refuses a `vae_memory` that is too little for tiles
     if options.memory is None and all(rough_bytes(call, info) < budget / 2 for call in calls):
         return
     found = [(fit(call, info, options, budget, device.type), call) for call in _largest(calls)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from freescale.tiled_vae import decode_tiles, untiled_bytes
+from freescale.vae_tile import TiledVae, reader
 from stages.stage import Parents, Stage, StageError, Stream, Tensors
 
 if TYPE_CHECKING:
@@ -44,12 +45,17 @@ class Decode(Stage):
                 (1, 3, 8 * height, 8 * width), torch.float16, lambda: decoded_bands(latents, models, options)
             )
             return {"image": bands}
-        image = models.vae.decode(latents / models.vae.config.scaling_factor).sample
+        image = models.vae.decode(_scaled(latents, models)).sample
         if not torch.isfinite(image).all():
             raise StageError("decode: the picture holds NaN or Inf")
         if image.std() < UNIFORM / 2:
             raise StageError(f"decode: the picture is uniform (deviation {image.std().item():.1e})")
         return {"image": image.to(torch.float16).cpu()}
+
+    def tiled(self, parents: Parents, models: Models) -> TiledVae:
+        """The decoder over the latents of a level."""
+        scaled = _scaled(parents["latents"]["latents"].to(models.device, torch.float32), models)
+        return TiledVae(models.vae, "decoder", (scaled.shape[-2], scaled.shape[-1]), reader(scaled))
 
 
 def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOptions) -> bool:
@@ -64,10 +70,10 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
     """
     height, width = (8 * cells for cells in latents.shape[-2:])
     assert options.vae_memory is not None
-    scaled = latents / models.vae.config.scaling_factor
     total = squares = 0.0
     band = torch.empty(0)
-    for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory):
+    how = (options.vae_tile, options.vae_memory, models.run_tiles)
+    for rows, columns, tile in decode_tiles(models.vae, _scaled(latents, models), *how):
         if not torch.isfinite(tile).all():
             raise StageError("decode: the picture holds NaN or Inf")
         total, squares = total + tile.double().sum().item(), squares + tile.double().square().sum().item()
@@ -80,3 +86,9 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
             raise StageError("decode: the picture is uniform")
         if rows[1] - top == band.shape[2] and columns[1] == width:
             yield band
+
+
+def _scaled(latents: Tensor, models: Models) -> Tensor:
+    """As the VAE takes them."""
+    scaled: Tensor = latents / models.vae.config.scaling_factor
+    return scaled

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from freescale.tiled_vae import Run
     from stages.models import Models
     from stages.plan import Call, Plan
     from stages.spec import RunOptions
@@ -81,6 +82,7 @@ class Runner:
     options: RunOptions
     observer: Observer
     stop: threading.Event = field(default_factory=threading.Event)
+    helpers: Callable[[Call], Run] | None = None  # compute the tiles of a call; None: this process does
 
     def render(self, plan: Plan) -> list[Outcome]:
         """Make every export of the plan, in order; outcomes of all calls that were looked at, parents first."""
@@ -108,6 +110,10 @@ class Runner:
     def read(self, call: Call, outcomes: dict[str, Outcome]) -> Tensors:
         """A call's tensors, verified; a damaged artifact is made again from its parents first."""
         return self._healed(call, outcomes, self.store.read)
+
+    def parents(self, call: Call, outcomes: dict[str, Outcome]) -> dict[str, Tensors]:
+        """What a call's stage is given, by role."""
+        return {role: self._parent(call, role, outcomes) for role in call.parents}
 
     def _parent(self, call: Call, role: str, outcomes: dict[str, Outcome]) -> Tensors:
         """A parent's tensors, or what the stage reads frame by frame or by regions; healed alike."""
@@ -140,12 +146,12 @@ class Runner:
         """One render a GPU; a CPU is shared by the kernel's scheduler."""
         if self.models.device.type == "cpu":
             return nullcontext()
-        return device_lock(self.store.place.machine, str(self.models.device), on_wait=self._waiting)
+        return device_lock(self.store.place.machine, device_id(self.models.device), on_wait=self._waiting)
 
     def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
         """Run one stage whose parents are there, under its lease, and commit it."""
         self._check_stop(None, None)
-        parents = {role: self._parent(call, role, outcomes) for role in call.parents}
+        parents = self.parents(call, outcomes)
         with self.store.lease(key, on_wait=self._waiting):
             if self.store.find(key) is not None:  # another process made it while we waited
                 return Outcome(call, key, reused=True)
@@ -193,6 +199,7 @@ class Runner:
     ) -> tuple[Tensors | dict[str, Stream], list[str]]:
         """Run a stage to its end; out of memory, step down the ladder and go on from the last step done."""
         options, measures = fitted(call, self.models.info, self.options, self.models.device)
+        self.models.run_tiles = None if self.helpers is None else self.helpers(call)
         while True:
             progress = _Progress(resume)
             try:
@@ -290,6 +297,13 @@ def _resumed(checkpoints: Checkpoints) -> Step | None:
 def device_name(device: torch.device) -> str:
     """`cpu`, or the accelerator's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def device_id(device: torch.device) -> str:
+    """The same in every process: `cuda:0` is another GPU where `CUDA_VISIBLE_DEVICES` says so."""
+    if device.type != "cuda":
+        return str(device)
+    return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def peak_memory(device: torch.device) -> int:

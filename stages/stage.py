@@ -21,6 +21,7 @@ from freescale import METHODS, Level, Method, Step
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from freescale.vae_tile import TiledVae
     from stages.models import Models
     from stages.spec import RunOptions
 
@@ -104,6 +105,10 @@ class Stage:
     def tools(self) -> dict[str, str]:
         """Versions of programs outside Python that wrote the files; recorded, and no part of the fingerprint."""
         return {}
+
+    def tiled(self, parents: Parents, models: Models) -> TiledVae:
+        """What `models.run_tiles` computes tiles of, anywhere; of stages that ask it to."""
+        raise NotImplementedError
 
     def files(self, parents: Parents) -> dict[str, bytes]:
         """Files beside the arrays; only `export` has one."""

@@ -12,13 +12,17 @@ from torch.nn import functional as F
 from freescale import enlarge_latents, normal
 from freescale.enlarge import bicubic_region
 from freescale.tiled_vae import encode_tiles
+from freescale.vae_tile import TiledVae
 from stages.decode import is_tiled
 from stages.denoise import LATENT_AXES
 from stages.stage import Parents, Picture, Stage, Tensors, picture_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from freescale import Step
     from freescale.enlarge import Interpolation
+    from freescale.vae_layers import Region
     from stages.models import Models
     from stages.spec import RunOptions
 
@@ -49,6 +53,10 @@ class Upscale(Stage):
         image = picture.whole().to(models.device, torch.float32)
         larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
         return {"latents": encode(models, larger, self.posterior, self.seed, self.level)}
+
+    def tiled(self, parents: Parents, models: Models) -> TiledVae:
+        """The encoder over the enlarged picture."""
+        return TiledVae(models.vae, "encoder", self.size, _enlarged(picture_of(parents, "image"), self.size))
 
 
 @dataclass(frozen=True)
@@ -112,14 +120,14 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
 def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
     """Moments (1, 2C, h, w) of a picture enlarged to `size`, of which no more than a tile is held."""
     assert options.vae_memory is not None
+    how = (options.vae_tile, options.vae_memory, models.run_tiles)
+    return encode_tiles(models.vae, _enlarged(picture, size), size, *how)
+
+
+def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Tensor]:
+    """Regions of a picture enlarged to `size`, each made when it is asked for."""
 
     def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         return picture.region(rows, columns).float()
 
-    return encode_tiles(
-        models.vae,
-        lambda region: bicubic_region(part, picture.size, size, *region),
-        size,
-        options.vae_tile,
-        options.vae_memory,
-    )
+    return lambda region: bicubic_region(part, picture.size, size, *region)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from freescale.forward_process import normal
 from freescale.tiled_vae import decode_tiles, encode_tiles, plan_tiles, untiled_bytes
+from freescale.vae_tile import Tile, TiledVae, reader
 
 AMPLE, MIB = 1 << 33, 1 << 20
 SIZES = [(7, 9), (13, 5), (11, 22)]  # latent cells; no tile below divides their pixels
@@ -36,7 +37,7 @@ def vae_of(layers: int = 2, dtype: torch.dtype = torch.float64) -> Any:
     return vae.to(dtype).eval().requires_grad_(False)
 
 
-def decoded(vae: Any, latents: Tensor, **how: int) -> Tensor:
+def decoded(vae: Any, latents: Tensor, **how: Any) -> Tensor:
     """The picture, each pixel from exactly one tile."""
     height, width = (8 * n for n in latents.shape[-2:])
     picture = latents.new_full((latents.shape[0], 3, height, width), torch.nan)
@@ -46,7 +47,7 @@ def decoded(vae: Any, latents: Tensor, **how: int) -> Tensor:
     return picture
 
 
-def encoded(vae: Any, picture: Tensor, **how: int) -> Tensor:
+def encoded(vae: Any, picture: Tensor, **how: Any) -> Tensor:
     def read(region: Any) -> Tensor:
         return picture[..., slice(*region[0]), slice(*region[1])]
 
@@ -92,9 +93,10 @@ def test_the_tile_edge_does_not_matter(tile: int) -> None:
 
 
 def test_neither_does_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from freescale import tiled_vae
+    from freescale import tiled_vae, vae_tile
 
-    monkeypatch.setattr(tiled_vae, "BLOCK", 16)  # several blocks of queries and of keys
+    for module in (tiled_vae, vae_tile):
+        monkeypatch.setattr(module, "BLOCK", 16)  # several blocks of queries and of keys
     monkeypatch.setattr(tiled_vae, "MIB", 1 << 12)
     vae, size = vae_of(1), (16, 12)
     latents, picture = cells(size, torch.float64), pixels(size, torch.float64)
@@ -112,6 +114,28 @@ def test_neither_does_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
                 found, expected = encoded(vae, picture, tile=32, memory=memory), moments
             torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     assert len(plans) > 2
+
+
+@pytest.mark.parametrize("memory", [AMPLE, 0])
+def test_whoever_computes_the_tiles_the_bits_are_the_same(memory: int) -> None:
+    vae, size = vae_of(1, torch.float32), (11, 13)
+    latents, picture = cells(size, torch.float32), pixels(size, torch.float32)
+    many: list[int] = []
+
+    def elsewhere(half: Any, source: Tensor) -> Any:
+        def run(tiles: list[Tile], held: Tensor | None) -> list[Tensor]:
+            many.append(len(tiles))
+            copy = None if held is None else held.clone()
+            apart = [TiledVae(vae, half, tuple(source.shape[-2:]), reader(source)) for _ in range(2)]  # type: ignore[arg-type]
+            made = {i: apart[i % 2].compute(tiles[i], copy) for i in reversed(range(len(tiles)))}
+            return [made[i] for i in range(len(tiles))]
+
+        return run
+
+    for half, source, work in (("decoder", latents, decoded), ("encoder", picture, encoded)):
+        how: dict[str, Any] = {"tile": 48, "memory": memory or least(vae, half, tuple(source.shape[-2:]), 48)}  # type: ignore[arg-type]
+        assert torch.equal(work(vae, source, run=elsewhere(half, source), **how), work(vae, source, **how))
+    assert max(many) >= 4
 
 
 def test_rows_of_a_batch_have_their_own_statistics() -> None:

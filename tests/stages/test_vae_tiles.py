@@ -74,7 +74,7 @@ def _bands(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     spans = [((top, min(top + 32, height)), (left, min(left + 32, width))) for top, left in corners]
     made = [(rows, columns, picture[..., slice(*rows), slice(*columns)]) for rows, columns in spans]
     monkeypatch.setattr(decode, "decode_tiles", lambda *_: iter(made))
-    models: Any = SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)))
+    models: Any = SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), run_tiles=None)
     return decode.decoded_bands(torch.zeros(1, 4, height // 8, width // 8), models, RunOptions(vae_memory=1))
 
 
@@ -140,5 +140,8 @@ def test_a_vae_memory_that_nothing_fits_is_refused(tmp_path: Path) -> None:
     call = plan.exports[-1].parents["image"]
     with pytest.raises(SpecError, match=r"vae_memory of 1 MiB does not suffice .* MiB would"):
         estimate(call, plan.info, RunOptions(vae_memory=1 << 20))
+    with pytest.raises(SpecError, match=r"vae_memory of 1 MiB does not suffice"):
+        render(tmp_path, SMALL, vae_memory=1 << 20)
+    assert not (tmp_path / "store").exists()
     whole = estimate(call, plan.info, RunOptions()).activations
     assert estimate(call, plan.info, RunOptions(vae_memory=whole // 2)).activations <= whole // 2

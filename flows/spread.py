@@ -1,0 +1,274 @@
+"""Inside one render: the VAE's tiles and the exports, computed by the workers of a Dask cluster.
+
+A task is a call of the plan and a few numbers; it finds what it is made from in the store. The maps that tiles are made
+from, and the tiles that come back, are files in the home's `cache/tiles/<key>`, mapped into memory where they are read.
+A task whose worker died is given to another: it gives the same bits wherever and however often it is computed.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from flows.batch import POLL
+from flows.crew import Crew, crew_of, result_of
+from flows.fleet import session_of
+from flows.progress import Terminal
+from stages.models import Models
+from stages.runner import Outcome, Runner, device_name, key_of
+from stages.spec import RunOptions, SpecError
+from storage import ArtifactNotFoundError, DamagedArtifactError, LeaseTimeoutError
+from storage.errors import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flows.session import Home, Job
+    from freescale.tiled_vae import Run
+    from freescale.vae_tile import Tile, TiledVae
+    from stages.model_folder import ModelInfo
+    from stages.plan import Call
+
+GROUPS = 4  # tasks that each worker gets in a pass over many tiles
+
+
+@contextmanager
+def spread_over(
+    home: Home, options: RunOptions, stop: threading.Event, address: str | None, workers: int | None
+) -> Iterator[Spread | None]:
+    """The same, to help inside one render."""
+    with crew_of(home, stop, address, workers) as crew, helping(crew, home, options) as spread:
+        yield spread
+
+
+@contextmanager
+def helping(crew: Crew | None, home: Home, options: RunOptions) -> Iterator[Spread | None]:
+    """A crew at one render's hand; in the end nothing is left that tiles were made from."""
+    if crew is None:
+        yield None
+        return
+    _sweep(home)
+    try:
+        yield Spread(crew, home, options)
+    finally:
+        _sweep(home)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A call, and all that a worker needs to meet it."""
+
+    home: Home
+    options: dict[str, Any]
+    info: ModelInfo
+    dtype: str
+    call: Call
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, read where it lies."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def put(cls, values: Tensor, folder: Path) -> Stored:
+        """Write a tensor of the CPU to a new file."""
+        path = folder / uuid.uuid4().hex
+        with explained(path), path.open("xb") as out:
+            out.write(values.contiguous().numpy().data)
+        return cls(path, tuple(values.shape), values.dtype)
+
+    def open(self) -> Tensor:
+        """Map it; it is read as far as it is used, also after the file was deleted."""
+        size = math.prod(self.shape)
+        return torch.from_file(str(self.path), shared=False, size=size, dtype=self.dtype).view(self.shape)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A crew at one render's hand."""
+
+    crew: Crew
+    home: Home
+    options: RunOptions
+
+    def tiles_of(self, info: ModelInfo, dtype: str, device: torch.device) -> Callable[[Call], Run]:
+        """What the runner asks for each call: who computes its tiles."""
+        return lambda call: _Tiles(self.crew, self._work(call, info, dtype), device_name(device))
+
+    def export(
+        self, runner: Runner, job: Job, outcomes: dict[str, Outcome],
+        deliver: Callable[[Call, dict[str, Outcome]], object],
+    ) -> None:  # fmt: skip
+        """Make all that exports are made from here, and have each export made by a worker while that goes on.
+
+        Each is delivered as soon as it is made. What a worker finds missing or damaged is left to the runner.
+        """
+
+        over = threading.Event()
+
+        def made(call: Call) -> Outcome | None:
+            outcome = self._exported(self._work(call, job.plan.info, job.spec.model.dtype), over)
+            if outcome is not None:
+                runner.observer.finished(outcome)
+                deliver(call, {outcome.key: outcome})
+            return outcome
+
+        with ThreadPoolExecutor(len(job.plan.exports)) as hands:
+            waiting = []
+            try:
+                for call in job.plan.exports:
+                    if runner.store.find(key_of(call)) is None:
+                        for parent in call.parents.values():
+                            runner.ensure(parent, outcomes)
+                        outcomes[key_of(call)] = Outcome(call, key_of(call), reused=False)  # its place among them
+                        waiting.append(hands.submit(made, call))
+                found = [hand.result() for hand in waiting]
+            except BaseException:
+                over.set()
+                raise
+        outcomes |= {outcome.key: outcome for outcome in found if outcome is not None}
+
+    def _exported(self, work: Work, over: threading.Event) -> Outcome | None:
+        future = self.crew.submit(export, work)
+        while not future.done():
+            if self.crew.stop.is_set() or over.wait(POLL / 10):
+                return None
+        try:
+            reused, seconds = result_of(future)
+        except (ArtifactNotFoundError, DamagedArtifactError):
+            return None
+        return Outcome(work.call, key_of(work.call), reused, seconds)
+
+    def _work(self, call: Call, info: ModelInfo, dtype: str) -> Work:
+        return Work(self.home, self.options.model_dump(), info, dtype, call)
+
+
+@dataclass
+class _Tiles:
+    """Runs the tiles of one call: the `Run` of `freescale/tiled_vae.py`."""
+
+    crew: Crew
+    work: Work
+    device: str
+    _map: tuple[int, Stored] | None = field(default=None)  # the kept map that tiles are made from now
+
+    def __call__(self, tiles: list[Tile], held: Tensor | None) -> Iterator[Tensor]:
+        folder = _folder(self.work.home, key_of(self.work.call))
+        folder.mkdir(parents=True, exist_ok=True)
+        where = self._shared(tiles[0].start, held, folder)
+        how = (self.work, torch.get_num_threads(), self.device, where, folder)
+        some = max(len(tiles) // (GROUPS * self.crew.width), 1)
+        groups = (tuple(tiles[first : first + some]) for first in range(0, len(tiles), some))
+        ready, due = dict[int, list[Tensor]](), 0
+        for number, future in self.crew.each(compute, ((*how, group) for group in groups)):
+            ready[number] = [_taken(result) for result in result_of(future)]
+            while due in ready:
+                yield from ready.pop(due)
+                due += 1
+
+    def _shared(self, start: int, held: Tensor | None, folder: Path) -> Stored | None:
+        """The map as a file, written once for all passes that are made from it."""
+        if self._map is not None and self._map[0] != start:
+            self._map[1].path.unlink()
+            self._map = None
+        if held is not None and self._map is None:
+            self._map = (start, Stored.put(held, folder))
+        return None if self._map is None else self._map[1]
+
+
+def _taken(result: Tensor | Stored) -> Tensor:
+    """What a tile came to; its file goes once it is mapped."""
+    if not isinstance(result, Stored):
+        return result
+    values = result.open()
+    result.path.unlink()
+    return values
+
+
+def _folder(home: Home, key: str) -> Path:
+    """Where the maps and tiles of a call lie while its lease is held."""
+    return home.root / "cache" / "tiles" / key
+
+
+def _sweep(home: Home) -> None:
+    """Delete what renders left that are over, or were killed."""
+    for folder in home.root.glob("cache/tiles/*"):
+        with suppress(LeaseTimeoutError), home.store.lease(folder.name, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# From here on: in a worker.
+
+_tiled: dict[tuple[Path, str], TiledVae] = {}  # the call whose tiles were computed last
+_opened: dict[Stored, Tensor] = {}  # and the map they were made from
+
+
+def compute(
+    work: Work, threads: int, device: str, where: Stored | None, folder: Path, tiles: tuple[Tile, ...]
+) -> list[Tensor | Stored]:
+    """Compute tiles with as many threads as the render has: a sum may depend on them."""
+    tiled, before = _tiled_of(work, device), torch.get_num_threads()
+    if where is not None and where not in _opened:
+        _opened.clear()
+        _opened[where] = where.open()
+    held, made = None if where is None else _opened[where], list[Tensor | Stored]()
+    torch.set_num_threads(threads)
+    try:
+        for tile in tiles:
+            values = tiled.compute(tile, held)
+            made.append(values if tile.groups else Stored.put(values, folder))
+    finally:
+        torch.set_num_threads(before)
+    return made
+
+
+def _tiled_of(work: Work, device: str) -> TiledVae:
+    key = (work.home.root, key_of(work.call))
+    if key not in _tiled:
+        models = session_of(work.home, work.options).runner_for(work.info, work.dtype).models
+        if device_name(models.device) != device:
+            raise SpecError(f"workers: one computes on {device_name(models.device)}, the render on {device}")
+        _tiled.clear()
+        _tiled[key] = work.call.stage.tiled(_Only.of(work, models).parents(work.call, {}), models)
+    return _tiled[key]
+
+
+def export(work: Work) -> tuple[bool, float]:
+    """Make an export whose picture is in the store; return whether it was there already, and seconds."""
+    outcomes = dict[str, Outcome]()
+    models = Models(work.info, work.dtype, torch.device("cpu"))  # none of which is loaded for an export
+    outcome = outcomes[_Only.of(work, models).ensure(work.call, outcomes)]
+    return outcome.reused, outcome.seconds
+
+
+@dataclass
+class _Only(Runner):
+    """A runner for one call: what that is made from it does not make, but finds."""
+
+    only: Call | None = None
+
+    @classmethod
+    def of(cls, work: Work, models: Models) -> _Only:
+        """For a call that was sent here."""
+        options = RunOptions.model_validate(work.options)
+        return cls(work.home.store, models, options, Terminal(quiet=True), only=work.call)
+
+    def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
+        """Raises `ArtifactNotFoundError` for any other call."""
+        if call is not self.only:
+            raise ArtifactNotFoundError(f"{call.label} ({key[:8]}) is not in the store.")
+        return super().make(call, key, outcomes)
