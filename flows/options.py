@@ -22,6 +22,10 @@ ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
 EveryOption = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")]
 SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
 MemoryOption = Annotated[str | None, typer.Option(help="Memory a render may take: 16GiB; default: what is free.")]
+VaeMemoryOption = Annotated[
+    str | None,
+    typer.Option("--vae-memory", help="The VAE works by exact tiles where it would take more: 6GiB; default: whole."),
+]
 OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
 FramesOption = Annotated[int | None, typer.Option(help="Of a clip; default: as many as the model makes.")]
