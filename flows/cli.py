@@ -130,6 +130,7 @@ def plan(
     device: DeviceOption = "auto",
     split_guidance: SplitOption = False,
     memory: MemoryOption = None,
+    vae_memory: VaeMemoryOption = None,
     input_root: RootOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -141,7 +142,7 @@ def plan(
     flags |= {"image": image, "frames": frames, "fps": fps, "mask": mask}
     place = home_of(home)
     spec = requests.spec_or_run(what, flags, context.args, place)
-    options = options_of(device=device, split_guidance=split_guidance, memory=memory)
+    options = options_of(device=device, split_guidance=split_guidance, memory=memory, vae_memory=vae_memory)
     _show_plan(_prepare(spec, place, input_root), place, options, why, as_json)
 
 
@@ -196,6 +197,7 @@ def redo(
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
     memory: MemoryOption = None,
+    vae_memory: VaeMemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -208,7 +210,9 @@ def redo(
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     again = requests.redo_spec(spec, stage, level, changes, context.args, place)
     job = _prepare(again, place, None, origin=run)
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory)
+    options = options_of(
+        device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory, vae_memory=vae_memory
+    )
     if dry:
         _show_plan(job, place, options, False, as_json)
         return
@@ -238,6 +242,7 @@ def batch(
     threads: ThreadsOption = None,
     checkpoint_every: EveryOption = 60.0,
     memory: MemoryOption = None,
+    vae_memory: VaeMemoryOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -248,7 +253,9 @@ def batch(
     place = home_of(home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
     orders = night.checked(jobs, place, defaults, skip_bad)
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory)
+    options = options_of(
+        device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory, vae_memory=vae_memory
+    )
     night.check_memory(orders, place, options)
     window = Window.of(until, zone, at_end)
     stop = stop_on_signals()

@@ -15,7 +15,7 @@ from flows.night_page import night_folder, write_night
 from flows.notify import check_hook, notify
 from flows.progress import Terminal
 from flows.session import to_do
-from stages.budget import check
+from stages.budget import check, check_tiles
 from stages.models import pick_device
 from stages.spec import SpecError
 
@@ -47,12 +47,11 @@ def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool) ->
 
 def check_memory(orders: Orders, home: Home, options: RunOptions) -> None:
     """Raise `SpecError`, before the first render, for a job that no measure makes fit the memory asked for."""
-    if options.memory is None:
-        return  # each job is checked against what is free when its turn comes
+    refuse = check_tiles if options.memory is None else check  # what is free is looked at when a job's turn comes
     device = pick_device(options.device)
     for order in orders.jobs:
         try:
-            check(to_do(order.job.plan, home), order.job.plan.info, options, device)
+            refuse(to_do(order.job.plan, home), order.job.plan.info, options, device)
         except SpecError as error:
             raise SpecError(f"{order.name}: {error}") from None
 

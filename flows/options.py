@@ -22,6 +22,10 @@ ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
 EveryOption = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between checkpoints inside a stage.")]
 SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the memory, two passes a step.")]
 MemoryOption = Annotated[str | None, typer.Option(help="Memory a render may take: 16GiB; default: what is free.")]
+VaeMemoryOption = Annotated[
+    str | None,
+    typer.Option("--vae-memory", help="The VAE works by exact tiles where it would take more: 6GiB; default: whole."),
+]
 OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
 FramesOption = Annotated[int | None, typer.Option(help="Of a clip; default: as many as the model makes.")]
@@ -29,7 +33,6 @@ FpsOption = Annotated[str | None, typer.Option(help="Playback rate of a clip: 24
 MaskOption = Annotated[list[str] | None, typer.Option(help="PATH:DETAIL_SCALE, a soft region; may be repeated.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes here that share the work, one a GPU.")]
 DaskOption = Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers do it.")]
-VaeMemoryOption = Annotated[str | None, typer.Option(help="The VAE works by tiles where it would take more: 2GiB.")]
 RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks outside this folder.")]
 
 

@@ -44,6 +44,17 @@ class Part:
     in_place: bool  # the kept map is written over the one it is made from
 
 
+class VaeMemoryError(ValueError):
+    """So many bytes do not suffice for tiles; `needed` would."""
+
+    def __init__(self, memory: int, tile: int, needed: int) -> None:
+        super().__init__(
+            f"vae_memory of {memory / MIB:.0f} MiB does not suffice for tiles of {tile} pixels at this size; "
+            f"{math.ceil(needed / MIB)} MiB would"
+        )
+        self.needed = needed
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """What is kept and what it takes: `bytes` at most beyond weights and result, `passes` over the whole picture."""
@@ -92,15 +103,12 @@ def untiled_bytes(vae: Any, half: Half, size: Size, batch: int = 1) -> int:
 def plan_tiles(vae: Any, half: Half, size: Size, tile: int, memory: int, batch: int = 1) -> TilePlan:
     """Choose the maps to keep: pure arithmetic on shapes; a VAE on the meta device will do.
 
-    Raises `ValueError` when `memory` bytes do not suffice, naming what would.
+    Raises `VaeMemoryError` when `memory` bytes do not suffice.
     """
     planner = _Planner(layers_of(vae, half, size), tile, batch * _itemsize(vae), _is_host(vae))
     plan = planner.plan(memory)
     if plan is None:
-        raise ValueError(
-            f"vae_memory of {memory / MIB:.0f} MiB does not suffice for tiles of {tile} pixels at this size; "
-            f"{math.ceil(planner.smallest() / MIB)} MiB would"
-        )
+        raise VaeMemoryError(memory, tile, planner.smallest())
     return plan
 
 

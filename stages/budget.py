@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from freescale.tiled_vae import VaeMemoryError
 from stages.amounts import enough_bytes, show_bytes
 from stages.estimate import Estimate, estimate, resident, rough_bytes
 from stages.spec import SpecError
@@ -122,13 +123,13 @@ def fitted(call: Call, info: ModelInfo, options: RunOptions, device: torch.devic
 
 
 def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
-    """Raise `SpecError` for calls that no measure makes fit, naming the smallest budget that would do."""
+    """Raise `SpecError` for calls that no measure makes fit, naming the smallest budget that would do.
+
+    A `vae_memory` that does not suffice for tiles is refused too.
+    """
     budget = options.memory or free_bytes(device)
     calls = [call for call in calls if call.stage.part in PARTS]
-    if options.vae_memory is not None:
-        for call in _largest(calls):
-            if call.stage.part == "vae":
-                estimate(call, info, options, device.type)  # refuses a `vae_memory` that is too little for tiles
+    check_tiles(calls, info, options, device)
     if options.memory is None and all(rough_bytes(call, info) < budget / 2 for call in calls):
         return
     found = [(fit(call, info, options, budget, device.type), call) for call in _largest(calls)]
@@ -142,6 +143,22 @@ def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: t
         f"memory: {there} is too little for {call.label} at {width}x{height}, with every measure taken; "
         f"the smallest that would do is {enough_bytes(needed)}"
     )
+
+
+def check_tiles(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
+    """Raise `SpecError` for a `vae_memory` that does not suffice for the tiles of a call, naming what would."""
+    if options.vae_memory is None:
+        return
+    needed = dict[int, SpecError]()
+    for call in _largest(call for call in calls if call.stage.part == "vae"):
+        try:
+            estimate(call, info, options, device.type)
+        except SpecError as error:
+            if not isinstance(error.__cause__, VaeMemoryError):
+                raise
+            needed[error.__cause__.needed] = error
+    if needed:
+        raise needed[max(needed)]
 
 
 def _largest(calls: Iterable[Call]) -> list[Call]:

@@ -45,7 +45,7 @@ class Decode(Stage):
                 (1, 3, 8 * height, 8 * width), torch.float16, lambda: decoded_bands(latents, models, options)
             )
             return {"image": bands}
-        image = models.vae.decode(_scaled(latents, models)).sample
+        image = decoded_whole(latents, models, options)
         if not torch.isfinite(image).all():
             raise StageError("decode: the picture holds NaN or Inf")
         if image.std() < UNIFORM / 2:
@@ -61,6 +61,20 @@ class Decode(Stage):
 def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOptions) -> bool:
     """Whether a half of the VAE takes an input of `size` by tiles: where whole it would take more than `vae_memory`."""
     return options.vae_memory is not None and untiled_bytes(models.vae, half, size) > options.vae_memory
+
+
+def decoded_whole(latents: Tensor, models: Models, options: RunOptions) -> Tensor:
+    """The picture (1, 3, H, W) of clean latents (1, C, h, w) in one piece; made by tiles, it is on the CPU."""
+    scaled = _scaled(latents, models)
+    height, width = latents.shape[-2:]
+    if not is_tiled(models, "decoder", (height, width), options):
+        whole: Tensor = models.vae.decode(scaled).sample
+        return whole
+    assert options.vae_memory is not None
+    image = torch.empty(1, 3, 8 * height, 8 * width)
+    for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory):
+        image[..., slice(*rows), slice(*columns)] = tile
+    return image
 
 
 def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stages.decode import UNIFORM
+from stages.decode import UNIFORM, decoded_whole
 from stages.stage import Parents, Stage, StageError, Stream
 
 if TYPE_CHECKING:
@@ -40,16 +40,17 @@ class DecodeClip(Stage):
         """Decode while the frames are written. Raises `StageError` for a clip that shows nothing."""
         latents = parents["latents"]["latents"]
         _, _, frames, h, w = latents.shape
-        return {"image": Stream((1, 3, frames, h * 8, w * 8), torch.float16, lambda: decoded(latents, models))}
+        shape = (1, 3, frames, h * 8, w * 8)
+        return {"image": Stream(shape, torch.float16, lambda: decoded(latents, models, options))}
 
 
 @torch.no_grad()
-def decoded(latents: Tensor, models: Models) -> Iterator[Tensor]:
+def decoded(latents: Tensor, models: Models, options: RunOptions) -> Iterator[Tensor]:
     """The frames (1, 3, H, W) of clean latents (1, C, F, h, w), in float16 on the CPU."""
     shows = False
     for index in range(latents.shape[2]):
         frame = latents[:, :, index].to(models.device, torch.float32)
-        image = models.vae.decode(frame / models.vae.config.scaling_factor).sample
+        image = decoded_whole(frame, models, options)
         if not torch.isfinite(image).all():
             raise StageError(f"decode: frame {index} holds NaN or Inf")
         shows |= bool(image.std() >= UNIFORM / 2)

@@ -20,7 +20,8 @@ import torch
 from torch.nn import functional as F
 
 from freescale import Step
-from freescale.tiled_vae import plan_tiles, untiled_bytes
+from freescale.tiled_vae import VaeMemoryError, plan_tiles, untiled_bytes
+from stages.decode_clip import DecodeClip
 from stages.denoise import DenoiseStage
 from stages.skeleton import Skeleton, skeleton, text_weights
 from stages.spec import SpecError
@@ -137,10 +138,12 @@ def stage_cost(
     if isinstance(stage, DenoiseStage):
         return None if info.is_video else _denoise_cost(_Asked(stage, options), folder, dtype)
     if stage.name == "decode":
-        return _tiled(_vae_cost(folder, "decode", source, source), folder, "decoder", source, options)
+        held = _picture_bytes(source) if isinstance(stage, DecodeClip) else 0
+        return _tiled(_vae_cost(folder, "decode", source, source), folder, "decoder", source, options, held)
     if isinstance(stage, Upscale | UpscaleClip | EncodePicture):
         whole = _vae_cost(folder, "encode", stage.size, source)
-        return _tiled(whole, folder, "encoder", stage.size, options) if isinstance(stage, Upscale) else whole
+        held = 0 if isinstance(stage, Upscale) else _picture_bytes(stage.size)
+        return _tiled(whole, folder, "encoder", stage.size, options, held)
     if stage.part == "text":
         parameters = text_weights(folder, torch.float32) // FLOAT32
         return Cost(2 * TOKENS * 8 * 2048 * FLOAT32, 2.0 * 2 * TOKENS * parameters)
@@ -260,8 +263,15 @@ def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, 
     return Cost(trace.peak - before, float(trace.flops))
 
 
-def _tiled(whole: Cost, folder: Path, half: Half, size: tuple[int, int], options: RunOptions) -> Cost:
-    """The cost of half a VAE where it works by tiles, else `whole`. Multiply-adds: those of the whole, times passes.
+def _picture_bytes(size: tuple[int, int]) -> int:
+    """Of a frame or a source, which is held in one piece while its tiles are made."""
+    return 3 * size[0] * size[1] * FLOAT32
+
+
+def _tiled(whole: Cost, folder: Path, half: Half, size: tuple[int, int], options: RunOptions, held: int) -> Cost:
+    """The cost of half a VAE where it works by tiles, `held` bytes beside them, else `whole`.
+
+    Multiply-adds: those of the whole, times passes.
 
     Of the passes over a part, each runs half of it on average. Raises `SpecError` where `vae_memory` is too small.
     """
@@ -271,10 +281,10 @@ def _tiled(whole: Cost, folder: Path, half: Half, size: tuple[int, int], options
         return whole
     try:
         plan = plan_tiles(vae, half, given, options.vae_tile, options.vae_memory)
-    except ValueError as error:
-        raise SpecError(str(error)) from None
+    except VaeMemoryError as error:
+        raise SpecError(str(error)) from error
     parts = len(plan.parts)
-    return Cost(min(plan.bytes, whole.activations), whole.flops * plan.passes / parts / 2)
+    return Cost(min(plan.bytes + held, whole.activations), whole.flops * plan.passes / parts / 2)
 
 
 def disk_bytes(call: Call, info: ModelInfo) -> int:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from freescale import Step
     from freescale.enlarge import Interpolation
+    from freescale.tiled_vae import Run
     from freescale.vae_layers import Region
+    from freescale.vae_tile import Read
     from stages.models import Models
     from stages.spec import RunOptions
 
@@ -47,12 +49,10 @@ class Upscale(Stage):
         picture = picture_of(parents, "image")
         if is_tiled(models, "encoder", self.size, options):
             moments = encoded_larger(picture, self.size, models, options)
-            mean, logarithm = moments.chunk(2, dim=1)
-            deviation = (0.5 * logarithm.clamp(-30, 20)).exp()
-            return {"latents": drawn(models, mean, deviation, self.posterior, self.seed, self.level)}
+            return {"latents": drawn(models, *_posterior(moments), self.posterior, self.seed, self.level)}
         image = picture.whole().to(models.device, torch.float32)
         larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
-        return {"latents": encode(models, larger, self.posterior, self.seed, self.level)}
+        return {"latents": encode(models, options, larger, self.posterior, self.seed, self.level)}
 
     def tiled(self, parents: Parents, models: Models) -> TiledVae:
         """The encoder over the enlarged picture."""
@@ -90,19 +90,25 @@ class EncodePicture(Stage):
 
     @torch.no_grad()
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
-        """Resize with antialiasing to the first size, then encode."""
-        picture = parents["picture"]["picture"].permute(2, 0, 1)[None].to(models.device, torch.float32)
+        """Resize with antialiasing to the first size, then encode; by tiles, the picture stays on the host."""
+        device = "cpu" if is_tiled(models, "encoder", self.size, options) else models.device
+        picture = parents["picture"]["picture"].permute(2, 0, 1)[None].to(device, torch.float32)
         image = picture / 127.5 - 1
         if tuple(image.shape[-2:]) != self.size:
             image = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False, antialias=True)
-        return {"latents": encode(models, image.clamp(-1, 1), self.posterior, self.seed, 0)}
+        return {"latents": encode(models, options, image.clamp(-1, 1), self.posterior, self.seed, 0)}
 
 
-def encode(models: Models, image: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
+def encode(models: Models, options: RunOptions, image: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
     """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior.
 
-    The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame.
+    The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame. By tiles where the whole
+    would take more than `vae_memory`.
     """
+    size = (image.shape[2], image.shape[3])
+    if is_tiled(models, "encoder", size, options):
+        moments = encoded(lambda region: image[..., slice(*region[0]), slice(*region[1])], size, models, options)
+        return drawn(models, *_posterior(moments), posterior, seed, *purpose)
     distribution = models.vae.encode(image).latent_dist
     return drawn(models, distribution.mean, distribution.std, posterior, seed, *purpose)
 
@@ -119,9 +125,13 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
 
 def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
     """Moments (1, 2C, h, w) of a picture enlarged to `size`, of which no more than a tile is held."""
+    return encoded(_enlarged(picture, size), size, models, options, models.run_tiles)
+
+
+def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:
+    """Moments (1, 2C, h, w) of a picture that is read by regions, its tiles computed by `run`."""
     assert options.vae_memory is not None
-    how = (options.vae_tile, options.vae_memory, models.run_tiles)
-    return encode_tiles(models.vae, _enlarged(picture, size), size, *how)
+    return encode_tiles(models.vae, read, size, options.vae_tile, options.vae_memory, run)
 
 
 def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Tensor]:
@@ -131,3 +141,9 @@ def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Ten
         return picture.region(rows, columns).float()
 
     return lambda region: bicubic_region(part, picture.size, size, *region)
+
+
+def _posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation that moments (1, 2C, h, w) stand for; the logarithm is bounded as in diffusers."""
+    mean, logarithm = moments.chunk(2, dim=1)
+    return mean, (0.5 * logarithm.clamp(-30, 20)).exp()

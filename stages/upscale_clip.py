@@ -40,5 +40,5 @@ class UpscaleClip(Stage):
         for index, frame in enumerate(clip_of(parents, "image")):
             image = frame.to(models.device, torch.float32)
             larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
-            rows.append(encode(models, larger, self.posterior, self.seed, self.level, index))
+            rows.append(encode(models, options, larger, self.posterior, self.seed, self.level, index))
         return {"latents": torch.stack(rows, dim=2)}

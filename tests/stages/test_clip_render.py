@@ -114,7 +114,7 @@ def test_frames_are_decoded_one_at_a_time() -> None:
 
     models = dataclasses.make_dataclass("Models", ["vae", "device"])(Vae(), torch.device("cpu"))
     latents = torch.arange(5.0)[None, None, :, None, None].expand(1, 4, 5, 2, 3)
-    taken = decoded(latents, models)
+    taken = decoded(latents, models, RunOptions())
     for index in range(5):
         assert models.vae.asked == index
         frame = next(taken)
@@ -122,7 +122,7 @@ def test_frames_are_decoded_one_at_a_time() -> None:
     bad = latents.clone()
     bad[:, :, 3] = torch.nan
     with pytest.raises(StageError, match="frame 3 holds NaN"):
-        list(decoded(bad, models))
+        list(decoded(bad, models, RunOptions()))
 
 
 def test_previews_lie_beside_it(first: Result) -> None:

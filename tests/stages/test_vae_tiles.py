@@ -18,10 +18,13 @@ from flows.session import Home, Result, Session, export_level, prepare
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
+from stages.decode_clip import DecodeClip
+from stages.models import Models
 from stages.png import write_png
 from stages.runner import key_of
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
+from stages.upscale_clip import UpscaleClip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,10 +46,7 @@ def arrays(home: Path, result: Result, stage: str) -> list[torch.Tensor]:
 
 def test_a_render_by_tiles_is_the_whole_one_to_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = render(tmp_path / "whole", SMALL)
-    used: list[str] = []
-    for module, name in ((decode, "decode_tiles"), (upscale, "encode_tiles")):
-        inner = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, n=name, f=inner: used.append(n) or f(*a))
+    used = counted(monkeypatch)
     tiled = render(tmp_path / "tiled", SMALL, **TILED)
     assert used == ["decode_tiles", "encode_tiles", "decode_tiles"]
     for stage, within in (("decode", 4e-3), ("upscale", 1e-3)):  # float16 pictures; latents of one
@@ -54,6 +54,54 @@ def test_a_render_by_tiles_is_the_whole_one_to_rounding(tmp_path: Path, monkeypa
         for one, other in pairs:
             torch.testing.assert_close(other, one, atol=within, rtol=0)
     assert [o.key for o in whole.outcomes] == [o.key for o in tiled.outcomes]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The embedded model, loaded on the CPU."""
+    job = prepare(make_spec(SMALL), Home(tmp_path_factory.mktemp("home")))
+    return Models(job.plan.info, job.spec.model.dtype, torch.device("cpu"))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the calls that work by tiles, as they come."""
+    used: list[str] = []
+    for module, name in ((decode, "decode_tiles"), (upscale, "encode_tiles")):
+        inner = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, n=name, f=inner: used.append(n) or f(*a))
+    return used
+
+
+@pytest.mark.parametrize("posterior", ["mode", "sample"])
+def test_a_source_picture_by_tiles_is_encoded_as_whole(
+    posterior: str, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = counted(monkeypatch)
+    pixels = (normal((150, 210, 3), 6) * 60 + 128).clamp(0, 255).to(torch.uint8)
+    parents: Any = {"picture": {"picture": pixels}}
+    stage = upscale.EncodePicture(5, (136, 192), posterior)
+    whole, tiled = (stage.run(parents, shapes, RunOptions(**more)) for more in ({}, TILED))
+    assert used == ["encode_tiles"]
+    torch.testing.assert_close(tiled["latents"], whole["latents"], atol=1e-5, rtol=0)
+
+
+def test_frames_by_tiles_are_decoded_and_enlarged_as_whole(shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = counted(monkeypatch)
+    latents = normal((1, 4, 2, 17, 24), 7)
+    frames = [
+        decode.decoded_whole(latents[:, :, index] * 0.2, shapes, RunOptions(**more))
+        for more in ({}, TILED)
+        for index in range(2)
+    ]
+    assert used == ["decode_tiles"] * 2
+    torch.testing.assert_close(frames[2:], frames[:2], atol=1e-5, rtol=0)
+    made = DecodeClip(2).run({"latents": {"latents": latents}}, shapes, RunOptions(**TILED))["image"]
+    assert [tuple(frame.shape) for frame in made.frames()] == [(1, 3, 136, 192)] * 2
+    stage = UpscaleClip(5, 1, (152, 216), "sample")
+    parents: Any = {"image": {"image": frames[:2]}}
+    whole, tiled = (stage.run(parents, shapes, RunOptions(**more)) for more in ({}, TILED))
+    assert used == ["decode_tiles"] * 4 + ["encode_tiles"] * 2
+    torch.testing.assert_close(tiled["latents"], whole["latents"], atol=1e-5, rtol=0)
 
 
 def test_bands_join_to_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
