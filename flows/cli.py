@@ -32,6 +32,7 @@ from flows.options import (
     SplitOption,
     ThreadsOption,
     VaeMemoryOption,
+    VaeTileOption,
     WorkersOption,
     home_of,
     options_of,
@@ -86,6 +87,7 @@ def render(
     split_guidance: SplitOption = False,
     memory: MemoryOption = None,
     vae_memory: VaeMemoryOption = None,
+    vae_tile: VaeTileOption = 512,
     workers: WorkersOption = None,
     dask: DaskOption = None,
     input_root: RootOption = None,
@@ -107,6 +109,7 @@ def render(
         split_guidance=split_guidance,
         memory=memory,
         vae_memory=vae_memory,
+        vae_tile=vae_tile,
     )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json, dask, workers)
 
@@ -131,6 +134,7 @@ def plan(
     split_guidance: SplitOption = False,
     memory: MemoryOption = None,
     vae_memory: VaeMemoryOption = None,
+    vae_tile: VaeTileOption = 512,
     input_root: RootOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -142,7 +146,13 @@ def plan(
     flags |= {"image": image, "frames": frames, "fps": fps, "mask": mask}
     place = home_of(home)
     spec = requests.spec_or_run(what, flags, context.args, place)
-    options = options_of(device=device, split_guidance=split_guidance, memory=memory, vae_memory=vae_memory)
+    options = options_of(
+        device=device,
+        split_guidance=split_guidance,
+        memory=memory,
+        vae_memory=vae_memory,
+        vae_tile=vae_tile,
+    )
     _show_plan(_prepare(spec, place, input_root), place, options, why, as_json)
 
 
@@ -157,6 +167,7 @@ def resume(
     split_guidance: SplitOption = False,
     memory: MemoryOption = None,
     vae_memory: VaeMemoryOption = None,
+    vae_tile: VaeTileOption = 512,
     workers: WorkersOption = None,
     dask: DaskOption = None,
     home: HomeOption = None,
@@ -175,6 +186,7 @@ def resume(
         split_guidance=split_guidance,
         memory=memory,
         vae_memory=vae_memory,
+        vae_tile=vae_tile,
     )
     _run(job, place, options, out or Path.cwd(), overwrite, as_json, dask, workers)
 
@@ -198,6 +210,7 @@ def redo(
     checkpoint_every: EveryOption = 60.0,
     memory: MemoryOption = None,
     vae_memory: VaeMemoryOption = None,
+    vae_tile: VaeTileOption = 512,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -211,7 +224,12 @@ def redo(
     again = requests.redo_spec(spec, stage, level, changes, context.args, place)
     job = _prepare(again, place, None, origin=run)
     options = options_of(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory, vae_memory=vae_memory
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        memory=memory,
+        vae_memory=vae_memory,
+        vae_tile=vae_tile,
     )
     if dry:
         _show_plan(job, place, options, False, as_json)
@@ -243,6 +261,7 @@ def batch(
     checkpoint_every: EveryOption = 60.0,
     memory: MemoryOption = None,
     vae_memory: VaeMemoryOption = None,
+    vae_tile: VaeTileOption = 512,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -254,7 +273,12 @@ def batch(
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
     orders = night.checked(jobs, place, defaults, skip_bad)
     options = options_of(
-        device=device, threads=threads, checkpoint_every=checkpoint_every, memory=memory, vae_memory=vae_memory
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        memory=memory,
+        vae_memory=vae_memory,
+        vae_tile=vae_tile,
     )
     night.check_memory(orders, place, options)
     window = Window.of(until, zone, at_end)

@@ -24,8 +24,9 @@ SplitOption = Annotated[bool, typer.Option("--split-guidance", help="Half the me
 MemoryOption = Annotated[str | None, typer.Option(help="Memory a render may take: 16GiB; default: what is free.")]
 VaeMemoryOption = Annotated[
     str | None,
-    typer.Option("--vae-memory", help="The VAE works by exact tiles where it would take more: 6GiB; default: whole."),
+    typer.Option(help="The VAE works by exact tiles where it would take more: 6GiB; never: whole, come what may."),
 ]
+VaeTileOption = Annotated[int, typer.Option(help="Edge of its tiles in pixels: 64, 128, 256, 512 or 1024.")]
 OutOption = Annotated[Path | None, typer.Option(help="File or folder for the final picture; default: this folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that this run did not make.")]
 FramesOption = Annotated[int | None, typer.Option(help="Of a clip; default: as many as the model makes.")]

@@ -147,7 +147,7 @@ def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: t
 
 def check_tiles(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
     """Raise `SpecError` for a `vae_memory` that does not suffice for the tiles of a call, naming what would."""
-    if options.vae_memory is None:
+    if not options.vae_memory:
         return
     needed = dict[int, SpecError]()
     for call in _largest(call for call in calls if call.stage.part == "vae"):

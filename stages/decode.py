@@ -60,7 +60,8 @@ class Decode(Stage):
 
 def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOptions) -> bool:
     """Whether a half of the VAE takes an input of `size` by tiles: where whole it would take more than `vae_memory`."""
-    return options.vae_memory is not None and untiled_bytes(models.vae, half, size) > options.vae_memory
+    memory = options.vae_memory
+    return memory is not None and 0 < memory < untiled_bytes(models.vae, half, size)
 
 
 def decoded_whole(latents: Tensor, models: Models, options: RunOptions) -> Tensor:

@@ -277,7 +277,7 @@ def _tiled(whole: Cost, folder: Path, half: Half, size: tuple[int, int], options
     """
     vae: Any = skeleton(folder, "vae", torch.float32).module
     given = (size[0] // 8, size[1] // 8) if half == "decoder" else size
-    if options.vae_memory is None or untiled_bytes(vae, half, given) <= options.vae_memory:
+    if not options.vae_memory or untiled_bytes(vae, half, given) <= options.vae_memory:
         return whole
     try:
         plan = plan_tiles(vae, half, given, options.vae_tile, options.vae_memory)

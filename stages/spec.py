@@ -266,6 +266,8 @@ Amount = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}),
 ]
 
+AmountOrNever = Annotated[Amount, BeforeValidator(lambda value: 0 if value == "never" else value)]
+
 
 class RunOptions(_Model):
     """How a render is run. Nothing here decides a byte beyond floating-point rounding."""
@@ -276,8 +278,10 @@ class RunOptions(_Model):
     feed_forward_tokens: int | None = Field(None, ge=1, description="Tokens in one feed-forward; None: all.")
     offload: bool = Field(False, description="Only the part of the model that is at work stays on an accelerator.")
     memory: Amount | None = Field(None, ge=1, description="Bytes, or 16GiB; None: what the device has free.")
-    vae_memory: Amount | None = Field(
-        None, ge=1, description="The VAE works by exact tiles where it would take more than this; None: always whole."
+    vae_memory: AmountOrNever | None = Field(
+        None,
+        ge=0,
+        description="The VAE works by exact tiles where it would take more; None: as memory asks; 0 or `never`: whole.",
     )
     vae_tile: Literal[64, 128, 256, 512, 1024] = Field(512, description="Edge of its tiles in pixels.")
     phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")

@@ -48,10 +48,42 @@ def test_a_size_off_the_grid_is_one_sentence(
         ("resume", "no-such-run"),
         ("show", "../../etc/passwd"),
         ("plan", "x", "--device", "tpu"),
+        ("render", "x", "--vae-memory", "much"),
+        ("render", "x", "--vae-tile", "100"),
     ],
 )
 def test_bad_words_exit_with_2(home: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     assert call(monkeypatch, *words) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--vae-memory", "much", "vae_memory: 'much': not an amount of memory"),
+        ("--vae-memory", "0", "vae_memory: '0': not an amount of memory"),
+        ("--vae-tile", "100", "vae_tile: 100: Input should be 64, 128, 256, 512 or 1024"),
+    ],
+)
+def test_what_the_vae_cannot_have_is_one_sentence(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    says: str,
+) -> None:
+    assert call(monkeypatch, "render", "a red disc", option, value) == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+def test_vae_options_reach_the_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(cli, "_run", lambda job, place, options, *_: given.append(options))
+    for words in ((), ("--vae-memory", "6GiB", "--vae-tile", "256"), ("--vae-memory", "never")):
+        call(monkeypatch, "render", "a red disc", "--size", "768x512", *words)
+    assert [(options.vae_memory, options.vae_tile) for options in given] == [(None, 512), (6 << 30, 256), (0, 512)]
 
 
 def test_plan_starts_nothing(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

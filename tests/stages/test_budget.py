@@ -210,6 +210,7 @@ def test_a_rung_that_asks_for_no_less_is_left_out() -> None:
     assert rung.name == "attention windows one at a time"
     assert next_rung("unet", (rung.name,), given) is None
     assert next_rung("vae", (), RunOptions(offload=True, vae_memory=2**30)) is None
+    assert next_rung("vae", (), RunOptions(offload=True, vae_memory=0)) is None
     assert next_rung("", (), RunOptions()) is None
 
 
