@@ -26,10 +26,11 @@ import numpy as np
 import torch
 
 from flows.batch import Night
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.night_page import night_folder, write_night
 from flows.progress import Terminal
-from flows.session import Home, Session, _close, _open, prepare
+from flows.session import Session, _close, _open, prepare
 from stages.plan import Call
 from stages.spec import RunOptions, make_spec
 from stages.stage import Stage

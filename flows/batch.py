@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from flows.home import Home
     from flows.jobs import Ordered
-    from flows.session import Home, Job
+    from flows.session import Job
     from stages.runner import Observer
     from stages.spec import RunOptions
 

@@ -1,12 +1,76 @@
-"""Commands of a studio: `prune`, `pause`, `unpause`, `prefect-setup`."""
+"""Commands of a studio: `batch`, `prune`, `pause`, `unpause`, `prefect-setup`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.options import HomeOption, JsonOption, home_of
+from flows.options import (
+    DaskOption,
+    DeviceOption,
+    EveryOption,
+    HomeOption,
+    JsonOption,
+    MemoryOption,
+    OutOption,
+    ThreadsOption,
+    VaeMemoryOption,
+    VaeTileOption,
+    WorkersOption,
+    home_of,
+    options_of,
+    stop_on_signals,
+)
+
+
+def batch(
+    jobs: Annotated[Path, typer.Argument(help="A .yaml, .json, .jsonl, .csv or .txt jobs file, or a folder of them.")],
+    out: OutOption = None,
+    until: Annotated[str | None, typer.Option(help="HH:MM after which no job is started.")] = None,
+    zone: Annotated[str | None, typer.Option(help="Time zone of --until; default: this machine's.")] = None,
+    at_end: Annotated[
+        str, typer.Option(help="What runs at --until: finish, or yield (checkpoint and stop).")
+    ] = "finish",
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of jobs that name none.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method of jobs that name none.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of jobs that name none.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out jobs that cannot be, naming each.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
+    notify: Annotated[
+        str | None, typer.Option(help="Who is told at the end: an http address, or a block's name.")
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    checkpoint_every: EveryOption = 60.0,
+    memory: MemoryOption = None,
+    vae_memory: VaeMemoryOption = None,
+    vae_tile: VaeTileOption = 512,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Render all jobs of a file; one that fails is set aside and the night goes on. Typed again, it goes on."""
+    from flows import night
+    from flows.batch import Window
+
+    place = home_of(home)
+    defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
+    orders = night.checked(jobs, place, defaults, skip_bad)
+    options = options_of(
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        memory=memory,
+        vae_memory=vae_memory,
+        vae_tile=vae_tile,
+    )
+    night.check_memory(orders, place, options)
+    window = Window.of(until, zone, at_end)
+    stop = stop_on_signals()
+    raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers, notify))
 
 
 def prune(

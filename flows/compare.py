@@ -13,9 +13,9 @@ from flows.batch import Night
 from flows.comparison import prepare_comparison
 from flows.comparison_page import SHEET, check_out, write
 from flows.fleet import Fleet, check_fleet, cluster
+from flows.home import Home
 from flows.progress import Terminal
 from flows.reporting import Sender, picture_link
-from flows.session import Home
 from flows.tasks import in_task
 from stages.grid import GridSpec
 from stages.spec import RunOptions

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
-    from flows.session import Home
+    from flows.home import Home
     from stages.grid import GridSpec
     from stages.spec import RunOptions
 

@@ -15,7 +15,7 @@ from stages.spec import make_spec
 from storage import fingerprint
 
 if TYPE_CHECKING:
-    from flows.session import Home
+    from flows.home import Home
     from stages.grid import GridSpec
 
 CAPTIONS = 4  # of scenes, where the spec gives no count

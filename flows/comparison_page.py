@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flows.batch import State
     from flows.comparison import Comparison
-    from flows.session import Home
+    from flows.home import Home
 
 PAGE, SHEET, RECORD = "index.html", "contact-sheet.png", "comparison.json"
 

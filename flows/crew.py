@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from flows.session import Home
+    from flows.home import Home
 
 TRIES = 3  # workers that may die of one task
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from flows.session import Home
+    from flows.home import Home
 
 KNOWN_BAD = {  # package: (first version known not to work, what happens)
     "fastapi": ((0, 151), "every Prefect flow fails when the server is imported"),

@@ -16,11 +16,12 @@ from prefect.cache_policies import NO_CACHE
 from flows.crew import crew_of
 from flows.evaluation import Evaluation, Picture, prepare_evaluation
 from flows.evaluation_report import as_json, as_markdown, check_out, write
+from flows.home import Home
 from flows.measuring import Read, cells, read_all, read_picture
 from flows.progress import Terminal
 from flows.render import RETRIES, RETRY_DELAY
 from flows.reporting import Sender
-from flows.session import Home, Session
+from flows.session import Session
 from stages.measures.spec import EvaluationSpec
 from stages.spec import RunOptions, SpecError
 from stages.stage import StageError

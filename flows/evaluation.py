@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flows.session import Home, Job, run_name
+from flows.home import Home
+from flows.session import Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
 from stages.grid import FIRST_SCENE

@@ -13,10 +13,11 @@ from flows.crew import crew_of
 from flows.evaluation import prepare_evaluation
 from flows.evaluation_report import as_json, as_markdown, check_out, write
 from flows.fleet import check_fleet
+from flows.home import Home
 from flows.measuring import cells, read_all
 from flows.progress import Terminal
 from flows.requests import grid_values
-from flows.session import Home, Session
+from flows.session import Session
 from stages.measures.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from flows.batch import State
-    from flows.session import Home
+    from flows.home import Home
 
 DEATHS = 100  # of workers that Dask itself forgives a job; its attempts are counted in the home
 SETTINGS = {"distributed.scheduler.worker-ttl": "60 s"}

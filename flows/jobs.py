@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from flows.session import Home, Job
+    from flows.home import Home
+    from flows.session import Job
     from stages.models import ModelInfo
     from stages.spec import ModelSpec
 

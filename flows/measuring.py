@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.crew import Crew
-    from flows.session import Home, Session
+    from flows.home import Home
+    from flows.session import Session
     from stages.model_folder import ModelInfo
     from stages.plan import Call
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.batch import State, Window
+    from flows.home import Home
     from flows.jobs import Ordered, Orders
-    from flows.session import Home
     from stages.spec import RunOptions
 
 SHOWN = 20  # problems named before the rest is only counted

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.batch import State
+    from flows.home import Home
     from flows.jobs import Ordered
-    from flows.session import Home, Job
+    from flows.session import Job
 
 PAGE, SHEET, RECORD = "index.html", "contact-sheet.png", "night.json"
 COLUMNS = 6  # of the contact sheet

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from flows.session import Home
+    from flows.home import Home
     from stages.spec import RunOptions
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,7 +39,7 @@ RootOption = Annotated[Path | None, typer.Option(help="Refuse pictures and masks
 
 def home_of(given: Path | None) -> Home:
     """The home of `--home`, of the environment, or of the user."""
-    from flows.session import Home
+    from flows.home import Home
 
     return Home.find(given)
 

@@ -17,13 +17,13 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.batch import Night, Window
 from flows.fleet import Fleet, check_fleet, cluster
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.night_page import costs, night_folder, write_night
 from flows.notify import check_hook
 from flows.notify import notify as tell
 from flows.progress import Terminal
 from flows.reporting import Sender, picture_link
-from flows.session import Home
 from flows.tasks import FlowState, in_task
 from stages.spec import RunOptions, SpecError
 

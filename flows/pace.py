@@ -27,7 +27,7 @@ from stages.upscale import Upscale
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flows.session import Home
+    from flows.home import Home
     from stages.estimate import Estimate
     from stages.models import ModelInfo
     from stages.plan import Call

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flows.batch import State
-    from flows.session import Home, Job
+    from flows.home import Home
+    from flows.session import Job
 
 THUMBNAIL, SMALLEST, SHEET_SIDE = 256, 16, 16_384  # pixels
 MARGIN, LINE = 8, 20

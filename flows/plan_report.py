@@ -19,7 +19,8 @@ from stages.runner import key_of
 from storage import Checkpoints
 
 if TYPE_CHECKING:
-    from flows.session import Home, Job
+    from flows.home import Home
+    from flows.session import Job
     from stages.budget import Fit
     from stages.plan import Call
     from stages.spec import RunOptions

@@ -6,9 +6,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
+from flows.home import Home
 from flows.pruning import needless, parse_age, parse_bytes
 from flows.pruning import prune as delete_all
-from flows.session import Home
 
 
 @flow(name="prune")

@@ -21,7 +21,7 @@ from storage.prune import Leftover, size, survey, sweep
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flows.session import Home
+    from flows.home import Home
     from storage import RunRecord
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}

@@ -12,8 +12,9 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.home import Home
 from flows.reporting import FlowObserver
-from flows.session import Home, Job, Session, prepare
+from flows.session import Job, Session, prepare
 from flows.spread import spread_over
 from stages.plan import Call
 from stages.runner import Outcome, Runner

@@ -13,7 +13,7 @@ from stages.models import available, describe
 from stages.spec import ModelSpec, SpecError
 
 if TYPE_CHECKING:
-    from flows.session import Home
+    from flows.home import Home
     from stages.spec import RenderSpec
     from storage import RunRecord
 

@@ -15,7 +15,7 @@ from stages.spec import RenderSpec, SpecError, expand_method, load_spec, make_sp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flows.session import Home
+    from flows.home import Home
 
 SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),

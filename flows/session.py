@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
-import functools
 import os
 import re
 import shutil
@@ -21,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
 import torch
 
 from stages.budget import check
@@ -32,71 +30,13 @@ from stages.plan import Call, Plan, make_plan
 from stages.runner import Interrupted, Observer, Outcome, Runner, key_of
 from stages.spec import CLIP_FORMATS, ModelSpec, RenderSpec, RunOptions, SpecError, make_spec
 from stages.video_export import PREVIEWS, ExportClip, write_clip
-from storage import ArtifactStore, Attempt, Disk, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint
+from storage import Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from flows.home import Home
     from flows.spread import Spread
-    from storage import Place
-
-
-@dataclass(frozen=True)
-class Home:
-    """The folder everything lives in: `store/`, `models/`, `cache/`. `FREESCALE_HOME`, or the user's data folder.
-
-    With `bucket`, an address `s3://…`, artifacts, checkpoints and runs lie there, and the folder has copies.
-    """
-
-    root: Path
-    bucket: str | None = None
-
-    @classmethod
-    def find(cls, given: Path | None = None) -> Home:
-        """The folder given, else the environment's, else the platform's place for user data; `FREESCALE_STORE`.
-
-        Raises `SpecError` for what is no address of a bucket, `StoreAccessError` for one that cannot be used.
-        """
-        named = os.environ.get("FREESCALE_HOME")
-        root = given or (Path(named) if named else Path(platformdirs.user_data_dir("freescale")))
-        home = cls(root, os.environ.get("FREESCALE_STORE") or None)
-        if home.bucket is not None:
-            _bucket(home.bucket, root)  # tried now, before there is work to lose
-        return home
-
-    @property
-    def place(self) -> Place:
-        """What the store and the runs lie in."""
-        if self.bucket is None:
-            return Disk(self.root / "store")
-        return _bucket(self.bucket, self.root)
-
-    @property
-    def store(self) -> ArtifactStore:
-        """Artifacts, checkpoints and locks."""
-        return ArtifactStore(self.place)
-
-    @property
-    def runs(self) -> Runs:
-        """Records of runs."""
-        return Runs(self.place)
-
-    def outputs(self, run: str) -> Path:
-        """Where the pictures of a run's levels appear as they are made."""
-        return self.root / "runs" / run
-
-
-@functools.cache
-def _bucket(url: str, root: Path) -> Place:
-    """One connection for the process, tried once."""
-    from storage.bucket import Bucket  # nobody else needs its library
-
-    try:
-        bucket = Bucket(url, root / "cache" / "bucket", root / "store")
-    except ValueError as error:
-        raise SpecError(f"store: {error}") from None
-    bucket.probe()
-    return bucket
 
 
 @dataclass(frozen=True)

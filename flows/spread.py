@@ -33,7 +33,8 @@ from storage.errors import explained
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flows.session import Home, Job
+    from flows.home import Home
+    from flows.session import Job
     from freescale.tiled_vae import Run
     from freescale.vae_tile import Tile, TiledVae
     from stages.model_folder import ModelInfo

@@ -13,8 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows.home import Home
 from flows.progress import Terminal
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from stages.grid import FIRST_SCENE
 from stages.shapes.measures import judge
 from stages.shapes.scenes import sample_scene

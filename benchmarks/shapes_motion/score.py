@@ -15,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.home import Home
 from flows.progress import Terminal
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from stages.shapes_motion.clips import sample_clip
 from stages.shapes_motion.measures import judge_clip
 from stages.spec import RunOptions, make_spec, parse_size

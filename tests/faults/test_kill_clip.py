@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from flows.home import Home
 from flows.progress import Terminal
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from stages.spec import RunOptions, make_spec
 from storage import ArtifactStore
 from tests.toys import video_folder

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from flows.session import Home
+from flows.home import Home
 from storage import ArtifactStore
 from tests.processes import freescale
 

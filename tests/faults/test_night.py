@@ -18,9 +18,10 @@ import torch
 from flows import batch
 from flows.batch import aside
 from flows.fleet import Fleet, cluster
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.progress import Terminal
-from flows.session import Home, Session
+from flows.session import Session
 from flows.session import _open as begin
 from stages.spec import RunOptions
 from storage import StoreFullError

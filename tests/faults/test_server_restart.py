@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.progress import Terminal
-from flows.session import Home, Session
+from flows.session import Session
 from stages.spec import RunOptions
 from storage import RunNotFoundError
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.session import Home
+from flows.home import Home
 from tests.processes import freescale
 
 if TYPE_CHECKING:

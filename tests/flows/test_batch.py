@@ -12,9 +12,10 @@ import pytest
 
 from flows import cli, session
 from flows.batch import Night, Window, aside
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.progress import Terminal
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from stages.spec import RunOptions, SpecError, make_spec
 from storage import StoreFullError
 

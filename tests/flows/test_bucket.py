@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows import cli, session
-from flows.session import Home
+from flows import cli, home
+from flows.home import Home
 from tests.bucket_server import bucket_server
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def server() -> Iterator[str]:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No connection, and no environment, of another test."""
     monkeypatch.delenv("FREESCALE_STORE", raising=False)
-    session._bucket.cache_clear()
+    home._bucket.cache_clear()
     yield
     os.environ.pop("FREESCALE_STORE", None)
-    session._bucket.cache_clear()
+    home._bucket.cache_clear()
 
 
 def command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

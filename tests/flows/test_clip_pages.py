@@ -10,11 +10,12 @@ from PIL import Image
 
 from flows.comparison import prepare_comparison
 from flows.comparison_page import write
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.night_page import write_night
 from flows.progress import Terminal
 from flows.reporting import picture_link
-from flows.session import Home, Session
+from flows.session import Session
 from flows.study import make_study
 from stages.grid import FIRST_SCENE, make_grid
 from stages.shapes_motion.clips import sample_clip

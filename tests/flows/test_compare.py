@@ -12,8 +12,9 @@ from PIL import Image, ImageChops
 
 from flows import cli, session
 from flows.comparison import prepare_comparison
+from flows.home import Home
 from flows.page import contact_sheet, html
-from flows.session import Home, Session
+from flows.session import Session
 from flows.tiles import TILE, write_pyramid
 from stages.grid import make_grid
 from stages.spec import SpecError

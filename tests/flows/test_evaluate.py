@@ -21,10 +21,11 @@ from flows import cli
 from flows.evaluation import REFERENCE, Evaluation, prepare_evaluation
 from flows.evaluation_report import as_csv, as_json, as_markdown, rows
 from flows.evaluation_requests import evaluation_from
+from flows.home import Home
 from flows.measuring import Readings, cells, read_all
 from flows.options import SIGNALS
 from flows.progress import Terminal
-from flows.session import Home, Session
+from flows.session import Session
 from stages.measures.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, Runner
 from stages.shapes.scenes import draw, sample_scene

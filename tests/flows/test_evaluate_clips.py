@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from flows.evaluation import REFERENCE, Evaluation, prepare_evaluation
 from flows.evaluation_report import as_csv, as_json, as_markdown, rows
+from flows.home import Home
 from flows.measuring import Readings, cells, read_all
 from flows.progress import Terminal
-from flows.session import Home, Session
+from flows.session import Session
 from stages.measures import motion_net
 from stages.measures.clip_extractors import load_motion_extractor
 from stages.measures.clip_readings import CLIP_WORDS, levels

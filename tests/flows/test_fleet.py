@@ -13,9 +13,10 @@ import pytest
 
 from flows.batch import aside
 from flows.fleet import Fleet, check_fleet, cluster
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.progress import Terminal
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from stages.spec import RunOptions, SpecError
 
 if TYPE_CHECKING:

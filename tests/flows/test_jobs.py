@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.home import Home
 from flows.jobs import read_jobs
-from flows.session import Home
 from stages.spec import SpecError
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from flows.batch import Night
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.night_page import costs, night_folder, write_night
 from flows.progress import Terminal
-from flows.session import Home, Session, file_name
+from flows.session import Session, file_name
 from stages.runner import key_of
 from stages.spec import RunOptions
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows import cli
+from flows.home import Home
 from flows.progress import Terminal
 from flows.pruning import needless, parse_age, parse_bytes, prune
 from flows.requests import redo_spec
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from stages.runner import Interrupted, Runner, key_of
 from stages.spec import RunOptions, SpecError, make_spec
 

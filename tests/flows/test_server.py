@@ -19,11 +19,12 @@ from prefect.states import Cancelling, Paused, Suspended
 
 from flows.compare import compare
 from flows.evaluate import evaluate
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.overnight import overnight
 from flows.progress import Terminal
 from flows.render import render
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from flows.tasks import FlowState
 from stages.grid import make_grid
 from stages.measures.spec import make_evaluation

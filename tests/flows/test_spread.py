@@ -16,9 +16,10 @@ from flows.crew import Crew, crew_of
 from flows.evaluation import prepare_evaluation
 from flows.evaluation_report import as_json
 from flows.fleet import cluster
+from flows.home import Home
 from flows.measuring import Readings, cells, read_all
 from flows.progress import Terminal
-from flows.session import Home, Session, prepare
+from flows.session import Session, prepare
 from flows.spread import Stored, helping, spread_over
 from freescale.vae_tile import Tile
 from stages.measures.spec import make_evaluation

@@ -12,10 +12,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from benchmarks.sdxl_folder import write_sdxl
+from flows.home import Home
 from flows.jobs import read_jobs
 from flows.night import check_memory
 from flows.progress import Terminal
-from flows.session import Home, Result, Session, prepare, to_do
+from flows.session import Result, Session, prepare, to_do
 from freescale import METHODS, guidance
 from stages import runner
 from stages.amounts import enough_bytes, parse_bytes, show_bytes

@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.home import Home
 from flows.progress import Terminal
 from flows.requests import redo_spec
-from flows.session import Home, Result, Session, export_level, prepare
+from flows.session import Result, Session, export_level, prepare
 from stages.decode_clip import decoded
 from stages.ffmpeg import read_comment, read_video
 from stages.runner import Interrupted, key_of

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.home import Home
 from flows.progress import Terminal
-from flows.session import Home, Result, Session, prepare
+from flows.session import Result, Session, prepare
 from freescale import guidance
 from freescale import scale_fusion as fusion
 from stages.spec import RunOptions, make_spec

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from flows.home import Home
 from flows.progress import Terminal
-from flows.session import Home, Result, Session, prepare
+from flows.session import Result, Session, prepare
 from stages.base_denoise import BaseDenoise
 from stages.spec import RunOptions, SpecError, make_spec
 

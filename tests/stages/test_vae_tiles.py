@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from flows.home import Home
 from flows.progress import Terminal
-from flows.session import Home, Result, Session, export_level, prepare
+from flows.session import Result, Session, export_level, prepare
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
