@@ -159,9 +159,12 @@ def _together(folder: Path, shares: list[range]) -> float:
         assert process.stdout is not None
         process.stdout.readline()  # warm
     began = time.perf_counter()
+    for process in processes:  # all begin before one is waited for
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.close()
     for process in processes:
-        process.communicate(b"go\n")
-        assert process.returncode == 0
+        assert process.wait() == 0
     return time.perf_counter() - began
 
 
@@ -170,7 +173,7 @@ def share(folder: str, seeds: str, core: str) -> None:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(core)]})
     home = Home(Path(folder))
     session = Session(home, OPTIONS, Terminal(quiet=True))
-    spec = {"prompt": "a red disc", "width": 192, "height": 128, "steps": 6}
+    spec = {"prompt": "a red disc", "width": 512, "height": 512, "steps": 12}
     session.render(prepare(make_spec(spec | {"seed": 1000 + int(core)}), home))
     print("warm", flush=True)
     sys.stdin.readline()
