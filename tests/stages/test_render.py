@@ -158,7 +158,7 @@ def test_an_existing_file_is_not_overwritten(first: Result, home: Path, tmp_path
 
 
 def test_runner_is_a_dataclass_of_what_it_needs() -> None:
-    assert {f.name for f in dataclasses.fields(Runner)} == {"store", "models", "options", "observer", "stop"}
+    assert {f.name for f in dataclasses.fields(Runner)} == {"store", "models", "options", "observer", "stop", "helpers"}
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
