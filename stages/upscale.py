@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from freescale import enlarge_latents, normal
 from freescale.enlarge import bicubic_region
 from freescale.tiled_vae import encode_tiles
-from freescale.vae_tile import TiledVae
+from freescale.vae_tile import TiledVae, reader
 from stages.decode import is_tiled
 from stages.denoise import LATENT_AXES
 from stages.stage import Parents, Picture, Stage, Tensors, picture_of
@@ -107,7 +107,7 @@ def encode(models: Models, options: RunOptions, image: Tensor, posterior: str, s
     """
     size = (image.shape[2], image.shape[3])
     if is_tiled(models, "encoder", size, options):
-        moments = encoded(lambda region: image[..., slice(*region[0]), slice(*region[1])], size, models, options)
+        moments = encoded(reader(image), size, models, options)
         return drawn(models, *_posterior(moments), posterior, seed, *purpose)
     distribution = models.vae.encode(image).latent_dist
     return drawn(models, distribution.mean, distribution.std, posterior, seed, *purpose)

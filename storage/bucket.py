@@ -130,13 +130,14 @@ class Bucket:
 
         with ThreadPoolExecutor(HANDS) as hands:
             list(hands.map(upload, paths))
-        self._bound(self.root / folder)
+        self._use(self.root / folder)
+        self._bound()
 
     def fetch(self, folder: str, files: Mapping[str, FileRecord]) -> Path:
         """A local copy: files that are there and match are taken, others downloaded."""
         local = self.root / folder
 
-        def download(item: tuple[str, FileRecord]) -> None:
+        def download(item: tuple[str, FileRecord]) -> bool:
             name, record = item
             with explained(local / name):
                 try:
@@ -145,10 +146,13 @@ class Bucket:
                     is_there = False
                 if not is_there:
                     self._download(f"{folder}/{name}", local / name)
+            return not is_there
 
         with ThreadPoolExecutor(HANDS) as hands:
-            list(hands.map(download, files.items()))
-        self._bound(local)
+            is_new = any(list(hands.map(download, files.items())))
+        self._use(local)
+        if is_new:
+            self._bound()
         return local
 
     def discard(self, folder: str) -> None:
@@ -211,11 +215,14 @@ class Bucket:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _bound(self, used: Path) -> None:
-        """Mark a copy as used now; delete the longest unused ones where all together are too many."""
-        with explained(used):
-            if used.is_dir():
-                os.utime(used)
+    def _use(self, copy: Path) -> None:
+        """Mark a copy as used now."""
+        with explained(copy):
+            if copy.is_dir():
+                os.utime(copy)
+
+    def _bound(self) -> None:
+        """Delete the longest unused copies where all together are too many."""
         copies = []
         for path in (self.root / "data").glob("*"):
             try:

@@ -17,7 +17,8 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.errors import LeaseTimeoutError, StorageError
+from storage.errors import StorageError
+from storage.locks import HEARTBEAT, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 10.0  # seconds between two signs of life
 POLL_SECONDS = 0.5
 
 
@@ -42,15 +42,9 @@ def bucket_lease(
     bucket: Bucket, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
 ) -> Iterator[None]:
     """Hold the lease `name` for the body of the `with`; arguments as for `storage.locks.file_lock`."""
-    owner, started = uuid.uuid4().hex, time.monotonic()
-    while (tag := _taken(bucket, name, owner)) is None:
-        waited = time.monotonic() - started
-        if timeout is not None and waited >= timeout:
-            raise LeaseTimeoutError(f"{bucket.where(name)} is still held by another process after {waited:.1f} s.")
-        if on_wait is not None:
-            on_wait(waited)
-        time.sleep(POLL_SECONDS)
-    over = threading.Event()
+    owner, over = uuid.uuid4().hex, threading.Event()
+    held = f"{bucket.where(name)} is still held"
+    tag = wait_for(lambda: _taken(bucket, name, owner), held, POLL_SECONDS, on_wait, timeout)
     beat = _Beat(bucket, name, owner, tag, over)
     beat.start()
     try:

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from storage.durable import make_folder
 from storage.errors import LeaseTimeoutError, explained
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 POLL_SECONDS = 0.05
 HEARTBEAT = 10.0  # seconds
@@ -51,7 +52,7 @@ def file_lock(
     While another holds it, `on_wait` hears every 50 ms how many seconds have passed, and gives up by raising;
     after `timeout` seconds `LeaseTimeoutError` is raised.
     """
-    descriptor = _wait_for(path, _try_lock, on_wait, timeout)
+    descriptor = _locked(path, _try_lock, on_wait, timeout)
     try:
         yield
     finally:
@@ -66,7 +67,7 @@ def lease(
 
     A look with no `timeout` left counts as well: it is remembered for the next one of this process.
     """
-    descriptor, ended = _wait_for(path, _try_lease, on_wait, timeout), threading.Event()
+    descriptor, ended = _locked(path, _try_lease, on_wait, timeout), threading.Event()
     beating = threading.Thread(target=_beat, args=(path, descriptor, ended), name="heartbeat", daemon=True)
     try:
         with explained(path):
@@ -81,22 +82,33 @@ def lease(
         os.close(descriptor)
 
 
-def _wait_for(
+def wait_for(
+    attempt: Callable[[], T | None],
+    taken: str,
+    poll: float,
+    on_wait: Callable[[float], None] | None,
+    timeout: float | None,
+) -> T:
+    """What an `attempt` gives once it gives something, tried every `poll` seconds; `taken` says what is in the way."""
+    started = time.monotonic()
+    while (found := attempt()) is None:
+        waited = time.monotonic() - started
+        if timeout is not None and waited >= timeout:
+            raise LeaseTimeoutError(f"{taken} by another process after {waited:.1f} s.")
+        if on_wait is not None:
+            on_wait(waited)
+        time.sleep(poll)
+    return found
+
+
+def _locked(
     path: Path, attempt: Callable[[Path], int | None], on_wait: Callable[[float], None] | None, timeout: float | None
 ) -> int:
     """The descriptor that holds the lock, once an `attempt` gets it."""
-    started = time.monotonic()
     if not path.parent.is_dir():
         with explained(path):
             make_folder(path.parent)
-    while (descriptor := attempt(path)) is None:
-        waited = time.monotonic() - started
-        if timeout is not None and waited >= timeout:
-            raise LeaseTimeoutError(f"{path} is still locked by another process after {waited:.1f} s.")
-        if on_wait is not None:
-            on_wait(waited)
-        time.sleep(POLL_SECONDS)
-    return descriptor
+    return wait_for(lambda: attempt(path), f"{path} is still locked", POLL_SECONDS, on_wait, timeout)
 
 
 def _try_lock(path: Path) -> int | None:

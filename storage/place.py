@@ -10,7 +10,7 @@ import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from storage.durable import make_folder, put_in_place
 from storage.errors import explained
@@ -31,7 +31,6 @@ class Entry(NamedTuple):
     changed: datetime
 
 
-@runtime_checkable
 class Place(Protocol):
     """What a store needs of the ground it stands on.
 
