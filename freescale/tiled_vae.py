@@ -16,6 +16,7 @@ Maps are (B, C, H, W); sizes are (height, width); tile edges are pixels of the p
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ def plan_tiles(vae: Any, half: Half, size: Size, tile: int, memory: int, batch: 
 
     Raises `VaeMemoryError` when `memory` bytes do not suffice.
     """
-    planner = _Planner(layers_of(vae, half, size), tile, batch * _itemsize(vae), _is_host(vae))
+    planner = _Planner(layers_of(vae, half, size), tile, batch * _itemsize(vae))
     plan = planner.plan(memory)
     if plan is None:
         raise VaeMemoryError(memory, tile, planner.smallest())
@@ -113,8 +114,8 @@ def plan_tiles(vae: Any, half: Half, size: Size, tile: int, memory: int, batch: 
 
 
 class _Planner:
-    def __init__(self, network: Layers, tile: int, itemsize: int, is_host: bool) -> None:
-        self.network, self.tile, self.itemsize, self.is_host = network, tile, itemsize, is_host
+    def __init__(self, network: Layers, tile: int, itemsize: int) -> None:
+        self.network, self.tile, self.itemsize = network, tile, itemsize
         layers, inside = network.layers, False
         self.cuts = []  # where a map may be kept: after a convolution or a block, not inside one
         for index, layer in enumerate(layers):
@@ -174,7 +175,7 @@ class _Planner:
         ):
             return False
         if isinstance(network.layers[start], Attend):
-            return not self.is_host  # then the keys come from a copy on the device
+            return True  # the keys come from a copy on the device or, where there is none, blocks wait in a file
         return self._halo(start, stop) <= edge_of(network, stop, self.tile)
 
     def _halo(self, start: int, stop: int) -> int:
@@ -306,17 +307,21 @@ class Passes:
         return out
 
     def _attend(self, part: Part, held: Tensor) -> Tensor:
-        """Attention by blocks of queries over all keys; keys and values are made anew for each block of queries."""
+        """Attention by blocks of queries over all keys; keys and values are made anew for each block of queries.
+
+        A block is written over its queries once it is no key any more: at once where a device has a copy of the map,
+        else after the last one, and until then it is in a file.
+        """
         start = part.start
         affine = {start: self._statistics(self.network.layers[start].module.group_norm, start, start, held)}
-        out = held if part.in_place else torch.empty_like(held)  # in place, the keys come from a copy
-        rows = out.flatten(2)
+        rows = held.flatten(2)
         spans = [(first, min(first + BLOCK, rows.shape[-1])) for first in range(0, rows.shape[-1], BLOCK)]
-        tiles = [Tile(start, part.stop, ((0, 1), span), affine) for span in spans]
-        for span, values in zip(spans, self.run(tiles, held), strict=True):
+        made = self.run([Tile(start, part.stop, ((0, 1), span), affine) for span in spans], held)
+        made = made if self.tiled.has_copy else _spooled(made)
+        for span, values in zip(spans, made, strict=True):
             rows[..., slice(*span)] = values
         self.tiled.forget()
-        return out
+        return held
 
     def _regions(self, index: int) -> Iterator[Region]:
         """The tiles that cover the input of layer `index`, row by row, each point once."""
@@ -331,6 +336,18 @@ def _merged(one: tuple[int, Tensor, Tensor], other: tuple[int, Tensor, Tensor]) 
     count, shift = one[0] + other[0], other[1] - one[1]
     mean = one[1] + shift * (other[0] / count)
     return count, mean, one[2] + other[2] + shift.square() * (one[0] * other[0] / count)
+
+
+def _spooled(values: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Take all of `values`, then give them back in order; meanwhile they are in a file without a name (`TMPDIR`)."""
+    with tempfile.TemporaryFile() as file:
+        shapes = list[tuple[torch.Size, torch.dtype]]()
+        for one in values:
+            shapes.append((one.shape, one.dtype))
+            file.write(one.contiguous().view(torch.uint8).numpy().tobytes())
+        file.seek(0)
+        for shape, dtype in shapes:
+            yield torch.frombuffer(bytearray(file.read(shape.numel() * dtype.itemsize)), dtype=dtype).view(shape)
 
 
 def _put(out: Tensor, region: Region, values: Tensor) -> None:
@@ -353,7 +370,3 @@ def _size_of(x: Tensor) -> Size:
 
 def _itemsize(vae: Any) -> int:
     return int(next(vae.parameters()).element_size())
-
-
-def _is_host(vae: Any) -> bool:
-    return next(vae.parameters()).device.type in ("cpu", "meta")

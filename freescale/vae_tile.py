@@ -63,6 +63,11 @@ class TiledVae:
         values = self._values(tile, self.read if held is None else reader(held))
         return _moments(values, tile.groups) if tile.groups else values.cpu()
 
+    @property
+    def has_copy(self) -> bool:
+        """Whether an attention at work has its map on a device, so that the host's may be written over."""
+        return bool(self.device.type != "cpu")
+
     def forget(self) -> None:
         """Let go of what the last attention left on the device."""
         self._whole = None

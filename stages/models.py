@@ -88,10 +88,14 @@ class Models:
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """The VAE; in float32, since SDXL's overflows in half precision (`force_upcast`)."""
+        """The VAE; in float32, since SDXL's overflows in half precision (`force_upcast`).
+
+        On a CPU its weights are laid out channels last, as its convolutions like them (`docs/performance.md`).
+        """
         from diffusers import AutoencoderKL
 
-        return self._load(AutoencoderKL, "vae", torch.float32)
+        vae: AutoencoderKL = self._load(AutoencoderKL, "vae", torch.float32)
+        return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
 
     def make_room(self, part: str, offload: bool) -> None:
         """Before a stage of `part`: bring that part to the device, and the VAE off it unless it is the one at work.

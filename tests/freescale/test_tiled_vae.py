@@ -176,3 +176,14 @@ def test_what_tiling_does_not_know_is_refused() -> None:
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, up_block_types=("AttnUpDecoderBlock2D",))
     with pytest.raises(ValueError, match="middle block only"):
         untiled_bytes(vae, "decoder", (8, 8))
+
+
+@pytest.mark.parametrize(("half", "size"), [("decoder", (1024, 1024)), ("encoder", (8192, 8192))])
+def test_sdxls_vae_at_8192_takes_less_than_four_gibibytes(half: Any, size: tuple[int, int]) -> None:
+    from benchmarks.vae import vae_of as benchmarked
+
+    with torch.device("meta"):
+        vae = benchmarked([128, 256, 512, 512], attention=True)
+    assert untiled_bytes(vae, half, size) > 128 << 30
+    assert plan_tiles(vae, half, size, 512, 3700 * MIB).bytes <= 3700 * MIB
+    assert plan_tiles(vae, half, size, 256, 2500 * MIB).bytes <= 2500 * MIB
