@@ -9,12 +9,12 @@ windows of 32, 16 and 8, one row, float32: ratios are what counts there. Windows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.harness import Measurement, count_flop, matmul_rate, measure, parser, report, settled
+from benchmarks.harness import Measurement, count_flop, matmul_rate, parser, ratio, report, settled, side_by_side
 from benchmarks.released import released_fusion
 from freescale.attention import attention_name, prefer_backends
 from freescale.forward_process import generator, normal
@@ -92,16 +92,14 @@ def main() -> None:
             side = case.sides[factor]
             x = normal((case.batch, side**2, case.channels), 0).to(device, case.dtype)
             made = variants(attn, x, case, factor)
-            runs = given.runs if factor < 8 else min(given.runs, 3)
-            timed = {
-                name: measure(f"{factor}x {name}", run, device, runs, count_flop(run)) for name, run in made.items()
-            }
-            rows += timed.values()
+            timed = side_by_side(made, device, given.runs, {name: count_flop(run) for name, run in made.items()})
+            rows += [replace(row, name=f"{factor}x {name}") for name, row in timed.items()]
             ratios[f"{factor}x"] = {
-                "full, times as fast as released": timed["released full"].seconds / timed["full"].seconds,
-                "fast, times as fast as released": timed["released fast"].seconds / timed["fast"].seconds,
-                "full over plain": timed["full"].seconds / timed["plain"].seconds,
-                "fast over plain": timed["fast"].seconds / timed["plain"].seconds,
+                "full, times as fast as released": ratio(timed["released full"], timed["full"]),
+                "fast, times as fast as released": ratio(timed["released fast"], timed["fast"]),
+                "fast, times as fast as released full": ratio(timed["released full"], timed["fast"]),
+                "full over plain": ratio(timed["full"], timed["plain"]),
+                "fast over plain": ratio(timed["fast"], timed["plain"]),
                 "largest difference": max(_apart(made, name) for name in ("full", "fast")),
             }
     report("attention", rows, device, rate, kernels=attention_name(device, case.dtype), ratios=ratios)

@@ -2,7 +2,8 @@
 
 A measurement is the median of several runs after a warm-up, the device synchronised before and after each, beside the
 spread between the quartiles, the peak of memory above what was there before, and the arithmetic per second over what
-the device reaches in one large matrix product.
+the device reaches in one large matrix product. What is compared runs in turns, a run of each row a round, and a ratio
+is the median of those of the rounds: a machine that slows down for a while slows all rows alike.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class Measurement:
     name: str
     seconds: float
     spread: float
-    peak_bytes: int  # above what was allocated (GPU) or resident (CPU) before the first run
+    peak_bytes: int  # of the warm-up, above what was allocated (GPU) or resident (CPU) before it
     flop: float = 0.0  # multiply-adds count twice
     runs: int = 0
+    times: tuple[float, ...] = ()  # seconds of each run, in order
 
     @property
     def rate(self) -> float:
@@ -78,18 +80,42 @@ def measure(
     name: str, run: Callable[[], Any], device: torch.device, runs: int = 5, flop: float = 0.0, warm_ups: int = 1
 ) -> Measurement:
     """Return the measurement of `run()`."""
-    for _ in range(warm_ups):
-        run()
-    seconds = []
-    with peak_memory(device) as peak:
-        for _ in range(runs):
+    return side_by_side({name: run}, device, runs, {name: flop}, warm_ups)[name]
+
+
+@torch.no_grad()
+def side_by_side(
+    compared: Mapping[str, Callable[[], Any]],
+    device: torch.device,
+    rounds: int = 5,
+    flop: Mapping[str, float] | None = None,
+    warm_ups: int = 1,
+) -> dict[str, Measurement]:
+    """Return the measurements of what is compared, by name: warmed up one by one, then measured in turns."""
+    peaks, times = dict[str, int](), {name: list[float]() for name in compared}
+    for name, run in compared.items():
+        with peak_memory(device) as peak:
+            for _ in range(warm_ups):
+                run()
+        peaks[name] = peak[0]
+    for _ in range(rounds):
+        for name, run in compared.items():
             synchronise(device)
             began = time.perf_counter()
             run()
             synchronise(device)
-            seconds.append(time.perf_counter() - began)
+            times[name].append(time.perf_counter() - began)
+    return {name: _measured(name, times[name], peaks[name], (flop or {}).get(name, 0.0)) for name in compared}
+
+
+def _measured(name: str, seconds: list[float], peak: int, flop: float) -> Measurement:
     low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-    return Measurement(name, middle, (high - low) / 2 / middle, peak[0], flop, runs)
+    return Measurement(name, middle, (high - low) / 2 / middle, peak, flop, len(seconds), tuple(seconds))
+
+
+def ratio(one: Measurement, other: Measurement) -> float:
+    """Return how many times as long `one` takes as `other`: the median over the rounds that both were measured in."""
+    return statistics.median(a / b for a, b in zip(one.times, other.times, strict=True))
 
 
 @contextmanager

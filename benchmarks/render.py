@@ -4,7 +4,7 @@
 
 FreeScale's cascade with SDXL's configuration and random weights, made on the device: 1024, 2048 and 4096 pixels a side
 in 50 steps and, on a GPU with more than 40 GiB, three steps at 8192 of which the rest is extrapolated (said so in the
-row). On a CPU a small UNet at 128, 256 and 512. The VAE is another benchmark's; a made-up reference stands for it here.
+row). On a CPU a small UNet at 256, 512 and 1024. The VAE is left out; a made-up reference stands for it.
 """
 
 from __future__ import annotations

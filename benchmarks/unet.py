@@ -4,18 +4,19 @@
 
 Rows: the UNet alone; with FreeU; with scale fusion, full and fast; with dilation, by the device's own kernels and on
 phases; then all of FreeScale, with the savings of memory one by one. On a GPU SDXL at 1024 to 4096 pixels a side (8192:
-only what the method needs); on a CPU a small one at 128 to 512 (`benchmarks.sdxl`).
+only what the method needs); on a CPU a small one at 256 to 1024 (`benchmarks.sdxl`).
 """
 
 from __future__ import annotations
 
+import copy
 import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.harness import Measurement, count_flop, matmul_rate, measure, parser, report, settled
+from benchmarks.harness import Measurement, count_flop, matmul_rate, parser, ratio, report, settled, side_by_side
 from benchmarks.sdxl import SCHEDULER, make_denoiser, make_level, scale_of
 from freescale.attention import attention_name
 from freescale.forward_process import normal
@@ -24,10 +25,8 @@ from freescale.sampling import Moment, make_schedule
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
-    from benchmarks.sdxl import Scale
     from freescale.cascade import Level
     from freescale.guidance import Denoiser
 
@@ -60,33 +59,23 @@ def call(denoiser: Denoiser, method: Method, level: Level) -> Callable[[], torch
     return run
 
 
-def rows_at(factor: int, denoiser: Denoiser, scale: Scale, given: argparse.Namespace) -> list[Measurement]:
-    """Return the measurements at one size."""
-    device, rows = given.device, []
-    level = make_level(scale, int(factor > 1), factor, device)
-    methods = METHODS if factor > 1 else {name: METHODS[name] for name in ("UNet", "with FreeU")}
-    if factor > 4:
-        methods = {name: METHODS[name] for name in ("UNet", "FreeScale")}
-    for name, method in methods.items():
-        run = call(denoiser, method, level)
-        rows.append(measure(f"{scale.base * factor} {name}", run, device, given.runs, count_flop(run)))
+def compared_at(factor: int, denoiser: Denoiser, level: Level) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return what is compared at one size, by name."""
+    names = {1: ("UNet", "with FreeU"), 8: ("UNet", "FreeScale")}.get(factor, tuple(METHODS))
+    made = {name: call(denoiser, METHODS[name], level) for name in names}
     for name, change in SAVINGS.items() if 1 < factor <= 4 else ():
-        run = call(replace(denoiser, **change), METHODS["FreeScale"], level)
-        rows.append(measure(f"{scale.base * factor} FreeScale, {name}", run, device, given.runs, rows[-1].flop))
-    return rows
+        made[f"FreeScale, {name}"] = call(replace(denoiser, **change), METHODS["FreeScale"], level)
+    return made
 
 
-def formats_at(factor: int, denoiser: Denoiser, scale: Scale, given: argparse.Namespace) -> list[Measurement]:
-    """Return the UNet alone with its weights in the other memory format, and compiled block by block."""
-    level = make_level(scale, int(factor > 1), factor, given.device)
-    run, name = call(denoiser, METHODS["FreeScale"], level), f"{scale.base * factor} FreeScale"
-    denoiser.unet.to(memory_format=torch.channels_last)
-    rows = [measure(f"{name}, channels last", run, given.device, given.runs)]
-    denoiser.unet.to(memory_format=torch.contiguous_format)
-    if given.compile:
-        denoiser.unet.compile_repeated_blocks(dynamic=False)
-        rows.append(measure(f"{name}, compiled", run, given.device, given.runs, warm_ups=3))
-    return rows
+def in_other_forms(denoiser: Denoiser, level: Level, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return FreeScale on copies of the UNet: with weights in the other memory format, and compiled block by block."""
+    unets: dict[str, Any] = {"channels last": copy.deepcopy(denoiser.unet).to(memory_format=torch.channels_last)}
+    if compiled:
+        unets["compiled"] = copy.deepcopy(denoiser.unet)
+        unets["compiled"].compile_repeated_blocks(dynamic=False)
+    method = METHODS["FreeScale"]
+    return {f"FreeScale, {name}": call(replace(denoiser, unet=unet), method, level) for name, unet in unets.items()}
 
 
 @torch.no_grad()
@@ -95,19 +84,25 @@ def main() -> None:
     asked = parser(__doc__ or "")
     asked.add_argument("--compile", action="store_true", help="also compiled, block by block (minutes)")
     given = settled(asked)
-    scale = scale_of(given.device)
-    denoiser = make_denoiser(scale, given.device)
-    rows, rate = list[Measurement](), matmul_rate(given.device, scale.dtype)
-    factors = (1, 2, 4, 8) if given.device.type == "cuda" else (1, 2, 4)
-    for factor in factors:
-        rows += rows_at(factor, denoiser, scale, given)
+    scale, device = scale_of(given.device), given.device
+    denoiser = make_denoiser(scale, device)
+    rows, adds, rate = list[Measurement](), dict[str, float](), matmul_rate(device, scale.dtype)
+    for factor in (1, 2, 4, 8) if device.type == "cuda" else (1, 2, 4):
+        level = make_level(scale, int(factor > 1), factor, device)
+        made = compared_at(factor, denoiser, level)
+        flop = {name: count_flop(run) for name, run in made.items()}
+        if factor == 2:
+            made |= in_other_forms(denoiser, level, given.compile)
+        timed = side_by_side(made, device, given.runs, flop, warm_ups=3 if given.compile else 1)
+        for name, row in timed.items():
+            rows.append(replace(row, name=f"{scale.base * factor} {name}"))
+            adds[rows[-1].name] = ratio(row, timed["UNet"]) - 1
+        del made
         gc.collect()
-    rows += formats_at(2, denoiser, scale, given)
-    seconds = {row.name: row.seconds for row in rows}
-    adds = {n: s / seconds[f"{n.split()[0]} UNet"] - 1 for n, s in seconds.items() if not n.endswith(" UNet")}
-    report("unet", rows, given.device, rate, kernels=attention_name(given.device, scale.dtype), adds_to_unet=adds)
+    report("unet", rows, device, rate, kernels=attention_name(device, scale.dtype), adds_to_unet=adds)
     for name, share in adds.items():
-        print(f"{name:<44}{share:>+8.1%} of the UNet alone")
+        if not name.endswith(" UNet"):
+            print(f"{name:<44}{share:>+8.1%} of the UNet alone")
 
 
 if __name__ == "__main__":

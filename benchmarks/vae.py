@@ -1,12 +1,12 @@
 """What does the exact tiled VAE cost, and how much memory does a large picture take?
 
-    python -m benchmarks.vae                  tiled and untiled at CPU sizes: time and peak memory, a process each
+    python -m benchmarks.vae                  tiled and untiled: time and peak memory, a process each
     python -m benchmarks.vae --size 8192      latents -> picture -> PNG in a process of its own: peak beyond the model
 
-The VAE has the layout of SDXL's and random weights, in float32; `--widths` are its channels, narrow by default because
-SDXL's (128,256,512,512) take hours on a CPU. Attention over the middle block grows with the fourth power of the edge:
-at 8192 pixels it makes 1.1e12 scores, more than an hour on one core at any width; `--no-attention` leaves it out.
-A table, then one line of JSON.
+The VAE has the layout of SDXL's and random weights, in float32; `--widths` are its channels, on a GPU SDXL's
+(128,256,512,512), on a CPU narrow ones, since SDXL's take hours there. Attention over the middle block grows with the
+fourth power of the edge: at 8192 pixels it makes 1.1e12 scores, more than an hour on one core at any width;
+`--no-attention` leaves it out. A table, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.harness import here, parser, peak_memory, settled, synchronise
 from freescale import normal
 from freescale.tiled_vae import decode_tiles, plan_tiles, untiled_bytes
 from stages.export import to_levels
@@ -34,81 +36,91 @@ if TYPE_CHECKING:
     import numpy as np
 
 MIB = 2**20
-SIZES = (256, 512, 768)
-WIDTHS = "16,32,32,32"
+ON_CPU = ((256, 512, 768), "16,32,32,32", 128, 64)  # edges, widths, tile, MiB
+ON_GPU = ((1024, 2048), "128,256,512,512", 512, 3072)
 
 
 def main() -> None:
     """Measure what the arguments ask for."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--size", type=int, help="edge of one large picture in pixels")
-    asked.add_argument("--widths", default=WIDTHS, help="channels, from the picture's level to the latents'")
-    asked.add_argument("--tile", type=int, default=512)
-    asked.add_argument("--memory", type=int, default=3072, help="MiB for the tiled VAE")
+    asked = parser(__doc__ or "")
+    asked.add_argument("--size", type=int, help="edge of one large picture in pixels, decoded once")
+    asked.add_argument("--widths", help="channels, from the picture's level to the latents'")
+    asked.add_argument("--tile", type=int)
+    asked.add_argument("--memory", type=int, help="MiB for the tiled VAE")
     asked.add_argument("--no-attention", action="store_true")
     asked.add_argument("--way", choices=("tiled", "untiled"), help=argparse.SUPPRESS)
-    options = asked.parse_args()
-    if options.way is not None:
-        print(json.dumps(measured(options)))
+    given = settled(asked)
+    if given.way is not None:
+        print(json.dumps(measured(given)))
         return
-    sizes = SIZES if options.size is None else (options.size,)
-    ways = ("untiled", "tiled") if options.size is None else ("tiled",)
-    if options.size is None:
-        options.tile, options.memory = 128, 64
-    rows = [_in_own_process(options, size, way) for size in sizes for way in ways]
-    print(f"{'edge':>6} {'way':>8} {'passes':>6} {'seconds':>8} {'peak MiB':>9} {'predicted':>9} {'PNG s':>6}")
+    edges, widths, tile, memory = ON_GPU if given.device.type == "cuda" else ON_CPU
+    given.widths = given.widths or widths
+    ways = ("untiled", "tiled")
+    if given.size is None:
+        given.tile, given.memory = given.tile or tile, given.memory or memory
+    else:
+        edges, ways, given.runs = (given.size,), ("tiled",), 1
+        given.tile, given.memory = given.tile or 512, given.memory or 3700
+    rows = [_in_own_process(given, edge, way) for edge in edges for way in ways]
+    columns = ("edge", "way", "passes", "seconds", "peak MiB", "device MiB", "predicted", "PNG s")
+    print(f"\nvae  ({', '.join(f'{k} {v}' for k, v in here(given.device).items() if v is not None)})")
+    print(" ".join(f"{name:>10}" for name in columns))
     for row in rows:
-        print(
-            f"{row['size']:>6} {row['way']:>8} {row['passes']:>6} {row['seconds']:>8.1f} {row['peak_mib']:>9.0f} "
-            f"{row['predicted_mib']:>9.0f} {row['png_seconds']:>6.1f}"
-        )
-    print(json.dumps({"benchmark": "vae", "threads": torch.get_num_threads(), "rows": rows}))
+        values = (row["size"], row["way"], row["passes"], f"{row['seconds']:.2f}", f"{row['peak_mib']:.0f}")
+        values += (f"{row['device_mib']:.0f}", f"{row['predicted_mib']:.0f}", f"{row['png_seconds']:.1f}")
+        print(" ".join(f"{value:>10}" for value in values))
+    print(json.dumps({"benchmark": "vae", **here(given.device), "rows": rows}))
 
 
-def _in_own_process(options: argparse.Namespace, size: int, way: str) -> dict[str, Any]:
-    more = ["--no-attention"] if options.no_attention else []
-    numbers = {"size": size, "tile": options.tile, "memory": options.memory, "widths": options.widths, "way": way}
-    words = [f"--{name}={value}" for name, value in numbers.items()]
-    command = [sys.executable, "-m", "benchmarks.vae", *words, *more]
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+def _in_own_process(given: argparse.Namespace, size: int, way: str) -> dict[str, Any]:
+    names = ("device", "runs", "threads", "tile", "memory", "widths")
+    words = [f"--{name}={getattr(given, name)}" for name in names if getattr(given, name) is not None]
+    words += [f"--size={size}", f"--way={way}", *(["--no-attention"] if given.no_attention else [])]
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.vae", *words], check=True, stdout=subprocess.PIPE, text=True
+    )
     row: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
     return row
 
 
 @torch.no_grad()
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """One decode to a PNG: seconds, and the peak resident memory beyond that of the loaded model."""
-    vae, size = vae_of([int(w) for w in options.widths.split(",")], not options.no_attention), options.size
-    cells, memory = (size // 8, size // 8), options.memory * MIB
-    vae.decode(torch.zeros(1, 4, 8, 8))  # what libraries set up at their first use belongs to the model
-    model, began = peak(), time.perf_counter()
-    latents = normal((1, 4, *cells), 0, "latents")
-    if options.way == "untiled":
-        passes, predicted = 1, untiled_bytes(vae, "decoder", cells)
-        tiles: Any = (((0, size), (0, size), vae.decode(latents).sample) for _ in range(1))
-    else:
-        plan = plan_tiles(vae, "decoder", cells, options.tile, memory)
+def measured(given: argparse.Namespace) -> dict[str, Any]:
+    """Decodes, the last to a PNG: median seconds, and the peak resident memory beyond that of the loaded model."""
+    vae, size = vae_of([int(w) for w in given.widths.split(",")], not given.no_attention).to(given.device), given.size
+    cells, memory, is_whole = (size // 8, size // 8), given.memory * MIB, given.way == "untiled"
+    latents = normal((1, 4, *cells), 0, "latents").to(given.device)
+    vae.decode(latents[..., :8, :8])  # what libraries set up at their first use belongs to the model
+    model, picture = peak(), torch.empty(size, size, 3, dtype=torch.uint8)
+    passes, predicted = 1, untiled_bytes(vae, "decoder", cells)
+    if not is_whole:
+        plan = plan_tiles(vae, "decoder", cells, given.tile, memory)
         passes, predicted = plan.passes, plan.bytes
-        tiles = decode_tiles(vae, latents, options.tile, memory)
-    picture = torch.empty(size, size, 3, dtype=torch.uint8)
-    for rows, columns, tile in tiles:
-        picture[slice(*rows), slice(*columns)] = to_levels(tile)
-    seconds = time.perf_counter() - began
+    seconds = []
+    with peak_memory(given.device) as device_peak:
+        for _ in range(given.runs):
+            began = time.perf_counter()
+            tiles: Any = (((0, size), (0, size), vae.decode(latents).sample) for _ in range(1))
+            for rows, columns, tile in tiles if is_whole else decode_tiles(vae, latents, given.tile, memory):
+                picture[slice(*rows), slice(*columns)] = to_levels(tile.cpu())
+            synchronise(given.device)
+            seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
     with TemporaryDirectory() as folder, (path := Path(folder) / "picture.png").open("wb") as out:
         write_png(out, (size, size), bands(picture.numpy()), "{}")
         png_bytes = path.stat().st_size
     return {
         "size": size,
-        "way": options.way,
-        "widths": options.widths,
-        "attention": not options.no_attention,
-        "tile": options.tile,
-        "memory_mib": options.memory,
+        "way": given.way,
+        "widths": given.widths,
+        "attention": not given.no_attention,
+        "tile": given.tile,
+        "memory_mib": given.memory,
         "passes": passes,
-        "seconds": round(seconds, 2),
-        "png_seconds": round(time.perf_counter() - began - seconds, 2),
+        "seconds": round(statistics.median(seconds), 3),
+        "png_seconds": round(time.perf_counter() - began, 2),
         "png_mib": round(png_bytes / MIB, 1),
         "peak_mib": round((peak() - model) / MIB, 1),
+        "device_mib": round(device_peak[0] / MIB, 1) if given.device.type == "cuda" else 0.0,
         "model_mib": round(model / MIB, 1),
         "predicted_mib": round(predicted / MIB, 1),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from benchmarks import checkpointing
 from benchmarks.attention import Case, layer, variants
-from benchmarks.harness import Measurement, count_flop, measure, peak_memory, report
+from benchmarks.harness import Measurement, count_flop, measure, peak_memory, ratio, report, side_by_side
 from benchmarks.sdxl import ON_GPU, Scale, make_denoiser, make_level
 from benchmarks.unet import METHODS, SAVINGS, call
 from freescale.forward_process import normal
@@ -55,6 +57,23 @@ def test_a_measurement_counts_its_runs() -> None:
     assert (len(runs), row.runs) == (6, 4)
     assert row.rate == pytest.approx(1 / row.seconds)
     assert measure("x", lambda: None, CPU, runs=1).spread == 0.0
+
+
+def test_what_is_compared_runs_in_turns_and_ratios_are_of_rounds() -> None:
+    order: list[str] = []
+    rows = side_by_side({name: lambda name=name: order.append(name) for name in "ab"}, CPU, rounds=2, flop={"a": 1.0})
+    assert order == ["a", "b", "a", "b", "a", "b"]  # one warm-up each, then two rounds
+    assert (rows["a"].flop, rows["b"].flop, rows["b"].runs) == (1.0, 0.0, 2)
+    slow, fast = (Measurement(n, 1.0, 0.0, 0, times=t) for n, t in (("s", (2.0, 20.0, 9.0)), ("f", (1.0, 10.0, 1.0))))
+    assert ratio(slow, fast) == 2.0
+
+
+def test_the_vae_benchmark_runs_with_what_all_of_them_take() -> None:
+    words = ["--device=cpu", "--runs=1", "--threads=1", "--size=128", "--widths=4,8,8,8", "--tile=64", "--memory=4"]
+    done = subprocess.run([sys.executable, "-m", "benchmarks.vae", *words], capture_output=True, text=True, check=True)
+    (row,) = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert (row["size"], row["way"]) == (128, "tiled")
+    assert row["passes"] > 1
 
 
 def test_peak_memory_sees_what_came_and_went() -> None:
