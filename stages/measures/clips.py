@@ -58,7 +58,7 @@ def dynamics(frames: Iterable[Tensor], fps: Fraction | float, flow: Flow) -> Dyn
 
 
 def kept_step(fps: Fraction | float) -> int:
-    """Every how manieth frame is looked at, at a playback rate."""
+    """One of how many frames is looked at, at a playback rate."""
     return max(1, round(fps / SAMPLED_FPS))
 
 
