@@ -1,4 +1,4 @@
-"""Commands that make a model folder from a checkpoint of another format."""
+"""Commands that turn checkpoints of other formats into safetensors: a model folder, or the weights of a measure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-convert = typer.Typer(no_args_is_help=True, help="Make a model folder from a checkpoint of another format.")
+from flows.options import HomeOption, home_of
 
-
-@convert.callback()
-def formats() -> None:
-    """A callback keeps the format's name a word of its own while there is one."""
+convert = typer.Typer(no_args_is_help=True, help="Turn a checkpoint of another format into safetensors.")
+MEASURES = {
+    "inception": "InceptionV3 of FID, KID and IS, from pt_inception-2015-12-05-6726825d.pth.",
+    "i3d": "I3D of FVD and KVD, from i3d_pretrained_400.pt.",
+    "raft": "RAFT of the dynamic degree, from raft-things.pth.",
+    "aesthetic": "LAION's linear aesthetic head, from sa_0_4_vit_l_14_linear.pth.",
+}
 
 
 @convert.command("videocrafter2")
@@ -28,3 +31,25 @@ def videocrafter2(
 
     run(file, folder, tokenizer)
     typer.echo(f"{folder}: render with --model {folder}")
+
+
+def measure(name: str) -> None:
+    """Add the command for the weights of one network."""
+
+    @convert.command(name, help=f"{MEASURES[name]} Nothing in the file is run; written whole or not at all.")
+    def command(
+        file: Annotated[Path, typer.Argument(help="The file as published.")],
+        folder: Annotated[
+            Path | None, typer.Argument(help="Where to; default: the home folder's, where `evaluate` looks.")
+        ] = None,
+        home: HomeOption = None,
+    ) -> None:
+        from stages.measures.convert import convert as run
+        from stages.measures.extractors import measures_folder
+
+        made = run(name, file, folder or measures_folder(home_of(home).root))
+        typer.echo(f"{made.path}\nweights.{name}.sha256: {made.sha256}")
+
+
+for name in MEASURES:
+    measure(name)

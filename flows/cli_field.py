@@ -109,8 +109,15 @@ def evaluate(
     fps: FpsOption = None,
     protocol: Annotated[str | None, typer.Option(help="Of the reference: base, real or truth.")] = None,
     reference: Annotated[str | None, typer.Option(help="A folder of pictures, for protocol real.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="fid, kid, is, fid_c, kid_c, clip_score, objects.")] = None,
-    extractor: Annotated[str | None, typer.Option(help="shapes or inception.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="fid, kid, is, fid_c, kid_c, clip_score, objects; of clips fvd, kvd, dynamic_degree, flicker, "
+            "aesthetic, objects."
+        ),
+    ] = None,
+    extractor: Annotated[str | None, typer.Option(help="shapes or inception; of clips shapes-motion or i3d.")] = None,
+    resize: Annotated[str | None, typer.Option(help="Of frames, for i3d: bilinear or antialias.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: under the home folder.")] = None,
     overwrite: OverwriteOption = False,
     dry: Annotated[bool, typer.Option("--plan", help="Check all, count what is to do, start nothing.")] = False,
@@ -128,6 +135,7 @@ def evaluate(
     flags = {"model": model, "method": method, "size": size, "prompts": prompts, "count": count, "seed": seed}
     flags |= {"steps": steps, "frames": frames, "fps": fps}
     flags |= {"protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
+    flags |= {"resize": resize}
     spec = requests.evaluation_from(what, flags)
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
     requests.run(spec, home_of(home), options, stop_on_signals(), out, overwrite, dry, as_json, dask, workers)

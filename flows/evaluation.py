@@ -7,6 +7,7 @@ picture of a reference folder. `flows/measuring.py` renders, reads and scores wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from flows.session import Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
 from stages.grid import FIRST_SCENE
-from stages.measures.clip_extractors import check_head, load_motion_extractor
+from stages.measures.clip_extractors import check_head, load_clip_network, load_flow
 from stages.measures.clip_readings import ClipReader
+from stages.measures.clips import kept_step, needed_pairs
 from stages.measures.extractors import ClipExtractor, WeightFile, find_weights, load_extractor
 from stages.measures.features import Judge, Reader
 from stages.measures.score import CROPPED, DISTANCES
@@ -27,7 +29,7 @@ from stages.models import describe
 from stages.picture import check_picture
 from stages.plan import Call, make_plan
 from stages.runner import key_of
-from stages.spec import SpecError, make_spec
+from stages.spec import SpecError, exact_rate, make_spec
 from storage import fingerprint
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Evaluation:
     weights: tuple[WeightFile, ...]
     against: Mapping[Size, Size | None]  # the size of the reference for each size; None: one reference for all
     kind: str = "picture"  # or `clip`
+    fps: str | None = None  # of playback, where a number depends on it
 
 
 def prepare_evaluation(spec: EvaluationSpec, home: Home) -> Evaluation:
@@ -107,7 +110,8 @@ class _Layout:
         pictures = (*self._renders(prompts), *self._reference(prompts))
         self._check_crops(pictures)
         name = f"evaluation-{self._fingerprint(pictures)[:8]}"
-        return Evaluation(name, spec, pictures, self._texts(prompts), weights, self.against, kind)
+        fps = self.clips.fps if self.clips is not None else None
+        return Evaluation(name, spec, pictures, self._texts(prompts), weights, self.against, kind, fps)
 
     def _fingerprint(self, pictures: tuple[Picture, ...]) -> str:
         """Of all that decides a number: what is read, in which group, and how the readings are scored."""
@@ -134,14 +138,34 @@ class _Layout:
     def _clip_networks(self) -> tuple[WeightFile, ...]:
         """The same for clips."""
         spec, native, found = self.spec, self.info.native, dict[str, WeightFile]()
+        frames, fps = spec.frames or self.info.frames or 1, spec.fps or exact_rate(self.info.fps)
         if set(COMPARING_CLIPS) & set(spec.measured):
             found["network"] = self._weights(spec.network)
-            load_motion_extractor(found["network"], torch.device("cpu"))
+            network = load_clip_network(found["network"], torch.device("cpu"), spec.resize_rule)
+            try:
+                network.frame_numbers(frames)
+            except ValueError as error:
+                raise SpecError(f"frames: {error}; ask for more") from None
+        if "dynamic_degree" in spec.measured:
+            found["flow"] = self._flow(frames, fps)
         if "aesthetic" in spec.measured:
             found |= {"clip": self._weights("clip"), "head": self._weights("aesthetic")}
             check_head(found["head"], found["clip"])
-        self.clips = ClipReader(spec.measured, native[0] * native[1], **found)
+        area = native[0] * native[1]
+        self.clips = ClipReader(spec.measured, area, **found, fps=fps, resize=spec.resize_rule)
         return self.clips.weights
+
+    def _flow(self, frames: int, fps: str) -> WeightFile:
+        """The network of the dynamic degree, for clips that it can tell of."""
+        kept = len(range(0, frames, kept_step(Fraction(fps))))
+        if needed_pairs(kept) < 1:
+            raise SpecError(
+                f"frames: of {frames} at {fps} a second the dynamic degree looks at {kept}, too few to tell; at least "
+                "3, of more frames or at a lower fps, work"
+            )
+        weights = self._weights("raft")
+        load_flow(weights, torch.device("cpu"))
+        return weights
 
     def _weights(self, name: str) -> WeightFile:
         given = {str(k): v for k, v in self.spec.weights.items()}.get(name)

@@ -9,7 +9,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from flows.evaluation import REFERENCE
-from stages.measures import resize
 from stages.measures.clip_readings import CLIP_WORDS
 from stages.measures.score import CROPPED, DISTANCES
 from stages.spec import SpecError
@@ -32,6 +31,7 @@ NAMES = {
     "clip_score": "CLIP score",
     "fvd": "FVD",
     "kvd": "KVD",
+    "dynamic_degree": "dynamic degree",
     "flicker": "flicker",
     "aesthetic": "aesthetic",
     "objects": "objects",
@@ -41,7 +41,10 @@ NAMES = {
     "right": "right",
     "ground_flicker": "flicker of the ground",
 }
-OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic"}  # others have the feature network, the first
+# Of networks behind a number; others have the feature network, the first.
+OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic", "dynamic_degree": "raft"}
+OWN_RESIZE = {"aesthetic": "bicubic", "dynamic_degree": "none"}
+SINGLE = ("flicker", "aesthetic", "dynamic_degree")  # numbers of a clip
 FILES = ("evaluation.csv", "evaluation.md", "evaluation.json")
 
 
@@ -69,6 +72,7 @@ def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
         "network": weights.name if weights else None,
         "weights_sha256": weights.sha256 if weights else None,
         "resize": _resize(evaluation, score) if weights else None,
+        "fps": evaluation.fps if score.metric == "dynamic_degree" else None,
         "failed": cell.failed,
         "seconds": cell.seconds,
         "unet_samples": cell.unet_samples,
@@ -84,10 +88,11 @@ def _weights(evaluation: Evaluation, metric: str) -> WeightFile | None:
 
 
 def _resize(evaluation: Evaluation, score: Score) -> str:
-    """`none` for crops of the network's own size; the aesthetic score has its publication's."""
-    if score.metric == "aesthetic":
-        return "bicubic"
-    return "none" if score.metric in CROPPED and evaluation.spec.crops.side is None else resize.NAME
+    """`none` for crops of the network's own size; the measures of VBench have their publication's."""
+    if score.metric in OWN_RESIZE:
+        return OWN_RESIZE[score.metric]
+    unsized = score.metric in CROPPED and evaluation.spec.crops.side is None
+    return "none" if unsized else evaluation.spec.resize_rule
 
 
 def as_csv(found: Sequence[dict[str, Any]]) -> str:
@@ -130,7 +135,10 @@ def _how(evaluation: Evaluation, cell: Cell) -> str:
         }[spec.reference.protocol]
         parts.append(f"Reference: {what}, n = {compared.n_reference}.")
         weights = evaluation.weights[0]
-        parts.append(f"Network: {weights.name} ({weights.sha256[:8]}), resize {resize.NAME}.")
+        parts.append(f"Network: {weights.name} ({weights.sha256[:8]}), resize {spec.resize_rule}.")
+    if any(s.metric == "dynamic_degree" for s in cell.scores):
+        flow = next(file for file in evaluation.weights if file.name == "raft")
+        parts.append(f"Dynamic degree: raft ({flow.sha256[:8]}), clips at {evaluation.fps} frames a second.")
     cropped = next((s for s in cell.scores if s.metric in CROPPED), None)
     if cropped is not None:
         side = spec.crops.side or "the network's own size"
@@ -160,7 +168,9 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
             record |= dict(zip(names, read.tensors["verdict"].tolist(), strict=True))
         if "clip_verdict" in read.tensors:
             record |= dict(zip(CLIP_WORDS, read.tensors["clip_verdict"].tolist(), strict=True))
-        record |= {name: float(read.tensors[name]) for name in ("flicker", "aesthetic") if name in read.tensors}
+        record |= {name: float(read.tensors[name]) for name in SINGLE if name in read.tensors}
+        if "pair_scores" in read.tensors:
+            record["pair_scores"] = read.tensors["pair_scores"].tolist()
         pictures.append(record)
     return {
         "evaluation": evaluation.name,

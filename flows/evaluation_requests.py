@@ -33,8 +33,7 @@ def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
     values = grid_values(what, flags)
     if flags.get("metric"):
         values["metrics"] = list(flags["metric"])
-    if flags.get("extractor") is not None:
-        values["extractor"] = flags["extractor"]
+    values |= {name: flags[name] for name in ("extractor", "resize") if flags.get(name) is not None}
     if flags.get("folder") is not None:
         values["reference"] = {"protocol": "real", "folder": flags["folder"]}
     if flags.get("protocol") is not None:

@@ -192,7 +192,7 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
     if evaluation.texts and group[0] != REFERENCE:
         clip = clip_score(rows("clip"), torch.cat([evaluation.texts[read.picture.prompt] for read in reads]))
     clips = dict(zip(CLIP_WORDS, rows("clip_verdict").reshape(-1, len(CLIP_WORDS)).T, strict=True))
-    single = {name: rows(name) for name in ("flicker", "aesthetic")}
+    single = {name: rows(name) for name in ("flicker", "aesthetic", "dynamic_degree")}
     return Sample(
         count=len(reads),
         features=rows("features"),

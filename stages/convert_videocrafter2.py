@@ -13,20 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from stages.checkpoint_file import listed, read_checkpoint, shapes_of
 from stages.spec import SpecError
 from stages.videocrafter_keys import DROPPED, PREFIXES, text_names, unet_name, vae_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
-
 Weights = Mapping[str, Tensor]
-DEEPSPEED = "_forward_module."
-LISTED = 20  # names of each kind in an error
 SPACE = 1.05  # of the file: what the folder takes at most
 
 SCHEDULER: Mapping[str, Any] = {
@@ -127,42 +123,6 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor that a network is saved with, by name."""
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-
-
-def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their own names. Raises `SpecError` for a file with anything else in it.
-
-    Lightning keeps them under `state_dict`, DeepSpeed under `module` with a prefix; a plain mapping is taken as it is.
-    """
-    if not file.is_file():
-        raise SpecError(f"file: {str(file)!r} is not a file")
-    try:
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-    except Exception as error:  # the unpickler has many
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SpecError(
-            f"file: {str(file)!r} holds more than tensors or is no checkpoint, so it was not read ({reason:.200}); "
-            "one saved from a state_dict alone works"
-        ) from None
-    if isinstance(loaded, Mapping) and "state_dict" in loaded:
-        loaded = loaded["state_dict"]
-    elif isinstance(loaded, Mapping) and "module" in loaded:
-        loaded = {str(name).removeprefix(DEEPSPEED): tensor for name, tensor in loaded["module"].items()}
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise SpecError(f"file: {str(file)!r} holds no named tensors; a checkpoint with a state_dict works")
-    if odd := [str(name) for name, tensor in loaded.items() if not isinstance(tensor, Tensor)]:
-        raise SpecError(f"file: {str(file)!r} holds {odd[0]}, which is no tensor; a state_dict of tensors alone works")
-    return dict(loaded)
-
-
-def _is_zip(file: Path) -> bool:
-    with file.open("rb") as start:
-        return start.read(4) == b"PK\x03\x04"
-
-
 def arranged(given: Weights, wanted: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, dict[str, Tensor]]:
     """The tensors by part and by the names of `wanted`, which holds every part's names and shapes.
 
@@ -181,9 +141,8 @@ def arranged(given: Weights, wanted: Mapping[str, Mapping[str, tuple[int, ...]]]
             if tuple(piece.shape) != wanted[part][name]:
                 misshapen.append(f"{key} {tuple(tensor.shape)} for {part}.{name} {wanted[part][name]}")
     missing = [f"{part}.{name}" for part, names_ in wanted.items() for name in names_ if name not in placed[part]]
-    kinds = {"missing": missing, "unknown": extra, "of another shape": misshapen}
-    if found := [_listed(kind, names) for kind, names in kinds.items() if names]:
-        raise SpecError(f"file: it is not VideoCrafter2's checkpoint: {'; '.join(found)}")
+    if found := listed({"missing": missing, "unknown": extra, "of another shape": misshapen}):
+        raise SpecError(f"file: it is not VideoCrafter2's checkpoint: {found}")
     return placed
 
 
@@ -209,8 +168,3 @@ def _pieces(tensor: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     if tensor.ndim > 2 and len(shapes) == 1 and len(shapes[0]) == 2 and tensor[0, 0].numel() == 1:
         return [tensor.flatten(1)]
     return [tensor] * len(shapes)
-
-
-def _listed(kind: str, names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})"

@@ -205,9 +205,9 @@ def test_no_package_does(rule: Rule) -> None:
     assert not bad, "\n".join(bad)
 
 
-def test_pickles_of_tensors_are_read_by_the_converter_alone() -> None:
+def test_pickles_of_tensors_are_read_through_one_door() -> None:
     found = [path for path in sources(*ALLOWED) if "torch.load" in {dotted(n) for n in ast.walk(tree_of(path))}]
-    assert [path.name for path in found] == ["convert_videocrafter2.py"]
+    assert [path.name for path in found] == ["checkpoint_file.py"]
 
 
 def test_no_file_is_named_for_nothing_or_for_something_else() -> None:

@@ -227,3 +227,14 @@ _VIDEO_SCHEDULER: dict[str, Any] = {
 }
 
 EMBEDDED_TOKENIZER = Path(__file__).parents[1] / "stages" / "shapes" / "model" / "tokenizer"
+
+
+def random_weights(net: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Random tensors of a network's own names and shapes, neither dying out nor growing from layer to layer."""
+    stream = torch.Generator().manual_seed(seed)
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            spread = 1.5 / tensor[0].numel() ** 0.5 if tensor.ndim > 1 else 0.05
+            around = 1.0 if tensor.ndim == 1 and name.endswith(("weight", "running_var")) else 0.0  # of norms
+            tensor.copy_(around + spread * torch.randn(tensor.shape, generator=stream))
+    return dict(net.state_dict())

@@ -1,22 +1,22 @@
-"""Stages that read a clip one frame at a time: features of its motion, what it shows, how it flickers, how it looks.
+"""Stages that read a clip one frame at a time: its features, what it shows, how it moves, flickers and looks.
 
 As with `stages/measures/features.py`, each reading is in the store under what decides it. A clip is read as the 8-bit
 RGB that is exported, whatever it came from: a render, or a true clip drawn at the target size. Memory holds one frame
-at output size, and what the networks see of the others.
+at output size, two for the flow, and what the networks see of the others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
 from stages.export import to_pixels
-from stages.measures import motion_net, resize
-from stages.measures.clip_extractors import load_aesthetic_head, load_motion_extractor
-from stages.measures.clips import aesthetic_pixels, aesthetic_score, flicker
+from stages.measures.clip_extractors import load_aesthetic_head, load_clip_network, load_flow
+from stages.measures.clips import aesthetic_pixels, aesthetic_score, dynamics, flicker
 from stages.measures.extractors import ClipExtractor, WeightFile, load_extractor
 from stages.shapes.scenes import draw
 from stages.shapes_motion.clips import frame_scene, sample_clip
@@ -55,8 +55,8 @@ class ClipFeatures(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Read the frames in order, each shrunk before the next is looked at."""
-        network = load_motion_extractor(WeightFile(self.extractor, self.path, self.weights), models.device)
-        chosen = motion_net.frame_numbers(self.count(parents))
+        network = load_clip_network(WeightFile(self.extractor, self.path, self.weights), models.device, self.resize)
+        chosen = network.frame_numbers(self.count(parents))
         return {"features": network.extract(levels(self.frame(parents, index)) for index in chosen)}
 
     def count(self, parents: Parents) -> int:
@@ -143,6 +143,26 @@ class Flicker(Stage):
 
 
 @dataclass(frozen=True)
+class DynamicDegree(Stage):
+    """{"dynamic_degree": (1) float64, 1 or 0, "pair_scores": (p) float64, pixels}: VBench's rule over RAFT's flow."""
+
+    name = "dynamic_degree"
+    axes: ClassVar[Mapping[str, str]] = {"dynamic_degree": "N", "pair_scores": "N"}
+    streamed = frozenset({"image"})
+
+    weights: str  # sha256
+    fps: str  # of playback, an exact fraction
+    path: str = aside("")
+
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
+        """Read the parent `image` once, two frames at a time."""
+        flow = load_flow(WeightFile("raft", self.path, self.weights), models.device)
+        found = dynamics((levels(frame) for frame in clip_of(parents, "image")), Fraction(self.fps), flow)
+        values = {"dynamic_degree": [float(found.is_dynamic)], "pair_scores": found.scores}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
 class Aesthetic(Stage):
     """{"aesthetic": (1) float64}: LAION's linear head over CLIP, the mean of the frames, 0 to 1."""
 
@@ -174,14 +194,17 @@ class ClipReader:
     network: WeightFile | None = None  # of the features
     clip: WeightFile | None = None  # CLIP, of the aesthetic score
     head: WeightFile | None = None
+    flow: WeightFile | None = None  # of the dynamic degree
+    fps: str = ""  # of playback, for it
+    resize: str = ""  # of frames, for the feature network
 
     @property
     def weights(self) -> tuple[WeightFile, ...]:
         """Those that are used, the feature network first."""
-        return tuple(file for file in (self.network, self.clip, self.head) if file is not None)
+        return tuple(file for file in (self.network, self.clip, self.head, self.flow) if file is not None)
 
     def _features(self, network: WeightFile) -> tuple[str, str, str, str]:
-        return network.name, network.sha256, resize.NAME, network.path
+        return network.name, network.sha256, self.resize, network.path
 
     def reference(self) -> dict[str, Stage]:
         """The stages that read a render which others are compared with."""
@@ -194,6 +217,8 @@ class ClipReader:
             found["clip_verdict"] = JudgeClip(prompt, self.base_area)
         if "flicker" in self.metrics:
             found["flicker"] = Flicker()
+        if self.flow is not None:
+            found["dynamic_degree"] = DynamicDegree(self.flow.sha256, self.fps, self.flow.path)
         if self.clip is not None and self.head is not None:
             found["aesthetic"] = Aesthetic(self.clip.sha256, self.head.sha256, self.clip.path, self.head.path)
         return found

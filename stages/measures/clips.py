@@ -7,8 +7,8 @@ frames to the displacement of each pixel of the first, (2, H, W), x before y.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -49,11 +49,22 @@ def dynamics(frames: Iterable[Tensor], fps: Fraction | float, flow: Flow) -> Dyn
 
     Rounding is to even, as published: 16 frames at 16 a second keep 8 and need 2 pairs of 7.
     """
-    step = max(1, round(fps / SAMPLED_FPS))
-    kept = [frame.float() for index, frame in enumerate(frames) if index % step == 0]
-    scores = tuple(pair_score(flow(first, second)) for first, second in pairwise(kept))
-    height, width = kept[0].shape[-2:]
-    return Dynamics(scores, THRESHOLD * min(height, width) / THRESHOLD_SIDE, round(4 * len(kept) / 16))
+    step = kept_step(fps)
+    kept = (frame.float() for index, frame in enumerate(frames) if index % step == 0)
+    begin = next(kept)
+    height, width = begin.shape[-2:]
+    scores = tuple(pair_score(flow(first, second)) for first, second in pairwise(chain([begin], kept)))
+    return Dynamics(scores, THRESHOLD * min(height, width) / THRESHOLD_SIDE, needed_pairs(len(scores) + 1))
+
+
+def kept_step(fps: Fraction | float) -> int:
+    """One of how many frames is looked at, at a playback rate."""
+    return max(1, round(fps / SAMPLED_FPS))
+
+
+def needed_pairs(kept: int) -> int:
+    """How many pairs of `kept` frames must move; none of fewer than three, which says nothing of a clip."""
+    return round(4 * kept / 16)
 
 
 def pair_score(flow: Tensor) -> float:
@@ -111,7 +122,7 @@ def aesthetic_score(embeddings: Tensor, weight: Tensor, bias: Tensor) -> float:
     return float((rows @ weight.double().T + bias.double()).mean() / 10)
 
 
-def i3d_input(frames: Iterable[Tensor], resize: Literal["bilinear", "antialias"] = "bilinear") -> Tensor:
+def i3d_input(frames: Iterable[Tensor], resize: str = "bilinear") -> Tensor:
     """A clip as FVD's I3D reads it: (3, F, 224, 224) in [-1, 1], squashed.
 
     `bilinear` has no antialiasing and is what published numbers used; `antialias` is what large frames need.

@@ -5,7 +5,7 @@
     clip        a transformers CLIPModel folder                                 image and text embeddings
 
 A picture of another size is resized by `stages.measures.resize` and by nothing else; a crop of the network's own size
-is not resized at all.
+is not resized at all. The networks of `clip_extractors` have their files here too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from stages.checkpoint_file import misfit, shapes_of
 from stages.measures import inception, motion_net, shapes_net
 from stages.measures.resize import resize
 from stages.models import CLIP_INPUT, ClipNetworks, load_clip
@@ -34,14 +35,21 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 FILES = {
     "inception": "inception-2015-12-05.safetensors",
     "clip": "clip",
+    "i3d": "i3d-kinetics-400.safetensors",
+    "raft": "raft-things.safetensors",
     "aesthetic": "aesthetic-vit-l-14-linear.safetensors",
 }
 OWN = {"shapes": shapes_net.WEIGHTS, "shapes-motion": motion_net.WEIGHTS}
 SAYS = {
     "inception": "InceptionV3 of the 2015-12-05 graph, 2048 features and 1008 logits, as safetensors under the names "
-    "of pt_inception-2015-12-05-6726825d.pth",
+    "of pt_inception-2015-12-05-6726825d.pth, from which `freescale convert inception` makes it",
     "clip": "a transformers CLIPModel with its tokenizer, a folder in safetensors",
-    "aesthetic": "LAION's linear aesthetic head over CLIP ViT-L/14, weight (1, 768) and bias (1), as safetensors",
+    "i3d": "I3D of Kinetics-400, 400 logits, as safetensors under the names of i3d_pretrained_400.pt, from which "
+    "`freescale convert i3d` makes it",
+    "raft": "RAFT, the large model, as safetensors under the names of raft-things.pth, from which `freescale convert "
+    "raft` makes it",
+    "aesthetic": "LAION's linear aesthetic head over CLIP ViT-L/14, weight (1, 768) and bias (1), as safetensors; "
+    "`freescale convert aesthetic` makes it of sa_0_4_vit_l_14_linear.pth",
 }
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -149,11 +157,16 @@ def clip_pixels(pixels: Tensor, side: int) -> Tensor:
     return (values.cpu() - mean) / std
 
 
+def measures_folder(home: Path) -> Path:
+    """Where weights lie when nothing else is said."""
+    return home / "models" / "measures"
+
+
 def find_weights(name: str, home: Path, path: str | None = None, sha256: str | None = None) -> WeightFile:
     """The weights of a network by name. Raises `SpecError` that says which file is wanted and where to put it."""
     if name in OWN:
         return WeightFile(name, str(OWN[name]), _digest(OWN[name]))
-    place = Path(path).expanduser() if path else home / "models" / "measures" / FILES[name]
+    place = Path(path).expanduser() if path else measures_folder(home) / FILES[name]
     inner = place / CLIP_INPUT if name == "clip" else place
     if not inner.is_file():
         raise SpecError(
@@ -183,17 +196,16 @@ def _load(weights: WeightFile, device: str) -> Extractor:
 
 def filled(net: Net, weights: WeightFile, device: torch.device) -> Net:
     """The network with the weights of a file, to be read only. Raises `SpecError` for a file that is not of it."""
+    wanted = net.state_dict()
     try:
         state = load_file(weights.path)
-        wanted = net.state_dict()
-        kept = {name: tensor.to(wanted[name].dtype) for name, tensor in state.items() if name in wanted}
-        kept |= {n: t for n, t in wanted.items() if n.endswith("num_batches_tracked") and n not in kept}
-        net.load_state_dict(kept)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        first = str(error).splitlines()[-1].strip()
-        raise SpecError(
-            f"weights.{weights.name}: {weights.path!r} is not {SAYS.get(weights.name, 'its file')}: {first}"
-        ) from None
+        found = misfit(state, shapes_of(net))
+    except (SafetensorError, OSError) as error:
+        found = str(error)
+    if found:
+        what = SAYS.get(weights.name, "its file")
+        raise SpecError(f"weights.{weights.name}: {weights.path!r} is not {what}: {found}")
+    net.load_state_dict(wanted | {name: tensor.to(wanted[name].dtype) for name, tensor in state.items()})
     return net.to(device).eval().requires_grad_(False)
 
 

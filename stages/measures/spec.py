@@ -7,15 +7,20 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from stages.grid import GridSpec, Part
+from stages.measures.resize import NAME
 from stages.spec import SpecError, sentence
 
 SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
 
-Metric = Literal["fid", "kid", "is", "fid_c", "kid_c", "clip_score", "fvd", "kvd", "flicker", "aesthetic", "objects"]
-Network = Literal["shapes", "inception", "shapes-motion"]
+Metric = Literal[
+    "fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects",
+    "fvd", "kvd", "dynamic_degree", "flicker", "aesthetic",
+]  # fmt: skip
+Network = Literal["shapes", "inception", "shapes-motion", "i3d"]
 OF_PICTURES: tuple[Metric, ...] = ("fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects")
-OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "flicker", "aesthetic", "objects")
+OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "dynamic_degree", "flicker", "aesthetic", "objects")
 COMPARING_CLIPS: tuple[Metric, ...] = ("fvd", "kvd")
+CLIP_NETWORKS: tuple[Network, ...] = ("shapes-motion", "i3d")
 
 
 class Reference(Part):
@@ -58,8 +63,13 @@ class EvaluationSpec(GridSpec):
 
     reference: Reference = Reference()
     metrics: tuple[Metric, ...] | None = Field(None, min_length=1, description="None: all that the prompts allow.")
-    extractor: Network | None = Field(None, description="None: shapes or shapes-motion for captions, else inception.")
-    weights: dict[Literal["inception", "clip", "aesthetic"], WeightSpec] = Field(default_factory=dict)
+    extractor: Network | None = Field(
+        None, description="None: shapes or shapes-motion for captions, else inception or i3d."
+    )
+    resize: Literal["bilinear", "antialias"] | None = Field(
+        None, description="Of frames, for i3d. None: bilinear, without antialiasing, as published."
+    )
+    weights: dict[Literal["inception", "clip", "i3d", "raft", "aesthetic"], WeightSpec] = Field(default_factory=dict)
     crops: Crops = Crops()
     kid_subsets: int = Field(100, ge=1, le=10_000)
     kid_subset_size: int = Field(1000, ge=2, le=100_000)
@@ -83,21 +93,25 @@ class EvaluationSpec(GridSpec):
         for metric in self.metrics or ():
             if metric not in able:
                 raise SpecError(f"metrics: {metric!r} is of {of}, and {model} makes {makes}: {', '.join(able)}")
-        if self.extractor is not None and (self.extractor == "shapes-motion") != clips:
-            allowed = "shapes-motion" if clips else "shapes, inception"
+        if self.extractor is not None and (self.extractor in CLIP_NETWORKS) != clips:
+            allowed = ", ".join(CLIP_NETWORKS) if clips else "shapes, inception"
             raise SpecError(f"extractor: {self.extractor!r} reads {of}, and {model} makes {makes}: {allowed}")
-        return self._of_clips() if clips else self
+        found = self._of_clips() if clips else self
+        if found.resize is not None and found.network != "i3d":
+            raise SpecError(f"resize: {found.resize!r} is a choice for i3d; {found.network} has a resize of its own")
+        return found
 
     def _of_clips(self) -> Self:
         if self.reference.protocol == "real":
             raise SpecError("reference.protocol: 'real' is a folder of pictures; clips are held against base or truth")
         metrics: tuple[Metric, ...] = self.metrics or (("fvd", "kvd", "objects") if self.of_scenes else ("flicker",))
-        if set(metrics) & set(COMPARING_CLIPS) and self.extractor is None and not self.of_scenes:
-            raise SpecError(
-                "extractor: fvd and kvd need a network; the one there is, shapes-motion, knows moving scenes alone: "
-                "name it if these prompts are of such"
-            )
-        return self.model_copy(update={"metrics": metrics, "extractor": self.extractor or "shapes-motion"})
+        network: Network = self.extractor or ("shapes-motion" if self.of_scenes else "i3d")
+        return self.model_copy(update={"metrics": metrics, "extractor": network})
+
+    @property
+    def resize_rule(self) -> str:
+        """How what the feature network reads is brought to its size."""
+        return (self.resize or "bilinear") if self.network == "i3d" else NAME
 
     @property
     def network(self) -> Network:

@@ -20,7 +20,7 @@ from flows.measuring import Readings, cells, read_all
 from flows.progress import Terminal
 from flows.session import Session
 from stages.measures import motion_net
-from stages.measures.clip_extractors import load_motion_extractor
+from stages.measures.clip_extractors import load_clip_network
 from stages.measures.clip_readings import CLIP_WORDS, levels
 from stages.measures.clips import aesthetic_pixels
 from stages.measures.extractors import find_weights, load_extractor
@@ -114,7 +114,7 @@ def test_every_method_has_every_number(whole: tuple[Evaluation, Readings]) -> No
 
 def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Readings], home: Path) -> None:
     evaluation, readings = whole
-    network = load_motion_extractor(evaluation.weights[0], CPU)
+    network = load_clip_network(evaluation.weights[0], CPU, "clean")
     for one in readings.read:
         assert one.picture.job is not None
         key = key_of(one.picture.job.plan.exports[-1].parents["image"])
@@ -177,7 +177,7 @@ def test_true_clips_are_drawn_at_the_target_size_and_rate(
     clip = sample_clip(true.picture.seed, WIDE / HIGH)
     rated = type(clip)(clip.scene, clip.motion, clip.reach, 28.0)  # the toy's own rate
     frames = [levels(draw(frame_scene(rated, i), HIGH, WIDE)[None]) for i in motion_net.frame_numbers(VIDEO_FRAMES)]
-    assert torch.equal(true.tensors["features"], load_motion_extractor(evaluation.weights[0], CPU).extract(frames))
+    assert torch.equal(true.tensors["features"], load_clip_network(evaluation.weights[0], CPU, "clean").extract(frames))
 
 
 @pytest.fixture
@@ -242,10 +242,20 @@ def test_a_head_of_another_width_is_refused(
     ("changes", "says"),
     [
         ({"metrics": ["fid"]}, "metrics: 'fid' is of pictures, and "),
-        ({"metrics": ["clip_score"]}, "makes clips: fvd, kvd, flicker, aesthetic, objects"),
+        ({"metrics": ["clip_score"]}, "makes clips: fvd, kvd, dynamic_degree, flicker, aesthetic, objects"),
         ({"extractor": "inception"}, "extractor: 'inception' reads pictures"),
         ({"reference": {"protocol": "real", "folder": "/x"}}, "reference.protocol: 'real' is a folder of pictures"),
-        ({"prompts": ["a dog", "a cat"], "metrics": ["fvd"]}, "extractor: fvd and kvd need a network"),
+        ({"prompts": ["a dog", "a cat"], "metrics": ["fvd"]}, "models/measures/i3d-kinetics-400.safetensors"),
+        ({"extractor": "i3d"}, "weights.i3d.path; weights.i3d.sha256 pins its checksum"),
+        ({"extractor": "i3d"}, "`freescale convert i3d`"),
+        ({"resize": "antialias"}, "resize: 'antialias' is a choice for i3d; shapes-motion has a resize of its own"),
+        ({"extractor": "i3d", "resize": "bicubic"}, "resize: 'bicubic'"),
+        ({"metrics": ["dynamic_degree"], "frames": 8, "fps": 8, "weights": {"raft": {"path": "/none"}}}, "'/none'"),
+        ({"metrics": ["dynamic_degree"], "fps": 8, "frames": 8}, "`freescale convert raft`"),
+        (
+            {"metrics": ["dynamic_degree"], "fps": 30, "frames": 8},
+            "frames: of 8 at 30 a second the dynamic degree",
+        ),
         ({"count": 1}, "count: 1 clip a method is too few"),
         ({"metrics": ["aesthetic"]}, "weights.clip"),
         ({"methods": ["hidiffusion"]}, "method: 'hidiffusion' makes images only"),

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from flows.cli import app
 from freescale import Conditioning, Denoiser, make_schedule, normal
-from stages.convert_videocrafter2 import CARD, INDEX, Architecture, arranged, convert, read_checkpoint, shapes_of
+from stages.checkpoint_file import read_checkpoint, shapes_of
+from stages.convert_videocrafter2 import CARD, INDEX, Architecture, arranged, convert
 from stages.model_folder import describe
 from stages.models import Models
 from stages.spec import ModelSpec, SpecError

@@ -160,7 +160,7 @@ def test_clip_sees_the_middle_square() -> None:
     assert torch.allclose(clip_pixels(square, 32), (by_hand - mean) / std, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["inception", "clip"])
+@pytest.mark.parametrize("name", ["inception", "clip", "i3d", "raft", "aesthetic"])
 def test_missing_weights_say_which_file_and_where_it_goes(name: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError) as raised:
         find_weights(name, tmp_path)
