@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stages.budget import check
+from stages.budget import check, return_freed
 from stages.export import SUFFIXES, Export, check_whole, write_picture
 from stages.ffmpeg import check_encoding
 from stages.models import ModelInfo, Models, describe, pick_device
@@ -175,6 +175,8 @@ class Session:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             _close(self.home.runs, record, state, f"{type(error).__name__}: {error}")
             raise
+        finally:
+            return_freed()
         outputs = tuple(path for path in (final, *reversed(levels)) if path is not None)
         _close(self.home.runs, record, "done", None, outputs)
         pixels = bytes(digest.numpy()).hex()

@@ -7,6 +7,7 @@ The same ladder serves a stage that runs out of memory all the same (`stages/run
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,6 +177,16 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return _free_host_bytes()
+
+
+def return_freed() -> None:
+    """Give back to the system what glibc keeps of freed host memory; with another C library nothing happens.
+
+    Tensors of many sizes leave gaps: of 2.6 GB after 2,200 pictures in one process, 2.0 GB were free.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _free_host_bytes() -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from flows.session import Result, Session, prepare, to_do
 from freescale import METHODS, guidance
 from stages import runner
 from stages.amounts import enough_bytes, parse_bytes, show_bytes
-from stages.budget import LADDER, PARTS, check, fit, next_rung
+from stages.budget import LADDER, PARTS, check, fit, next_rung, return_freed
 from stages.decode import Decode
 from stages.estimate import estimate, resident, rough_bytes
 from stages.models import Models, describe
@@ -29,8 +32,6 @@ from stages.runner import key_of
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stages.plan import Plan
 
 GIB = 2**30
@@ -323,3 +324,18 @@ def test_on_a_cpu_nothing_moves(tmp_path: Path) -> None:
 
 def test_the_ladder_is_the_runners() -> None:
     assert runner.next_rung is next_rung
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library keeps freed memory in its own way")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    def in_memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = in_memory()
+    blocks = [bytearray(2048) for _ in range(100_000)]
+    last = blocks.pop()  # holds the heap's end in its place
+    blocks.clear()
+    held = in_memory()
+    return_freed()
+    assert held - before > 100e6 > in_memory() - before
+    assert last
