@@ -80,7 +80,7 @@ class Pace:
         if model.split(":")[0] not in self.info.fingerprints.values() or size is None:
             return 0.0
         dtype = getattr(torch, model.partition(":")[2] or "float32")
-        cost = None if stage is None else stage_cost(stage, self.info, dtype, RunOptions(), size)
+        cost = None if stage is None else stage_cost(stage, self.info, dtype, RunOptions(), size, _frames_of(manifest))
         return 0.0 if cost is None else cost.flops
 
     def seconds(self, call: Call, estimate: Estimate) -> Seconds | None:
@@ -122,6 +122,12 @@ def _size_of(manifest: Manifest) -> tuple[int, int] | None:
         return int(str(size[0])), int(str(size[1]))
     image = manifest.arrays.get("image")
     return None if image is None else (image.shape[-2], image.shape[-1])
+
+
+def _frames_of(manifest: Manifest) -> int:
+    """Of the clip that an artifact holds; 1 for a picture."""
+    latents = manifest.arrays.get("latents")
+    return latents.shape[2] if latents is not None and len(latents.shape) == 5 else 1
 
 
 def _pixels(manifest: Manifest) -> int:

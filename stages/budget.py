@@ -85,8 +85,6 @@ def fit(call: Call, info: ModelInfo, options: RunOptions, budget: int, device: s
 
     No measure and every measure are tried first, so that a hopeless case costs two traces.
     """
-    if call.stage.part == "unet" and info.is_video:  # a rough bound refuses nothing; the ladder is there
-        return Fit(options, (), estimate(call, info, options, device), True)
     steps = list(_steps(call.stage.part, options))
     if not steps or resident(call, info, options, device) <= budget:
         plain = Fit(options, (), estimate(call, info, options, device), True)

@@ -12,9 +12,10 @@ accelerator's context, workspaces inside a kernel, the allocator's rounding; `do
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -25,6 +26,7 @@ from stages.decode_clip import DecodeClip
 from stages.denoise import DenoiseStage
 from stages.skeleton import Skeleton, skeleton, text_weights
 from stages.spec import SpecError
+from stages.stage import latent_shape
 from stages.trace import Trace
 from stages.upscale import EncodePicture, Upscale
 from stages.upscale_clip import UpscaleClip
@@ -46,6 +48,7 @@ FLOAT32, FLOAT16 = 4, 2
 TOKENS = 77  # of CLIP's context
 PNG_RATIO = 0.66  # of the raw bytes, of the embedded model's pictures; a photograph takes up to 0.9
 MANIFEST = 4096  # of an artifact: manifest and metadata of its arrays
+BY_VIEWS = ("demofusion",)  # methods that call the UNet many times a step, alike but for what it sees
 STEADY = ("direct", "freescale")  # methods whose steps cost the same throughout a stage
 
 
@@ -57,7 +60,6 @@ class Estimate:
     activations: int = 0
     flops: float = 0.0
     disk: int = 0
-    is_traced: bool = True  # else a rough bound: the UNet of a video model
 
     @property
     def memory(self) -> int:
@@ -76,10 +78,8 @@ class Cost:
 def estimate(call: Call, info: ModelInfo, options: RunOptions, device: str = "cuda") -> Estimate:
     """The estimate of a call under these options on a device of this kind (`cpu`, `cuda`, `mps`)."""
     dtype = dtype_of(call)
-    cost = stage_cost(call.stage, info, dtype, options, _source_size(call))
+    cost = stage_cost(call.stage, info, dtype, options, _source_size(call), call.frames)
     disk = disk_bytes(call, info)
-    if cost is None and call.stage.part == "unet":
-        return Estimate(0, rough_bytes(call, info), 0.0, disk, is_traced=False)
     if cost is None:
         return Estimate(0, host_bytes(call) if device == "cpu" else 0, 0.0, disk)
     frames = call.frames if call.stage.part == "vae" else 1  # one after another
@@ -100,7 +100,7 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     """
     part = call.stage.part
     dtype = dtype_of(call) if part == "unet" else _unet_dtype(call)
-    unet = skeleton(info.folder, "unet", dtype).weights
+    unet = skeleton(info.folder, "unet", dtype, info.motion_adapter).weights
     vae = skeleton(info.folder, "vae", torch.float32).weights
     if part == "text":
         return text_weights(info.folder, dtype_of(call))
@@ -128,15 +128,16 @@ def _source_size(call: Call) -> tuple[int, int]:
 
 
 def stage_cost(
-    stage: Stage, info: ModelInfo, dtype: torch.dtype, options: RunOptions, source: tuple[int, int]
+    stage: Stage, info: ModelInfo, dtype: torch.dtype, options: RunOptions, source: tuple[int, int], frames: int = 1
 ) -> Cost | None:
-    """What a stage costs at one size; of a clip and the VAE, one frame. Kept by its arguments.
+    """What a stage costs at one size, with `frames` in a clip; the VAE one of them. Kept by its arguments.
 
-    None for a stage without a network, and for the UNet of a video model, which is not traced.
+    None for a stage without a network.
     """
     folder = info.folder
     if isinstance(stage, DenoiseStage):
-        return None if info.is_video else _denoise_cost(_Asked(stage, options), folder, dtype)
+        clip = None if info.frames is None else _Clip(frames, info.frames, info.motion_adapter)
+        return _denoise_cost(_Asked(stage, options), folder, dtype, clip)
     if stage.name == "decode":
         held = _picture_bytes(source) if isinstance(stage, DecodeClip) else 0
         return _tiled(_vae_cost(folder, "decode", source, source), folder, "decoder", source, options, held)
@@ -148,6 +149,14 @@ def stage_cost(
         parameters = text_weights(folder, torch.float32) // FLOAT32
         return Cost(2 * TOKENS * 8 * 2048 * FLOAT32, 2.0 * 2 * TOKENS * parameters)
     return None
+
+
+class _Clip(NamedTuple):
+    """Frames, those the model was trained for, and where its motion modules are if they are no part of its UNet."""
+
+    frames: int
+    native: int
+    adapter: Path | None
 
 
 class _Asked:
@@ -167,13 +176,14 @@ class _Asked:
 
 
 @lru_cache(maxsize=256)
-def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype) -> Cost:
+def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, clip: _Clip | None) -> Cost:
     """Trace the second step, or the only one; where a method's steps differ, the last one too."""
-    stage, unet = asked.stage, skeleton(folder, "unet", dtype)
+    stage, unet = asked.stage, skeleton(folder, "unet", dtype, clip.adapter if clip else None)
+    frames = clip[:2] if clip else None
     steps = {min(stage.start + 1, stage.stop - 1)}
     if stage.method["name"] not in STEADY:
         steps.add(stage.stop - 1)
-    costs = [trace_step(stage, unet, asked.options, step) for step in sorted(steps)]
+    costs = [trace_step(stage, unet, asked.options, step, frames) for step in sorted(steps)]
     flops = sum(cost.flops for cost in costs) / len(costs)
     return Cost(max(cost.activations for cost in costs), flops * (stage.stop - stage.start))
 
@@ -196,23 +206,37 @@ class _Network:
     device: torch.device
 
 
-def run_step(stage: DenoiseStage, unet: Any, options: RunOptions, step: int, device: torch.device) -> None:
-    """Run one step of a stage with a UNet on its device, from latents that are zero."""
+def run_step(
+    stage: DenoiseStage,
+    unet: Any,
+    options: RunOptions,
+    step: int,
+    device: torch.device,
+    clip: tuple[int, int] | None = None,
+) -> None:
+    """Run one step of a stage with a UNet on its device, from latents that are zero.
+
+    `clip` are the frames, and those that the model was trained for.
+    """
+    frames, native = clip or (None, None)
     channels = int(unet.config["in_channels"])
-    latents = torch.zeros(1, channels, stage.size[0] // 8, stage.size[1] // 8)
+    latents = torch.zeros(latent_shape(stage.size, channels, frames))
     resume = Step(step - 1, latents, (latents,) if stage.sampling.solver == "dpmpp_2m" else ())
-    models: Any = _Network(unet, _Scheduled(channels), device)
+    models: Any = _Network(unet, _Scheduled(channels, native), device)
     next(iter(stage.run(_parents(stage, unet.config, latents), models, options, resume)))
 
 
-def trace_step(stage: DenoiseStage, unet: Skeleton, options: RunOptions, step: int) -> Cost:
+def trace_step(
+    stage: DenoiseStage, unet: Skeleton, options: RunOptions, step: int, clip: tuple[int, int] | None = None
+) -> Cost:
     """What one step of a stage costs, by running it without numbers."""
-    with Trace() as trace, torch.no_grad():
+    is_by_views = stage.method["name"] in BY_VIEWS
+    with Trace() as trace, torch.no_grad(), unet.calls_folded() if is_by_views else nullcontext():
         unet.trace = trace
         try:
             trace.hold((*unet.module.parameters(), *unet.module.buffers()))
             before = trace.live
-            run_step(stage, unet.module, options, step, torch.device("meta"))
+            run_step(stage, unet.module, options, step, torch.device("meta"), clip)
         finally:
             unet.trace = None
     return Cost(trace.peak - before, float(trace.flops))
@@ -230,7 +254,7 @@ def _parents(stage: DenoiseStage, config: Any, latents: Tensor) -> dict[str, dic
     if stage.level:
         base = [side // 8 for side in stage.base_size]
         parents["reference"] = {"latents": latents}
-        parents["anchor"] = {"latents": torch.zeros(1, latents.shape[1], *base)}
+        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *base)}
     masks = {role: {"picture": torch.zeros(*latents.shape[-2:], 1, dtype=torch.uint8)} for role, _ in stage.regions}
     return parents | masks
 

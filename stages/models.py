@@ -81,10 +81,10 @@ class Models:
         return unet
 
     def _with_motion(self, unet: Any, folder: Path) -> Any:
-        from diffusers import MotionAdapter, UNetMotionModel
+        from diffusers import MotionAdapter
 
         adapter = MotionAdapter.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True)
-        return UNetMotionModel.from_unet2d(unet, adapter).to(self.device).eval().requires_grad_(False)
+        return with_motion(unet, adapter).to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -180,16 +180,28 @@ class Models:
         return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
 
 
-def empty_part(config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
-    """A UNet or VAE by its configuration, on the meta device: shapes and no weights."""
+def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[str, Any] | None = None) -> nn.Module:
+    """A UNet or VAE by its configuration, on the meta device: shapes and no weights.
+
+    `adapter` is the configuration of motion modules for a UNet.
+    """
     import diffusers
 
     name = str(config["_class_name"])
     kind = diffusers.AutoencoderKL if name == "AutoencoderKL" else unet_class(name)
     with torch.device("meta"):
         module = kind.from_config(dict(config))
+        if adapter is not None:
+            module = with_motion(module, diffusers.MotionAdapter.from_config(dict(adapter)))
     empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
     return empty
+
+
+def with_motion(unet: Any, adapter: Any) -> Any:
+    """A Stable Diffusion UNet and AnimateDiff's motion modules as one network for clips."""
+    from diffusers import UNetMotionModel
+
+    return UNetMotionModel.from_unet2d(unet, adapter)
 
 
 def unet_class(name: str) -> Any:

@@ -9,16 +9,18 @@ keys and values of the prompt). A test holds the fold against the whole network.
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from stages.models import empty_part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from stages.trace import Trace
@@ -37,6 +39,36 @@ class Skeleton:
             for name, child in list(module.named_modules()):
                 if name.rpartition(".")[2] in FOLDED and isinstance(child, nn.ModuleList):
                     self._fold(child)
+
+    @contextmanager
+    def calls_folded(self) -> Iterator[None]:
+        """Run the first of several calls with inputs of the same shapes, and count it for the others.
+
+        For a step that calls the network many times under the same patches: a method that works view by view.
+        """
+        forward, seen = self.module.forward, dict[Any, tuple[int, int, torch.Size, torch.dtype]]()
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            trace = self.trace
+            assert trace is not None
+            key = tuple(tuple(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            if key in seen:
+                flops, held, shape, dtype = seen[key]
+                trace.flops += flops
+                trace.peak = max(trace.peak, trace.live + held)
+                return (torch.empty(shape, dtype=dtype, device="meta"),)
+            flops, live, peak = trace.flops, trace.live, trace.peak
+            trace.peak = live
+            output = forward(*args, **kwargs)
+            seen[key] = trace.flops - flops, trace.peak - live, output[0].shape, output[0].dtype
+            trace.peak = max(trace.peak, peak)
+            return output
+
+        self.module.forward = once
+        try:
+            yield
+        finally:
+            del self.module.forward
 
     def _fold(self, layers: nn.ModuleList) -> None:
         if len(layers) < 2 or len({_shapes(layer) for layer in layers}) > 1:
@@ -88,15 +120,18 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
-def skeleton(folder: Path, part: str, dtype: torch.dtype) -> Skeleton:
-    """The folded part `unet` or `vae` of a model folder, from its configuration alone; kept by configuration."""
-    config = (folder / part / "config.json").read_text(encoding="utf-8")
-    return _skeleton(config, dtype)
+def skeleton(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> Skeleton:
+    """The folded part `unet` or `vae` of a model folder, from its configuration alone; kept by configuration.
+
+    `adapter` is the folder of the motion modules that the UNet gets.
+    """
+    folders = (folder / part, *([] if adapter is None else [adapter]))
+    return _skeleton(tuple((place / "config.json").read_text(encoding="utf-8") for place in folders), dtype)
 
 
 @lru_cache(maxsize=8)
-def _skeleton(config: str, dtype: torch.dtype) -> Skeleton:
-    return Skeleton(empty_part(json.loads(config), dtype))
+def _skeleton(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
+    return Skeleton(empty_part(json.loads(configs[0]), dtype, *map(json.loads, configs[1:])))
 
 
 def text_weights(folder: Path, dtype: torch.dtype) -> int:

@@ -11,6 +11,7 @@ import torch
 from freescale import METHODS, Conditioning, Denoiser, Level, Moment, denoise, make_schedule, normal
 from stages.model_folder import VIDEO, describe
 from stages.models import Models
+from stages.skeleton import skeleton, weight_bytes
 from stages.spec import ModelSpec, SpecError
 from tests.oracles import clips as oracle
 from tests.toys import VIDEO_FRAMES, VIDEO_KINDS, VIDEO_SIZE, clip_unet, video_folder
@@ -140,6 +141,8 @@ def test_a_motion_adapter_beside_a_picture_model(folders: dict[str, Path], tmp_p
     with torch.no_grad():
         clip = Denoiser(models.unet, told, 3.0)(normal((1, 4, 2, 8, 8), 1), 0, schedule)
     assert clip.isfinite().all()
+    planned = skeleton(folder, "unet", torch.float32, models.info.motion_adapter)
+    assert planned.weights == weight_bytes(models.unet)
     before = models.info.fingerprints["unet"]
     (tmp_path / "adapter" / "note.json").write_text("{}")
     assert describe(ModelSpec(name=str(folder)), tmp_path).fingerprints["unet"] != before
