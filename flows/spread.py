@@ -1,7 +1,7 @@
 """Inside one render: the VAE's tiles, the frames of clips and the exports, computed by the workers of a Dask cluster.
 
 A task is a call of the plan and a few numbers; it finds what it is made from in the store. The maps that tiles are made
-from, and the tiles and frames that come back, are files in the home's `cache/tiles/<key>`, mapped into memory where they are read.
+from, and the tiles and frames that come back, are files in the home's `cache/tiles/<key>`, mapped where they are read.
 A task whose worker died is given to another: it gives the same bits wherever and however often it is computed.
 """
 

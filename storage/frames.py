@@ -1,6 +1,6 @@
 """Clips one frame at a time, pictures by regions: read as they are wanted, never held whole.
 
-Their arrays are those of `storage.arrays`: of a clip axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
+Their arrays are as in `storage.arrays`: of a clip axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
 `storage.pieces` writes them.
 """
 

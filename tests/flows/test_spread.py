@@ -198,7 +198,7 @@ def test_a_stop_reaches_the_tiles(tmp_path: Path, client: Client) -> None:
         assert run is not None
         session.stop.set()
         with pytest.raises(Interrupted):
-            list(run(call)(tiles, torch.zeros(1, 1)))
+            list(run(call).tiles()(tiles, torch.zeros(1, 1)))
         assert len(list(tmp_path.glob(f"cache/tiles/{key_of(call)}/*"))) == 1
     assert not list(tmp_path.glob("cache/tiles/*"))
 

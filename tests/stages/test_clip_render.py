@@ -9,6 +9,7 @@ import threading
 import zipfile
 from fractions import Fraction
 from io import BytesIO
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from flows.home import Home
 from flows.progress import Terminal
 from flows.requests import redo_spec
 from flows.session import Result, Session, export_level, prepare
-from stages.decode_clip import decoded
+from stages.decode_clip import DecodeClip, checked
 from stages.ffmpeg import read_comment, read_video
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions, SpecError, make_spec
@@ -29,6 +30,7 @@ from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stages.runner import Outcome
@@ -113,9 +115,13 @@ def test_frames_are_decoded_one_at_a_time() -> None:
             image = torch.linspace(-1, 1, 3 * 16 * 24).view(1, 3, 16, 24) + latents.mean()
             return dataclasses.make_dataclass("Out", ["sample"])(image)
 
-    models = dataclasses.make_dataclass("Models", ["vae", "device"])(Vae(), torch.device("cpu"))
+    models: Any = SimpleNamespace(vae=Vae(), device=torch.device("cpu"), helpers=None)
     latents = torch.arange(5.0)[None, None, :, None, None].expand(1, 4, 5, 2, 3)
-    taken = decoded(latents, models, RunOptions())
+
+    def decoded(latents: torch.Tensor, kept: dict[int, torch.Tensor]) -> Iterator[torch.Tensor]:
+        return DecodeClip(5).run({"latents": {"latents": latents}}, models, RunOptions())["image"].pieces(kept)
+
+    taken = decoded(latents, {})
     for index in range(5):
         assert models.vae.asked == index
         frame = next(taken)
@@ -123,7 +129,17 @@ def test_frames_are_decoded_one_at_a_time() -> None:
     bad = latents.clone()
     bad[:, :, 3] = torch.nan
     with pytest.raises(StageError, match="frame 3 holds NaN"):
-        list(decoded(bad, models, RunOptions()))
+        list(decoded(bad, {}))
+    assert len(list(decoded(bad, {3: torch.zeros(1, 3, 16, 24)}))) == 4
+
+
+def test_a_clip_that_shows_nothing_is_none_however_it_was_cut() -> None:
+    plain, lively = torch.zeros(1, 3, 8, 8), torch.linspace(-1, 1, 192).view(1, 3, 8, 8)
+    assert len(list(checked(iter([plain, lively, plain]), [0, 1, 2], {}))) == 3
+    assert len(list(checked(iter([plain, plain]), [1, 2], {0: lively}))) == 2
+    for kept in ({}, {0: plain}):
+        with pytest.raises(StageError, match="every frame is uniform"):
+            list(checked(iter([plain, plain]), [1, 2], kept))
 
 
 def test_previews_lie_beside_it(first: Result) -> None:
@@ -165,8 +181,7 @@ def test_stopped_and_resumed_bit_for_bit(first: Result, model: Path, tmp_path: P
     again = render(tmp_path, values(model))
     assert again.pixels_sha256 == first.pixels_sha256
     resumed = {o.call.stage.name: o.resumed_at_step for o in again.outcomes if not o.reused and o.call.level == 1}
-    assert stage in resumed
-    assert (resumed[stage] is None) == (stage == "decode")
+    assert resumed[stage] == step
 
 
 def test_redo_from_the_detail_pass(first: Result, home: Path, model: Path) -> None:
