@@ -168,7 +168,7 @@ class _Helpers:
     crew: Crew
     work: Work
     device: str
-    _map: tuple[tuple[int, int], Stored] | None = field(default=None)  # made from now, of frame and layer
+    _map: tuple[tuple[int, int], Stored] | None = field(default=None)  # tiles are made from it now: frame, layer, file
 
     def tiles(self, frame: int = 0) -> Run:
         """Who computes tiles: the `Run` of `freescale/tiled_vae.py`."""
