@@ -6,6 +6,7 @@ another; one that kills every worker it is given to is told as such, and takes n
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -59,19 +60,29 @@ class Crew:
         return self.client.submit(function, *arguments, pure=False, resources={"GPU": 1})
 
     def each(
-        self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], sign: Path | None = None
+        self,
+        function: Callable[..., Any],
+        tasks: Iterable[tuple[Any, ...]],
+        sign: Path | None = None,
+        ahead: float = math.inf,
     ) -> Iterator[tuple[int, Any]]:
         """Number and future of each task as it ends. Raises `Interrupted` when asked to stop.
 
-        With `sign`, the tasks are long and heed that file: they are told by it to stop, and waited for.
+        With `sign`, the tasks are long and heed that file: they are told by it to stop, and waited for. No task begins
+        that is `ahead` or more after the first that has not ended.
         """
-        waiting, ended, flying = enumerate(tasks), SimpleQueue[Any](), dict[Any, int]()
-        width = self.width
+        waiting, ended, flying = iter(tasks), SimpleQueue[Any](), dict[Any, int]()
+        width, due = self.width, 0
         try:
             while True:
-                while len(flying) < width and not self.stop.is_set() and (task := next(waiting, None)) is not None:
-                    future = self.submit(function, *task[1])
-                    flying[future] = task[0]
+                while (
+                    len(flying) < width and due - min(flying.values(), default=due) < ahead and not self.stop.is_set()
+                ):
+                    if (task := next(waiting, None)) is None:
+                        break
+                    future = self.submit(function, *task)
+                    flying[future] = due
+                    due += 1
                     future.add_done_callback(ended.put)
                 if self.stop.is_set() and (sign is None or not flying):
                     raise Interrupted(None, None)
@@ -85,6 +96,17 @@ class Crew:
         finally:
             for future in flying:
                 future.cancel()
+
+    def in_order(
+        self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], ahead: float = math.inf
+    ) -> Iterator[Any]:
+        """What each task gave, in their order; `ahead` bounds how many wait for one before them."""
+        ready, due = dict[int, Any](), 0
+        for number, future in self.each(function, tasks, ahead=ahead):
+            ready[number] = result_of(future)
+            while due in ready:
+                yield ready.pop(due)
+                due += 1
 
 
 def result_of(future: Any) -> Any:

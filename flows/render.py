@@ -34,7 +34,8 @@ def render(
 ) -> dict[str, Any]:
     """Render one picture. Returns what `freescale render --json` prints; the pictures are under the home folder.
 
-    The VAE's tiles and the exports are computed by `workers` processes here, or by those of the scheduler at `dask`.
+    The VAE's tiles, the frames of clips and the exports are computed by `workers` processes here, or by those of the
+    scheduler at `dask`.
     """
     home = Home.find()
     job = prepare(spec, home)

@@ -140,7 +140,7 @@ class Session:
             self._models.clear()  # one model in memory at a time
             self._models[key] = Models(info, dtype, pick_device(self.options.device))
         models = self._models[key]
-        helpers = None if self.spread is None else self.spread.tiles_of(info, dtype, models.device)
+        helpers = None if self.spread is None else self.spread.helpers_of(info, dtype, models.device)
         return Runner(self.home.store, models, self.options, self.observer, self.stop, helpers)
 
     def release(self) -> None:

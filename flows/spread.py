@@ -1,7 +1,7 @@
-"""Inside one render: the VAE's tiles and the exports, computed by the workers of a Dask cluster.
+"""Inside one render: the VAE's tiles, the frames of clips and the exports, computed by the workers of a Dask cluster.
 
 A task is a call of the plan and a few numbers; it finds what it is made from in the store. The maps that tiles are made
-from, and the tiles that come back, are files in the home's `cache/tiles/<key>`, mapped into memory where they are read.
+from, and the tiles and frames that come back, are files in the home's `cache/tiles/<key>`, mapped where they are read.
 A task whose worker died is given to another: it gives the same bits wherever and however often it is computed.
 """
 
@@ -14,6 +14,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from storage import ArtifactNotFoundError, DamagedArtifactError, LeaseTimeoutErr
 from storage.errors import explained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from flows.home import Home
     from flows.session import Job
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     from freescale.vae_tile import Tile, TiledVae
     from stages.model_folder import ModelInfo
     from stages.plan import Call
+    from stages.stage import Helpers, Parents
 
 GROUPS = 4  # tasks that each worker gets in a pass over many tiles
+AHEAD = 2  # frames a worker that are at work, or wait for one before them
 
 
 @contextmanager
@@ -106,9 +109,9 @@ class Spread:
     home: Home
     options: RunOptions
 
-    def tiles_of(self, info: ModelInfo, dtype: str, device: torch.device) -> Callable[[Call], Run]:
-        """What the runner asks for each call: who computes its tiles."""
-        return lambda call: _Tiles(self.crew, self._work(call, info, dtype), device_name(device))
+    def helpers_of(self, info: ModelInfo, dtype: str, device: torch.device) -> Callable[[Call], Helpers]:
+        """What the runner asks for each call: who computes its tiles and frames."""
+        return lambda call: _Helpers(self.crew, self._work(call, info, dtype), device_name(device))
 
     def export(
         self, runner: Runner, job: Job, outcomes: dict[str, Outcome],
@@ -159,40 +162,50 @@ class Spread:
 
 
 @dataclass
-class _Tiles:
-    """Runs the tiles of one call: the `Run` of `freescale/tiled_vae.py`."""
+class _Helpers:
+    """The crew at one call's hand: the `Helpers` of `stages/stage.py`."""
 
     crew: Crew
     work: Work
     device: str
-    _map: tuple[int, Stored] | None = field(default=None)  # the kept map that tiles are made from now
+    _map: tuple[tuple[int, int], Stored] | None = field(default=None)  # tiles are made from it now: frame, layer, file
 
-    def __call__(self, tiles: list[Tile], held: Tensor | None) -> Iterator[Tensor]:
-        folder = _folder(self.work.home, key_of(self.work.call))
-        folder.mkdir(parents=True, exist_ok=True)
-        where = self._shared(tiles[0].start, held, folder)
-        how = (self.work, torch.get_num_threads(), self.device, where, folder)
+    def tiles(self, frame: int = 0) -> Run:
+        """Who computes tiles: the `Run` of `freescale/tiled_vae.py`."""
+        return partial(self._tiles, frame)
+
+    def frames(self, indices: Iterable[int], options: RunOptions) -> Iterator[Tensor]:
+        """A frame a task; no more are made ahead than keep the workers busy, and those lie in files."""
+        how = (self.work, torch.get_num_threads(), self.device, self._folder(), options.model_dump())
+        tasks = ((*how, index) for index in indices)
+        return map(_taken, self.crew.in_order(make_frame, tasks, ahead=AHEAD * self.crew.width))
+
+    def _tiles(self, frame: int, tiles: list[Tile], held: Tensor | None) -> Iterator[Tensor]:
+        folder = self._folder()
+        where = self._shared((frame, tiles[0].start), held, folder)
+        how = (self.work, torch.get_num_threads(), self.device, frame, where, folder)
         some = max(len(tiles) // (GROUPS * self.crew.width), 1)
         groups = (tuple(tiles[first : first + some]) for first in range(0, len(tiles), some))
-        ready, due = dict[int, list[Tensor]](), 0
-        for number, future in self.crew.each(compute, ((*how, group) for group in groups)):
-            ready[number] = [_taken(result) for result in result_of(future)]
-            while due in ready:
-                yield from ready.pop(due)
-                due += 1
+        for results in self.crew.in_order(compute, ((*how, group) for group in groups)):
+            yield from map(_taken, results)
 
-    def _shared(self, start: int, held: Tensor | None, folder: Path) -> Stored | None:
+    def _shared(self, which: tuple[int, int], held: Tensor | None, folder: Path) -> Stored | None:
         """The map as a file, written once for all passes that are made from it."""
-        if self._map is not None and self._map[0] != start:
+        if self._map is not None and self._map[0] != which:
             self._map[1].path.unlink()
             self._map = None
         if held is not None and self._map is None:
-            self._map = (start, Stored.put(held, folder))
+            self._map = (which, Stored.put(held, folder))
         return None if self._map is None else self._map[1]
+
+    def _folder(self) -> Path:
+        folder = _folder(self.work.home, key_of(self.work.call))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 def _taken(result: Tensor | Stored) -> Tensor:
-    """What a tile came to; its file goes once it is mapped."""
+    """What a tile or frame came to; its file goes once it is mapped."""
     if not isinstance(result, Stored):
         return result
     values = result.open()
@@ -214,38 +227,64 @@ def _sweep(home: Home) -> None:
 
 # From here on: in a worker.
 
-_tiled: dict[tuple[Path, str], TiledVae] = {}  # the call whose tiles were computed last
+_met: dict[tuple[Path, str], tuple[Parents, Models]] = {}  # what the call that was helped last is made from and with
+_tiled: dict[tuple[Path, str, int], TiledVae] = {}  # the call and frame whose tiles were computed last
 _opened: dict[Stored, Tensor] = {}  # and the map they were made from
 
 
+def make_frame(work: Work, threads: int, device: str, folder: Path, options: dict[str, Any], index: int) -> Stored:
+    """Compute a frame of a clip as the render would, with its options of this moment."""
+    (parents, models), how = _meet(work, device), RunOptions.model_validate(options)
+    models.make_room(work.call.stage.part, how.offload)
+    with _threads(threads):
+        return Stored.put(work.call.stage.make_frame(parents, models, how, index), folder)
+
+
 def compute(
-    work: Work, threads: int, device: str, where: Stored | None, folder: Path, tiles: tuple[Tile, ...]
+    work: Work, threads: int, device: str, frame: int, where: Stored | None, folder: Path, tiles: tuple[Tile, ...]
 ) -> list[Tensor | Stored]:
-    """Compute tiles with as many threads as the render has: a sum may depend on them."""
-    tiled, before = _tiled_of(work, device), torch.get_num_threads()
+    """Compute tiles of a picture, or of a frame of a clip."""
+    tiled = _tiled_of(work, device, frame)
     if where is not None and where not in _opened:
         _opened.clear()
         _opened[where] = where.open()
     held, made = None if where is None else _opened[where], list[Tensor | Stored]()
-    torch.set_num_threads(threads)
-    try:
+    with _threads(threads):
         for tile in tiles:
             values = tiled.compute(tile, held)
             made.append(values if tile.groups else Stored.put(values, folder))
-    finally:
-        torch.set_num_threads(before)
     return made
 
 
-def _tiled_of(work: Work, device: str) -> TiledVae:
-    key = (work.home.root, key_of(work.call))
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with as many threads as the render has: a sum may depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tiled_of(work: Work, device: str, frame: int) -> TiledVae:
+    key = (work.home.root, key_of(work.call), frame)
     if key not in _tiled:
+        parents, models = _meet(work, device)
+        _tiled.clear()
+        _tiled[key] = work.call.stage.tiled(parents, models, frame)
+    return _tiled[key]
+
+
+def _meet(work: Work, device: str) -> tuple[Parents, Models]:
+    key = (work.home.root, key_of(work.call))
+    if key not in _met:
         models = session_of(work.home, work.options).runner_for(work.info, work.dtype).models
         if device_name(models.device) != device:
             raise SpecError(f"workers: one computes on {device_name(models.device)}, the render on {device}")
-        _tiled.clear()
-        _tiled[key] = work.call.stage.tiled(_Only.of(work, models).parents(work.call, {}), models)
-    return _tiled[key]
+        _met.clear()
+        _met[key] = (_Only.of(work, models).parents(work.call, {}), models)
+    return _met[key]
 
 
 def export(work: Work) -> tuple[bool, float]:

@@ -12,7 +12,7 @@ from freescale.vae_tile import TiledVae, reader
 from stages.stage import Parents, Stage, StageError, Stream, Tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from torch import Tensor
 
@@ -41,10 +41,8 @@ class Decode(Stage):
         latents = parents["latents"]["latents"].to(models.device, torch.float32)
         height, width = latents.shape[-2:]
         if is_tiled(models, "decoder", (height, width), options):
-            bands = Stream(
-                (1, 3, 8 * height, 8 * width), torch.float16, lambda: decoded_bands(latents, models, options)
-            )
-            return {"image": bands}
+            shape = (1, 3, 8 * height, 8 * width)
+            return {"image": Stream(shape, torch.float16, lambda kept: _others(latents, models, options, kept))}
         image = decoded_whole(latents, models, options)
         if not torch.isfinite(image).all():
             raise StageError("decode: the picture holds NaN or Inf")
@@ -52,10 +50,15 @@ class Decode(Stage):
             raise StageError(f"decode: the picture is uniform (deviation {image.std().item():.1e})")
         return {"image": image.to(torch.float16).cpu()}
 
-    def tiled(self, parents: Parents, models: Models) -> TiledVae:
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
         """The decoder over the latents of a level."""
-        scaled = _scaled(parents["latents"]["latents"].to(models.device, torch.float32), models)
-        return TiledVae(models.vae, "decoder", (scaled.shape[-2], scaled.shape[-1]), reader(scaled))
+        return decoder(parents["latents"]["latents"], models)
+
+
+def decoder(latents: Tensor, models: Models) -> TiledVae:
+    """The decoder over clean latents (1, C, h, w)."""
+    scaled = _scaled(latents.to(models.device, torch.float32), models)
+    return TiledVae(models.vae, "decoder", (scaled.shape[-2], scaled.shape[-1]), reader(scaled))
 
 
 def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOptions) -> bool:
@@ -64,8 +67,11 @@ def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOpti
     return memory is not None and 0 < memory < untiled_bytes(models.vae, half, size)
 
 
-def decoded_whole(latents: Tensor, models: Models, options: RunOptions) -> Tensor:
-    """The picture (1, 3, H, W) of clean latents (1, C, h, w) in one piece; made by tiles, it is on the CPU."""
+def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: int = 0) -> Tensor:
+    """The picture (1, 3, H, W) of clean latents (1, C, h, w) in one piece; made by tiles, it is on the CPU.
+
+    `frame` says which one of a clip it is, if it is one.
+    """
     scaled = _scaled(latents, models)
     height, width = latents.shape[-2:]
     if not is_tiled(models, "decoder", (height, width), options):
@@ -73,9 +79,16 @@ def decoded_whole(latents: Tensor, models: Models, options: RunOptions) -> Tenso
         return whole
     assert options.vae_memory is not None
     image = torch.empty(1, 3, 8 * height, 8 * width)
-    for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory):
+    run = None if models.helpers is None else models.helpers.tiles(frame)
+    for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory, run):
         image[..., slice(*rows), slice(*columns)] = tile
     return image
+
+
+def _others(latents: Tensor, models: Models, options: RunOptions, kept: Container[int]) -> Iterator[Tensor]:
+    """The bands that are not kept; statistics and tiles of all are made for them."""
+    bands = enumerate(decoded_bands(latents, models, options))
+    return (band for index, band in bands if index not in kept)
 
 
 def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Iterator[Tensor]:
@@ -87,7 +100,7 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
     assert options.vae_memory is not None
     total = squares = 0.0
     band = torch.empty(0)
-    how = (options.vae_tile, options.vae_memory, models.run_tiles)
+    how = (options.vae_tile, options.vae_memory, None if models.helpers is None else models.helpers.tiles())
     for rows, columns, tile in decode_tiles(models.vae, _scaled(latents, models), *how):
         if not torch.isfinite(tile).all():
             raise StageError("decode: the picture holds NaN or Inf")

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stages.decode import UNIFORM, decoded_whole
+from stages.decode import UNIFORM, decoded_whole, decoder, is_tiled
 from stages.stage import Parents, Stage, StageError, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
     from freescale import Step
+    from freescale.vae_layers import Half
+    from freescale.vae_tile import TiledVae
     from stages.models import Models
     from stages.spec import RunOptions
 
@@ -38,22 +40,54 @@ class DecodeClip(Stage):
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
     ) -> dict[str, Stream]:
         """Decode while the frames are written. Raises `StageError` for a clip that shows nothing."""
-        latents = parents["latents"]["latents"]
-        _, _, frames, h, w = latents.shape
-        shape = (1, 3, frames, h * 8, w * 8)
-        return {"image": Stream(shape, torch.float16, lambda: decoded(latents, models, options))}
+        h, w = parents["latents"]["latents"].shape[-2:]
+
+        def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
+            missing = [index for index in range(self.frames) if index not in kept]
+            return checked(frames_of(self, parents, models, options, missing, "decoder", (h, w)), missing, kept)
+
+        return {"image": Stream((1, 3, self.frames, h * 8, w * 8), torch.float16, pieces)}
+
+    @torch.no_grad()
+    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
+        """A frame (1, 3, H, W) in float16."""
+        latents = parents["latents"]["latents"][:, :, index].to(models.device, torch.float32)
+        return decoded_whole(latents, models, options, index).to(torch.float16).cpu()
+
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
+        """The decoder over the latents of a frame."""
+        return decoder(parents["latents"]["latents"][:, :, frame], models)
 
 
-@torch.no_grad()
-def decoded(latents: Tensor, models: Models, options: RunOptions) -> Iterator[Tensor]:
-    """The frames (1, 3, H, W) of clean latents (1, C, F, h, w), in float16 on the CPU."""
+def frames_of(
+    stage: Stage,
+    parents: Parents,
+    models: Models,
+    options: RunOptions,
+    indices: Iterable[int],
+    half: Half,
+    size: tuple[int, int],
+) -> Iterator[Tensor]:
+    """A stage's `make_frame` of each index, in order, where half a VAE takes inputs of `size`.
+
+    Helpers compute a frame each or, where frames go by tiles, the tiles of one after another.
+    """
+    if models.helpers is not None and not is_tiled(models, half, size, options):
+        return models.helpers.frames(indices, options)
+    return (stage.make_frame(parents, models, options, index) for index in indices)
+
+
+def checked(frames: Iterator[Tensor], indices: list[int], kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
+    """Hand on frames (1, 3, H, W), which together with those that are kept must show something."""
     shows = False
-    for index in range(latents.shape[2]):
-        frame = latents[:, :, index].to(models.device, torch.float32)
-        image = decoded_whole(frame, models, options)
-        if not torch.isfinite(image).all():
+    for index, frame in zip(indices, frames, strict=True):
+        if not torch.isfinite(frame).all():
             raise StageError(f"decode: frame {index} holds NaN or Inf")
-        shows |= bool(image.std() >= UNIFORM / 2)
-        if index + 1 == latents.shape[2] and not shows:
+        shows = shows or _shows(frame)
+        if index == indices[-1] and not shows and not any(map(_shows, kept.values())):
             raise StageError("decode: every frame is uniform")
-        yield image.to(torch.float16).cpu()
+        yield frame
+
+
+def _shows(frame: Tensor) -> bool:
+    return bool(frame.float().std() >= UNIFORM / 2)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from freescale.tiled_vae import Run
+    from stages.stage import Helpers
 
 __all__ = [
     "CLIP_INPUT",
@@ -69,7 +69,7 @@ class Models:
         self.info, self.device = info, device
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.unet_samples = 0  # that went through the UNet since it was loaded
-        self.run_tiles: Run | None = None  # who computes the VAE's tiles; None: this process
+        self.helpers: Helpers | None = None  # who computes tiles and frames; None: this process
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:

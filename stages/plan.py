@@ -73,7 +73,7 @@ class Call:
         """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
         cells = self.size[0] * self.size[1] / 64
         first, last = self.stage.span
-        steps = 1 if isinstance(self.stage, DecodeClip) else max(last - first, 1)
+        steps = 1 if isinstance(self.stage, DecodeClip | UpscaleClip) else max(last - first, 1)
         return steps * self.frames * cells * (1 + cells / 16384)
 
 
@@ -277,8 +277,9 @@ class _Builder:
         if method.upsample == "latent":
             reference = self._call(UpscaleLatents(size, method.interpolation), level, {"latents": latents})
         else:
-            enlarge = Upscale if self.spec.frames is None else UpscaleClip
-            reference = self._call(enlarge(seed, level, size, method.posterior), level, {"image": image})
+            how, frames = (seed, level, size, method.posterior), self.spec.frames
+            enlarge = Upscale(*how) if frames is None else UpscaleClip(*how, frames)
+            reference = self._call(enlarge, level, {"image": image})
         schedule = make_schedule(self.info.scheduler, self.steps, *self._solver())
         start, detail = method.restart_step(schedule), method.detail_step(schedule)
         if not start < self.steps:

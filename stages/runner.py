@@ -2,8 +2,8 @@
 
 `Runner.render` makes a plan's exports, asking for parents only where something has to be made. A stage is made at
 most once: its fingerprint is looked up, a lease keeps a second process from working in vain, and its result counts
-once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; a damaged artifact
-found on the way is set aside by the store and made again from its parents.
+once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; clips leave every frame
+that is whole. A damaged artifact found on the way is set aside by the store and made again from its parents.
 """
 
 from __future__ import annotations
@@ -15,30 +15,39 @@ import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from freescale import Step
 from freescale.attention import attention_name
 from stages.budget import fitted, next_rung
 from stages.stage import Stream
-from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, DamagedArtifactError, device_lock, fingerprint
+from storage import (
+    ArtifactNotFoundError,
+    ArtifactStore,
+    Checkpoints,
+    DamagedArtifactError,
+    Pieces,
+    Unfinished,
+    device_lock,
+    fingerprint,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
-    from torch import Tensor
-
-    from freescale.tiled_vae import Run
     from stages.models import Models
     from stages.plan import Call, Plan
     from stages.spec import RunOptions
-    from stages.stage import Tensors
+    from stages.stage import Helpers, Running, Tensors
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Made = dict[str, Tensor | Pieces]  # by a stage, to be committed
 
 
 class Interrupted(BaseException):
@@ -82,7 +91,7 @@ class Runner:
     options: RunOptions
     observer: Observer
     stop: threading.Event = field(default_factory=threading.Event)
-    helpers: Callable[[Call], Run] | None = None  # compute the tiles of a call; None: this process does
+    helpers: Callable[[Call], Helpers] | None = None  # compute tiles and frames of a call; None: this process does
 
     def render(self, plan: Plan) -> list[Outcome]:
         """Make every export of the plan, in order; outcomes of all calls that were looked at, parents first."""
@@ -159,10 +168,11 @@ class Runner:
             if self.models.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.models.device)
             checkpoints = Checkpoints(self.store, key)
-            resume = _resumed(checkpoints)
-            at = None if resume is None else resume.index + 1
-            self.observer.started(call, at)
-            tensors, measures = self._run(call, parents, checkpoints, resume)
+            unfinished, resume = Unfinished(checkpoints), _resumed(checkpoints)
+            at = len(unfinished) if resume is None else resume.index + 1
+            resumed_at = at if at and call.stage.span[1] else None
+            self.observer.started(call, resumed_at)
+            made, measures = self._run(call, parents, checkpoints, unfinished, resume)
             with self.store.writing(
                 key,
                 stage=call.stage.name,
@@ -171,12 +181,11 @@ class Runner:
                 params={**call.stage.params(), **({"model": call.model} if call.model else {})},
                 parents={role: key_of(parent) for role, parent in call.parents.items()},
             ) as writer:
-                for name, tensor in tensors.items():
-                    if isinstance(tensor, Stream):
-                        put = writer.put_frames if len(tensor.shape) == 5 else writer.put_bands
-                        put(name, tensor.shape, tensor.dtype, self._watched(call, tensor.frames()))
+                for name, array in made.items():
+                    if isinstance(array, Pieces):
+                        writer.put_pieces(name, array)
                     else:
-                        writer.put(name, tensor, call.stage.axes_of(name, tensor.ndim))
+                        writer.put(name, array, call.stage.axes_of(name, array.ndim))
                 for name, data in call.stage.files(parents).items():
                     writer.put_file(name, data)
                 if call.stage.writes_files:
@@ -186,28 +195,34 @@ class Runner:
                     seconds=seconds,
                     device=device_name(self.models.device),
                     libraries=libraries() | _attention(call, self.models) | call.stage.tools(),
-                    resumed_at=[] if at is None else [at],
+                    resumed_at=[] if resumed_at is None else [resumed_at],
                     peak_memory=peak_memory(self.models.device),
                     measures=measures,
                     counts={"unet_samples": n} if (n := self.models.unet_samples - samples) else {},
                 )
             checkpoints.clear()
-        return Outcome(call, key, False, seconds, at)
+        return Outcome(call, key, False, seconds, resumed_at)
 
     def _run(
-        self, call: Call, parents: Mapping[str, Tensors], checkpoints: Checkpoints, resume: Step | None
-    ) -> tuple[Tensors | dict[str, Stream], list[str]]:
-        """Run a stage to its end; out of memory, step down the ladder and go on from the last step done."""
+        self,
+        call: Call,
+        parents: Mapping[str, Tensors],
+        checkpoints: Checkpoints,
+        unfinished: Unfinished,
+        resume: Step | None,
+    ) -> tuple[Made, list[str]]:
+        """Run a stage to its end; out of memory, step down the ladder and go on from the last step or frame done."""
         options, measures = fitted(call, self.models.info, self.options, self.models.device)
-        self.models.run_tiles = None if self.helpers is None else self.helpers(call)
         while True:
+            self.models.helpers = None if self.helpers is None else self.helpers(call)
             progress = _Progress(resume)
             try:
                 self.models.make_room(call.stage.part, options.offload)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
-                    return running, measures
-                return self._consume(call, running, checkpoints, progress), measures
+                    return self._consume(call, _filled(running, unfinished), unfinished.flush), measures
+                keep = partial(_save, checkpoints, progress)
+                return self._consume(call, _noted(running, progress), keep), measures
             except torch.OutOfMemoryError:
                 rung = next_rung(call.stage.part, measures, options)
                 if rung is None:
@@ -218,45 +233,30 @@ class Runner:
             if self.models.device.type == "cuda":  # here, where the error no longer holds what the stage had made
                 torch.cuda.empty_cache()
 
-    def _consume(
-        self,
-        call: Call,
-        running: Generator[Step, None, Tensors],
-        checkpoints: Checkpoints,
-        progress: _Progress,
-    ) -> Tensors:
-        """Drive a long stage: observe each step, checkpoint by the clock, and stop between steps when asked to."""
-        saved, cost = time.monotonic(), 0.0
+    def _consume(self, call: Call, steps: Generator[int, None, T], keep: Callable[[], None]) -> T:
+        """Drive a stage by its `steps`, counted from 1: observe each, `keep` by the clock, and stop when asked to."""
+        kept, cost = time.monotonic(), 0.0
         while True:
             try:
-                step = next(running)
+                step = next(steps)
             except StopIteration as end:
-                result: Tensors = end.value
+                result: T = end.value
                 return result
             except Exception:
                 raise
-            except BaseException:  # told to end at once, inside a step: keep the one before
-                if progress.last is not None:
-                    _save(checkpoints, progress.last)
+            except BaseException:  # told to end at once, inside a step: keep those before
+                keep()
                 raise
-            progress.last = step
-            self.observer.stepped(call, step.index + 1)
+            if call.stage.span[1]:  # a picture that comes in bands is one step
+                self.observer.stepped(call, step)
             # at most 2 % of the time goes into checkpoints, whatever interval was asked for
-            due = time.monotonic() - saved >= max(self.options.checkpoint_every, 50 * cost)
+            due = time.monotonic() - kept >= max(self.options.checkpoint_every, 50 * cost)
             if due or self.stop.is_set():
                 began = time.monotonic()
-                _save(checkpoints, step)
-                saved = time.monotonic()
-                cost = saved - began
-            self._check_stop(call, step.index + 1)
-
-    def _watched(self, call: Call, frames: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Hand on the frames of a stream; each is a step, and between two a stop is heeded."""
-        for index, frame in enumerate(frames):
-            self._check_stop(call, index)
-            yield frame
-            if call.stage.span[1]:  # a picture that comes in bands is one step
-                self.observer.stepped(call, index + 1)
+                keep()
+                kept = time.monotonic()
+                cost = kept - began
+            self._check_stop(call, step)
 
     def _waiting(self, seconds: float) -> None:
         """Called while another process holds what we need: a lease or the device."""
@@ -281,9 +281,37 @@ def key_of(call: Call) -> str:
     return known
 
 
-def _save(checkpoints: Checkpoints, step: Step) -> None:
-    tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}
-    checkpoints.save(step.index, {name: t.detach().cpu() for name, t in tensors.items()})
+def _noted(running: Running, progress: _Progress) -> Generator[int, None, Made]:
+    """The steps of a long stage, each noted."""
+    while True:
+        try:
+            progress.last = next(running)
+        except StopIteration as end:
+            result: Tensors = end.value
+            return dict(result)
+        yield progress.last.index + 1
+
+
+def _filled(result: Mapping[str, Tensor | Stream], unfinished: Unfinished) -> Generator[int, None, Made]:
+    """A result whose streams are written as they are made; the pieces that are there."""
+    made: Made = {}
+    for name, array in result.items():
+        if not isinstance(array, Stream):
+            made[name] = array
+            continue
+        pieces = made[name] = unfinished.array(name, array.shape, array.dtype)
+        missing = pieces.missing
+        for index, piece in zip(missing, array.pieces(pieces) if missing else (), strict=True):
+            pieces.put(index, piece)
+            yield index + 1
+    return made
+
+
+def _save(checkpoints: Checkpoints, progress: _Progress) -> None:
+    step = progress.last
+    if step is not None:
+        tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}
+        checkpoints.save(step.index, {name: t.detach().cpu() for name, t in tensors.items()})
 
 
 def _resumed(checkpoints: Checkpoints) -> Step | None:

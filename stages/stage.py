@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -21,6 +21,7 @@ from freescale import METHODS, Level, Method, Step
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from freescale.tiled_vae import Run
     from freescale.vae_tile import TiledVae
     from stages.models import Models
     from stages.spec import RunOptions
@@ -49,14 +50,25 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Stream:
-    """A clip (1, C, F, H, W) that `frames()` makes one frame (1, C, H, W) at a time, in order, while it is written.
+    """A clip (1, C, F, H, W) of which `pieces` makes one frame (1, C, H, W) at a time, in order, each written at once.
 
     Of a picture (1, C, H, W) it makes bands of rows (1, C, rows, W), all but the last as high as the store's chunks.
+    What is there already, of an attempt that was cut off, is given to it by number, and it makes the others.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    frames: Callable[[], Iterator[Tensor]]
+    pieces: Callable[[Mapping[int, Tensor]], Iterator[Tensor]]
+
+
+class Helpers(Protocol):
+    """Other processes at a call's hand, which compute what it would compute, to the same bits."""
+
+    def tiles(self, frame: int = 0) -> Run:
+        """Who computes the VAE's tiles over the call's picture, or over a frame of its clip."""
+
+    def frames(self, indices: Iterable[int], options: RunOptions) -> Iterator[Tensor]:
+        """The stage's `make_frame` of each, in order."""
 
 
 class StageError(RuntimeError):
@@ -106,8 +118,12 @@ class Stage:
         """Versions of programs outside Python that wrote the files; recorded, and no part of the fingerprint."""
         return {}
 
-    def tiled(self, parents: Parents, models: Models) -> TiledVae:
-        """What `models.run_tiles` computes tiles of, anywhere; of stages that ask it to."""
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
+        """What helpers compute tiles of; of stages that ask them to."""
+        raise NotImplementedError
+
+    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
+        """What helpers compute of a frame, on the CPU; of stages that ask them to."""
         raise NotImplementedError
 
     def files(self, parents: Parents) -> dict[str, bytes]:

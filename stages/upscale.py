@@ -54,7 +54,7 @@ class Upscale(Stage):
         larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
         return {"latents": encode(models, options, larger, self.posterior, self.seed, self.level)}
 
-    def tiled(self, parents: Parents, models: Models) -> TiledVae:
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
         """The encoder over the enlarged picture."""
         return TiledVae(models.vae, "encoder", self.size, _enlarged(picture_of(parents, "image"), self.size))
 
@@ -99,15 +99,17 @@ class EncodePicture(Stage):
         return {"latents": encode(models, options, image.clamp(-1, 1), self.posterior, self.seed, 0)}
 
 
-def encode(models: Models, options: RunOptions, image: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
+def encode(
+    models: Models, options: RunOptions, image: Tensor, posterior: str, seed: int, *purpose: int, run: Run | None = None
+) -> Tensor:
     """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior.
 
-    The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame. By tiles where the whole
-    would take more than `vae_memory`.
+    The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame. By tiles, computed by `run`,
+    where the whole would take more than `vae_memory`.
     """
     size = (image.shape[2], image.shape[3])
     if is_tiled(models, "encoder", size, options):
-        moments = encoded(reader(image), size, models, options)
+        moments = encoded(reader(image), size, models, options, run)
         return drawn(models, *_posterior(moments), posterior, seed, *purpose)
     distribution = models.vae.encode(image).latent_dist
     return drawn(models, distribution.mean, distribution.std, posterior, seed, *purpose)
@@ -125,7 +127,8 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
 
 def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
     """Moments (1, 2C, h, w) of a picture enlarged to `size`, of which no more than a tile is held."""
-    return encoded(_enlarged(picture, size), size, models, options, models.run_tiles)
+    run = None if models.helpers is None else models.helpers.tiles()
+    return encoded(_enlarged(picture, size), size, models, options, run)
 
 
 def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:

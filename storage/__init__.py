@@ -2,10 +2,10 @@
 
 An `ArtifactStore` keeps the result of every stage call under the `fingerprint` of all that decides its bytes;
 it exists once its `Manifest` does, which lists and hashes every file and is made last. `Checkpoints` keep the
-state inside a long stage, `Runs` what was asked for and how it went. After a crash at any instant readers see
-the state before or after a commit and nothing in between, and no read returns a byte other than those
-committed. Leases and the `device_lock` are kernel locks, gone with the process that held them; a lease also passes on
-from a process that is stopped.
+state inside a long stage, `Unfinished` the frames of a clip in the making, `Runs` what was asked for and how it
+went. After a crash at any instant readers see the state before or after a commit and nothing in between, and no read
+returns a byte other than those committed. Leases and the `device_lock` are kernel locks, gone with the process that
+held them; a lease also passes on from a process that is stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from storage.errors import (
 from storage.fingerprint import canonical, fingerprint
 from storage.frames import Frames
 from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
+from storage.pieces import Pieces, Unfinished
 from storage.place import Disk, Place
 from storage.runs import Runs
 from storage.store import ArtifactStore, Writer
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidNameError",
     "LeaseTimeoutError",
     "Manifest",
+    "Pieces",
     "Place",
     "PlannedCall",
     "RunExistsError",
@@ -57,6 +59,7 @@ __all__ = [
     "StorageError",
     "StoreAccessError",
     "StoreFullError",
+    "Unfinished",
     "UnsupportedFormatError",
     "Writer",
     "canonical",

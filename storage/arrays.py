@@ -97,9 +97,17 @@ def create_array(
 def file_names(record: ArrayRecord) -> Iterator[str]:
     """The files of an array, all of which must be there: a missing chunk reads as zeros."""
     yield f"{record.path}/zarr.json"
+    yield from chunk_names(record)
+
+
+def chunk_names(record: ArrayRecord, axis: int = 0, index: int | None = None) -> Iterator[str]:
+    """The files of an array's chunks: all, or those that are number `index` along an axis."""
     counts = (math.ceil(size / edge) for size, edge in zip(record.shape, record.chunks, strict=True))
-    for index in itertools.product(*map(range, counts)):
-        yield "/".join((record.path, "c", *map(str, index)))
+    spans = [range(count) for count in counts]
+    if index is not None:
+        spans[axis] = range(index, index + 1)
+    for chunk in itertools.product(*spans):
+        yield "/".join((record.path, "c", *map(str, chunk)))
 
 
 def read_array(folder: Path, record: ArrayRecord) -> Tensor:
@@ -108,8 +116,7 @@ def read_array(folder: Path, record: ArrayRecord) -> Tensor:
     found = (array.shape, array.dtype.name, array.attrs.get("dtype"))
     if found != (record.shape, record.stored, record.dtype):
         raise ValueError(f"{record.path} is {found}, not as recorded")
-    bits = torch.from_numpy(np.array(array[...]))
-    return bits.view(torch.bfloat16) if record.dtype == "bfloat16" else bits
+    return from_bits(np.array(array[...]), record)
 
 
 def open_dask(path: Path) -> dask.array.Array:
@@ -128,3 +135,9 @@ def to_bits(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     """Return the values of `tensor` as NumPy knows them, bfloat16 as uint16."""
     held = tensor.detach().cpu().contiguous()
     return (held.view(torch.uint16) if held.dtype == torch.bfloat16 else held).numpy()
+
+
+def from_bits(bits: np.ndarray[Any, np.dtype[Any]], record: ArrayRecord) -> Tensor:
+    """Return the tensor of a part of the array of `record`, as it lies on disk."""
+    held = torch.from_numpy(bits)
+    return held.view(torch.bfloat16) if record.dtype == "bfloat16" else held

@@ -36,7 +36,7 @@ from storage.errors import StoreAccessError, explained
 from storage.place import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -119,9 +119,10 @@ class Bucket:
         matches = _matcher(pattern)
         return sorted(str(one["path"]) for one in self._listed(pattern) if matches(str(one["path"])))
 
-    def keep(self, folder: str) -> None:
-        """Upload every file of a local folder; it stays as a copy."""
-        paths = [path for path in (self.root / folder).rglob("*") if path.is_file()]
+    def keep(self, folder: str, files: Iterable[str] | None = None) -> None:
+        """Upload every file of a local folder, or those that are named; it stays as a copy."""
+        local = self.root / folder
+        paths = [p for p in local.rglob("*") if p.is_file()] if files is None else [local / name for name in files]
 
         def upload(path: Path) -> None:
             name = path.relative_to(self.root).as_posix()
@@ -130,7 +131,7 @@ class Bucket:
 
         with ThreadPoolExecutor(HANDS) as hands:
             list(hands.map(upload, paths))
-        self._use(self.root / folder)
+        self._use(local)
         self._bound()
 
     def fetch(self, folder: str, files: Mapping[str, FileRecord]) -> Path:

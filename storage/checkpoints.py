@@ -56,13 +56,22 @@ class Checkpoints:
         found = (*self.folder.glob("*"), *(Path(entry.name) for entry in self.place.entries(f"{self.name}/*")))
         self._known = {path.name for path in found if not RECORD.fullmatch(path.name)}  # to delete, unless it is used
 
+    def leftovers(self) -> list[str]:
+        """What lay in the folder beside the records when this began."""
+        return sorted(self._known)
+
+    def claim(self) -> str:
+        """A fresh name in the folder for something that is to go when the checkpoints do."""
+        name = uuid.uuid4().hex
+        self._known.add(name)
+        return name
+
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the state after `step`; `meta` is as JSON has it. If this raises, earlier ones still stand."""
         record = StepRecord(
-            key=self.key, step=step, meta=dict(meta or {}), data=uuid.uuid4().hex, created=datetime.now(UTC)
+            key=self.key, step=step, meta=dict(meta or {}), data=self.claim(), created=datetime.now(UTC)
         )
         draft = Draft(self.folder / record.data)
-        self._known.add(record.data)
         try:
             for name, tensor in tensors.items():
                 draft.put(name, tensor)

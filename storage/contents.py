@@ -8,6 +8,7 @@ Artifacts and checkpoints are both such folders; they differ in the record that 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from contextlib import contextmanager
@@ -16,15 +17,16 @@ from typing import TYPE_CHECKING, TypeVar
 from storage.arrays import file_names, read_array, write_array
 from storage.durable import digest, file_digest, flush_folder, make_folder, write_new
 from storage.errors import DamagedArtifactError, InvalidNameError, explained
-from storage.frames import Frames, Regions, write_bands, write_frames
+from storage.frames import Frames, Regions
 from storage.manifest import NAME, ArrayRecord, Contents, FileRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import torch
     from torch import Tensor
+
+    from storage.pieces import Pieces
 
 FILES = "files"
 C = TypeVar("C", bound=Contents)
@@ -58,19 +60,17 @@ class Draft:
         with explained(self.folder / name):
             self._arrays[name] = write_array(self.folder, name, tensor, axes)
 
-    def put_frames(self, name: str, shape: Sequence[int], dtype: torch.dtype, frames: Iterable[Tensor]) -> None:
-        """Add a clip (B, C, F, H, W) frame by frame, each (B, C, H, W), as they come."""
+    def put_pieces(self, name: str, pieces: Pieces) -> None:
+        """Add an array that was made piece by piece, by links. Raises `ValueError` where a piece is missing."""
         if checked_name(name) in self._arrays:
             raise InvalidNameError(f"array {name} was put before.")
-        with explained(self.folder / name):
-            self._arrays[name] = write_frames(self.folder, name, shape, dtype, frames)
-
-    def put_bands(self, name: str, shape: Sequence[int], dtype: torch.dtype, bands: Iterable[Tensor]) -> None:
-        """Add a picture (B, C, H, W) by bands of rows, as they come."""
-        if checked_name(name) in self._arrays:
-            raise InvalidNameError(f"array {name} was put before.")
-        with explained(self.folder / name):
-            self._arrays[name] = write_bands(self.folder, name, shape, dtype, bands)
+        if pieces.missing:
+            raise ValueError(f"{name} lacks {len(pieces.missing)} of its pieces, the first of them {pieces.missing[0]}")
+        with _present(self.folder / name):
+            for file in file_names(pieces.record):
+                (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
+                os.link(pieces.folder / file, self.folder / file)
+        self._arrays[name] = pieces.record
 
     def files_folder(self) -> Path:
         """The folder of the files, for whoever writes one that is too large to hold."""

@@ -29,6 +29,12 @@ def file_digest(path: Path, *, flush: bool = False) -> tuple[int, str]:
         return file.tell(), hashed
 
 
+def flush_file(path: Path) -> None:
+    """Flush the bytes of the file at `path`."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def make_folder(path: Path) -> Path:
     """Return `path`, created with its parents where missing, and its entry flushed.
 

@@ -1,6 +1,7 @@
-"""Clips one frame at a time, pictures by regions: written as they are made, read as they are wanted, never held whole.
+"""Clips one frame at a time, pictures by regions: read as they are wanted, never held whole.
 
-The arrays are those of `storage.arrays`: of a clip axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
+Their arrays are as in `storage.arrays`: of a clip axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
+`storage.pieces` writes them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ import numpy as np
 import torch
 import zarr
 
-from storage.arrays import create_array, to_bits
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from storage.manifest import ArrayRecord
@@ -68,35 +67,3 @@ class Regions:
     def whole(self) -> torch.Tensor:
         """All of it."""
         return self.region((0, self.size[0]), (0, self.size[1]))
-
-
-def write_frames(
-    folder: Path, name: str, shape: Sequence[int], dtype: torch.dtype, frames: Iterable[torch.Tensor]
-) -> ArrayRecord:
-    """Write `frames`, each (B, C, H, W), to `folder/name.zarr` as a clip of `shape`; return its record."""
-    array, record = create_array(folder, name, shape, dtype, AXES)
-    count = 0
-    for frame in frames:
-        if frame.dtype != dtype or tuple(frame.shape) != (*shape[:FRAME_AXIS], *shape[FRAME_AXIS + 1 :]):
-            raise ValueError(f"{name}: frame {count} is {tuple(frame.shape)} {frame.dtype}, of a clip {tuple(shape)}")
-        array[:, :, count] = to_bits(frame)
-        count += 1
-    if count != shape[FRAME_AXIS]:
-        raise ValueError(f"{name} got {count} frames, not {shape[FRAME_AXIS]}")
-    return record
-
-
-def write_bands(
-    folder: Path, name: str, shape: Sequence[int], dtype: torch.dtype, bands: Iterable[torch.Tensor]
-) -> ArrayRecord:
-    """Write `bands` (B, C, rows, W), top to bottom, as a picture of `shape`; all but the last as high as chunks."""
-    array, record = create_array(folder, name, shape, dtype, PICTURE_AXES)
-    row = 0
-    for band in bands:
-        if band.dtype != dtype or (*band.shape[:2], band.shape[3]) != (*shape[:2], shape[3]) or row % record.chunks[2]:
-            raise ValueError(f"{name}: at row {row} a band {tuple(band.shape)} {band.dtype}, of {tuple(shape)}")
-        array[:, :, row : row + band.shape[2]] = to_bits(band)
-        row += band.shape[2]
-    if row != shape[2]:
-        raise ValueError(f"{name} got {row} rows, not {shape[2]}")
-    return record

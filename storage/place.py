@@ -17,7 +17,7 @@ from storage.errors import explained
 from storage.locks import lease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
     from storage.manifest import FileRecord
@@ -56,8 +56,8 @@ class Place(Protocol):
     def names(self, pattern: str) -> list[str]:
         """The records of a pattern such as `manifests/??/*.json`, sorted; `*` and `?` stop at a slash."""
 
-    def keep(self, folder: str) -> None:
-        """Make a folder that was filled under `root` part of the place, every file of it."""
+    def keep(self, folder: str, files: Iterable[str] | None = None) -> None:
+        """Make a folder that was filled under `root` part of the place, every file of it or those that are named."""
 
     def fetch(self, folder: str, files: Mapping[str, FileRecord]) -> Path:
         """A local folder with the files of a kept one; what the place has lost or damaged is missing or differs."""
@@ -108,7 +108,7 @@ class Disk:
         """Paths below the root."""
         return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern))
 
-    def keep(self, folder: str) -> None:
+    def keep(self, folder: str, files: Iterable[str] | None = None) -> None:
         """Nothing to do: the folder was flushed where it lies."""
 
     def fetch(self, folder: str, files: Mapping[str, FileRecord]) -> Path:

@@ -11,15 +11,19 @@ import random
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from storage import ArtifactStore, Checkpoints, DamagedArtifactError, DamagedRunError, RunRecord, Runs
+from storage import ArtifactStore, Checkpoints, DamagedArtifactError, DamagedRunError, RunRecord, Runs, Unfinished
+
+if TYPE_CHECKING:
+    from storage import Pieces
 
 FLIPS = int(os.environ.get("FREESCALE_FLIPS", "100"))
 SEED = int(os.environ.get("FREESCALE_SEED", "0"))
-KEY, GOING = "0" * 64, "1" * 64
+KEY, GOING, FILLING = "0" * 64, "1" * 64, "2" * 64
 RUN = RunRecord(run="night", spec={"prompt": "ein Ring, grün"}, created="2026-11-23T20:00:00Z")  # type: ignore[arg-type]
 LATENTS = torch.arange(256.0).reshape(1, 4, 8, 8)
 CLIP = torch.arange(384).reshape(1, 3, 2, 8, 8).to(torch.uint8)
@@ -28,7 +32,7 @@ NOTE = b"a yellow ring on a night sky"
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with an artifact of arrays and a file, two checkpoints of another, and a run."""
+    """A store with an artifact of arrays and a file, two checkpoints of another, two frames of a third, and a run."""
     root = tmp_path_factory.mktemp("pristine") / "store"
     with ArtifactStore(root).writing(KEY, stage="decode", version=1, params={"seed": 7}) as writer:
         writer.put("latents", LATENTS, "BChw")
@@ -36,14 +40,30 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.put_file("note.txt", NOTE)
     for step in (1, 2):
         Checkpoints(ArtifactStore(root), GOING).save(step, {"latents": LATENTS + step}, {"step": step})
+    pieces = frames_of(root)
+    for index in range(2):
+        pieces.put(index, CLIP[:, :, index])
     Runs(root).create(RUN)
     return root
+
+
+def frames_of(root: Path) -> Pieces:
+    return Unfinished(Checkpoints(ArtifactStore(root), FILLING)).array("clip", CLIP.shape, CLIP.dtype)
+
+
+def frames_found(root: Path) -> int:
+    """How many frames are there; they must be equal."""
+    found = frames_of(root)
+    assert all(torch.equal(frame, CLIP[:, :, index]) for index, frame in found.items())
+    return len(found)
 
 
 def kind_of(path: Path) -> str:
     """What a bit of this file belongs to."""
     if path.parts[0] == "data":
         return "a file" if "files" in path.parts else "an array"
+    if FILLING in path.parts:
+        return "a frame"
     return {"manifests": "a manifest", "steps": "a checkpoint", "runs": "a run record"}[path.parts[0]]
 
 
@@ -88,6 +108,7 @@ def test_every_flipped_bit_is_found_before_use(pristine: Path, tmp_path: Path) -
     """As many flips for each file, as many files of each kind as there are."""
     draw, found = random.Random(SEED), Counter[str]()
     files = sorted(path.relative_to(pristine) for path in pristine.rglob("*") if path.is_file())
+    files = [path for path in files if FILLING not in path.parts or path.name != "zarr.json"]  # that one is made anew
     steps = Path("steps", GOING)
     older = {"step-000001.json", json.loads((pristine / steps / "step-000001.json").read_bytes())["data"]}
     root = tmp_path / "store"
@@ -101,9 +122,10 @@ def test_every_flipped_bit_is_found_before_use(pristine: Path, tmp_path: Path) -
         if is_older:
             (root / steps / "step-000002.json").unlink()  # so that the one before is to be used
         step = {True: None, False: 1}[is_older] if kind == "a checkpoint" else 2
-        expected = (kind in {"a checkpoint", "a run record"}, step, kind != "a run record")
+        assert frames_found(root) == (1 if kind == "a frame" else 2), f"bit {bit} of {path}"
+        expected = (kind in {"a checkpoint", "a frame", "a run record"}, step, kind != "a run record")
         assert (is_artifact_read(root), newest_step(root), is_run_read(root)) == expected, f"bit {bit} of {path}"
         shutil.rmtree(root)
         found[kind] += 1
     print(f"\n{found.total()} bits flipped, all found: {dict(sorted(found.items()))}")
-    assert found.keys() == {"an array", "a file", "a manifest", "a checkpoint", "a run record"}
+    assert found.keys() == {"an array", "a file", "a manifest", "a checkpoint", "a frame", "a run record"}

@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from storage import ArtifactNotFoundError, ArtifactStore, Checkpoints, RunNotFoundError, RunRecord, Runs, StorageError
+from storage import (
+    ArtifactNotFoundError,
+    ArtifactStore,
+    Checkpoints,
+    RunNotFoundError,
+    RunRecord,
+    Runs,
+    StorageError,
+    Unfinished,
+)
 from tests.disk import Crash, Disk, build, crashes, nothing_more
+from tests.storage.conftest import put_clip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ALL = os.environ.get("FREESCALE_CUTS") == "all"
 SEED = int(os.environ.get("FREESCALE_SEED", "0"))
-FIRST, SECOND = "0" * 64, "1" * 64
+FIRST, SECOND, CLIP = "0" * 64, "1" * 64, "2" * 64
 RUN = RunRecord(run="night", spec={"seed": 7}, created="2026-11-23T20:00:00Z")  # type: ignore[arg-type]
 STATES = ("running", "interrupted", "done")
 
@@ -37,11 +47,31 @@ def commit(root: Path, key: str) -> None:
     store = ArtifactStore(root)
     with store.lease(key), store.writing(key, stage="decode", version=1) as writer:
         writer.put("latents", torch.full((1, 4, 8, 8), float(key[0])), "BChw")
-        writer.put_frames(
-            "clip", (1, 1, 2, 4, 4), torch.uint8, (torch.full((1, 1, 4, 4), n, dtype=torch.uint8) for n in (3, 4))
-        )
+        frames = [torch.full((1, 1, 4, 4), n, dtype=torch.uint8) for n in (3, 4)]
+        put_clip(store, writer, "clip", (1, 1, 2, 4, 4), torch.uint8, frames)
         writer.put_file("note.txt", key.encode())
     Checkpoints(store, key).clear()
+
+
+def frame(index: int) -> torch.Tensor:
+    return torch.full((1, 1, 4, 4), index + 3, dtype=torch.uint8)
+
+
+def save_frames(root: Path) -> None:
+    """Go on with a clip of four frames: two more, and those are flushed."""
+    unfinished = Unfinished(Checkpoints(ArtifactStore(root), CLIP))
+    pieces = unfinished.array("clip", (1, 1, 4, 4, 4), torch.uint8)
+    for index in pieces.missing[:2]:
+        pieces.put(index, frame(index))
+    unfinished.flush()
+
+
+def frames_found(root: Path) -> int:
+    """How many frames of that clip are there, all of them right."""
+    unfinished = Unfinished(Checkpoints(ArtifactStore(root), CLIP))
+    pieces = unfinished.array("clip", (1, 1, 4, 4, 4), torch.uint8)
+    assert all(torch.equal(found, frame(index)) for index, found in pieces.items())
+    return len(pieces)
 
 
 def save_run(root: Path, number: int) -> None:
@@ -49,7 +79,7 @@ def save_run(root: Path, number: int) -> None:
 
 
 def night(root: Path, disk: Disk) -> None:
-    """A run of two stages, the second with checkpoints, one of which replaces another; each end is noted."""
+    """A run of two stages and a half, the second with checkpoints, one of which replaces another; each end is noted."""
     save_run(root, 0)
     disk.note("run 0")
     commit(root, FIRST)
@@ -57,6 +87,9 @@ def night(root: Path, disk: Disk) -> None:
     for save, step in enumerate((1, 2, 2, 3)):
         save_step(root, step, float(save))
         disk.note(f"save {save}")
+    for attempt in range(2):
+        save_frames(root)
+        disk.note(f"frames {attempt}")
     save_run(root, 1)
     disk.note("run 1")
     commit(root, SECOND)
@@ -105,6 +138,7 @@ def check(root: Path, noted: list[str], doing: str) -> None:
     if f"artifact {SECOND}" not in noted and not has_artifact(root, SECOND):  # once it is there, they are cleared
         saves = sum(note.startswith("save") for note in noted)
         assert last_save(root) - (saves - 1) in ((0, 1) if doing.startswith("save") else (0,))
+    assert frames_found(root) >= 2 * sum(note.startswith("frames") for note in noted)
     assert not (root / "trash").exists()
 
 
@@ -127,7 +161,7 @@ def test_a_power_cut_at_any_point_tears_and_loses_nothing(tmp_path: Path) -> Non
             raise AssertionError(f"cut after call {done} of {len(log)}, doing {doing}: {sorted(tree)}") from error
         shutil.rmtree(root)
         looked += 1
-    print(f"\n{len(log) - len(STATES) - 6} calls, cut at each: {looked} different states of the disk")
+    print(f"\n{len(log) - len(STATES) - 8} calls, cut at each: {looked} different states of the disk")
     assert looked > 50
 
 

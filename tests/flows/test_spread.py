@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,14 @@ from flows.home import Home
 from flows.measuring import Readings, cells, read_all
 from flows.progress import Terminal
 from flows.session import Session, prepare
-from flows.spread import Stored, helping, spread_over
+from flows.spread import Stored, _Helpers, helping, spread_over
 from freescale.vae_tile import Tile
+from stages.budget import LADDER
+from stages.decode_clip import DecodeClip
 from stages.measures.spec import make_evaluation
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions, SpecError, make_spec
+from stages.upscale_clip import UpscaleClip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +47,15 @@ SMALL: dict[str, Any] = {
     "cascade": [[96, 72], [128, 96]],
     "steps": 2,
 }
+CLIP: dict[str, Any] = {
+    "prompt": "a blue square moving left over sand",
+    "model": {"name": "shapes-motion"},
+    "method": {"name": "freescale/rgb-upsampling"},  # enlarges frames too
+    "width": 192,
+    "height": 128,
+    "frames": 7,
+    "steps": 2,
+}
 MEASURED: dict[str, Any] = {
     "methods": ["direct"],
     "sizes": ["192x128"],
@@ -56,11 +69,15 @@ pytestmark = pytest.mark.filterwarnings("default")  # Dask's own warnings are no
 
 
 def strike(dask_worker: Any) -> None:
-    """Let the files of a folder say when this worker dies: at so many tiles, or always at a picture of a seed."""
+    """Let the files of a folder say when this worker dies: at so many tiles, at a frame, always at a picture of a seed.
+
+    Or when it has no memory for a frame.
+    """
     from freescale.vae_tile import TiledVae
+    from stages.decode_clip import DecodeClip
 
     folder = Path(os.environ["FREESCALE_STRIKES"])
-    computing, rendering, count = TiledVae.compute, Session.render, [0]
+    computing, decoding, rendering, count = TiledVae.compute, DecodeClip.make_frame, Session.render, [0]
 
     def compute(self: TiledVae, *how: Any) -> Any:
         count[0] += 1
@@ -70,12 +87,31 @@ def strike(dask_worker: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return computing(self, *how)
 
+    def make_frame(self: DecodeClip, parents: Any, models: Any, options: RunOptions, index: int) -> Any:
+        (folder / f"decoded-{os.getpid()}").touch()
+        if (sign := folder / f"frame-{index}").exists():
+            sign.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (folder / f"scarce-{index}").exists() and not options.offload:
+            raise torch.OutOfMemoryError("no memory left")
+        return decoding(self, parents, models, options, index)
+
     def render(self: Session, job: Any, *how: Any) -> Any:
         if (folder / f"seed-{job.spec.seed}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         return rendering(self, job, *how)
 
     TiledVae.compute, Session.render = compute, render  # type: ignore[method-assign]
+    DecodeClip.make_frame = make_frame  # type: ignore[method-assign]
+
+
+def wait_or_pass(folder: Path, number: int) -> int:
+    """The first task of many waits until three others were given out, and a while longer; a worker's."""
+    (folder / f"begun-{number}").touch()
+    while number == 0 and len(list(folder.glob("begun-*"))) < 4:
+        time.sleep(0.01)
+    time.sleep(0.5 if number == 0 else 0)
+    return number
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +142,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return rendered(Home(tmp_path_factory.mktemp("alone")), None)
 
 
-def rendered(home: Home, client: Client | None) -> Result:
-    session = Session(home, TILED, Terminal(quiet=True))
-    with helping(client and Crew(client, session.stop), home, TILED) as session.spread:
-        return session.render(prepare(make_spec(SMALL), home))
+def rendered(home: Home, client: Client | None, spec: dict[str, Any] = SMALL, options: RunOptions = TILED) -> Result:
+    session = Session(home, options, Terminal(quiet=True))
+    with helping(client and Crew(client, session.stop), home, options) as session.spread:
+        return session.render(prepare(make_spec(spec), home))
 
 
 def test_a_render_over_workers_has_the_same_pixels(
@@ -135,6 +171,82 @@ def test_a_worker_killed_at_a_tile_changes_nothing(
     assert not (strikes / "tile").exists()
     assert made.pixels_sha256 == alone.pixels_sha256
     assert not any(outcome.reused for outcome in made.outcomes)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Result]:
+    home = Home(tmp_path_factory.mktemp("clip"))
+    return home, rendered(home, None, CLIP, OPTIONS)
+
+
+def assert_same_clip(home: Home, made: Result, alone: tuple[Home, Result]) -> None:
+    """Every array of every stage, and every file but the record of the run."""
+    place, quiet = alone
+    assert made.pixels_sha256 == quiet.pixels_sha256
+    assert [o.key for o in made.outcomes] == [o.key for o in quiet.outcomes]
+    assert not any(outcome.reused for outcome in made.outcomes)
+    for outcome in quiet.outcomes:
+        found = home.store.read(outcome.key)
+        assert all(torch.equal(found[name], t) for name, t in place.store.read(outcome.key).items())
+    assert [path.read_bytes() for path in made.outputs] == [path.read_bytes() for path in quiet.outputs]
+    assert not list(home.root.glob("cache/tiles/*"))
+
+
+def test_the_frames_of_a_clip_over_workers_are_the_same(
+    tmp_path: Path, client: Client, strikes: Path, clip: tuple[Home, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DecodeClip, "make_frame", None)  # nothing is computed here
+    monkeypatch.setattr(UpscaleClip, "make_frame", None)
+    assert_same_clip(Home(tmp_path), rendered(Home(tmp_path), client, CLIP, OPTIONS), clip)
+    assert len(list(strikes.glob("decoded-*"))) == 2
+
+
+def test_the_tiles_of_a_clips_frames_over_workers_are_the_same(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from freescale.vae_tile import TiledVae
+
+    homes, spec = (Home(tmp_path / "alone"), Home(tmp_path / "over")), CLIP | {"frames": 2}
+    options = TILED.model_copy(update={"vae_memory": 10 << 20})  # enough for a frame of the first level
+    quiet = rendered(homes[0], None, spec, options)
+    monkeypatch.setattr(TiledVae, "compute", None)  # nothing is computed here
+    helped, tiles = [], _Helpers.tiles
+
+    def noted(self: _Helpers, frame: int = 0) -> Any:
+        helped.append(f"{self.work.call.label}, frame {frame}")
+        return tiles(self, frame)
+
+    monkeypatch.setattr(_Helpers, "tiles", noted)
+    assert_same_clip(homes[1], rendered(homes[1], client, spec, options), (homes[0], quiet))
+    assert helped == [f"{label}, frame {index}" for label in ("upscale 1", "decode 1") for index in range(2)]
+
+
+def test_a_worker_killed_at_a_frame_changes_nothing(
+    tmp_path: Path, client: Client, strikes: Path, clip: tuple[Home, Result]
+) -> None:
+    (strikes / "frame-3").touch()
+    made = rendered(Home(tmp_path), client, CLIP, OPTIONS)
+    assert not (strikes / "frame-3").exists()
+    assert_same_clip(Home(tmp_path), made, clip)
+
+
+def test_a_worker_out_of_memory_at_a_frame_steps_down(
+    tmp_path: Path, client: Client, strikes: Path, clip: tuple[Home, Result]
+) -> None:
+    (strikes / "scarce-4").touch()
+    made = rendered(Home(tmp_path), client, CLIP, OPTIONS)
+    (strikes / "scarce-4").unlink()
+    assert_same_clip(Home(tmp_path), made, clip)
+    manifests = [Home(tmp_path).store.find(o.key) for o in made.outcomes if o.call.stage.name == "decode"]
+    taken = tuple(rung.name for rung in LADDER if "vae" in rung.parts)
+    assert [found.measures for found in manifests] == [taken] * 2  # type: ignore[union-attr]
+
+
+def test_a_slow_task_holds_back_those_far_after_it(tmp_path: Path, client: Client) -> None:
+    results = Crew(client, threading.Event()).in_order(wait_or_pass, ((tmp_path, n) for n in range(9)), ahead=4)
+    assert next(results) == 0
+    assert len(list(tmp_path.glob("begun-*"))) <= 4
+    assert list(results) == list(range(1, 9))
 
 
 def evaluated(home: Home, client: Client | None) -> tuple[Evaluation, Readings]:
@@ -198,7 +310,7 @@ def test_a_stop_reaches_the_tiles(tmp_path: Path, client: Client) -> None:
         assert run is not None
         session.stop.set()
         with pytest.raises(Interrupted):
-            list(run(call)(tiles, torch.zeros(1, 1)))
+            list(run(call).tiles()(tiles, torch.zeros(1, 1)))
         assert len(list(tmp_path.glob(f"cache/tiles/{key_of(call)}/*"))) == 1
     assert not list(tmp_path.glob("cache/tiles/*"))
 

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from fractions import Fraction
 from io import BytesIO
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,15 +21,18 @@ from flows.home import Home
 from flows.progress import Terminal
 from flows.requests import redo_spec
 from flows.session import Result, Session, export_level, prepare
-from stages.decode_clip import decoded
+from stages.budget import LADDER
+from stages.decode_clip import DecodeClip, checked
 from stages.ffmpeg import read_comment, read_video
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
+from stages.upscale_clip import UpscaleClip
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stages.runner import Outcome
@@ -113,9 +117,13 @@ def test_frames_are_decoded_one_at_a_time() -> None:
             image = torch.linspace(-1, 1, 3 * 16 * 24).view(1, 3, 16, 24) + latents.mean()
             return dataclasses.make_dataclass("Out", ["sample"])(image)
 
-    models = dataclasses.make_dataclass("Models", ["vae", "device"])(Vae(), torch.device("cpu"))
+    models: Any = SimpleNamespace(vae=Vae(), device=torch.device("cpu"), helpers=None)
     latents = torch.arange(5.0)[None, None, :, None, None].expand(1, 4, 5, 2, 3)
-    taken = decoded(latents, models, RunOptions())
+
+    def decoded(latents: torch.Tensor, kept: dict[int, torch.Tensor]) -> Iterator[torch.Tensor]:
+        return DecodeClip(5).run({"latents": {"latents": latents}}, models, RunOptions())["image"].pieces(kept)
+
+    taken = decoded(latents, {})
     for index in range(5):
         assert models.vae.asked == index
         frame = next(taken)
@@ -123,7 +131,17 @@ def test_frames_are_decoded_one_at_a_time() -> None:
     bad = latents.clone()
     bad[:, :, 3] = torch.nan
     with pytest.raises(StageError, match="frame 3 holds NaN"):
-        list(decoded(bad, models, RunOptions()))
+        list(decoded(bad, {}))
+    assert len(list(decoded(bad, {3: torch.zeros(1, 3, 16, 24)}))) == 4
+
+
+def test_a_clip_that_shows_nothing_is_none_however_it_was_cut() -> None:
+    plain, lively = torch.zeros(1, 3, 8, 8), torch.linspace(-1, 1, 192).view(1, 3, 8, 8)
+    assert len(list(checked(iter([plain, lively, plain]), [0, 1, 2], {}))) == 3
+    assert len(list(checked(iter([plain, plain]), [1, 2], {0: lively}))) == 2
+    for kept in ({}, {0: plain}):
+        with pytest.raises(StageError, match="every frame is uniform"):
+            list(checked(iter([plain, plain]), [1, 2], kept))
 
 
 def test_previews_lie_beside_it(first: Result) -> None:
@@ -165,8 +183,62 @@ def test_stopped_and_resumed_bit_for_bit(first: Result, model: Path, tmp_path: P
     again = render(tmp_path, values(model))
     assert again.pixels_sha256 == first.pixels_sha256
     resumed = {o.call.stage.name: o.resumed_at_step for o in again.outcomes if not o.reused and o.call.level == 1}
-    assert stage in resumed
-    assert (resumed[stage] is None) == (stage == "decode")
+    assert resumed[stage] == step
+
+
+RGB = {"name": "freescale/rgb-upsampling", "restart": 0.3, "dilation": [0.0, 0.7]}
+VAE_RUNGS = tuple(rung.name for rung in LADDER if "vae" in rung.parts)
+
+
+@pytest.fixture(scope="module")
+def rgb(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Result:
+    return render(tmp_path_factory.mktemp("rgb"), values(model, method=RGB))
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "taken"),
+    [(DecodeClip, "decode 0", 1), (DecodeClip, "decode 1", 2), (UpscaleClip, "upscale 1", 2)],
+)
+def test_out_of_memory_in_a_frame_takes_the_next_rung_and_goes_on(
+    kind: Any, label: str, taken: int, rgb: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = kind.make_frame, []
+
+    def scarce(self: Any, parents: Any, models: Any, options: RunOptions, index: int) -> torch.Tensor:
+        asked.append(index)
+        if index >= 2 and (options.vae_memory is not None) + options.offload < taken:
+            raise torch.OutOfMemoryError("no memory left")
+        return made(self, parents, models, options, index)
+
+    monkeypatch.setattr(kind, "make_frame", scarce)
+    result = render(tmp_path, values(model, method=RGB))
+    assert result.pixels_sha256 == rgb.pixels_sha256
+    manifests = {o.call.label: Home(tmp_path).store.find(o.key) for o in result.outcomes}
+    assert manifests[label].measures == VAE_RUNGS[:taken]  # type: ignore[union-attr]
+    assert asked[: 3 + taken] == [0, 1, *[2] * (taken + 1)], "frames that were there were not made again"
+
+
+def test_at_the_end_of_the_ladder_the_frames_stay(
+    first: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = DecodeClip.make_frame, []
+
+    def scarce(self: Any, *given: Any) -> torch.Tensor:
+        asked.append(given[-1])
+        if given[-1] == 2:
+            raise torch.OutOfMemoryError("no memory left")
+        return made(self, *given)
+
+    monkeypatch.setattr(DecodeClip, "make_frame", scarce)
+    with pytest.raises(torch.OutOfMemoryError):
+        render(tmp_path, values(model))
+    assert asked == [0, 1, 2, 2, 2]
+    monkeypatch.setattr(DecodeClip, "make_frame", made)
+    again = render(tmp_path, values(model))
+    assert again.pixels_sha256 == first.pixels_sha256
+    outcome = next(o for o in again.outcomes if o.call.stage.name == "decode")
+    assert outcome.resumed_at_step == 2
+    assert Home(tmp_path).store.find(outcome.key).resumed_at == (2,)  # type: ignore[union-attr]
 
 
 def test_redo_from_the_detail_pass(first: Result, home: Path, model: Path) -> None:
@@ -185,8 +257,7 @@ def made_of(outcomes: tuple[Outcome, ...]) -> set[str]:
 
 
 def test_rgb_upsampling_is_the_ablation(first: Result, home: Path, model: Path) -> None:
-    method = {"name": "freescale/rgb-upsampling", "restart": 0.3, "dilation": [0.0, 0.7]}
-    result = render(home, values(model, method=method))
+    result = render(home, values(model, method=RGB))
     assert "upscale 1" in made_of(result.outcomes)
     assert "decode 0" not in made_of(result.outcomes)
     assert result.pixels_sha256 != first.pixels_sha256

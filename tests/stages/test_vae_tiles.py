@@ -97,12 +97,14 @@ def test_frames_by_tiles_are_decoded_and_enlarged_as_whole(shapes: Any, monkeypa
     assert used == ["decode_tiles"] * 2
     torch.testing.assert_close(frames[2:], frames[:2], atol=1e-5, rtol=0)
     made = DecodeClip(2).run({"latents": {"latents": latents}}, shapes, RunOptions(**TILED))["image"]
-    assert [tuple(frame.shape) for frame in made.frames()] == [(1, 3, 136, 192)] * 2
-    stage = UpscaleClip(5, 1, (152, 216), "sample")
+    assert [tuple(frame.shape) for frame in made.pieces({})] == [(1, 3, 136, 192)] * 2
+    stage = UpscaleClip(5, 1, (152, 216), "sample", 2)
     parents: Any = {"image": {"image": frames[:2]}}
-    whole, tiled = (stage.run(parents, shapes, RunOptions(**more)) for more in ({}, TILED))
+    whole, tiled = (list(stage.run(parents, shapes, RunOptions(**more))) for more in ({}, TILED))
     assert used == ["decode_tiles"] * 4 + ["encode_tiles"] * 2
-    torch.testing.assert_close(tiled["latents"], whole["latents"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiled[-1].latents, whole[-1].latents, atol=1e-5, rtol=0)
+    (last,) = stage.run(parents, shapes, RunOptions(), whole[0])
+    assert torch.equal(last.latents, whole[-1].latents)
 
 
 def test_bands_join_to_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +125,7 @@ def _bands(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     spans = [((top, min(top + 32, height)), (left, min(left + 32, width))) for top, left in corners]
     made = [(rows, columns, picture[..., slice(*rows), slice(*columns)]) for rows, columns in spans]
     monkeypatch.setattr(decode, "decode_tiles", lambda *_: iter(made))
-    models: Any = SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), run_tiles=None)
+    models: Any = SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), helpers=None)
     return decode.decoded_bands(torch.zeros(1, 4, height // 8, width // 8), models, RunOptions(vae_memory=1))
 
 

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from storage import ArtifactStore, fingerprint
+from storage import ArtifactStore, Checkpoints, Unfinished, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from storage import Writer
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = fingerprint("the artifact under test")
@@ -54,6 +58,16 @@ class Processes:
         self._worker.stdin.write(json.dumps(order) + "\n")
         self._worker.stdin.flush()
         return int(self._worker.stdout.readline())
+
+
+def put_clip(
+    store: ArtifactStore, writer: Writer, name: str, shape: Sequence[int], dtype: torch.dtype, frames: Iterable[Tensor]
+) -> None:
+    """Add a clip to an artifact frame by frame; what lies in `steps/` is for the caller to clear after the commit."""
+    pieces = Unfinished(Checkpoints(store, writer.manifest.key)).array(name, shape, dtype)
+    for index, frame in enumerate(frames):
+        pieces.put(index, frame)
+    writer.put_pieces(name, pieces)
 
 
 @pytest.fixture(scope="session")

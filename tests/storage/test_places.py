@@ -22,13 +22,14 @@ from storage import (
     RunRecord,
     Runs,
     StoreAccessError,
+    Unfinished,
     bucket_lease,
     fingerprint,
 )
 from storage import prune as pruning
 from storage.bucket import Bucket
 from tests.bucket_server import bucket_server
-from tests.storage.conftest import Processes
+from tests.storage.conftest import Processes, put_clip
 from tests.storage.test_processes import lines, wait_for
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def filled(store: ArtifactStore, key: str, value: float = 1.0) -> None:
     with store.writing(key, stage="decode", version=1, params={"value": value}) as writer:
         writer.put("latents", torch.full((1, 4, 8, 8), value), "BChw")
         writer.put("half", torch.full((3,), value, dtype=torch.bfloat16))
-        writer.put_frames("clip", (1, 3, 2, 8, 8), torch.float16, iter([torch.zeros(1, 3, 8, 8).half()] * 2))
+        put_clip(store, writer, "clip", (1, 3, 2, 8, 8), torch.float16, [torch.zeros(1, 3, 8, 8).half()] * 2)
         writer.put_file("note.txt", str(value).encode())
+    Checkpoints(store, key).clear()
 
 
 def spoilt(store: ArtifactStore, key: str) -> None:
@@ -95,7 +97,8 @@ def test_what_one_machine_commits_another_reads(machine: Callable[[str], Place],
     assert there.find(key) == here.find(key)
     clip = fingerprint("a clip")
     with here.writing(clip, stage="decode", version=1) as writer:
-        writer.put_frames("image", (1, 3, 2, 8, 8), torch.float16, (torch.full((1, 3, 8, 8), i).half() for i in (1, 2)))
+        frames = [torch.full((1, 3, 8, 8), i).half() for i in (1, 2)]
+        put_clip(here, writer, "image", (1, 3, 2, 8, 8), torch.float16, frames)
     assert [float(frame.mean()) for frame in there.open_frames(clip)["image"]] == [1.0, 2.0]
 
 
@@ -176,6 +179,30 @@ def test_another_machine_goes_on_from_the_last_checkpoint(machine: Callable[[str
     there.clear()
     assert here.newest() is None
     assert here.place.entries("steps/*") == []
+
+
+def test_another_machine_goes_on_from_the_frames_that_were_flushed(machine: Callable[[str], Place], key: str) -> None:
+    frames = [torch.full((1, 3, 8, 8), i).half() for i in range(4)]
+    here, there = (Checkpoints(ArtifactStore(machine(name)), key) for name in ("here", "there"))
+    first = Unfinished(here)
+    pieces = first.array("image", (1, 3, 4, 8, 8), torch.float16)
+    for index in range(3):
+        if index == 2:
+            first.flush()
+        pieces.put(index, frames[index])
+    again = Unfinished(Checkpoints(there.store, key))
+    on_disk = isinstance(there.place, Disk)  # there the third is seen too, flushed or not
+    assert len(again) == (3 if on_disk else 2)
+    found = again.array("image", (1, 3, 4, 8, 8), torch.float16)
+    assert all(torch.equal(frame, frames[index]) for index, frame in found.items())
+    assert len(Unfinished(Checkpoints(here.store, key))) == 3
+    again.flush()
+    name = there.place.names(f"steps/{key}/*/image.zarr/c/0/0/1/0/0")
+    for one in name:
+        there.place.put(one, b"torn")
+    assert len(Unfinished(Checkpoints(ArtifactStore(machine("elsewhere")), key))) == len(again) - 1
+    Checkpoints(there.store, key).clear()
+    assert there.place.entries("steps/*") == []
 
 
 def test_runs_are_seen_by_every_machine(machine: Callable[[str], Place], key: str) -> None:
