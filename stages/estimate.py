@@ -12,7 +12,6 @@ accelerator's context, workspaces inside a kernel, the allocator's rounding; `do
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,7 +23,7 @@ from freescale import Step
 from freescale.tiled_vae import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.decode_clip import DecodeClip
 from stages.denoise import DenoiseStage
-from stages.skeleton import Skeleton, skeleton, text_weights
+from stages.skeleton import CallsFolded, Skeleton, skeleton, text_weights
 from stages.spec import SpecError
 from stages.stage import latent_shape
 from stages.trace import Trace
@@ -230,13 +229,13 @@ def trace_step(
     stage: DenoiseStage, unet: Skeleton, options: RunOptions, step: int, clip: tuple[int, int] | None = None
 ) -> Cost:
     """What one step of a stage costs, by running it without numbers."""
-    is_by_views = stage.method["name"] in BY_VIEWS
-    with Trace() as trace, torch.no_grad(), unet.calls_folded() if is_by_views else nullcontext():
+    network: Any = CallsFolded(unet) if stage.method["name"] in BY_VIEWS else unet.module
+    with Trace() as trace, torch.no_grad():
         unet.trace = trace
         try:
             trace.hold((*unet.module.parameters(), *unet.module.buffers()))
             before = trace.live
-            run_step(stage, unet.module, options, step, torch.device("meta"), clip)
+            run_step(stage, network, options, step, torch.device("meta"), clip)
         finally:
             unet.trace = None
     return Cost(trace.peak - before, float(trace.flops))

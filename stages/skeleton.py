@@ -9,7 +9,6 @@ keys and values of the prompt). A test holds the fold against the whole network.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from stages.models import empty_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from stages.trace import Trace
@@ -40,36 +39,6 @@ class Skeleton:
                 if name.rpartition(".")[2] in FOLDED and isinstance(child, nn.ModuleList):
                     self._fold(child)
 
-    @contextmanager
-    def calls_folded(self) -> Iterator[None]:
-        """Run the first of several calls with inputs of the same shapes, and count it for the others.
-
-        For a step that calls the network many times under the same patches: a method that works view by view.
-        """
-        forward, seen = self.module.forward, dict[Any, tuple[int, int, torch.Size, torch.dtype]]()
-
-        def once(*args: Any, **kwargs: Any) -> Any:
-            trace = self.trace
-            assert trace is not None
-            key = tuple(tuple(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-            if key in seen:
-                flops, held, shape, dtype = seen[key]
-                trace.flops += flops
-                trace.peak = max(trace.peak, trace.live + held)
-                return (torch.empty(shape, dtype=dtype, device="meta"),)
-            flops, live, peak = trace.flops, trace.live, trace.peak
-            trace.peak = live
-            output = forward(*args, **kwargs)
-            seen[key] = trace.flops - flops, trace.peak - live, output[0].shape, output[0].dtype
-            trace.peak = max(trace.peak, peak)
-            return output
-
-        self.module.forward = once
-        try:
-            yield
-        finally:
-            del self.module.forward
-
     def _fold(self, layers: nn.ModuleList) -> None:
         if len(layers) < 2 or len({_shapes(layer) for layer in layers}) > 1:
             return
@@ -78,6 +47,38 @@ class Skeleton:
         fold = _Fold(self, len(layers) - 1)
         layers[-1].register_forward_pre_hook(fold.before)
         layers[-1].register_forward_hook(fold.after)
+
+
+class CallsFolded:
+    """A skeleton's network that runs the first of its calls of one shape and counts it for the others.
+
+    For a step that calls the network many times under the same patches: a method that works view by view.
+    """
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
+        self._seen: dict[Any, tuple[int, int, torch.Size, torch.dtype]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the network's."""
+        return getattr(self.skeleton.module, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the output, of the right shape, in a tuple."""
+        trace = self.skeleton.trace
+        assert trace is not None
+        key = tuple(tuple(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        if key in self._seen:
+            flops, held, shape, dtype = self._seen[key]
+            trace.flops += flops
+            trace.peak = max(trace.peak, trace.live + held)
+            return (torch.empty(shape, dtype=dtype, device="meta"),)
+        flops, live, peak = trace.flops, trace.live, trace.peak
+        trace.peak = live
+        output = self.skeleton.module(*args, **kwargs)
+        self._seen[key] = trace.flops - flops, trace.peak - live, output[0].shape, output[0].dtype
+        trace.peak = max(trace.peak, peak)
+        return output
 
 
 def _shapes(layer: nn.Module) -> tuple[Any, ...]:
