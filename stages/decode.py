@@ -79,7 +79,7 @@ def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: i
         return whole
     assert options.vae_memory is not None
     image = torch.empty(1, 3, 8 * height, 8 * width)
-    run = None if models.helpers is None else models.helpers.tiles(frame)
+    run = models.tiles(frame)
     for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory, run):
         image[..., slice(*rows), slice(*columns)] = tile
     return image
@@ -100,7 +100,7 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
     assert options.vae_memory is not None
     total = squares = 0.0
     band = torch.empty(0)
-    how = (options.vae_tile, options.vae_memory, None if models.helpers is None else models.helpers.tiles())
+    how = (options.vae_tile, options.vae_memory, models.tiles())
     for rows, columns, tile in decode_tiles(models.vae, _scaled(latents, models), *how):
         if not torch.isfinite(tile).all():
             raise StageError("decode: the picture holds NaN or Inf")

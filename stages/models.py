@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    from freescale.tiled_vae import Run
     from stages.stage import Helpers
 
 __all__ = [
@@ -96,6 +97,10 @@ class Models:
 
         vae: AutoencoderKL = self._load(AutoencoderKL, "vae", torch.float32)
         return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
+
+    def tiles(self, frame: int = 0) -> Run | None:
+        """Who computes the VAE's tiles over the call's picture, or a frame of its clip; None: this process."""
+        return None if self.helpers is None else self.helpers.tiles(frame)
 
     def make_room(self, part: str, offload: bool) -> None:
         """Before a stage of `part`: bring that part to the device, and the VAE off it unless it is the one at work.

@@ -127,7 +127,7 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
 
 def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
     """Moments (1, 2C, h, w) of a picture enlarged to `size`, of which no more than a tile is held."""
-    run = None if models.helpers is None else models.helpers.tiles()
+    run = models.tiles()
     return encoded(_enlarged(picture, size), size, models, options, run)
 
 

@@ -60,7 +60,7 @@ class UpscaleClip(Stage):
     @torch.no_grad()
     def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
         """Latents (1, C, h, w) of a frame."""
-        run = None if models.helpers is None else models.helpers.tiles(index)
+        run = models.tiles(index)
         larger = self._larger(parents, models, index)
         return encode(models, options, larger, self.posterior, self.seed, self.level, index, run=run)
 

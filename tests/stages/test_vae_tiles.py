@@ -125,7 +125,9 @@ def _bands(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     spans = [((top, min(top + 32, height)), (left, min(left + 32, width))) for top, left in corners]
     made = [(rows, columns, picture[..., slice(*rows), slice(*columns)]) for rows, columns in spans]
     monkeypatch.setattr(decode, "decode_tiles", lambda *_: iter(made))
-    models: Any = SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), helpers=None)
+    models: Any = SimpleNamespace(
+        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), helpers=None, tiles=lambda frame=0: None
+    )
     return decode.decoded_bands(torch.zeros(1, 4, height // 8, width // 8), models, RunOptions(vae_memory=1))
 
 
