@@ -226,6 +226,17 @@ def test_phases(base: Any, size: Any, phases: list[float]) -> None:
         assert dilated_factor(Level(1, phase, base)) == (2 if k == 2.0625 else math.ceil(k))
 
 
+@pytest.mark.parametrize(("size", "phases"), [
+    ((1024, 1024), [2, 4, 8]),
+    ((768, 768), [2, 4, 6]),
+    ((320, 320), [2.5]),
+    ((128, 128), []),
+])  # fmt: skip
+def test_doublings_are_the_sizes_of_the_cascade(size: Any, phases: list[float]) -> None:
+    base = (128, 128)
+    assert DemoFusion(phases="doublings").sizes(size, base) == (base, *((int(128 * k),) * 2 for k in phases))
+
+
 @pytest.mark.parametrize(("size", "local", "dilated"), [(2048, 9, 4), (3072, 25, 9), (4096, 49, 16), (8192, 225, 64)])
 def test_number_of_views_is_the_papers(size: int, local: int, dilated: int) -> None:
     level = Level(1, (size, size), (1024, 1024))
@@ -298,6 +309,7 @@ def test_told_size_is_that_of_the_last_phase() -> None:
     [
         ({"skip_scale": -1.0}, "skip_scale is -1.0, allowed: 0 or more"),
         ({"blur_sigma": math.nan}, "blur_sigma is nan"),
+        ({"phases": "all"}, "phases is 'all', allowed: multiples, doublings"),
         ({"border": "wrap"}, "border is 'wrap', allowed: clamp, zero"),
         ({"crops": "true"}, "crops is 'true', allowed: origin, padded, none"),
     ],
