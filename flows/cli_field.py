@@ -119,6 +119,10 @@ def evaluate(
     extractor: Annotated[str | None, typer.Option(help="shapes or inception; of clips shapes-motion or i3d.")] = None,
     resize: Annotated[str | None, typer.Option(help="Of frames, for i3d: bilinear or antialias.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: under the home folder.")] = None,
+    readings: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file to take readings from and add them to; if repeated, the others are only taken from."),
+    ] = None,
     overwrite: OverwriteOption = False,
     dry: Annotated[bool, typer.Option("--plan", help="Check all, count what is to do, start nothing.")] = False,
     device: DeviceOption = "auto",
@@ -138,4 +142,5 @@ def evaluate(
     flags |= {"resize": resize}
     spec = requests.evaluation_from(what, flags)
     options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
-    requests.run(spec, home_of(home), options, stop_on_signals(), out, overwrite, dry, as_json, dask, workers)
+    stop, place = stop_on_signals(), home_of(home)
+    requests.run(spec, place, options, stop, out, overwrite, dry, as_json, dask, workers, readings or ())

@@ -19,6 +19,7 @@ from flows.evaluation_report import as_json, as_markdown, check_out, write
 from flows.home import Home
 from flows.measuring import Read, cells, read_all, read_picture
 from flows.progress import Terminal
+from flows.readings_file import ReadingsFile
 from flows.render import RETRIES, RETRY_DELAY
 from flows.reporting import Sender
 from flows.session import Session
@@ -34,19 +35,26 @@ def evaluate(
     out: str | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    readings_files: list[str] | None = None,
 ) -> dict[str, Any]:
     """Render and measure. Returns what `freescale evaluate --json` prints; the tables are under the home folder.
 
     With `workers` so many processes here share the pictures, with `dask` the workers of the scheduler at that address.
+    `readings_files` are taken from, and the first is added to.
     """
     home, log = Home.find(), get_run_logger()
     evaluation = prepare_evaluation(spec, home)
     folder = Path(out) if out else home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite=False)
+    file = ReadingsFile(tuple(map(Path, readings_files or ())))
+    file.take(evaluation, home.store)
     log.info("%s: %s %ss", evaluation.name, len(evaluation.pictures), evaluation.kind)
     session = Session(home, options, Terminal(quiet=True))
-    with crew_of(home, session.stop, dask, workers) as crew:
-        readings = read_all(evaluation, session, _in_task, crew=crew)
+    try:
+        with crew_of(home, session.stop, dask, workers) as crew:
+            readings = read_all(evaluation, session, _in_task, crew=crew)
+    finally:
+        file.add(evaluation, home.store)
     found = list(cells(evaluation, readings))
     files = write(folder, evaluation, found, readings)
     sender = Sender()

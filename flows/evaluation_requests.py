@@ -16,6 +16,7 @@ from flows.fleet import check_fleet
 from flows.home import Home
 from flows.measuring import cells, read_all
 from flows.progress import Terminal
+from flows.readings_file import ReadingsFile
 from flows.requests import grid_values
 from flows.session import Session
 from stages.measures.spec import EvaluationSpec, make_evaluation
@@ -24,6 +25,7 @@ from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Sequence
 
     from flows.evaluation import Evaluation, Picture
 
@@ -45,14 +47,17 @@ def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
 
 def run(
     spec: EvaluationSpec, home: Home, options: RunOptions, stop: threading.Event, out: Path | None, overwrite: bool,
-    only_plan: bool, as_object: bool, dask: str | None = None, workers: int | None = None,
+    only_plan: bool, as_object: bool, dask: str | None = None, workers: int | None = None, kept: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Render, read, score, write and print. Exits with 3 when asked to stop; typed again it goes on."""
     check_fleet(dask, workers)
     evaluation = prepare_evaluation(spec, home)
     folder = out or home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite)
+    file = ReadingsFile(tuple(kept))
     terminal = Terminal()
+    if not only_plan and (taken := file.take(evaluation, home.store)):
+        terminal.say(f"{taken} readings taken over")
     total, left = len(evaluation.pictures), _unread(evaluation, home)
     terminal.say(f"{evaluation.name}: {total} {evaluation.kind}s, {left} to read")
     if only_plan:
@@ -66,6 +71,8 @@ def run(
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.say(f"{stopped or 'stopped'}; typed again, the evaluation goes on")
         raise typer.Exit(3) from None
+    finally:
+        file.add(evaluation, home.store)
     found = list(cells(evaluation, readings))
     files = write(folder, evaluation, found, readings)
     for picture, why in readings.failed.items():

@@ -38,12 +38,14 @@ from storage import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from stages.models import Models
     from stages.plan import Call, Plan
     from stages.spec import RunOptions
     from stages.stage import Helpers, Running, Tensors
+    from storage import Writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -173,14 +175,7 @@ class Runner:
             resumed_at = at if at and call.stage.span[1] else None
             self.observer.started(call, resumed_at)
             made, measures = self._run(call, parents, checkpoints, unfinished, resume)
-            with self.store.writing(
-                key,
-                stage=call.stage.name,
-                version=call.stage.version,
-                level=call.level,
-                params={**call.stage.params(), **({"model": call.model} if call.model else {})},
-                parents={role: key_of(parent) for role, parent in call.parents.items()},
-            ) as writer:
+            with writing(self.store, call) as writer:
                 for name, array in made.items():
                     if isinstance(array, Pieces):
                         writer.put_pieces(name, array)
@@ -279,6 +274,18 @@ def key_of(call: Call) -> str:
         known = fingerprint(call.identity, {role: key_of(parent) for role, parent in call.parents.items()})
         call.__dict__["key"] = known
     return known
+
+
+def writing(store: ArtifactStore, call: Call) -> AbstractContextManager[Writer]:
+    """Fill a call's artifact in the body of the `with`, as `ArtifactStore.writing`."""
+    return store.writing(
+        key_of(call),
+        stage=call.stage.name,
+        version=call.stage.version,
+        level=call.level,
+        params={**call.stage.params(), **({"model": call.model} if call.model else {})},
+        parents={role: key_of(parent) for role, parent in call.parents.items()},
+    )
 
 
 def _noted(running: Running, progress: _Progress) -> Generator[int, None, Made]:
