@@ -315,13 +315,17 @@ def _run(
 ) -> None:  # fmt: skip
     """Render with the signals turned into an orderly stop, and print how it went."""
     from flows.progress import Terminal
+    from flows.remarks import remarks
     from flows.session import Session
     from flows.spread import spread_over
+    from stages.models import pick_device
     from stages.runner import Interrupted
 
     terminal = Terminal()
     session = Session(home, options, terminal, stop_on_signals())
     terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
+    for remark in remarks([("", job)], pick_device(options.device)):
+        terminal.say(f"note: {remark}")
     terminal.begin(job.plan)
     try:
         with spread_over(home, options, session.stop, dask, workers) as session.spread:

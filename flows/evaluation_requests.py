@@ -17,9 +17,11 @@ from flows.home import Home
 from flows.measuring import cells, read_all
 from flows.progress import Terminal
 from flows.readings_file import ReadingsFile
+from flows.remarks import remarks
 from flows.requests import grid_values
 from flows.session import Session
 from stages.measures.spec import EvaluationSpec, make_evaluation
+from stages.models import pick_device
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions
 
@@ -60,6 +62,9 @@ def run(
         terminal.say(f"{taken} readings taken over")
     total, left = len(evaluation.pictures), _unread(evaluation, home)
     terminal.say(f"{evaluation.name}: {total} {evaluation.kind}s, {left} to read")
+    jobs = ((picture.group, picture.job) for picture in evaluation.pictures if picture.job is not None)
+    for remark in remarks(jobs, pick_device(options.device)):
+        terminal.say(f"note: {remark}")
     if only_plan:
         if as_object:
             typer.echo(json.dumps({"evaluation": evaluation.name, "pictures": total, "to_read": left}))

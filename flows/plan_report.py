@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.pace import Pace
+from flows.remarks import remarks
 from flows.session import to_do
 from stages.amounts import show_bytes
 from stages.budget import PARTS, check, fit, free_bytes
@@ -51,6 +52,7 @@ def print_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
         "memory_bytes": max((r["memory_bytes"] for r in pending), default=0),
         "disk_bytes": sum(r["disk_bytes"] for r in pending),
         "fits": all(r["fits"] for r in pending),
+        "notes": remarks([("", job)], device),
     }
     if as_json:
         typer.echo(json.dumps(total))
@@ -77,6 +79,8 @@ def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
             console.print(where + ", ".join(r["measures"]))
         if not r["fits"] and r["state"] != "reused":
             console.print(f"{where}does not fit in {show_bytes(total['memory_budget_bytes'])}")
+    for note in total["notes"]:
+        console.print(f"note: {note}")
     assumed = " (~ from a matmul rate, until a first render on this device)"
     seconds = "unknown" if total["seconds"] is None else f"{total['seconds']:.0f} s"
     seconds += assumed if total["seconds_basis"] == "assumed" and total["seconds"] else ""

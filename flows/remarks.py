@@ -1,0 +1,41 @@
+"""What a person would want to know before renders start, and is no error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from freescale.methods.freescale import FreeScale
+from stages.highres_denoise import HighresDenoise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from flows.session import Job
+
+
+def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
+    """A sentence for each part that the steps leave no room for and each dtype that the CPU emulates.
+
+    Jobs come with a label to be told by, "" where there is but one; nothing is said twice.
+    """
+    return list(dict.fromkeys(said for label, job in jobs for said in _remarks(label and f"{label}: ", job, device)))
+
+
+def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
+    method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
+    if device.type == "cpu" and not _computes(dtype):
+        yield f"this CPU only emulates {dtype}, many times slower than float32"
+    dilates = isinstance(method, FreeScale) and method.dilate and len(plan.sizes) > 1
+    if dilates and not any(isinstance(call.stage, HighresDenoise) for call in plan.calls):
+        yield f"{label}no step is dilated; with more steps, an earlier restart or a later end of dilation some would be"
+
+
+def _computes(dtype: str) -> bool:
+    """Whether a CPU's matrix products take the dtype as it is."""
+    if dtype == "bfloat16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == "float16":
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return True
