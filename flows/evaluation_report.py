@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from flows.evaluation import REFERENCE
 from stages.measures.clip_readings import CLIP_WORDS
 from stages.measures.score import CROPPED, DISTANCES
 from stages.spec import SpecError
+from storage import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,7 +199,6 @@ def check_out(folder: Path, evaluation: Evaluation, overwrite: bool) -> None:
 
 def write(folder: Path, evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -> list[Path]:
     """Write the three files, each whole or not at all, the JSON first; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     record = as_json(evaluation, cells, readings)
     texts = {
         "evaluation.json": json.dumps(record, indent=1) + "\n",
@@ -207,10 +206,6 @@ def write(folder: Path, evaluation: Evaluation, cells: Sequence[Cell], readings:
         "evaluation.md": as_markdown(evaluation, cells),
     }
     for name, text in texts.items():
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        try:
+        with whole_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
     return [folder / name for name in FILES]

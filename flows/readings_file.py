@@ -8,7 +8,6 @@ and nothing is ever taken out of it. Renders and what they cost stay where they 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.runner import key_of, writing
 from stages.spec import SpecError
+from storage import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,12 +78,8 @@ class ReadingsFile:
             key = key_of(call)
             if key not in held and store.find(key) is not None:
                 tensors |= {f"{key}/{name}": tensor.contiguous() for name, tensor in store.read(key).items()}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with whole_file(path) as partial:
             save_file(tensors, partial, FORMAT)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _check(self, path: Path) -> None:
         try:

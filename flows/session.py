@@ -14,7 +14,6 @@ import shutil
 import socket
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,11 +29,9 @@ from stages.plan import Call, Plan, make_plan
 from stages.runner import Interrupted, Observer, Outcome, Runner, key_of
 from stages.spec import CLIP_FORMATS, ModelSpec, RenderSpec, RunOptions, SpecError, make_spec
 from stages.video_export import PREVIEWS, ExportClip, write_clip
-from storage import Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint
+from storage import Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint, whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flows.home import Home
     from flows.spread import Spread
 
@@ -219,11 +216,11 @@ def export_level(
     if isinstance(stage, Export):
         check_whole(stage.format, call.size)
         picture = home.store.open_pictures(key_of(image))["image"]
-        with _partial(path, suffix) as partial:
+        with whole_file(path, suffix) as partial:
             write_picture(partial, picture, stage)
         return path
     clip = home.store.open_frames(key_of(image))["image"]
-    with _partial(path, suffix) as partial:
+    with whole_file(path, suffix) as partial:
         write_clip(partial, clip, stage)
     return path
 
@@ -277,7 +274,7 @@ def place(data: bytes, path: Path) -> Path:
     """Write a whole file or none, flushed; a file that holds just this is left alone. Return the path."""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return path
-    with _partial(path) as partial:
+    with whole_file(path) as partial:
         partial.write_bytes(data)
     return path
 
@@ -286,23 +283,9 @@ def place_copy(source: Path, path: Path) -> Path:
     """Copy a whole file or none, flushed; a file that holds just this is left alone. Return the path."""
     if path.is_file() and filecmp.cmp(source, path, shallow=False):
         return path
-    with _partial(path) as partial:
+    with whole_file(path) as partial:
         shutil.copyfile(source, partial)
     return path
-
-
-@contextmanager
-def _partial(path: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """A place to write what then becomes `path`, wholly or not at all; `suffix` is the place's own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def to_do(plan: Plan, home: Home) -> list[Call]:

@@ -25,7 +25,7 @@ from stages.decode_clip import DecodeClip
 from stages.denoise import DenoiseStage
 from stages.skeleton import CallsFolded, Skeleton, skeleton, text_weights
 from stages.spec import SpecError
-from stages.stage import latent_shape
+from stages.stage import latent_shape, method_of
 from stages.trace import Trace
 from stages.upscale import EncodePicture, Upscale
 from stages.upscale_clip import UpscaleClip
@@ -47,7 +47,6 @@ FLOAT32, FLOAT16 = 4, 2
 TOKENS = 77  # of CLIP's context
 PNG_RATIO = 0.66  # of the raw bytes, of the embedded model's pictures; a photograph takes up to 0.9
 MANIFEST = 4096  # of an artifact: manifest and metadata of its arrays
-BY_VIEWS = ("demofusion",)  # methods that call the UNet many times a step, alike but for what it sees
 STEADY = ("direct", "freescale")  # methods whose steps cost the same throughout a stage
 
 
@@ -229,7 +228,7 @@ def trace_step(
     stage: DenoiseStage, unet: Skeleton, options: RunOptions, step: int, clip: tuple[int, int] | None = None
 ) -> Cost:
     """What one step of a stage costs, by running it without numbers."""
-    network: Any = CallsFolded(unet) if stage.method["name"] in BY_VIEWS else unet.module
+    network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
     with Trace() as trace, torch.no_grad():
         unet.trace = trace
         try:

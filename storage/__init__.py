@@ -13,6 +13,7 @@ from __future__ import annotations
 from storage.arrays import open_dask
 from storage.checkpoints import Checkpoint, Checkpoints
 from storage.device_lock import device_lock
+from storage.durable import whole_file
 from storage.errors import (
     ArtifactNotFoundError,
     DamagedArtifactError,
@@ -66,4 +67,5 @@ __all__ = [
     "device_lock",
     "fingerprint",
     "open_dask",
+    "whole_file",
 ]

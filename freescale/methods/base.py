@@ -32,6 +32,7 @@ class Method:
     name: ClassVar[str] = "method"
     version: ClassVar[int] = 1  # raised when the arithmetic changes
     video: ClassVar[bool] = True  # whether it can make clips
+    by_views: ClassVar[bool] = False  # whether it calls the UNet many times a step, alike but for what it sees
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
 
     @classmethod

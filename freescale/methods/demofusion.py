@@ -42,6 +42,7 @@ class DemoFusion(Method):
     """Phases, windows and dilated views; the three scales are exponents of kappa(t), which falls from 1 to 0."""
 
     name: ClassVar[str] = "demofusion"
+    by_views: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
     phases: Literal["multiples", "doublings"] = "multiples"  # doublings: ours, FreeScale's sizes; 0.4 of the work at 8x
