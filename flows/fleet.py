@@ -26,6 +26,7 @@ from flows.batch import POLL, Night, Window, aside, set_aside
 from flows.jobs import Ordered
 from flows.progress import Terminal
 from flows.session import Session, prepare
+from stages.budget import keep_freed
 from stages.spec import RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def session_of(home: Home, options: dict[str, Any]) -> Session:
     key = (home, how.model_dump_json())
     if key not in _sessions:
         _sessions.clear()
+        keep_freed()
         _sessions[key] = Session(home, how, Terminal(quiet=True))
     return _sessions[key]
 

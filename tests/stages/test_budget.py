@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -339,3 +341,26 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
     return_freed()
     assert held - before > 100e6 > in_memory() - before
     assert last
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library keeps freed memory in its own way")
+def test_a_worker_of_dask_keeps_freed_memory_as_any_process_does() -> None:
+    """Pages that 50 tensors of 4 MiB, made one after another, are faulted in on; 1,024 make up one of them."""
+    script = """
+import resource, torch
+from stages.budget import keep_freed
+torch.set_num_threads(1)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.zeros(2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+as_started = faults()
+keep_freed()
+faults()
+print(as_started, faults())
+"""
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
+    said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    as_started, kept = map(int, said.stdout.split())
+    assert as_started > 10_000 > 1_000 > kept
