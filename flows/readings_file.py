@@ -9,6 +9,7 @@ and nothing is ever taken out of it. Renders and what they cost stay where they 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from stages.runner import key_of, writing
 from stages.spec import SpecError
-from storage import whole_file
+from storage import ArtifactNotFoundError, DamagedArtifactError, whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from storage import ArtifactStore
 
 FORMAT = {"format": "freescale readings", "version": "1"}
-NAME = re.compile(r"(?P<key>[0-9a-f]{64})/(?P<array>[a-z_]{1,32})")
+NAME = re.compile(r"[0-9a-f]{64}/[a-z_]{1,32}")  # fingerprint and array
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ReadingsFile:
         """Put into `store` those readings of `evaluation` that it lacks; return their number."""
         missing = {key_of(call): call for call in _readings(evaluation) if store.find(key_of(call)) is None}
         taken = 0
-        for path in filter(_exists, self.paths):
+        for path in (path for path in self.paths if path.exists()):
             with safe_open(path, "pt") as file:
                 for key, names in _by_key(file.keys()).items():
                     if (call := missing.pop(key, None)) is not None:
@@ -74,10 +75,10 @@ class ReadingsFile:
         path = self.paths[0]
         tensors = load_file(path) if path.exists() else {}
         held = _by_key(tensors)
-        for call in _readings(evaluation):
-            key = key_of(call)
-            if key not in held and store.find(key) is not None:
-                tensors |= {f"{key}/{name}": tensor.contiguous() for name, tensor in store.read(key).items()}
+        for key in (key_of(call) for call in _readings(evaluation)):
+            if key not in held:
+                with suppress(ArtifactNotFoundError, DamagedArtifactError):  # not made, or to be made again
+                    tensors |= {f"{key}/{name}": tensor.contiguous() for name, tensor in store.read(key).items()}
         with whole_file(path) as partial:
             save_file(tensors, partial, FORMAT)
 
@@ -95,15 +96,11 @@ class ReadingsFile:
             raise SpecError(f"readings: {str(path)!r} holds {strange!r}, which is no reading")
 
 
-def _exists(path: Path) -> bool:
-    return path.exists()
-
-
 def _readings(evaluation: Evaluation) -> Iterator[Call]:
     return (call for picture in evaluation.pictures for call in picture.readings.values())
 
 
-def _by_key(names: Sequence[str] | dict[str, Tensor]) -> dict[str, list[str]]:
+def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
     """The arrays of each reading."""
     found: dict[str, list[str]] = {}
     for name in names:

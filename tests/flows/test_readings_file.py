@@ -146,3 +146,16 @@ def test_a_reading_that_its_stage_would_not_give_is_refused(tmp_path: Path, name
     with pytest.raises(SpecError, match=f"holds {name} .* for render_features, which gives no such thing"):
         ReadingsFile((tmp_path / "file",)).take(evaluation, home.store)
     assert home.store.find(key) is None
+
+
+def test_a_damaged_reading_is_left_out(homes: tuple[Home, Home], files: list[Path], tmp_path: Path) -> None:
+    """It does not stop the others from being kept."""
+    home = Home(tmp_path / "home")
+    evaluation = prepare_evaluation(small([0]), home)
+    ReadingsFile((files[0],)).take(evaluation, home.store)
+    chunk = next(path for path in sorted((home.root / "store" / "data").rglob("c/**/*")) if path.is_file())
+    chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
+    ReadingsFile((tmp_path / "kept",)).add(evaluation, home.store)
+    kept, whole = ({name[:64] for name in load_file(path)} for path in (tmp_path / "kept", files[0]))
+    assert kept < whole
+    assert len(whole - kept) == 1
