@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flows.evaluation import Evaluation, Picture
+    from storage import ArtifactStore
 
 
 def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
@@ -60,7 +61,7 @@ def run(
     terminal = Terminal()
     if not only_plan and (taken := file.take(evaluation, home.store)):
         terminal.say(f"{taken} readings taken over")
-    total, left = len(evaluation.pictures), _unread(evaluation, home)
+    total, left = len(evaluation.pictures), _unread(evaluation, home.store, file.keys())
     terminal.say(f"{evaluation.name}: {total} {evaluation.kind}s, {left} to read")
     jobs = ((picture.group, picture.job) for picture in evaluation.pictures if picture.job is not None)
     for remark in remarks(jobs, pick_device(options.device)):
@@ -89,9 +90,10 @@ def run(
         typer.echo(json.dumps({"evaluation": evaluation.name, "rows": rows, "files": [str(f) for f in files]}))
 
 
-def _unread(evaluation: Evaluation, home: Home) -> int:
-    store = home.store
-    return sum(any(store.find(key_of(c)) is None for c in p.readings.values()) for p in evaluation.pictures)
+def _unread(evaluation: Evaluation, store: ArtifactStore, held: set[str]) -> int:
+    """How many pictures have a reading neither in `store` nor among those `held` by files."""
+    readings = ([key_of(call) for call in picture.readings.values()] for picture in evaluation.pictures)
+    return sum(any(key not in held and store.find(key) is None for key in keys) for keys in readings)
 
 
 class _Told:

@@ -53,6 +53,14 @@ class ReadingsFile:
             elif not path.parent.is_dir():
                 raise SpecError(f"readings: {str(path.parent)!r} is not a folder; make it first")
 
+    def keys(self) -> set[str]:
+        """Return the fingerprints of all readings in the files."""
+        found: set[str] = set()
+        for path in (path for path in self.paths if path.exists()):
+            with safe_open(path, "pt") as file:
+                found.update(_by_key(file.keys()))
+        return found
+
     def take(self, evaluation: Evaluation, store: ArtifactStore) -> int:
         """Put into `store` those readings of `evaluation` that it lacks; return their number."""
         missing = {key_of(call): call for call in _readings(evaluation) if store.find(key_of(call)) is None}

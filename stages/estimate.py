@@ -47,7 +47,6 @@ FLOAT32, FLOAT16 = 4, 2
 TOKENS = 77  # of CLIP's context
 PNG_RATIO = 0.66  # of the raw bytes, of the embedded model's pictures; a photograph takes up to 0.9
 MANIFEST = 4096  # of an artifact: manifest and metadata of its arrays
-STEADY = ("direct", "freescale")  # methods whose steps cost the same throughout a stage
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, clip: _Clip |
     stage, unet = asked.stage, skeleton(folder, "unet", dtype, clip.adapter if clip else None)
     frames = clip[:2] if clip else None
     steps = {min(stage.start + 1, stage.stop - 1)}
-    if stage.method["name"] not in STEADY:
+    if not method_of(stage.method).steady:
         steps.add(stage.stop - 1)
     costs = [trace_step(stage, unet, asked.options, step, frames) for step in sorted(steps)]
     flops = sum(cost.flops for cost in costs) / len(costs)

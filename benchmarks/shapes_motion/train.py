@@ -198,10 +198,17 @@ def begun_from(folder: Path, modules: dict[str, nn.Module]) -> None:
         modules[part].load_state_dict({k: v.float() for k, v in load_file(folder / name).items()})
 
 
-def train_unet(work: Path, total: int = UNET_STEPS, folder: Path | None = None) -> None:
+def train_unet(
+    work: Path,
+    total: int = UNET_STEPS,
+    batch: int = UNET_BATCH,
+    folder: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`.
 
-    Begins from `shapes`, or goes on from a packed model in `folder`.
+    Begins from `shapes`, or goes on from a packed model in `folder`. `dtype` is that of the UNet's products: weights,
+    losses and attention stay in float32.
     """
     latents = load_file(work / "latents.safetensors")["latents"]
     tokenizer, text = tokenizer_in(work / "tokenizer"), None
@@ -223,11 +230,11 @@ def train_unet(work: Path, total: int = UNET_STEPS, folder: Path | None = None) 
     late = LATE if folder is None else 0
     for step, losses in steps(state, total, RATE, work / "unet.jsonl", every=20):
         g = stream(step, "unet batch")
-        rows = torch.randint(0, len(latents), (UNET_BATCH,), generator=g)
+        rows = torch.randint(0, len(latents), (batch,), generator=g)
         clips = [sample_clip(seed) for seed in rows.tolist()]
-        spoken = (torch.rand(UNET_BATCH, generator=g) > 0.1).tolist()
+        spoken = (torch.rand(batch, generator=g) > 0.1).tolist()
         said = [clip.caption if kept else "" for clip, kept in zip(clips, spoken, strict=True)]
-        share = (torch.arange(UNET_BATCH) + torch.rand(UNET_BATCH, generator=g)) / UNET_BATCH
+        share = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
         t = ((share if step < late else share**0.6) * 1000).long().clamp(0, 999)
         x0 = latents[rows].float() * shrink[t].float().view(-1, 1, 1, 1, 1)
         noise = torch.randn(x0.shape, generator=g)
@@ -235,7 +242,8 @@ def train_unet(work: Path, total: int = UNET_STEPS, folder: Path | None = None) 
         rates = torch.tensor([float(clip.motion_fps) for clip in clips])
         embeds = state.modules["text"](tokens(tokenizer, said)).last_hidden_state
         noisy = a.sqrt() * x0 + (1 - a).sqrt() * noise
-        predicted = state.modules["unet"](noisy, t, embeds, timestep_cond=rates).sample
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            predicted = state.modules["unet"](noisy, t, embeds, timestep_cond=rates).sample.float()
         sigma = ((1 - a) / a).sqrt().view(-1, 1, 1, 1).repeat_interleave(FRAMES, 0)
         error = (predicted - noise).transpose(1, 2).flatten(0, 1)
         loss = denoising_loss(error, sigma)
@@ -300,12 +308,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=UNET_STEPS)
     parser.add_argument("--from", dest="folder", type=Path, help="a packed model to go on from; else `shapes`")
+    parser.add_argument("--batch", type=int, default=UNET_BATCH, help="clips of one step of the UNet")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the UNet's products")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     options.work.mkdir(parents=True, exist_ok=True)
-    unet = partial(train_unet, total=options.steps, folder=options.folder)
+    dtype = getattr(torch, options.dtype)
+    unet = partial(train_unet, total=options.steps, batch=options.batch, folder=options.folder, dtype=dtype)
     phases = {"text": train_text, "latents": make_latents, "unet": unet}
     for name, phase in phases.items():
         if options.phase in (name, "all"):

@@ -33,6 +33,7 @@ class Method:
     version: ClassVar[int] = 1  # raised when the arithmetic changes
     video: ClassVar[bool] = True  # whether it can make clips
     by_views: ClassVar[bool] = False  # whether it calls the UNet many times a step, alike but for what it sees
+    steady: ClassVar[bool] = False  # whether all steps of a stage cost the same
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
 
     @classmethod

@@ -20,6 +20,7 @@ class Direct(Method):
     """Plain sampling at the target size, with FreeU if asked (FreeScale's tables have it throughout)."""
 
     name: ClassVar[str] = "direct"
+    steady: ClassVar[bool] = True
 
     freeu: tuple[float, float, float, float] | None = None  # b1, b2, s1, s2
 

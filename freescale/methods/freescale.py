@@ -39,6 +39,7 @@ class FreeScale(Method):
     """Scale fusion, restrained dilation and detail control; steps are given as shares of the schedule."""
 
     name: ClassVar[str] = "freescale"
+    steady: ClassVar[bool] = True
 
     detail_scale: float = 2.0  # alpha: larger lets go of the reference sooner; the paper has 1 at 8k
     restart: float = 0.3  # 15 of 50 steps, timestep 681 (paper: K = 700); turbo: 0.5

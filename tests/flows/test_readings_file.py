@@ -90,12 +90,14 @@ def test_from_the_command_line(
     spec, new = tmp_path / "table.yaml", tmp_path / "new.safetensors"
     spec.write_text("\n".join(f"{name}: {value}" for name, value in (SMALL | {"count": 2, "seeds": [1]}).items()))
     words = [str(spec), "--threads", "1", "--home", str(tmp_path / "home"), "--readings", str(new)]
-    monkeypatch.setattr("sys.argv", ["freescale", "evaluate", *words, "--readings", str(files[1])])
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
-    assert "6 readings taken over" in capsys.readouterr().err
+    for more, said in (["--plan"], "4 pictures, 0 to read"), ([], "6 readings taken over"):
+        monkeypatch.setattr("sys.argv", ["freescale", "evaluate", *words, "--readings", str(files[1]), *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        assert said in capsys.readouterr().err
+        assert new.exists() != bool(more)
     assert load_file(new).keys() == load_file(files[1]).keys()
 
 
