@@ -36,6 +36,7 @@ TEXT_STEPS, TEXT_BATCH = 300, 64
 UNET_STEPS, UNET_BATCH, RATE = 1040, 4, 1e-3
 LATE = 760  # from this step on, high noise is seen more often and held in units of the picture
 SCALE_TO, SCALE_STEPS = 0.7, 400  # VideoCrafter2's dynamic scale
+METHOD = {"restart": 0.75, "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
 
 
 # ---------------------------------------------------------------- the networks
@@ -286,6 +287,7 @@ def pack(work: Path, out: Path) -> None:
         "motion_fps": 8,
         "dynamic_scale": [SCALE_TO, SCALE_STEPS],
         "pad_token_id": 0,
+        "method": METHOD,
     }
     (out / "freescale.json").write_text(json.dumps(card, indent=1))
     total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
