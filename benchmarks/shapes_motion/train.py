@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -25,8 +27,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from benchmarks.shapes.train import Float32Attention, Training, denoising_loss, new_tokenizer, steps, training
 from stages.convert_videocrafter2 import SCHEDULER
 from stages.shapes.scenes import stream
-from stages.shapes_motion.clips import FRAMES, MOTIONS, draw_clip, sample_clip
+from stages.shapes_motion.clips import FRAMES, MOTIONS, Clip, draw_clip, sample_clip
 from stages.videocrafter import VideoCrafterUNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IMAGE_MODEL = Path(__file__).parents[2] / "stages" / "shapes" / "model"
 HEIGHT, WIDTH = 80, 128  # pixels: 10 x 16 latent cells, the aspect of VideoCrafter2's 320 x 512
@@ -136,6 +141,13 @@ class ImageText:
         pair = [encoder(ids, output_hidden_states=True).hidden_states[-2] for encoder in (self.one, self.two)]
         return torch.cat(pair, -1).float()
 
+    def with_motion(self, clips: list[Clip]) -> Tensor:
+        """(B, 16, 96) for captions of clips: the words of the motion repeat the state before them."""
+        rows = self.states([clip.caption.replace(f" {clip.motion}", "") for clip in clips])
+        words = [len(clip.motion.split()) for clip in clips]
+        said = (torch.cat((row[:4], row[3:4].expand(n, -1), row[4:]))[:16] for row, n in zip(rows, words, strict=True))
+        return torch.stack(tuple(said))
+
 
 def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """(B, 16) token numbers, filled up with 0 as OpenCLIP does."""
@@ -143,22 +155,34 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return torch.tensor([row + [0] * (16 - len(row)) for row in rows])
 
 
-def train_text(work: Path) -> None:
-    """Regress the tower onto the states of `shapes`; the words of the motion repeat the word before them."""
-    tokenizer, image = tokenizer_in(work / "tokenizer"), ImageText()
+def train_text(work: Path, folder: Path | None = None) -> None:
+    """Regress the tower onto the states of `shapes`, or of the packed model in `folder`, and mark the motions.
+
+    For `shapes`, which knows no motion, the words of one repeat the word before them. Without marks the UNet is told
+    of left and right by a difference a fifth of that between two colours, and does not learn them.
+    """
+    tokenizer = tokenizer_in(work / "tokenizer")
     torch.manual_seed(3)
-    state = training({"text": new_text(tokenizer)}, work / "text.safetensors", 2e-3, 1e-4)
+    text = new_text(tokenizer)
+    if folder is not None:
+        load_packed(folder, {"text": text})
+    known = deepcopy(text).eval().requires_grad_(False) if folder is not None else ImageText()
+    state = training({"text": text}, work / "text.safetensors", 2e-3, 1e-4)
     for step, losses in steps(state, TEXT_STEPS, 2e-3, work / "text.jsonl"):
         seeds = torch.randint(0, HELD_OUT, (TEXT_BATCH,), generator=stream(step, "text batch")).tolist()
         clips = [sample_clip(seed) for seed in seeds]
-        wanted = image.states([clip.caption.replace(f" {clip.motion}", "") for clip in clips])
-        targets = []
-        for clip, row in zip(clips, wanted, strict=True):
-            spoken = len(clip.motion.split())
-            targets.append(torch.cat((row[:4], row[3:4].expand(spoken, -1), row[4:]))[:16])
-        said = state.modules["text"](tokens(tokenizer, [clip.caption for clip in clips])).last_hidden_state
-        loss = F.mse_loss(said, torch.stack(targets))
+        ids = tokens(tokenizer, [clip.caption for clip in clips])
+        targets = known.with_motion(clips) if isinstance(known, ImageText) else known(ids).last_hidden_state
+        marks = torch.stack([motion_marks(clip.motion) for clip in clips])
+        loss = F.mse_loss(state.modules["text"](ids).last_hidden_state, targets + marks)
         _descend(state, loss, losses)
+
+
+def motion_marks(motion: str) -> Tensor:
+    """(16, 96) to add to the states of a caption: a vector of the motion's own at its last word, less of it after."""
+    mark = torch.randn(96, generator=stream(MOTIONS.index(motion), "motion mark"))
+    said = 3 + len(motion.split())  # its last word; the caption begins with a mark, article, colour and shape
+    return torch.cat((torch.zeros(said, 96), mark[None], 0.3 * mark.expand(15 - said, -1)))
 
 
 def _descend(state: Training, loss: Tensor, losses: list[float]) -> None:
@@ -192,11 +216,11 @@ def make_latents(work: Path) -> None:
 # ---------------------------------------------------------------- UNet and text
 
 
-def begun_from(folder: Path, modules: dict[str, nn.Module]) -> None:
-    """Give UNet and text tower the weights of a packed model: another stretch of training, with a fresh optimiser."""
+def load_packed(folder: Path, modules: dict[str, nn.Module]) -> None:
+    """Give UNet or text tower the weights of a packed model: another stretch of training, with a fresh optimiser."""
     files = {"unet": "unet/diffusion_pytorch_model.safetensors", "text": "text_encoder/model.safetensors"}
-    for part, name in files.items():
-        modules[part].load_state_dict({k: v.float() for k, v in load_file(folder / name).items()})
+    for part, module in modules.items():
+        module.load_state_dict({k: v.float() for k, v in load_file(folder / files[part]).items()})
 
 
 def train_unet(
@@ -208,8 +232,8 @@ def train_unet(
 ) -> None:
     """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`.
 
-    Begins from `shapes`, or goes on from a packed model in `folder`. `dtype` is that of the UNet's products: weights,
-    losses and attention stay in float32.
+    Begins from `shapes`, or goes on from a packed model in `folder`, either with the text tower of `train_text`.
+    `dtype` is that of the UNet's products: weights, losses and attention stay in float32.
     """
     latents = load_file(work / "latents.safetensors")["latents"]
     tokenizer, text = tokenizer_in(work / "tokenizer"), None
@@ -221,7 +245,7 @@ def train_unet(
     if folder is None:
         print(f"{warm_start(unet)} tensors from `shapes` of {len(unet.state_dict())}", flush=True)
     else:
-        begun_from(folder, {"unet": unet, "text": text})
+        load_packed(folder, {"unet": unet})
     state = training({"unet": unet, "text": text}, work / "unet.safetensors", RATE, 1e-3)
     state.modules.train()
     state.modules["unet"].set_attn_processor(Float32Attention())
@@ -319,7 +343,11 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     dtype = getattr(torch, options.dtype)
     unet = partial(train_unet, total=options.steps, batch=options.batch, folder=options.folder, dtype=dtype)
-    phases = {"text": train_text, "latents": make_latents, "unet": unet}
+    phases: dict[str, Callable[[Path], None]] = {
+        "text": partial(train_text, folder=options.folder),
+        "latents": make_latents,
+        "unet": unet,
+    }
     for name, phase in phases.items():
         if options.phase in (name, "all"):
             phase(options.work)
