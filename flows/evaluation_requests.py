@@ -14,7 +14,7 @@ from flows.evaluation import prepare_evaluation
 from flows.evaluation_report import as_json, as_markdown, check_out, write
 from flows.fleet import check_fleet
 from flows.home import Home
-from flows.measuring import cells, read_all
+from flows.measuring import cells, read_all, unread
 from flows.progress import Terminal
 from flows.readings_file import ReadingsFile
 from flows.remarks import remarks
@@ -22,15 +22,14 @@ from flows.requests import grid_values
 from flows.session import Session
 from stages.measures.spec import EvaluationSpec, make_evaluation
 from stages.models import pick_device
-from stages.runner import Interrupted, key_of
+from stages.runner import Interrupted
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from flows.evaluation import Evaluation, Picture
-    from storage import ArtifactStore
+    from flows.evaluation import Picture
 
 
 def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
@@ -61,7 +60,8 @@ def run(
     terminal = Terminal()
     if not only_plan and (taken := file.take(evaluation, home.store)):
         terminal.say(f"{taken} readings taken over")
-    total, left = len(evaluation.pictures), _unread(evaluation, home.store, file.keys())
+    held = file.keys()
+    total, left = len(evaluation.pictures), sum(unread(p, home.store, held) for p in evaluation.pictures)
     terminal.say(f"{evaluation.name}: {total} {evaluation.kind}s, {left} to read")
     jobs = ((picture.group, picture.job) for picture in evaluation.pictures if picture.job is not None)
     for remark in remarks(jobs, pick_device(options.device)):
@@ -88,12 +88,6 @@ def run(
     if as_object:
         rows = as_json(evaluation, found, readings)["rows"]
         typer.echo(json.dumps({"evaluation": evaluation.name, "rows": rows, "files": [str(f) for f in files]}))
-
-
-def _unread(evaluation: Evaluation, store: ArtifactStore, held: set[str]) -> int:
-    """How many pictures have a reading neither in `store` nor among those `held` by files."""
-    readings = ([key_of(call) for call in picture.readings.values()] for picture in evaluation.pictures)
-    return sum(any(key not in held and store.find(key) is None for key in keys) for keys in readings)
 
 
 class _Told:

@@ -28,7 +28,7 @@ from stages.spec import make_spec
 from stages.stage import StageError, Tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from flows.crew import Crew
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from flows.session import Session
     from stages.model_folder import ModelInfo
     from stages.plan import Call
+    from storage import ArtifactStore
+
+
+def unread(picture: Picture, store: ArtifactStore, held: Collection[str] = ()) -> bool:
+    """Whether a reading of `picture` is neither in `store` nor among those `held` elsewhere, by fingerprint."""
+    keys = (key_of(call) for call in picture.readings.values())
+    return any(key not in held and store.find(key) is None for key in keys)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def _read_over(
 ) -> dict[Picture, str]:
     """Have a crew render and read what is not read yet; return the pictures that cannot be made, and why."""
     home, pictures = session.home, evaluation.pictures
-    left = [p for p in pictures if any(home.store.find(key_of(call)) is None for call in p.readings.values())]
+    left = [picture for picture in pictures if unread(picture, home.store)]
     model = next(p.job for p in pictures if p.job is not None)
     sign = home.root / "cache" / f"stop-{uuid.uuid4().hex}"
     how = (home, session.options.model_dump(), model.plan.info, model.spec.model.dtype, sign)
@@ -147,7 +154,7 @@ def read_elsewhere(
 def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> Read:
     """One picture's readings, from the store where they are there."""
     store = session.home.store
-    if picture.job is not None and any(store.find(key_of(call)) is None for call in picture.readings.values()):
+    if picture.job is not None and unread(picture, store):
         session.render(picture.job)
     runner = session.runner(next(p.job for p in evaluation.pictures if p.job is not None))
     tensors: Tensors = {}

@@ -56,7 +56,7 @@ class ReadingsFile:
     def keys(self) -> set[str]:
         """Return the fingerprints of all readings in the files."""
         found: set[str] = set()
-        for path in (path for path in self.paths if path.exists()):
+        for path in self._there():
             with safe_open(path, "pt") as file:
                 found.update(_by_key(file.keys()))
         return found
@@ -65,7 +65,7 @@ class ReadingsFile:
         """Put into `store` those readings of `evaluation` that it lacks; return their number."""
         missing = {key_of(call): call for call in _readings(evaluation) if store.find(key_of(call)) is None}
         taken = 0
-        for path in (path for path in self.paths if path.exists()):
+        for path in self._there():
             with safe_open(path, "pt") as file:
                 for key, names in _by_key(file.keys()).items():
                     if (call := missing.pop(key, None)) is not None:
@@ -89,6 +89,9 @@ class ReadingsFile:
                     tensors |= {f"{key}/{name}": tensor.contiguous() for name, tensor in store.read(key).items()}
         with whole_file(path) as partial:
             save_file(tensors, partial, FORMAT)
+
+    def _there(self) -> list[Path]:
+        return [path for path in self.paths if path.exists()]
 
     def _check(self, path: Path) -> None:
         try:

@@ -165,7 +165,7 @@ def train_text(work: Path, folder: Path | None = None) -> None:
     torch.manual_seed(3)
     text = new_text(tokenizer)
     if folder is not None:
-        load_packed(folder, {"text": text})
+        load_packed(text, folder / "text_encoder" / "model.safetensors")
     known = deepcopy(text).eval().requires_grad_(False) if folder is not None else ImageText()
     state = training({"text": text}, work / "text.safetensors", 2e-3, 1e-4)
     for step, losses in steps(state, TEXT_STEPS, 2e-3, work / "text.jsonl"):
@@ -216,11 +216,9 @@ def make_latents(work: Path) -> None:
 # ---------------------------------------------------------------- UNet and text
 
 
-def load_packed(folder: Path, modules: dict[str, nn.Module]) -> None:
-    """Give UNet or text tower the weights of a packed model: another stretch of training, with a fresh optimiser."""
-    files = {"unet": "unet/diffusion_pytorch_model.safetensors", "text": "text_encoder/model.safetensors"}
-    for part, module in modules.items():
-        module.load_state_dict({k: v.float() for k, v in load_file(folder / files[part]).items()})
+def load_packed(module: nn.Module, file: Path) -> None:
+    """Give `module` the weights of a packed model: another stretch of training, with a fresh optimiser."""
+    module.load_state_dict({k: v.float() for k, v in load_file(file).items()})
 
 
 def train_unet(
@@ -245,7 +243,7 @@ def train_unet(
     if folder is None:
         print(f"{warm_start(unet)} tensors from `shapes` of {len(unet.state_dict())}", flush=True)
     else:
-        load_packed(folder, {"unet": unet})
+        load_packed(unet, folder / "unet" / "diffusion_pytorch_model.safetensors")
     state = training({"unet": unet, "text": text}, work / "unet.safetensors", RATE, 1e-3)
     state.modules.train()
     state.modules["unet"].set_attn_processor(Float32Attention())
