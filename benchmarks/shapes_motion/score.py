@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from typing import Any
 from flows.home import Home
 from flows.progress import Terminal
 from flows.session import Session, prepare
-from stages.shapes_motion.clips import sample_clip
-from stages.shapes_motion.measures import judge_clip
+from stages.shapes_motion.clips import MOTIONS, sample_clip
+from stages.shapes_motion.measures import judge_clip, parse_clip_caption
 from stages.spec import RunOptions, make_spec, parse_size
 
 FIRST_CLIP = 3_000_000  # of the held-out clips: no training sees them
@@ -33,7 +34,7 @@ def score(session: Session, seed: int, size: tuple[int, int], method: str, model
     job = prepare(make_spec({**values, "model": {"name": model}}), session.home)
     image = session.runner(job).read(job.plan.exports[-1].parents["image"], {})["image"][0]
     verdict = judge_clip((frame.float() for frame in image.unbind(1)), caption)
-    return {"caption": caption, **asdict(verdict), "right": verdict.right}
+    return {"caption": caption, "motion": parse_clip_caption(caption)[1], **asdict(verdict), "right": verdict.right}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -41,6 +42,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
     mean = {name: sum(float(row[name]) for row in rows) / len(rows) for name in COLUMNS}
     shares = " | ".join(f"{100 * mean[name]:.0f} %" for name in COLUMNS[1:-1])
     return f"| {len(rows)} | {mean['objects']:.2f} | {shares} | {mean['flicker']:.1f} |"
+
+
+def kept_motions(rows: list[dict[str, Any]]) -> str:
+    """How many clips of each motion keep it, for example `growing 7 of 7`."""
+    asked, kept = (Counter(row["motion"] for row in rows if row["motion_ok"] or every) for every in (True, False))
+    return ", ".join(f"{motion} {kept[motion]} of {asked[motion]}" for motion in MOTIONS)
 
 
 def main() -> None:
@@ -62,6 +69,7 @@ def main() -> None:
     print("| n | objects | one object | colour | shape | ground | motion | right | flicker |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(summary(rows))
+    print(f"\nmotions kept: {kept_motions(rows)}\n")
     print(json.dumps(rows))
 
 

@@ -13,9 +13,10 @@ import argparse
 import json
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -35,11 +36,15 @@ if TYPE_CHECKING:
 
 IMAGE_MODEL = Path(__file__).parents[2] / "stages" / "shapes" / "model"
 HEIGHT, WIDTH = 80, 128  # pixels: 10 x 16 latent cells, the aspect of VideoCrafter2's 320 x 512
-CLIPS = 2_400  # training clips, seeds 0...; the seeds from HELD_OUT on are never trained on
+CLIPS = 3_000  # training clips, five of each seed 0...; the seeds from HELD_OUT on are never trained on
+AVERAGED, PLACES = 200, 8  # for so many training clips, the average over clips of the same words is known too
 HELD_OUT = 1_000_000
 TEXT_STEPS, TEXT_BATCH = 300, 64
-UNET_STEPS, UNET_BATCH, RATE = 1040, 4, 1e-3
-LATE = 760  # from this step on, high noise is seen more often and held in units of the picture
+UNET_STEPS, UNET_BATCH, RATE = 1040, 8, 1e-3
+LATE = (
+    760  # from this step on, high noise is seen more often and held in units of the picture, and motions are told apart
+)
+EARLY, LAST = 850, 999  # the timesteps that decide where an object goes; below, that shows through the noise
 SCALE_TO, SCALE_STEPS = 0.7, 400  # VideoCrafter2's dynamic scale
 METHOD = {"restart": 0.75, "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
 
@@ -197,20 +202,46 @@ def _descend(state: Training, loss: Tensor, losses: list[float]) -> None:
 # ---------------------------------------------------------------- latents of the training clips
 
 
+def training_clip(index: int) -> Clip:
+    """Clip `index` of the training set, which has every scene once with each motion, one after the other."""
+    scene, motion = divmod(index, len(MOTIONS))
+    return sample_clip(scene, motion=MOTIONS[motion])
+
+
+def elsewhere(clip: Clip, seed: int) -> Clip:
+    """A clip of the same caption and rate whose object has the place, size and way of `seed`."""
+    other = sample_clip(seed, motion=clip.motion)
+    same = {name: getattr(clip.scene, name) for name in ("color", "shape", "background")}
+    return replace(other, scene=replace(other.scene, **same), motion_fps=clip.motion_fps)
+
+
 @torch.no_grad()
 def make_latents(work: Path) -> None:
-    """Encode the training clips once: (clips, 4, frames, h, w) float16 means, scaled."""
+    """Encode the training clips once: (clips, 4, frames, h, w) float16 means, scaled.
+
+    With them, for the first `AVERAGED` of the clips, the average over `PLACES` clips of the same caption.
+    """
     if (work / "latents.safetensors").exists():
         return
     vae = AutoencoderKL.from_pretrained(IMAGE_MODEL / "vae").float().to(memory_format=torch.channels_last)
-    rows = []
-    for seed in range(CLIPS):
-        frames = draw_clip(sample_clip(seed), FRAMES, HEIGHT, WIDTH).transpose(0, 1)
+
+    def encoded(clip: Clip) -> Tensor:
+        frames = draw_clip(clip, FRAMES, HEIGHT, WIDTH).transpose(0, 1)
         means = vae.encode(frames.contiguous(memory_format=torch.channels_last)).latent_dist.mean
-        rows.append((means * vae.config.scaling_factor).transpose(0, 1).half())
-        if seed % 500 == 499:
-            print(f"encoded {seed + 1} clips", flush=True)
-    save_file({"latents": torch.stack(rows).contiguous()}, work / "latents.safetensors")
+        return (means * vae.config.scaling_factor).transpose(0, 1)
+
+    rows = []
+    for index in range(CLIPS):
+        rows.append(encoded(training_clip(index)).half())
+        if index % 500 == 499:
+            print(f"encoded {index + 1} clips", flush=True)
+    averages = []
+    for index in range(AVERAGED):
+        clip, first = training_clip(index), CLIPS + index // len(MOTIONS) * PLACES
+        placed = [encoded(elsewhere(clip, seed)) for seed in range(first, first + PLACES)]
+        averages.append(torch.stack(placed).mean(0).half())
+    made = {"latents": torch.stack(rows), "averages": torch.stack(averages)}
+    save_file({name: rows.contiguous() for name, rows in made.items()}, work / "latents.safetensors")
 
 
 # ---------------------------------------------------------------- UNet and text
@@ -221,20 +252,99 @@ def load_packed(module: nn.Module, file: Path) -> None:
     module.load_state_dict({k: v.float() for k, v in load_file(file).items()})
 
 
+class Bearings(nn.Module):
+    """Linear probes of the UNet's blocks, for training alone: where and when a place is, and what the caption says.
+
+    That a left-going object is at the right at first is a product of three: a word, the frame's number (which layers
+    over time know only by the zeros beyond the ends of a clip) and the column. As long as one of them is missing the
+    other two gain nothing, so that the error of the noise alone teaches none of them; the probes ask for each.
+    """
+
+    ASKED = 6  # frame, row, column, frame times row, frame times column, and the one that the caption means
+
+    def __init__(self, unet: VideoCrafterUNet) -> None:
+        super().__init__()
+        blocks = [*unet.down_blocks[:3], unet.mid_block, *unet.up_blocks[1:]]
+        layers = [block.temp_attentions[-1] for block in blocks]
+        self.probes = nn.ModuleList(nn.Linear(layer.in_channels, self.ASKED) for layer in layers)
+        self.seen: dict[int, Tensor] = {}  # by probe, in the last call of the UNet
+        for index, layer in enumerate(layers):
+            layer.register_forward_hook(partial(self._see, index))
+
+    def _see(self, index: int, layer: nn.Module, given: Any, made: Any) -> None:
+        self.seen[index] = made[0]
+
+    def loss(self, motions: list[str]) -> Tensor:
+        """Mean squared error of the probes about the first clips the UNet was last called with, of these motions."""
+        total = torch.zeros(())
+        for index, probe in enumerate(self.probes):
+            maps = self.seen[index].float().unflatten(0, (-1, FRAMES))[: len(motions)].movedim(2, -1)
+            truth = torch.stack([bearings(motion, *maps.shape[2:4]) for motion in motions])
+            errors = (probe(F.layer_norm(maps, maps.shape[-1:])) - truth).square().flatten(0, -2).mean(0)
+            total = total + errors.mean() + 2 * errors[-1]
+        return total / len(self.probes)
+
+
+def bearings(motion: str, height: int, width: int) -> Tensor:
+    """(frames, h, w, 6): what the probes are to say of a clip of `motion`."""
+    axes = (torch.linspace(-1.5, 1.5, n) for n in (FRAMES, height, width))
+    f, y, x = torch.meshgrid(*axes, indexing="ij")
+    meant = {"moving left": -f * x, "moving right": f * x, "moving up": -f * y, "growing": f, "spinning": 0 * f}
+    return torch.stack((f, y, x, f * y, f * x, meant[motion]), dim=-1)
+
+
+Told = Literal["early", "last"]  # at which timesteps motions are told apart
+
+
+class Drawn(NamedTuple):
+    """The clips of one step: numbers, whether the caption is said, timesteps, and noise (B, 4, frames, h, w)."""
+
+    rows: Tensor
+    spoken: Tensor
+    t: Tensor
+    noise: Tensor
+
+
+def draw_batch(step: int, batch: int, shape: torch.Size, averaged: int, told: Told | None) -> Drawn:
+    """Draw a step's clips from latents of `shape` (clips, 4, frames, h, w).
+
+    If motions are to be `told` apart, the first five are one scene with each of them, in the same noise at the same
+    timestep: nothing but their captions tells them apart, so what differs between their errors is what the network has
+    yet to learn about motions, without the noise of noise. They are one of the first `averaged` clips for the last
+    timestep. The others are spread over the schedule.
+    """
+    g, (clips, *of_clip) = stream(step, "unet batch"), shape
+    rows = torch.randint(0, clips, (batch,), generator=g)
+    spoken = torch.rand(batch, generator=g) > 0.1
+    noise = torch.randn(batch, *of_clip, generator=g)
+    five = len(MOTIONS) if told else 0
+    share = ((torch.arange(batch) - five + torch.rand(batch, generator=g)) / (batch - five)).clamp(min=0)
+    t = ((share**0.6 if told else share) * 1000).long().clamp(max=LAST)
+    if told:
+        is_last = told == "last"
+        rows[:five] = rows[0] % (averaged if is_last else clips) // five * five + torch.arange(five)
+        spoken[:five], noise[:five] = True, noise[0].clone()
+        t[:five] = LAST if is_last else torch.randint(EARLY, LAST, (1,), generator=g)
+    return Drawn(rows, spoken, t, noise)
+
+
 def train_unet(
     work: Path,
     total: int = UNET_STEPS,
     batch: int = UNET_BATCH,
     folder: Path | None = None,
     dtype: torch.dtype = torch.float32,
+    rate: float = RATE,
+    every: int = 1,
 ) -> None:
     """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`.
 
     Begins from `shapes`, or goes on from a packed model in `folder`, either with the text tower of `train_text`.
-    `dtype` is that of the UNet's products: weights, losses and attention stay in float32.
+    `dtype` is that of the UNet's products: weights, losses and attention stay in float32. At the last timestep the
+    network sees noise alone, as it does when a clip is begun, and is to predict what clips of the caption average.
     """
-    latents = load_file(work / "latents.safetensors")["latents"]
-    tokenizer, text = tokenizer_in(work / "tokenizer"), None
+    latents, averages = (load_file(work / "latents.safetensors")[name] for name in ("latents", "averages"))
+    tokenizer = tokenizer_in(work / "tokenizer")
     torch.manual_seed(4)
     text = new_text(tokenizer)
     learned = load_file(work / "text.safetensors")
@@ -244,34 +354,42 @@ def train_unet(
         print(f"{warm_start(unet)} tensors from `shapes` of {len(unet.state_dict())}", flush=True)
     else:
         load_packed(unet, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    state = training({"unet": unet, "text": text}, work / "unet.safetensors", RATE, 1e-3)
+    state = training({"unet": unet, "text": text, "bearings": Bearings(unet)}, work / "unet.safetensors", rate, 1e-3)
     state.modules.train()
     state.modules["unet"].set_attn_processor(Float32Attention())
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0)
     shrink = torch.cat((torch.linspace(1, SCALE_TO, SCALE_STEPS), torch.full((1000 - SCALE_STEPS,), SCALE_TO)))
     late = LATE if folder is None else 0
-    for step, losses in steps(state, total, RATE, work / "unet.jsonl", every=20):
-        g = stream(step, "unet batch")
-        rows = torch.randint(0, len(latents), (batch,), generator=g)
-        clips = [sample_clip(seed) for seed in rows.tolist()]
-        spoken = (torch.rand(batch, generator=g) > 0.1).tolist()
-        said = [clip.caption if kept else "" for clip, kept in zip(clips, spoken, strict=True)]
-        share = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
-        t = ((share if step < late else share**0.6) * 1000).long().clamp(0, 999)
-        x0 = latents[rows].float() * shrink[t].float().view(-1, 1, 1, 1, 1)
-        noise = torch.randn(x0.shape, generator=g)
+    for step, losses in steps(state, total, rate, work / "unet.jsonl", every=20):
+        told: Told | None = ("last" if step // every % 2 else "early") if step >= late and step % every == 0 else None
+        rows, spoken, t, noise = draw_batch(step, batch, latents.shape, len(averages), told)
+        clips = [training_clip(row) for row in rows.tolist()]
+        said = [clip.caption if kept else "" for clip, kept in zip(clips, spoken.tolist(), strict=True)]
+        x0 = latents[rows].float()
+        if told == "last":
+            x0[: len(MOTIONS)] = averages[rows[: len(MOTIONS)]].float()
+        x0 = x0 * shrink[t].float().view(-1, 1, 1, 1, 1)
         a = alphas[t].float().view(-1, 1, 1, 1, 1)
         rates = torch.tensor([float(clip.motion_fps) for clip in clips])
         embeds = state.modules["text"](tokens(tokenizer, said)).last_hidden_state
-        noisy = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        is_last = (t == LAST).view(-1, 1, 1, 1, 1)
+        noisy = torch.where(is_last, noise, a.sqrt() * x0 + (1 - a).sqrt() * noise)
+        target = (noisy - a.sqrt() * x0) / (1 - a).sqrt()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             predicted = state.modules["unet"](noisy, t, embeds, timestep_cond=rates).sample.float()
         sigma = ((1 - a) / a).sqrt().view(-1, 1, 1, 1).repeat_interleave(FRAMES, 0)
-        error = (predicted - noise).transpose(1, 2).flatten(0, 1)
+        error = (predicted - target).transpose(1, 2).flatten(0, 1)
         loss = denoising_loss(error, sigma)
+        of_picture = error * sigma.clamp(max=12.0)
         if step >= late:
-            loss = loss + 0.05 * (error * sigma.clamp(max=12.0)).square().mean()
+            loss = loss + 0.05 * of_picture.square().mean()
+        if told:
+            apart = of_picture.unflatten(0, (batch, FRAMES))[: len(MOTIONS)]
+            if told == "last":  # the same noise alone went in: the mean of the five is no matter of motion
+                apart = 2 * (apart - apart.mean(0))
+            pointed = state.modules["bearings"].loss([clip.motion for clip in clips[: len(MOTIONS)]])
+            loss = loss + 0.5 * apart.square().mean() + 0.2 * pointed
         _descend(state, loss, losses)
 
 
@@ -333,14 +451,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=UNET_STEPS)
     parser.add_argument("--from", dest="folder", type=Path, help="a packed model to go on from; else `shapes`")
     parser.add_argument("--batch", type=int, default=UNET_BATCH, help="clips of one step of the UNet")
+    parser.add_argument("--rate", type=float, default=RATE, help="of learning, the largest")
+    parser.add_argument("--tell-every", type=int, default=1, help="steps from one that tells motions apart to the next")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the UNet's products")
     options = parser.parse_args()
+    if options.batch <= len(MOTIONS):
+        parser.error(f"--batch {options.batch}, allowed: {len(MOTIONS) + 1} or more, for one of each motion and others")
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     options.work.mkdir(parents=True, exist_ok=True)
     dtype = getattr(torch, options.dtype)
-    unet = partial(train_unet, total=options.steps, batch=options.batch, folder=options.folder, dtype=dtype)
+    unet = partial(
+        train_unet,
+        total=options.steps,
+        batch=options.batch,
+        folder=options.folder,
+        dtype=dtype,
+        rate=options.rate,
+        every=options.tell_every,
+    )
     phases: dict[str, Callable[[Path], None]] = {
         "text": partial(train_text, folder=options.folder),
         "latents": make_latents,

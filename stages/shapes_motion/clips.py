@@ -41,10 +41,13 @@ class Clip:
         return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def sample_clip(seed: int, aspect: float = 1.6) -> Clip:
-    """Draw a clip for frames of `aspect` (width over height); the object lies wholly inside for `FRAMES` frames."""
+def sample_clip(seed: int, aspect: float = 1.6, motion: str | None = None) -> Clip:
+    """Draw a clip for frames of `aspect` (width over height); the object lies wholly inside for `FRAMES` frames.
+
+    With `motion`, the clip of this seed that has it: the same colours and size, and the shape where it can be seen to.
+    """
     u = torch.rand(10, generator=stream(seed, "clip"), dtype=torch.float64).tolist()
-    motion = MOTIONS[int(u[0] * len(MOTIONS))]
+    motion = motion or MOTIONS[int(u[0] * len(MOTIONS))]
     shapes = TURNING if motion == "spinning" else SHAPES
     half_h, half_w = 0.5 / math.sqrt(aspect), 0.5 * math.sqrt(aspect)
     last = (0.48 + 0.24 * u[1]) * min(half_h, half_w)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
@@ -125,6 +125,35 @@ def test_the_model_is_small_and_whole() -> None:
     assert card["frames"] == FRAMES
 
 
+def test_a_scene_has_a_clip_of_every_motion() -> None:
+    clips = [sample_clip(FIRST, motion=motion) for motion in MOTIONS]
+    assert [clip.motion for clip in clips] == list(MOTIONS)
+    assert len({(clip.scene.color, clip.scene.background, clip.motion_fps) for clip in clips}) == 1
+    own = sample_clip(FIRST)
+    assert own == sample_clip(FIRST, motion=own.motion)
+
+
+@pytest.mark.parametrize("told", ["early", "last"])
+def test_training_tells_motions_apart_by_their_captions_alone(told: Literal["early", "last"]) -> None:
+    from benchmarks.shapes_motion import train
+
+    shape = torch.Size((500, 4, 8, 10, 16))
+    drawn = train.draw_batch(6, 9, shape, 20, told)
+    clips = [train.training_clip(row) for row in drawn.rows.tolist()]
+    assert [clip.motion for clip in clips[:5]] == list(MOTIONS)
+    assert len({clip.scene.seed for clip in clips[:5]}) == 1
+    assert all(torch.equal(noise, drawn.noise[0]) for noise in drawn.noise[:5])
+    assert drawn.spoken[:5].all()
+    assert len(set(drawn.t[:5].tolist())) == 1
+    assert (drawn.t[0] == 999) == (told == "last")
+    assert drawn.t[0] >= 850
+    assert drawn.rows[0] < 20 or told == "early"
+    assert drawn.t[5] < 500 < drawn.t[-1], "the others are spread over the schedule"
+    assert not torch.equal(drawn.noise[5], drawn.noise[0])
+    early = train.draw_batch(6, 9, shape, 20, None).t.tolist()
+    assert [t * 9 // 1000 for t in early] == list(range(9))
+
+
 def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.shapes_motion import train
     from stages.videocrafter import VideoCrafterUNet
@@ -139,17 +168,24 @@ def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
         state.save()
 
     train_steps = train.steps
-    for name, value in {"CLIPS": 4, "TEXT_STEPS": 2, "TEXT_BATCH": 4, "UNET_BATCH": 1, "new_unet": small_unet}.items():
+    for name, value in {
+        "CLIPS": 5,
+        "TEXT_STEPS": 2,
+        "TEXT_BATCH": 4,
+        "UNET_BATCH": 6,
+        "LATE": 1,
+        "new_unet": small_unet,
+    }.items():
         monkeypatch.setattr(train, name, value)
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     for folder in (whole, parted):
         folder.mkdir()
         train.train_text(folder)
         train.make_latents(folder)
-    train.train_unet(whole, 3)
+    train.train_unet(whole, 3, batch=6)
     monkeypatch.setattr(train, "steps", killed)
-    train.train_unet(parted, 3)
+    train.train_unet(parted, 3, batch=6)
     assert (whole / "unet.safetensors").read_bytes() != (parted / "unet.safetensors").read_bytes()
     monkeypatch.setattr(train, "steps", train_steps)
-    train.train_unet(parted, 3)
+    train.train_unet(parted, 3, batch=6)
     assert (whole / "unet.safetensors").read_bytes() == (parted / "unet.safetensors").read_bytes()
