@@ -339,7 +339,8 @@ def train_unet(
 ) -> None:
     """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`.
 
-    Begins from `shapes`, or goes on from a packed model in `folder`, either with the text tower of `train_text`.
+    Begins from `shapes`, or goes on from a packed model in `folder`: with the text tower of `train_text`, or where that
+    was not run with the packed one, whose motions may be marked already.
     `dtype` is that of the UNet's products: weights, losses and attention stay in float32. At the last timestep the
     network sees noise alone, as it does when a clip is begun, and is to predict what clips of the caption average.
     """
@@ -347,8 +348,11 @@ def train_unet(
     tokenizer = tokenizer_in(work / "tokenizer")
     torch.manual_seed(4)
     text = new_text(tokenizer)
-    learned = load_file(work / "text.safetensors")
-    text.load_state_dict({k.removeprefix("ema.text."): v for k, v in learned.items() if k.startswith("ema.text.")})
+    if folder is None or (work / "text.safetensors").exists():
+        learned = load_file(work / "text.safetensors")
+        text.load_state_dict({k.removeprefix("ema.text."): v for k, v in learned.items() if k.startswith("ema.text.")})
+    else:
+        load_packed(text, folder / "text_encoder" / "model.safetensors")
     unet = new_unet()
     if folder is None:
         print(f"{warm_start(unet)} tensors from `shapes` of {len(unet.state_dict())}", flush=True)
