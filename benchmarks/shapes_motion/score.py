@@ -20,7 +20,7 @@ from flows.home import Home
 from flows.progress import Terminal
 from flows.session import Session, prepare
 from stages.shapes_motion.clips import MOTIONS, sample_clip
-from stages.shapes_motion.measures import judge_clip, parse_clip_caption
+from stages.shapes_motion.measures import judge_clip
 from stages.spec import RunOptions, make_spec, parse_size
 
 FIRST_CLIP = 3_000_000  # of the held-out clips: no training sees them
@@ -29,12 +29,13 @@ COLUMNS = ("objects", "one_object", "color_ok", "shape_ok", "background_ok", "mo
 
 def score(session: Session, seed: int, size: tuple[int, int], method: str, model: str) -> dict[str, Any]:
     """Render the caption of clip `seed` and read it frame by frame."""
-    caption = sample_clip(seed).caption
+    clip = sample_clip(seed)
+    caption = clip.caption
     values = {"prompt": caption, "seed": seed, "width": size[0], "height": size[1], "method": {"name": method}}
     job = prepare(make_spec({**values, "model": {"name": model}}), session.home)
     image = session.runner(job).read(job.plan.exports[-1].parents["image"], {})["image"][0]
     verdict = judge_clip((frame.float() for frame in image.unbind(1)), caption)
-    return {"caption": caption, "motion": parse_clip_caption(caption)[1], **asdict(verdict), "right": verdict.right}
+    return {"caption": caption, "motion": clip.motion, **asdict(verdict), "right": verdict.right}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

@@ -41,9 +41,7 @@ AVERAGED, PLACES = 200, 8  # for so many training clips, the average over clips 
 HELD_OUT = 1_000_000
 TEXT_STEPS, TEXT_BATCH = 300, 64
 UNET_STEPS, UNET_BATCH, RATE = 1040, 8, 1e-3
-LATE = (
-    760  # from this step on, high noise is seen more often and held in units of the picture, and motions are told apart
-)
+LATE = 760  # from this step on motions are told apart, and high noise is seen more often, in units of the picture
 EARLY, LAST = 850, 999  # the timesteps that decide where an object goes; below, that shows through the noise
 SCALE_TO, SCALE_STEPS = 0.7, 400  # VideoCrafter2's dynamic scale
 METHOD = {"restart": 0.75, "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md

@@ -168,14 +168,16 @@ def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
         state.save()
 
     train_steps = train.steps
-    for name, value in {
+    small = {
         "CLIPS": 5,
+        "AVERAGED": 5,
+        "PLACES": 1,
         "TEXT_STEPS": 2,
         "TEXT_BATCH": 4,
-        "UNET_BATCH": 6,
         "LATE": 1,
         "new_unet": small_unet,
-    }.items():
+    }
+    for name, value in small.items():
         monkeypatch.setattr(train, name, value)
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     for folder in (whole, parted):
