@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -44,7 +44,7 @@ UNET_STEPS, UNET_BATCH, RATE = 1040, 8, 1e-3
 LATE = 760  # from this step on motions are told apart, and high noise is seen more often, in units of the picture
 EARLY, LAST = 850, 999  # the timesteps that decide where an object goes; below, that shows through the noise
 SCALE_TO, SCALE_STEPS = 0.7, 400  # VideoCrafter2's dynamic scale
-METHOD = {"restart": 0.75, "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
+METHOD = {"restart": 0.75, "upsample": "rgb", "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
 
 
 # ---------------------------------------------------------------- the networks
@@ -326,24 +326,81 @@ def draw_batch(step: int, batch: int, shape: torch.Size, averaged: int, told: To
     return Drawn(rows, spoken, t, noise)
 
 
-def train_unet(
-    work: Path,
-    total: int = UNET_STEPS,
-    batch: int = UNET_BATCH,
-    folder: Path | None = None,
-    dtype: torch.dtype = torch.float32,
-    rate: float = RATE,
-    every: int = 1,
-) -> None:
+@dataclass(frozen=True)
+class Stretch:
+    """How one stretch of the UNet's training goes."""
+
+    steps: int = UNET_STEPS
+    batch: int = UNET_BATCH
+    folder: Path | None = None  # a packed model to go on from; else begin from `shapes`
+    dtype: torch.dtype = torch.float32  # of the UNet's products: weights, losses and attention stay in float32
+    rate: float = RATE
+    tell_every: int = 1
+
+    def is_late(self, step: int) -> bool:
+        """Whether high noise is held in units of the picture, and motions are told apart."""
+        return self.folder is not None or step >= LATE
+
+    def told(self, step: int) -> Told | None:
+        """Where `step` tells motions apart: early and last take turns."""
+        if not self.is_late(step) or step % self.tell_every:
+            return None
+        return "last" if step // self.tell_every % 2 else "early"
+
+
+class StepLoss:
     """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`.
 
-    Begins from `shapes`, or goes on from a packed model in `folder`: with the text tower of `train_text`, or where that
-    was not run with the packed one, whose motions may be marked already.
-    `dtype` is that of the UNet's products: weights, losses and attention stay in float32. At the last timestep the
-    network sees noise alone, as it does when a clip is begun, and is to predict what clips of the caption average.
+    At the last timestep the network sees noise alone, as it does when a clip is begun; with motions told apart there,
+    it is to predict what clips of the caption average.
     """
-    latents, averages = (load_file(work / "latents.safetensors")[name] for name in ("latents", "averages"))
-    tokenizer = tokenizer_in(work / "tokenizer")
+
+    def __init__(self, work: Path, tokenizer: CLIPTokenizer, modules: nn.ModuleDict, stretch: Stretch) -> None:
+        self.latents, self.averages = (
+            load_file(work / "latents.safetensors")[name] for name in ("latents", "averages")
+        )
+        self.tokenizer, self.modules, self.stretch = tokenizer, modules, stretch
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        self.alphas = torch.cumprod(1 - betas, 0)
+        self.shrink = torch.cat((torch.linspace(1, SCALE_TO, SCALE_STEPS), torch.full((1000 - SCALE_STEPS,), SCALE_TO)))
+
+    def __call__(self, step: int) -> Tensor:
+        told, batch = self.stretch.told(step), self.stretch.batch
+        rows, spoken, t, noise = draw_batch(step, batch, self.latents.shape, len(self.averages), told)
+        clips = [training_clip(row) for row in rows.tolist()]
+        said = [clip.caption if kept else "" for clip, kept in zip(clips, spoken.tolist(), strict=True)]
+        x0 = self.latents[rows].float()
+        if told == "last":
+            x0[: len(MOTIONS)] = self.averages[rows[: len(MOTIONS)]].float()
+        x0 = x0 * self.shrink[t].float().view(-1, 1, 1, 1, 1)
+        a = self.alphas[t].float().view(-1, 1, 1, 1, 1)
+        is_last = (t == LAST).view(-1, 1, 1, 1, 1)
+        noisy = torch.where(is_last, noise, a.sqrt() * x0 + (1 - a).sqrt() * noise)
+        target = (noisy - a.sqrt() * x0) / (1 - a).sqrt()
+        rates = torch.tensor([float(clip.motion_fps) for clip in clips])
+        embeds = self.modules["text"](tokens(self.tokenizer, said)).last_hidden_state
+        with torch.autocast("cpu", self.stretch.dtype, enabled=self.stretch.dtype != torch.float32):
+            predicted = self.modules["unet"](noisy, t, embeds, timestep_cond=rates).sample.float()
+        sigma = ((1 - a) / a).sqrt().view(-1, 1, 1, 1).repeat_interleave(FRAMES, 0)
+        error = (predicted - target).transpose(1, 2).flatten(0, 1)
+        loss, of_picture = denoising_loss(error, sigma), error * sigma.clamp(max=12.0)
+        if self.stretch.is_late(step):
+            loss = loss + 0.05 * of_picture.square().mean()
+        if told:
+            apart = of_picture.unflatten(0, (batch, FRAMES))[: len(MOTIONS)]
+            if told == "last":  # the same noise alone went in: the mean of the five is no matter of motion
+                apart = 2 * (apart - apart.mean(0))
+            pointed = self.modules["bearings"].loss([clip.motion for clip in clips[: len(MOTIONS)]])
+            loss = loss + 0.5 * apart.square().mean() + 0.2 * pointed
+        return loss
+
+
+def train_unet(work: Path, stretch: Stretch) -> None:
+    """Train UNet and text, from `shapes` or on from a packed model.
+
+    With the text tower of `train_text`, or where that was not run with the packed one, whose motions are marked.
+    """
+    tokenizer, folder = tokenizer_in(work / "tokenizer"), stretch.folder
     torch.manual_seed(4)
     text = new_text(tokenizer)
     if folder is None or (work / "text.safetensors").exists():
@@ -356,43 +413,13 @@ def train_unet(
         print(f"{warm_start(unet)} tensors from `shapes` of {len(unet.state_dict())}", flush=True)
     else:
         load_packed(unet, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    state = training({"unet": unet, "text": text, "bearings": Bearings(unet)}, work / "unet.safetensors", rate, 1e-3)
+    networks = {"unet": unet, "text": text, "bearings": Bearings(unet)}
+    state = training(networks, work / "unet.safetensors", stretch.rate, 1e-3)
     state.modules.train()
     state.modules["unet"].set_attn_processor(Float32Attention())
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    alphas = torch.cumprod(1 - betas, 0)
-    shrink = torch.cat((torch.linspace(1, SCALE_TO, SCALE_STEPS), torch.full((1000 - SCALE_STEPS,), SCALE_TO)))
-    late = LATE if folder is None else 0
-    for step, losses in steps(state, total, rate, work / "unet.jsonl", every=20):
-        told: Told | None = ("last" if step // every % 2 else "early") if step >= late and step % every == 0 else None
-        rows, spoken, t, noise = draw_batch(step, batch, latents.shape, len(averages), told)
-        clips = [training_clip(row) for row in rows.tolist()]
-        said = [clip.caption if kept else "" for clip, kept in zip(clips, spoken.tolist(), strict=True)]
-        x0 = latents[rows].float()
-        if told == "last":
-            x0[: len(MOTIONS)] = averages[rows[: len(MOTIONS)]].float()
-        x0 = x0 * shrink[t].float().view(-1, 1, 1, 1, 1)
-        a = alphas[t].float().view(-1, 1, 1, 1, 1)
-        rates = torch.tensor([float(clip.motion_fps) for clip in clips])
-        embeds = state.modules["text"](tokens(tokenizer, said)).last_hidden_state
-        is_last = (t == LAST).view(-1, 1, 1, 1, 1)
-        noisy = torch.where(is_last, noise, a.sqrt() * x0 + (1 - a).sqrt() * noise)
-        target = (noisy - a.sqrt() * x0) / (1 - a).sqrt()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            predicted = state.modules["unet"](noisy, t, embeds, timestep_cond=rates).sample.float()
-        sigma = ((1 - a) / a).sqrt().view(-1, 1, 1, 1).repeat_interleave(FRAMES, 0)
-        error = (predicted - target).transpose(1, 2).flatten(0, 1)
-        loss = denoising_loss(error, sigma)
-        of_picture = error * sigma.clamp(max=12.0)
-        if step >= late:
-            loss = loss + 0.05 * of_picture.square().mean()
-        if told:
-            apart = of_picture.unflatten(0, (batch, FRAMES))[: len(MOTIONS)]
-            if told == "last":  # the same noise alone went in: the mean of the five is no matter of motion
-                apart = 2 * (apart - apart.mean(0))
-            pointed = state.modules["bearings"].loss([clip.motion for clip in clips[: len(MOTIONS)]])
-            loss = loss + 0.5 * apart.square().mean() + 0.2 * pointed
-        _descend(state, loss, losses)
+    loss = StepLoss(work, tokenizer, state.modules, stretch)
+    for step, losses in steps(state, stretch.steps, stretch.rate, work / "unet.jsonl", every=20):
+        _descend(state, loss(step), losses)
 
 
 # ---------------------------------------------------------------- the pipeline folder
@@ -463,20 +490,18 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     options.work.mkdir(parents=True, exist_ok=True)
-    dtype = getattr(torch, options.dtype)
-    unet = partial(
-        train_unet,
-        total=options.steps,
+    stretch = Stretch(
+        steps=options.steps,
         batch=options.batch,
         folder=options.folder,
-        dtype=dtype,
+        dtype=getattr(torch, options.dtype),
         rate=options.rate,
-        every=options.tell_every,
+        tell_every=options.tell_every,
     )
     phases: dict[str, Callable[[Path], None]] = {
         "text": partial(train_text, folder=options.folder),
         "latents": make_latents,
-        "unet": unet,
+        "unet": partial(train_unet, stretch=stretch),
     }
     for name, phase in phases.items():
         if options.phase in (name, "all"):

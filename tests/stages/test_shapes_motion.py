@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.measures import motion_net
@@ -179,15 +181,24 @@ def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
     }
     for name, value in small.items():
         monkeypatch.setattr(train, name, value)
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    for folder in (whole, parted):
-        folder.mkdir()
-        train.train_text(folder)
-        train.make_latents(folder)
-    train.train_unet(whole, 3, batch=6)
+    whole, parted, stretch = tmp_path / "whole", tmp_path / "parted", train.Stretch(steps=3, batch=6)
+    whole.mkdir()
+    train.train_text(whole)
+    train.make_latents(whole)
+    shutil.copytree(whole, parted)
+    train.train_unet(whole, stretch)
     monkeypatch.setattr(train, "steps", killed)
-    train.train_unet(parted, 3, batch=6)
+    train.train_unet(parted, stretch)
     assert (whole / "unet.safetensors").read_bytes() != (parted / "unet.safetensors").read_bytes()
     monkeypatch.setattr(train, "steps", train_steps)
-    train.train_unet(parted, 3, batch=6)
+    train.train_unet(parted, stretch)
     assert (whole / "unet.safetensors").read_bytes() == (parted / "unet.safetensors").read_bytes()
+    train.pack(whole, tmp_path / "packed")
+    (parted / "unet.safetensors").unlink()
+    (parted / "text.safetensors").unlink()
+    train.train_unet(parted, train.Stretch(steps=0, batch=6, folder=tmp_path / "packed"))
+    began, packed = (
+        load_file(parted / "unet.safetensors"),
+        load_file(tmp_path / "packed/text_encoder/model.safetensors"),
+    )
+    assert all(torch.equal(began[f"now.text.{name}"], tensor.float()) for name, tensor in packed.items())
