@@ -127,6 +127,21 @@ def test_the_model_is_small_and_whole() -> None:
     assert card["frames"] == FRAMES
 
 
+def test_captions_of_different_motions_are_far_apart_in_text_states() -> None:
+    """Left and right were a fifth of a colour apart once, and the UNet did not learn them."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from benchmarks.shapes_motion.train import tokens
+
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
+    text = CLIPTextModel.from_pretrained(MODEL / "text_encoder").float().eval()
+    captions = [f"a blue square {motion} over sand" for motion in MOTIONS]
+    with torch.no_grad():
+        states = text(tokens(tokenizer, captions)).last_hidden_state.flatten(1)
+    apart = torch.cdist(states, states) / states.norm(dim=1)
+    assert apart[~torch.eye(len(MOTIONS), dtype=torch.bool)].min() > 0.5
+
+
 def test_a_scene_has_a_clip_of_every_motion() -> None:
     clips = [sample_clip(FIRST, motion=motion) for motion in MOTIONS]
     assert [clip.motion for clip in clips] == list(MOTIONS)
