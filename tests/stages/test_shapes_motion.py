@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from stages.measures import motion_net
 from stages.measures.motion_net import MotionNet, frame_input, frame_numbers
 from stages.model_folder import EMBEDDED_MODELS
 from stages.shapes.measures import largest_mask
-from stages.shapes_motion.clips import FRAMES, MOTIONS, Clip, draw_clip, frame_scene, sample_clip
+from stages.shapes_motion.clips import FRAMES, MOTIONS, SHAPES, Clip, draw_clip, frame_scene, sample_clip
 from stages.shapes_motion.measures import judge_clip, parse_clip_caption, read_clip
 
 if TYPE_CHECKING:
@@ -140,6 +141,18 @@ def test_captions_of_different_motions_are_far_apart_in_text_states() -> None:
         states = text(tokens(tokenizer, captions)).last_hidden_state.flatten(1)
     apart = torch.cdist(states, states) / states.norm(dim=1)
     assert apart[~torch.eye(len(MOTIONS), dtype=torch.bool)].min() > 0.5
+
+
+def test_every_shape_survives_the_latents_at_the_training_size() -> None:
+    vae = AutoencoderKL.from_pretrained(MODEL / "vae").float().eval()
+    read: dict[str, list[bool]] = {shape: [] for shape in SHAPES}
+    for seed in range(18):
+        clip, frames = true_clip(seed)
+        with torch.no_grad():
+            latents = vae.encode(torch.stack(frames[::7])).latent_dist.mean
+            again = judge_clip(vae.decode(latents).sample, clip)
+        read[clip.scene.shape].append(again.shape_ok == 1.0)
+    assert all(len(right) >= 3 and sum(right) / len(right) >= 0.5 for right in read.values()), read
 
 
 def test_a_scene_has_a_clip_of_every_motion() -> None:
