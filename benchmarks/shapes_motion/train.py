@@ -356,9 +356,8 @@ class StepLoss:
     """
 
     def __init__(self, work: Path, tokenizer: CLIPTokenizer, modules: nn.ModuleDict, stretch: Stretch) -> None:
-        self.latents, self.averages = (
-            load_file(work / "latents.safetensors")[name] for name in ("latents", "averages")
-        )
+        encoded = load_file(work / "latents.safetensors")
+        self.latents, self.averages = encoded["latents"], encoded["averages"]
         self.tokenizer, self.modules, self.stretch = tokenizer, modules, stretch
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas = torch.cumprod(1 - betas, 0)

@@ -98,8 +98,6 @@ def test_largest_mask_is_the_object() -> None:
 
 
 def test_the_feature_network_knows_its_world() -> None:
-    from safetensors.torch import load_file
-
     net = MotionNet().eval()
     net.load_state_dict({name: weight.float() for name, weight in load_file(motion_net.WEIGHTS).items()})
     right = 0
