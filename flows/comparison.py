@@ -66,8 +66,9 @@ class Comparison:
 def prepare_comparison(spec: GridSpec, home: Home) -> Comparison:
     """Check a spec wholly and lay out its pictures. Raises `SpecError` before any work."""
     rows = []
-    is_video = describe(spec.model, home.root).is_video
-    for prompt in dict.fromkeys(spec.prompt_list(CAPTIONS, is_video)):
+    info = describe(spec.model, home.root)
+    spec = spec.with_own_values(info)
+    for prompt in dict.fromkeys(spec.prompt_list(CAPTIONS, info.is_video)):
         for seed in spec.seeds:
             for size in spec.sizes:
                 cells = []

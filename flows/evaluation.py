@@ -99,7 +99,7 @@ class _Layout:
         """The pictures in the order they are made: prompt by prompt, so that a stopped night compares what it has."""
         spec = self.spec
         self.info = describe(spec.model, self.home.root)
-        self.spec = spec = spec.settled(self.info.name, self.info.is_video)
+        self.spec = spec = spec.settled(self.info.name, self.info.is_video).with_own_values(self.info)
         prompts = spec.prompt_list(CAPTIONS, self.info.is_video)
         total, kind = len(prompts) * len(spec.seeds), "clip" if self.info.is_video else "picture"
         if total < 2:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from stages.plan import settled_method
 from stages.shapes.scenes import sample_scene
 from stages.shapes_motion.clips import sample_clip
 from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, SpecError, exact_rate, parse_size, sentence
+
+if TYPE_CHECKING:
+    from stages.models import ModelInfo
 
 FIRST_SCENE = 3_000_000  # of the held-out scenes: no training sees them
 MAX_PROMPT_BYTES = 16 * 2**20
@@ -98,6 +102,11 @@ class GridSpec(Part):
         if self.count is not None and self.count > len(given):
             raise SpecError(f"count: {self.count} is more than the {len(given)} prompts there are")
         return given[: self.count]
+
+    def with_own_values(self, info: ModelInfo) -> Self:
+        """The spec with the model's own values for what its methods leave unsaid, so that a record of it says all."""
+        methods = [e.model_copy(update={"method": settled_method(e.method, info)}) for e in self.methods]
+        return self.model_copy(update={"methods": tuple(methods)})
 
     def render_values(self, prompt: str, seed: int, size: tuple[int, int], method: Any) -> dict[str, Any]:
         """The fields of one picture's `RenderSpec`; `size` is (width, height)."""

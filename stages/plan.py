@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from freescale import Solver
     from stages.models import ModelInfo
+    from stages.spec import MethodSpec
 
 Size = tuple[int, int]
 
@@ -102,10 +103,15 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     if info.is_video and not method.build().video:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
         raise SpecError(f"method: {method.name!r} makes images only; {able} make clips with {info.name}")
+    clip = _clip_settings(spec, info) if info.is_video else _picture_settings(spec, info)
+    return spec.model_copy(update={"method": settled_method(method, info), **clip})
+
+
+def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
+    """The method with the model's own values for what was left unsaid; those that were given stay."""
     known = {f.name for f in dataclasses.fields(method.build())} - method.model_fields_set
     own = {name: value for name, value in info.method_defaults.items() if name in known}
-    clip = _clip_settings(spec, info) if info.is_video else _picture_settings(spec, info)
-    return spec.model_copy(update={"method": type(method).model_validate(method.model_dump() | own), **clip})
+    return type(method).model_validate(method.model_dump() | own)
 
 
 def _picture_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:

@@ -80,6 +80,14 @@ def test_the_record_has_every_cell_and_an_ablation_is_what_it_says(folder: Path)
     assert found["spec"]["methods"][0]["method"] | {"fusion": False} == found["spec"]["methods"][0]["method"]
 
 
+def test_the_record_says_the_models_own_values_and_is_the_same_comparison_again(folder: Path, home: Path) -> None:
+    found = record(folder)
+    assert found["spec"]["methods"][0]["method"]["restart"] == 0.9  # of the card of `shapes`; a method's own is 0.3
+    again = prepare_comparison(make_grid(found["spec"]), Home(home))
+    assert again.name == found["comparison"]
+    assert [cell.order.job.spec.method for cell in again.rows[0].cells] == [e.method for e in again.spec.methods]
+
+
 def test_the_sheet_shows_every_picture(folder: Path) -> None:
     sheet = Image.open(folder / "contact-sheet.png")
     assert sheet.size == (8 + 2 * (256 + 8), 40 + 2 * (256 + 20 + 8))

@@ -91,6 +91,18 @@ def whole(small: dict[str, Any], home: Path) -> tuple[Evaluation, Readings]:
     return evaluation, read(evaluation, home)
 
 
+def test_a_record_says_the_models_own_values_and_is_the_same_evaluation_again(home: Path) -> None:
+    values = {"model": {"name": "shapes-motion"}, "methods": ["freescale"], "sizes": ["256x160"], "count": 2}
+    evaluation = prepared(values, home)
+    known = json.loads(json.dumps(evaluation.spec.model_dump(mode="json")))
+    method = known["methods"][0]["method"]
+    assert (method["restart"], method["upsample"]) == (0.75, "rgb")  # of the card; a method's own are 0.3 and latent
+    again = prepared(known, home)
+    assert again.name == evaluation.name
+    made = {picture.job.spec.method for picture in again.pictures if picture.job and picture.group != REFERENCE}
+    assert made == {entry.method for entry in again.spec.methods}
+
+
 def test_every_method_has_every_number(whole: tuple[Evaluation, Readings]) -> None:
     evaluation, readings = whole
     assert not readings.failed

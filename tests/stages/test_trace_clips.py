@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stages.plan import Call, Plan
 
 SMALL: dict[str, Any] = {
-    "prompt": "a green star moving up over snow",
+    "prompt": "a green disc moving up over snow",
     "width": 192,
     "height": 120,
     "frames": 4,
