@@ -73,7 +73,7 @@ def prepare_comparison(spec: GridSpec, home: Home) -> Comparison:
             for size in spec.sizes:
                 cells = []
                 for entry in spec.methods:
-                    job = prepare(make_spec(spec.render_values(prompt, seed, size, entry.method)), home)
+                    job = prepare(make_spec(spec.render_values(prompt, seed, size, entry)), home)
                     cells.append(Cell(entry.label, Ordered(f"{entry.label}: {job.run}", 0, "comparison", job)))
                 rows.append(Row(prompt, seed, size, tuple(cells)))
     named = fingerprint([[cell.label, cell.run] for row in rows for cell in row.cells])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +17,7 @@ from flows.home import Home
 from flows.session import Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
-from stages.grid import FIRST_SCENE
+from stages.grid import FIRST_SCENE, MethodEntry
 from stages.measures.clip_extractors import check_head, load_clip_network, load_flow
 from stages.measures.clip_readings import ClipReader
 from stages.measures.clips import kept_step, needed_pairs
@@ -184,15 +184,15 @@ class _Layout:
                 for width, height in self.spec.sizes:
                     for entry in self.spec.methods:
                         drawn = _seed(seed, "picture", index)
-                        yield self._render(entry.label, f"{index}-{seed}", prompt, drawn, (height, width), entry.method)
+                        yield self._render(entry, f"{index}-{seed}", prompt, drawn, (height, width))
 
-    def _render(self, group: str, id: str, prompt: str, seed: int, size: Size, method: Any) -> Picture:
-        render = make_spec(self.spec.render_values(prompt, seed, size[::-1], method))
+    def _render(self, entry: MethodEntry, id: str, prompt: str, seed: int, size: Size) -> Picture:
+        render = make_spec(self.spec.render_values(prompt, seed, size[::-1], entry))
         plan = make_plan(render, self.info)
         image, level = plan.exports[-1].parents["image"], len(plan.sizes) - 1
-        stages = self._stages(group, id, prompt)
+        stages = self._stages(entry.label, id, prompt)
         readings = {role: Call(stage, level, {"image": image}, "", size) for role, stage in stages.items()}
-        return Picture(id, group, size, prompt, seed, readings, Job(run_name(render, plan), plan.spec, plan))
+        return Picture(id, entry.label, size, prompt, seed, readings, Job(run_name(render, plan), plan.spec, plan))
 
     def _stages(self, group: str, id: str, prompt: str) -> dict[str, Stage]:
         """What reads a render, by what it gives; a reference is compared with and no more."""
@@ -232,12 +232,13 @@ class _Layout:
                     readings = {"features": Call(self._truth(scene, size), 0, {}, "", size)}
                     yield Picture(f"scene {scene}", REFERENCE, size, "", scene, readings)
         else:
+            base = MethodEntry.model_validate({"label": REFERENCE, "method": {"name": "direct"}})
             self.against = {size: base_size_for(size, self.info.native) for size in sizes}
             for size in dict.fromkeys(base_size_for(size, self.info.native) for size in sizes):
                 for index, prompt in enumerate(prompts):
                     for seed in self.spec.seeds:
                         drawn = _seed(seed, "reference", index)
-                        yield self._render(REFERENCE, f"{index}-{seed}", prompt, drawn, size, {"name": "direct"})
+                        yield self._render(base, f"{index}-{seed}", prompt, drawn, size)
 
     def _folder(self, folder: Path) -> Iterator[Picture]:
         """Every picture of a folder, decoded once to its end: an unreadable one is named and nothing is rendered."""

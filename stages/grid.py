@@ -26,12 +26,13 @@ class Part(BaseModel):
 
 
 def _entry(value: Any) -> Any:
-    """`direct` or {"name": "freescale", "fusion": false, "label": "no fusion"} -> an entry."""
+    """`direct` or {"name": "freescale", "fusion": false, "label": "no fusion", "steps": 30} -> an entry."""
     if isinstance(value, str):
         value = {"name": value}
     if isinstance(value, dict) and "method" not in value:
-        parameters = {k: v for k, v in value.items() if k != "label"}
-        return {"label": value.get("label", value.get("name", "")), "method": parameters}
+        own = {k: v for k, v in value.items() if k in MethodEntry.model_fields}
+        parameters = {k: v for k, v in value.items() if k not in own}
+        return {"label": value.get("name", ""), "method": parameters} | own
     return value
 
 
@@ -39,14 +40,25 @@ def _pair(value: Any) -> Any:
     return parse_size(value) if isinstance(value, str) else value
 
 
-class MethodEntry(Part):
-    """A method with its parameters, and what tables and pages call it."""
+class _Sampled(Part):
+    """How renders are sampled; none: as the spec says, and else the model."""
+
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: float | None = Field(None, ge=0, le=50)
+
+    def sampling(self) -> dict[str, Any]:
+        """What is said, by its name in a `RenderSpec`."""
+        return self.model_dump(include=set(_Sampled.model_fields), exclude_none=True)
+
+
+class MethodEntry(_Sampled):
+    """A method with its parameters, sampled in its own way where it says one, and what tables and pages call it."""
 
     label: str = Field(min_length=1, max_length=60, pattern=r"^[^|\n\r]+$")
     method: MethodSpec
 
 
-class GridSpec(Part):
+class GridSpec(_Sampled):
     """Prompts x methods x sizes x seeds, each a render of its own."""
 
     model: ModelSpec = ModelSpec()
@@ -63,8 +75,6 @@ class GridSpec(Part):
     )
     count: int | None = Field(None, ge=1, le=100_000, description="Prompts used; none: all of a file, or as said.")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1, max_length=1000)
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance_scale: float | None = Field(None, ge=0, le=50)
     frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of clips; none: as many as the model makes.")
     fps: Annotated[str | None, BeforeValidator(exact_rate)] = None
     motion_fps: float | None = Field(None, gt=0, le=240)
@@ -108,11 +118,11 @@ class GridSpec(Part):
         methods = [e.model_copy(update={"method": settled_method(e.method, info)}) for e in self.methods]
         return self.model_copy(update={"methods": tuple(methods)})
 
-    def render_values(self, prompt: str, seed: int, size: tuple[int, int], method: Any) -> dict[str, Any]:
+    def render_values(self, prompt: str, seed: int, size: tuple[int, int], entry: MethodEntry) -> dict[str, Any]:
         """The fields of one picture's `RenderSpec`; `size` is (width, height)."""
         values = {"prompt": prompt, "seed": seed, "width": size[0], "height": size[1], "model": self.model}
-        values |= {"method": method, "steps": self.steps, "guidance_scale": self.guidance_scale}
-        return values | {"frames": self.frames, "fps": self.fps, "motion_fps": self.motion_fps}
+        values |= self.sampling() | entry.sampling()
+        return values | {"method": entry.method, "frames": self.frames, "fps": self.fps, "motion_fps": self.motion_fps}
 
 
 def make_grid(values: dict[str, Any]) -> GridSpec:

@@ -88,6 +88,16 @@ def test_the_record_says_the_models_own_values_and_is_the_same_comparison_again(
     assert [cell.order.job.spec.method for cell in again.rows[0].cells] == [e.method for e in again.spec.methods]
 
 
+def test_a_method_may_have_steps_and_guidance_of_its_own(home: Path) -> None:
+    slow = {"name": "direct", "label": "slow", "steps": 9, "guidance_scale": 0.0}
+    grid = make_grid({"methods": ["direct", slow], "prompts": ["a red disc on snow"], "sizes": ["128x128"], "steps": 3})
+    plain, own = (cell.order.job.spec for cell in prepare_comparison(grid, Home(home)).rows[0].cells)
+    assert (plain.steps, own.steps, own.guidance_scale) == (3, 9, 0.0)
+    assert plain.guidance_scale != 0
+    with pytest.raises(SpecError, match=r"methods.*steps"):
+        make_grid({"methods": [slow | {"steps": 0}]})
+
+
 def test_the_sheet_shows_every_picture(folder: Path) -> None:
     sheet = Image.open(folder / "contact-sheet.png")
     assert sheet.size == (8 + 2 * (256 + 8), 40 + 2 * (256 + 20 + 8))

@@ -1,4 +1,4 @@
-"""What is said before a render: steps that leave no room for dilation, and a dtype that the CPU only emulates."""
+"""What is said before a render: too few steps for dilation or DemoFusion, and a dtype that the CPU only emulates."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ def test_a_dilation_without_a_step_is_told(tmp_path: Path, values: dict[str, Any
         assert "highres_denoise" not in {call.stage.name for call in made.plan.calls}
     said = remarks([("", made)], torch.device("cpu"))
     assert [sentence.partition(";")[0] for sentence in said] == ([] if dilated else ["no step is dilated"])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [({"steps": 19}, True), ({"steps": 20}, False), ({"steps": 19, "width": 64, "height": 64}, False)],
+    ids=["few", "enough", "one level"],
+)
+def test_few_steps_of_demofusion_are_told(tmp_path: Path, values: dict[str, Any], told: bool) -> None:
+    said = remarks([("", job(tmp_path, method={"name": "demofusion"}, **values))], torch.device("cpu"))
+    assert [sentence.partition(";")[0] for sentence in said] == ["with 19 steps DemoFusion leaves grain"] * told
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
