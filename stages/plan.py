@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freescale import METHODS, Method, base_size_for, make_schedule
+from freescale.methods import FreeScale
 from stages.base_denoise import BaseDenoise
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode
@@ -108,8 +109,15 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
 
 
 def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
-    """The method with the model's own values for what was left unsaid; those that were given stay."""
-    known = {f.name for f in dataclasses.fields(method.build())} - method.model_fields_set
+    """The method with the model's own values for what was left unsaid; those that were given stay.
+
+    A name that FreeScale has means FreeScale's alone, so that a baseline is the published one; FreeU's factors, which
+    go with a model's channels, are every method's.
+    """
+    built = method.build()
+    known = {f.name for f in dataclasses.fields(built)} - method.model_fields_set
+    if not isinstance(built, FreeScale):
+        known -= {f.name for f in dataclasses.fields(FreeScale)} - {"freeu"}
     own = {name: value for name, value in info.method_defaults.items() if name in known}
     return type(method).model_validate(method.model_dump() | own)
 

@@ -12,7 +12,9 @@ from flows.home import Home
 from flows.progress import Terminal
 from flows.session import Result, Session, prepare
 from stages.base_denoise import BaseDenoise
-from stages.spec import RunOptions, SpecError, make_spec
+from stages.models import describe
+from stages.plan import settled_method
+from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +38,22 @@ def sampled(home: Path, method: Any, **changes: Any) -> BaseDenoise:
     plan = prepare(make_spec(SMALL | {"method": method} | changes), Home(home)).plan
     (stage,) = (call.stage for call in plan.calls if isinstance(call.stage, BaseDenoise))
     return stage
+
+
+@pytest.mark.parametrize(
+    ("given", "upsample"), [({"name": "demofusion"}, "latent"), ({"name": "demofusion", "upsample": "rgb"}, "rgb")]
+)
+def test_a_models_own_values_leave_a_baseline_as_published(
+    tmp_path: Path, given: dict[str, Any], upsample: str
+) -> None:
+    info = describe(ModelSpec(name="shapes-motion"), tmp_path)
+    assert (info.method_defaults["upsample"], info.method_defaults["freeu"]) == ("rgb", None)  # else this shows nothing
+    (freescale, demofusion, scalecrafter) = (
+        settled_method(make_spec(SMALL | {"method": method}).method, info).model_dump()
+        for method in ({"name": "freescale"}, given, {"name": "scalecrafter"})
+    )
+    assert (freescale["upsample"], demofusion["upsample"]) == ("rgb", upsample)
+    assert scalecrafter["freeu"] is None  # whose factors go with a model's channels; as published it has some
 
 
 @pytest.mark.parametrize(
