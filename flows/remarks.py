@@ -29,13 +29,14 @@ def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
 
 def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
+    denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
+    enlarges = len(plan.sizes) > 1
     if device.type == "cpu" and not _computes(dtype):
         yield f"this CPU only emulates {dtype}, many times slower than float32"
-    dilates = isinstance(method, FreeScale) and method.dilate and len(plan.sizes) > 1
-    if dilates and not any(isinstance(call.stage, HighresDenoise) for call in plan.calls):
+    dilates = isinstance(method, FreeScale) and method.dilate and enlarges
+    if dilates and not any(isinstance(stage, HighresDenoise) for stage in denoising):
         yield f"{label}no step is dilated; with more steps, an earlier restart or a later end of dilation some would be"
-    steps = min((call.stage.sampling.steps for call in plan.calls if isinstance(call.stage, DenoiseStage)), default=0)
-    if isinstance(method, DemoFusion) and len(plan.sizes) > 1 and steps < FEW_STEPS:
+    if isinstance(method, DemoFusion) and enlarges and (steps := denoising[0].sampling.steps) < FEW_STEPS:
         yield f"{label}with {steps} steps DemoFusion leaves grain; it was published with 50, and 24 hardly leave any"
 
 

@@ -96,7 +96,7 @@ def test_a_record_says_the_models_own_values_and_is_the_same_evaluation_again(ho
     evaluation = prepared(values, home)
     known = json.loads(json.dumps(evaluation.spec.model_dump(mode="json")))
     method = known["methods"][0]["method"]
-    assert (method["restart"], method["upsample"]) == (0.75, "rgb")  # of the card; a method's own are 0.3 and latent
+    assert (method["restart"], method["upsample"]) == (0.75, "rgb")  # of the card; a clip's are 0.3 and latent
     again = prepared(known, home)
     assert again.name == evaluation.name
     made = {picture.job.spec.method for picture in again.pictures if picture.job and picture.group != REFERENCE}
