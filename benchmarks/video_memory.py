@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from benchmarks.videocrafter_folder import write_videocrafter2
-from stages.estimate import Estimate, estimate
-from stages.models import ModelInfo, describe
+from stages.models.load import ModelInfo, describe
 from stages.plan import make_plan
+from stages.planner.estimate import Estimate, estimate
 from stages.spec import ModelSpec, RunOptions, make_spec
 
 GIB = 2**30

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from freescale.forward_process import normal
-from freescale.long_clips import temporal_patches
+from freescale.long_videos import temporal_patches
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:

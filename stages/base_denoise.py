@@ -11,7 +11,7 @@ from stages.stage import latent_shape
 
 if TYPE_CHECKING:
     from freescale import Level, Method, Schedule
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.stage import Parents
 
 

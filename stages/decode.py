@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from freescale.tiled_vae import decode_tiles, untiled_bytes
-from freescale.vae_tile import TiledVae, reader
+from freescale.vae.passes import decode_tiles, untiled_bytes
+from freescale.vae.tile import TiledVae, reader
 from stages.stage import Parents, Stage, StageError, Stream, Tensors
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale import Step
-    from freescale.vae_layers import Half
-    from stages.models import Models
+    from freescale.vae.layers import Half
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 UNIFORM = 2 / 255  # a picture whose deviation is under half a grey level of 255 shows nothing

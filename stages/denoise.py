@@ -18,7 +18,7 @@ from stages.stage import Parents, Running, Stage, StageError, Tensors, level_of,
 
 if TYPE_CHECKING:
     from freescale import Method, Solver
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 LATENT_AXES = {"latents": "BChw"}

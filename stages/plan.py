@@ -20,25 +20,25 @@ from freescale.methods import FreeScale
 from stages.base_denoise import BaseDenoise
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode
-from stages.decode_clip import DecodeClip
+from stages.decode_video import DecodeClip
 from stages.denoise import DenoiseStage, Sampling
 from stages.detail_pass import DetailPass
 from stages.export import Export, check_whole
-from stages.ffmpeg import check_encoding
+from stages.export_video import ExportClip
 from stages.highres_denoise import HighresDenoise
-from stages.picture import LoadPicture, check_aspect, check_picture
+from stages.media.ffmpeg import check_encoding
+from stages.media.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise
 from stages.spec import CLIP_FORMATS, IMAGE_FORMATS, LOSSY, Region, RenderSpec, SpecError, exact_rate
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents
-from stages.upscale_clip import UpscaleClip
-from stages.video_export import ExportClip
+from stages.upscale_video import UpscaleClip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale import Solver
-    from stages.models import ModelInfo
+    from stages.models.load import ModelInfo
     from stages.spec import MethodSpec
 
 Size = tuple[int, int]

@@ -11,7 +11,7 @@ from stages.stage import Parents, Stage, Tensors, level_of, method_of
 
 if TYPE_CHECKING:
     from freescale import Step
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 

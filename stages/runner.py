@@ -23,7 +23,7 @@ from torch import Tensor
 
 from freescale import Step
 from freescale.attention import attention_name
-from stages.budget import fitted, next_rung
+from stages.planner.budget import fitted, next_rung
 from stages.stage import Stream
 from storage import (
     ArtifactNotFoundError,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.plan import Call, Plan
     from stages.spec import RunOptions
     from stages.stage import Helpers, Running, Tensors

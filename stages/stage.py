@@ -21,9 +21,9 @@ from freescale import METHODS, Level, Method, Step
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from freescale.tiled_vae import Run
-    from freescale.vae_tile import TiledVae
-    from stages.models import Models
+    from freescale.vae.passes import Run
+    from freescale.vae.tile import TiledVae
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 Tensors = dict[str, Tensor]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from freescale import enlarge_latents, normal
 from freescale.enlarge import bicubic_region
-from freescale.tiled_vae import encode_tiles
-from freescale.vae_tile import TiledVae, reader
+from freescale.vae.passes import encode_tiles
+from freescale.vae.tile import TiledVae, reader
 from stages.decode import is_tiled
 from stages.denoise import LATENT_AXES
 from stages.stage import Parents, Picture, Stage, Tensors, picture_of
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from freescale import Step
     from freescale.enlarge import Interpolation
-    from freescale.tiled_vae import Run
-    from freescale.vae_layers import Region
-    from freescale.vae_tile import Read
-    from stages.models import Models
+    from freescale.vae.layers import Region
+    from freescale.vae.passes import Run
+    from freescale.vae.tile import Read
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 

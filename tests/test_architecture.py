@@ -183,8 +183,8 @@ def test_the_kernel_needs_torch_alone() -> None:
     [
         ("prefect", ("freescale", "stages", "storage"), ()),
         ("prefect_dask", ("freescale", "stages", "storage"), ()),
-        ("diffusers", tuple(ALLOWED), ("stages/models.py", "stages/videocrafter.py")),
-        ("transformers", tuple(ALLOWED), ("stages/models.py", "stages/videocrafter.py")),
+        ("diffusers", tuple(ALLOWED), ("stages/models/load.py", "stages/models/videocrafter.py")),
+        ("transformers", tuple(ALLOWED), ("stages/models/load.py", "stages/models/videocrafter.py")),
         ("storage", ("freescale", "stages"), ("stages/runner.py",)),
     ],
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.views import Views
+    from freescale.methods.demofusion.views import Views
 
 BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
 
@@ -133,7 +133,7 @@ def clip_unet(kind: str) -> Any:
     """
     from diffusers import UNet3DConditionModel, UNetMotionModel
 
-    from stages.videocrafter import VideoCrafterUNet
+    from stages.models.videocrafter import VideoCrafterUNet
 
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"sample_size": (8, 10), "norm_num_groups": 4, "cross_attention_dim": 32}
@@ -177,7 +177,7 @@ def video_folder(root: Path, kind: str) -> Path:
     from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from stages.model_folder import EMBEDDED
+    from stages.models.folder import EMBEDDED
 
     folder, names = root / kind, _CLASS_NAMES[kind]
     torch.manual_seed(0)

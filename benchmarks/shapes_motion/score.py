@@ -4,7 +4,7 @@
     python -m benchmarks.shapes_motion.score --count 16 --size 256x160 --method freescale
 
 Renders go through the store, so a stopped run goes on where it was. Prompts are captions of clips that training never
-saw; the rules are those of `stages/shapes_motion/measures.py`.
+saw; the rules are those of `stages/shapes_motion/metrics.py`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.session import Session, prepare
-from stages.shapes_motion.clips import MOTIONS, sample_clip
-from stages.shapes_motion.measures import judge_clip
+from flows.rendering.session import Session, prepare
+from stages.shapes_motion.metrics import judge_clip
+from stages.shapes_motion.videos import MOTIONS, sample_clip
 from stages.spec import RunOptions, make_spec, parse_size
 
 FIRST_CLIP = 3_000_000  # of the held-out clips: no training sees them

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from benchmarks.shapes.train import Float32Attention, Training, denoising_loss, new_tokenizer, steps, training
-from stages.convert_videocrafter2 import SCHEDULER
+from stages.models.convert_videocrafter2 import SCHEDULER
+from stages.models.videocrafter import VideoCrafterUNet
 from stages.shapes.scenes import stream
-from stages.shapes_motion.clips import FRAMES, MOTIONS, Clip, draw_clip, sample_clip
-from stages.videocrafter import VideoCrafterUNet
+from stages.shapes_motion.videos import FRAMES, MOTIONS, Clip, draw_clip, sample_clip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -425,7 +425,7 @@ def train_unet(work: Path, stretch: Stretch) -> None:
 
 
 def pack(work: Path, out: Path) -> None:
-    """Write the averages as a folder for `stages/model_folder.py`: float16, and float8 for the UNet's matrices."""
+    """Write the averages as a folder for `stages/models/folder.py`: float16, and float8 for the UNet's matrices."""
     tokenizer = tokenizer_in(work / "tokenizer")
     trained = load_file(work / "unet.safetensors")
     for part, module in {"unet": new_unet(), "text": new_text(tokenizer)}.items():
@@ -438,7 +438,7 @@ def pack(work: Path, out: Path) -> None:
     from_the_top = {**SCHEDULER, "timestep_spacing": "trailing", "steps_offset": 0}  # see README.md: colours
     DDIMScheduler.from_config(from_the_top).save_pretrained(out / "scheduler")
     parts = {
-        "unet": ["stages.videocrafter", "VideoCrafterUNet"],
+        "unet": ["stages.models.videocrafter", "VideoCrafterUNet"],
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from benchmarks.shapes.train import HELD_OUT, steps, stream, training
 from benchmarks.shapes.train_extractor import averaged, bring_to_unit, finish, forget_beyond, options_of
-from stages.measures.motion_net import FRAMES, HEADS, INPUT, WEIGHTS, MotionNet
+from stages.metrics.motion_net import FRAMES, HEADS, INPUT, WEIGHTS, MotionNet
 from stages.shapes.scenes import BACKGROUNDS, COLORS
-from stages.shapes_motion.clips import MOTIONS, SHAPES, draw_clip, sample_clip
+from stages.shapes_motion.videos import MOTIONS, SHAPES, draw_clip, sample_clip
 
 if TYPE_CHECKING:
     from pathlib import Path

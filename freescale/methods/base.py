@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from freescale.forward_process import renoise
-from freescale.long_clips import clip_noise
+from freescale.long_videos import clip_noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,28 +12,28 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.evaluation import REFERENCE, Evaluation, prepare_evaluation
-from flows.evaluation_report import as_json, as_markdown
+from flows.cli.app import app
+from flows.cli.terminal import Terminal
+from flows.evaluate.layout import REFERENCE, Evaluation, prepare_evaluation
+from flows.evaluate.readings import Readings, cells, read_all
+from flows.evaluate.report import as_json, as_markdown
 from flows.home import Home
-from flows.measuring import Readings, cells, read_all
-from flows.progress import Terminal
-from flows.session import Session
-from stages.measures.clip_extractors import load_clip_network, load_flow
-from stages.measures.clip_readings import levels
-from stages.measures.clips import dynamics
-from stages.measures.convert import convert
-from stages.measures.extractors import find_weights, measures_folder
-from stages.measures.i3d import I3D
-from stages.measures.raft import Raft
-from stages.measures.spec import make_evaluation
+from flows.rendering.session import Session
+from stages.metrics.convert import convert
+from stages.metrics.extractors import find_weights, measures_folder
+from stages.metrics.i3d import I3D
+from stages.metrics.raft import Raft
+from stages.metrics.spec import make_evaluation
+from stages.metrics.video_extractors import load_clip_network, load_flow
+from stages.metrics.video_readings import levels
+from stages.metrics.videos import dynamics
 from stages.runner import Interrupted, key_of
 from stages.spec import RunOptions, SpecError
 from tests.toys import random_weights
 
 if TYPE_CHECKING:
-    from flows.evaluation import Picture
-    from flows.measuring import Read
+    from flows.evaluate.layout import Picture
+    from flows.evaluate.readings import Read
 
 CPU = torch.device("cpu")
 VALUES: dict[str, Any] = {

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows import cli
+from flows.cli import app as cli
+from flows.cli.flags import redo_spec
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.pruning import needless, parse_age, parse_bytes, prune
-from flows.requests import redo_spec
-from flows.session import Session, prepare
+from flows.rendering.prune import needless, parse_age, parse_bytes, prune
+from flows.rendering.session import Session, prepare
 from stages.runner import Interrupted, Runner, key_of
 from stages.spec import RunOptions, SpecError, make_spec
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
-    from flows.session import Job, Result
+    from flows.rendering.session import Job, Result
 
 SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
@@ -146,7 +146,7 @@ def test_beside_a_running_worker(home: Home) -> None:
     """Pruned with no grace for as long as another process renders."""
     done(home)  # something to sweep that the other process will want
     code = ["render", SMALL["prompt"], "--size", "192x128", "--steps", "4", "--restart", "0.3", "--seed", "1"]
-    command = [sys.executable, "-m", "flows.cli", *code, "--home", str(home.root), "--threads", "1", "--json"]
+    command = [sys.executable, "-m", "flows.cli.app", *code, "--home", str(home.root), "--threads", "1", "--json"]
     command += ["--out", str(home.root / "out.png")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
     while process.poll() is None:

@@ -8,22 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flows import cli
-from flows.evaluation import prepare_evaluation
-from flows.evaluation_report import rows
+from flows.cli import app as cli
+from flows.cli.terminal import Terminal
+from flows.evaluate.layout import prepare_evaluation
+from flows.evaluate.readings import cells, read_all
+from flows.evaluate.readings_file import FORMAT, ReadingsFile
+from flows.evaluate.report import rows
 from flows.home import Home
-from flows.measuring import cells, read_all
-from flows.progress import Terminal
-from flows.readings_file import FORMAT, ReadingsFile
-from flows.session import Session
-from stages.measures.spec import EvaluationSpec, make_evaluation
+from flows.rendering.session import Session
+from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Runner, key_of
 from stages.spec import RunOptions, SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.evaluation import Evaluation
+    from flows.evaluate.layout import Evaluation
 
 SMALL: dict[str, Any] = {
     "methods": ["direct"],

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from stages import ffmpeg
-from stages.ffmpeg import Encoding, check_encoding, encoders, read_comment, read_video, write_video
+from stages.media import ffmpeg
+from stages.media.ffmpeg import Encoding, check_encoding, encoders, read_comment, read_video, write_video
 from stages.spec import SpecError, exact_rate
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stages.measures.i3d import I3D, max_pool, same
+from stages.metrics.i3d import I3D, max_pool, same
 from tests.oracles import i3d as oracle
 from tests.toys import random_weights
 

@@ -11,7 +11,7 @@ import torch
 
 from freescale import METHODS
 from freescale.methods.freescale import FreeScale
-from stages.models import Models, describe
+from stages.models.load import Models, describe
 from stages.plan import Call, Plan, make_plan
 from stages.runner import Interrupted, Outcome, Runner, key_of
 from stages.spec import ModelSpec, RunOptions, make_spec

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.cli.flags import redo_spec
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.requests import redo_spec
-from flows.session import Result, Session, prepare
+from flows.rendering.session import Result, Session, prepare
 from stages.export import Export
 from stages.runner import Runner, key_of
 from stages.spec import RenderSpec, RunOptions, SpecError, make_spec

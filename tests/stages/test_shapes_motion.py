@@ -13,12 +13,12 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.measures import motion_net
-from stages.measures.motion_net import MotionNet, frame_input, frame_numbers
-from stages.model_folder import EMBEDDED_MODELS
-from stages.shapes.measures import largest_mask
-from stages.shapes_motion.clips import FRAMES, MOTIONS, SHAPES, Clip, draw_clip, frame_scene, sample_clip
-from stages.shapes_motion.measures import judge_clip, parse_clip_caption, read_clip
+from stages.metrics import motion_net
+from stages.metrics.motion_net import MotionNet, frame_input, frame_numbers
+from stages.models.folder import EMBEDDED_MODELS
+from stages.shapes.metrics import largest_mask
+from stages.shapes_motion.metrics import judge_clip, parse_clip_caption, read_clip
+from stages.shapes_motion.videos import FRAMES, MOTIONS, SHAPES, Clip, draw_clip, frame_scene, sample_clip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,7 +184,7 @@ def test_training_tells_motions_apart_by_their_captions_alone(told: Literal["ear
 
 def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.shapes_motion import train
-    from stages.videocrafter import VideoCrafterUNet
+    from stages.models.videocrafter import VideoCrafterUNet
 
     def small_unet() -> VideoCrafterUNet:
         widths = {"block_out_channels": (16, 16, 16, 16), "cross_attention_dim": 96, "attention_head_dim": 16}

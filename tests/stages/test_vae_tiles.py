@@ -13,19 +13,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.session import Result, Session, export_level, prepare
+from flows.rendering.session import Result, Session, export_level, prepare
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
-from stages.decode_clip import DecodeClip
-from stages.models import Models
-from stages.png import write_png
+from stages.decode_video import DecodeClip
+from stages.media.png import write_png
+from stages.models.load import Models
 from stages.runner import key_of
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
-from stages.upscale_clip import UpscaleClip
+from stages.upscale_video import UpscaleClip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,7 +187,7 @@ def test_a_format_that_is_made_whole_has_a_largest_size(tmp_path: Path) -> None:
 
 
 def test_a_vae_memory_that_nothing_fits_is_refused(tmp_path: Path) -> None:
-    from stages.estimate import estimate
+    from stages.planner.estimate import estimate
 
     plan = prepare(make_spec(SMALL | {"width": 2048, "height": 2048}), Home(tmp_path)).plan
     call = plan.exports[-1].parents["image"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from freescale import METHODS, Conditioning, Denoiser, Level, Moment, denoise, make_schedule, normal
-from stages.model_folder import VIDEO, describe
-from stages.models import Models
-from stages.skeleton import skeleton, weight_bytes
+from stages.models.folder import VIDEO, describe
+from stages.models.load import Models
+from stages.planner.skeleton import skeleton, weight_bytes
 from stages.spec import ModelSpec, SpecError
-from tests.oracles import clips as oracle
+from tests.oracles import videos as oracle
 from tests.toys import VIDEO_FRAMES, VIDEO_KINDS, VIDEO_SIZE, clip_unet, video_folder
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def test_a_unet_that_does_not_belong(tmp_path: Path) -> None:
 
 
 def test_shapes_motion_is_named_or_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import stages.model_folder as module
+    import stages.models.folder as module
 
     monkeypatch.setattr(module, "EMBEDDED_MODELS", {"shapes-motion": video_folder(tmp_path, "videocrafter2")})
     assert describe(ModelSpec(name="shapes-motion"), tmp_path).frames == VIDEO_FRAMES
