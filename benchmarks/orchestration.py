@@ -31,7 +31,7 @@ from flows.batch.runner import Night
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Session, _close, _open, prepare
-from stages.plan import Call
+from stages.call import Call
 from stages.spec import RunOptions, make_spec
 from stages.stage import Stage
 

@@ -30,7 +30,7 @@ from stages.spec import ModelSpec, RunOptions, make_spec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stages.plan import Call
+    from stages.call import Call
 
 MEASURES: dict[str, dict[str, Any]] = {
     "none": {},

@@ -37,7 +37,7 @@ MOST_ROWS = 65_535
 on a grid axis of this length (both guidance halves at 1280x2048: 81 920)."""
 
 
-def clip_noise(
+def video_noise(
     shape: Sequence[int], native: int | None, seed: int, *purpose: str | int, stride: int | None = None
 ) -> Tensor:
     """Return standard normal noise (B, C, [F,] h, w), rescheduled where there are more frames than `native`.
@@ -66,7 +66,7 @@ def default_stride(native: int) -> int:
 
 
 def temporal_patches(latents: Tensor, level: Level) -> Iterator[Patch]:
-    """Yield what a clip needs: nothing where it is no longer than was trained for, and of no extreme size."""
+    """Yield what a video needs: nothing where it is no longer than was trained for, and of no extreme size."""
     if latents.ndim != 5:
         return
     if 2 * latents.shape[0] * latents.shape[3] * latents.shape[4] > MOST_ROWS:
@@ -122,7 +122,7 @@ def replace_temporal_attention(wrap: Callable[[Processor, nn.Module | None], Pro
 
 @contextmanager
 def _without_positions(unet: nn.Module) -> Iterator[None]:
-    """Blocks add no positions: a window's own are added to it, and the table ends at the longest trained clip."""
+    """Blocks add no positions: a window's own are added to it, and the table ends at the longest trained video."""
     with ExitStack() as stack:
         for _, block in temporal_blocks(unet):
             if getattr(block, "pos_embed", None) is not None:

@@ -21,7 +21,7 @@ class BaseDenoise(DenoiseStage):
 
     name = "base_denoise"
 
-    frames: int | None = None  # of a clip
+    frames: int | None = None  # of a video
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)

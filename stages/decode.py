@@ -70,7 +70,7 @@ def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOpti
 def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: int = 0) -> Tensor:
     """The picture (1, 3, H, W) of clean latents (1, C, h, w) in one piece; made by tiles, it is on the CPU.
 
-    `frame` says which one of a clip it is, if it is one.
+    `frame` says which one of a video it is, if it is one.
     """
     scaled = _scaled(latents, models)
     height, width = latents.shape[-2:]

@@ -1,4 +1,4 @@
-"""Latents of a clip -> its frames, one at a time: memory holds one frame at output size, whatever the clip's length."""
+"""Latents of a video -> its frames, one at a time: memory holds one frame at output size, however long the video is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DecodeClip(Stage):
+class DecodeVideo(Stage):
     """{"image": (1, 3, F, H, W)} about [-1, 1], not clamped, in float16; each frame as `Decode` makes a picture."""
 
     name = "decode"
@@ -39,7 +39,7 @@ class DecodeClip(Stage):
     def run(
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
     ) -> dict[str, Stream]:
-        """Decode while the frames are written. Raises `StageError` for a clip that shows nothing."""
+        """Decode while the frames are written. Raises `StageError` for a video that shows nothing."""
         h, w = parents["latents"]["latents"].shape[-2:]
 
         def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:

@@ -61,7 +61,7 @@ class Upscale(Stage):
 
 @dataclass(frozen=True)
 class UpscaleLatents(Stage):
-    """{"latents": (1, C, [F,] h, w)}: no VAE: the paper's way for clips, its ablation for images."""
+    """{"latents": (1, C, [F,] h, w)}: no VAE: the paper's way for videos, its ablation for images."""
 
     name = "upscale"
     version = 101  # another arithmetic under the same name
@@ -104,7 +104,7 @@ def encode(
 ) -> Tensor:
     """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior.
 
-    The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame. By tiles, computed by `run`,
+    The sample is keyed by the seed and by `purpose`: the level and, of a video, the frame. By tiles, computed by `run`,
     where the whole would take more than `vae_memory`.
     """
     size = (image.shape[2], image.shape[3])

@@ -1,4 +1,4 @@
-"""Frames of a clip -> the clean reference of the next level, through RGB: the ablation of the paper's video table."""
+"""Frames of a video -> the clean reference of the next level, through RGB: the ablation of the paper's video table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from freescale import Step
 from freescale.vae.tile import TiledVae, reader
 from stages.decode_video import frames_of
 from stages.denoise import LATENT_AXES
-from stages.stage import Parents, Running, Stage, aside, clip_of, latent_shape
+from stages.stage import Parents, Running, Stage, latent_shape, not_in_key, video_of
 from stages.upscale import encode
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class UpscaleClip(Stage):
+class UpscaleVideo(Stage):
     """{"latents": (1, C, F, h, w)}: every frame enlarged by bicubic interpolation in RGB and encoded again."""
 
     name = "upscale"
@@ -36,7 +36,7 @@ class UpscaleClip(Stage):
     level: int
     size: tuple[int, int]
     posterior: str
-    frames: int = aside()  # of the parent
+    frames: int = not_in_key()  # of the parent
 
     @property
     def span(self) -> tuple[int, int]:
@@ -70,5 +70,5 @@ class UpscaleClip(Stage):
 
     def _larger(self, parents: Parents, models: Models, index: int) -> Tensor:
         """A frame (1, 3, H, W) at this level's size."""
-        image = clip_of(parents, "image")[index].to(models.device, torch.float32)
+        image = video_of(parents, "image")[index].to(models.device, torch.float32)
         return F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)

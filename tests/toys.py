@@ -125,8 +125,8 @@ def _lively(module: Any) -> Any:
 
 
 @cache
-def clip_unet(kind: str) -> Any:
-    """A UNet for clips at toy width with random weights, all temporal layers alive; text 32 wide.
+def video_unet(kind: str) -> Any:
+    """A UNet for videos at toy width with random weights, all temporal layers alive; text 32 wide.
 
     `videocrafter2` has four levels and the fps branch, `modelscope` the same without it, `animatediff` the topology of
     Stable Diffusion 1.5 with motion modules for up to 8 frames, `animatediff-sdxl` that of SDXL (pooled text 16).
@@ -162,8 +162,8 @@ def clip_unet(kind: str) -> Any:
     )
 
 
-def clip_text(kind: str) -> Conditioning:
-    """Random text for `clip_unet`, one row; with fps where the UNet has a branch for it, pooled rows for SDXL."""
+def video_text(kind: str) -> Conditioning:
+    """Random text for `video_unet`, one row; with fps where the UNet has a branch for it, pooled rows for SDXL."""
     fps = torch.tensor([28.0]) if kind == "videocrafter2" else None
     added: list[dict[str, Tensor]] = [{}, {}]
     if kind == "animatediff-sdxl":
@@ -192,7 +192,7 @@ def video_folder(root: Path, kind: str) -> Path:
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**sizes, **width)),
         }
     scheduler = DDIMScheduler(**_VIDEO_SCHEDULER)
-    for part, module in {"unet": clip_unet(kind), "vae": vae, "scheduler": scheduler, **texts}.items():
+    for part, module in {"unet": video_unet(kind), "vae": vae, "scheduler": scheduler, **texts}.items():
         module.save_pretrained(folder / part)
     for name in texts:
         shutil.copytree(EMBEDDED / "tokenizer", folder / name.replace("text_encoder", "tokenizer"))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from flows.pages.html import contact_sheet, html, shown
 from flows.rendering.costs import cost
 from flows.rendering.session import place
-from stages.runner import key_of
 from storage import RunNotFoundError, fingerprint
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def _told(folder: Path, order: Ordered, state: State, home: Home) -> dict[str, A
 def _stages(home: Home, job: Job) -> list[dict[str, Any]]:
     found = []
     for call in job.plan.calls:
-        manifest = home.store.find(key_of(call))
+        manifest = home.store.find(call.key)
         if manifest is not None:
             found.append(
                 {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flows.rendering.session import Session, place
-from stages.runner import Interrupted, key_of
+from stages.runner import Interrupted
 from stages.spec import SpecError
 from stages.stage import StageError
 from storage import Checkpoints, LeaseTimeoutError, RunNotFoundError, StoreFullError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flows.batch.jobs_file import Ordered
     from flows.home import Home
     from flows.rendering.session import Job
-    from stages.runner import Observer
+    from stages.observer import Observer
     from stages.spec import RunOptions
 
 log = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ def set_aside(home: Home, order: Ordered, error: BaseException) -> None:
 
 def _last_checkpoint(home: Home, job: Job) -> dict[str, Any] | None:
     for call in job.plan.calls:
-        steps = Checkpoints(home.store, key_of(call)).steps()
+        steps = Checkpoints(home.store, call.key).steps()
         if steps:
             return {"stage": call.stage.name, "level": call.level, "step": max(steps)}
     return None

@@ -98,7 +98,7 @@ def render(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Render a picture or clip through checkpointed stages; typed again after a crash, it goes on where it was."""
+    """Render a picture or video through checkpointed stages; typed again after a crash, it goes on where it was."""
     from flows.cli import flags as requests
 
     flags: dict[str, Any] = {"size": size, "seed": seed, "steps": steps, "method": method, "model": model}
@@ -264,7 +264,7 @@ def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json
 def export(
     run: Annotated[str, typer.Argument()],
     format: Annotated[
-        str | None, typer.Option(help="png, tiff or webp; of a clip mp4, hevc, ffv1 or frames (a zip of PNG files).")
+        str | None, typer.Option(help="png, tiff or webp; of a video mp4, hevc, ffv1 or frames (a zip of PNG files).")
     ] = None,
     level: Annotated[int | None, typer.Option(help="Of the cascade; default: the last.")] = None,
     fps: FpsOption = None,
@@ -274,7 +274,7 @@ def export(
     overwrite: OverwriteOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Write a level's picture or clip of a run in another format."""
+    """Write a level's picture or video of a run in another format."""
     from flows.rendering.session import export_level, load
 
     place = home_of(home)
@@ -320,7 +320,7 @@ def _run(
     from flows.cluster.fanout import spread_over
     from flows.rendering.advice import remarks
     from flows.rendering.session import Session
-    from stages.models.load import pick_device
+    from stages.device import pick_device
     from stages.runner import Interrupted
 
     terminal = Terminal()

@@ -112,11 +112,11 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="fid, kid, is, fid_c, kid_c, clip_score, objects; of clips fvd, kvd, dynamic_degree, flicker, "
+            help="fid, kid, is, fid_c, kid_c, clip_score, objects; of videos fvd, kvd, dynamic_degree, flicker, "
             "aesthetic, objects."
         ),
     ] = None,
-    extractor: Annotated[str | None, typer.Option(help="shapes or inception; of clips shapes-motion or i3d.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="shapes or inception; of videos shapes-motion or i3d.")] = None,
     resize: Annotated[str | None, typer.Option(help="Of frames, for i3d: bilinear or antialias.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: under the home folder.")] = None,
     readings: Annotated[

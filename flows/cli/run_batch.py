@@ -15,7 +15,7 @@ from flows.batch.runner import Night, aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.rendering.session import to_do
-from stages.models.load import pick_device
+from stages.device import pick_device
 from stages.planner.budget import check, check_tiles
 from stages.spec import SpecError
 

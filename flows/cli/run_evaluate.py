@@ -20,8 +20,8 @@ from flows.evaluate.report import as_json, as_markdown, check_out, write
 from flows.home import Home
 from flows.rendering.advice import remarks
 from flows.rendering.session import Session
+from stages.device import pick_device
 from stages.metrics.spec import EvaluationSpec, make_evaluation
-from stages.models.load import pick_device
 from stages.runner import Interrupted
 from stages.spec import RunOptions
 

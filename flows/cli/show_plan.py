@@ -13,16 +13,15 @@ from flows.rendering.advice import remarks
 from flows.rendering.session import to_do
 from flows.rendering.throughput import Pace
 from stages.amounts import show_bytes
-from stages.models.load import pick_device
+from stages.device import pick_device
 from stages.planner.budget import PARTS, check, fit, free_bytes
 from stages.planner.estimate import estimate
-from stages.runner import key_of
 from storage import Checkpoints
 
 if TYPE_CHECKING:
     from flows.home import Home
     from flows.rendering.session import Job
-    from stages.plan import Call
+    from stages.call import Call
     from stages.planner.budget import Fit
     from stages.spec import RunOptions
     from storage import Manifest
@@ -102,7 +101,7 @@ class _Planner:
         self.pace = Pace(home, self.info, options.device, self.made)
 
     def row(self, call: Call, is_left: bool, why: bool) -> dict[str, Any]:
-        key, (height, width) = key_of(call), call.size
+        key, (height, width) = call.key, call.size
         state = "to do" if is_left or self.home.store.find(key) is None else "reused"
         if state == "to do" and (steps := Checkpoints(self.home.store, key).steps()):
             state = f"resumes at step {steps[0] + 1}"
@@ -137,7 +136,7 @@ def difference(call: Call, made: list[Manifest]) -> str:
     """The fields that differ from the nearest artifact of the same stage and level."""
     wanted = {
         **_flat(call.stage.params()),
-        **{f"parent {r}": key_of(p) for r, p in call.parents.items()},
+        **{f"parent {r}": p.key for r, p in call.parents.items()},
         "model": call.model,
     }
     nearest: list[str] | None = None

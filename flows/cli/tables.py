@@ -53,8 +53,8 @@ def print_run(record: RunRecord, spec: RenderSpec, home: Home, as_json: bool) ->
     )
     if record.error:
         console.print(f"  {record.error}")
-    clip = "" if spec.frames is None else f", {spec.frames} frames at {spec.fps} a second"
-    console.print(f"  {spec.width}x{spec.height}{clip}, seed {spec.seed}: {spec.prompt}")
+    video = "" if spec.frames is None else f", {spec.frames} frames at {spec.fps} a second"
+    console.print(f"  {spec.width}x{spec.height}{video}, seed {spec.seed}: {spec.prompt}")
     for s in stages:
         console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
     for a in record.attempts:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from stages.plan import Call, Plan
-    from stages.runner import Outcome
+    from stages.call import Call
+    from stages.observer import Outcome
+    from stages.plan import Plan
 
 
 @dataclass

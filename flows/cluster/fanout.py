@@ -1,4 +1,4 @@
-"""Inside one render: the VAE's tiles, the frames of clips and the exports, computed by the workers of a Dask cluster.
+"""Inside one render: the VAE's tiles, the frames of videos and the exports, computed by the workers of a Dask cluster.
 
 A task is a call of the plan and a few numbers; it finds what it is made from in the store. The maps that tiles are made
 from, and the tiles and frames that come back, are files in the home's `cache/tiles/<key>`, mapped where they are read.
@@ -25,8 +25,10 @@ from flows.batch.runner import POLL
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import session_of
 from flows.cluster.pool import Crew, crew_of, result_of
+from stages.device import device_name
 from stages.models.load import Models
-from stages.runner import Outcome, Runner, device_name, key_of
+from stages.observer import Outcome
+from stages.runner import Runner
 from stages.spec import RunOptions, SpecError
 from storage import ArtifactNotFoundError, DamagedArtifactError, LeaseTimeoutError
 from storage.errors import explained
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
     from flows.rendering.session import Job
     from freescale.vae.passes import Run
     from freescale.vae.tile import Tile, TiledVae
+    from stages.call import Call
     from stages.models.folder import ModelInfo
-    from stages.plan import Call
     from stages.stage import Helpers, Parents
 
 GROUPS = 4  # tasks that each worker gets in a pass over many tiles
@@ -135,10 +137,10 @@ class Spread:
             waiting = []
             try:
                 for call in job.plan.exports:
-                    if runner.store.find(key_of(call)) is None:
+                    if runner.store.find(call.key) is None:
                         for parent in call.parents.values():
                             runner.ensure(parent, outcomes)
-                        outcomes[key_of(call)] = Outcome(call, key_of(call), reused=False)  # its place among them
+                        outcomes[call.key] = Outcome(call, call.key, reused=False)  # its place among them
                         waiting.append(hands.submit(made, call))
                 found = [hand.result() for hand in waiting]
             except BaseException:
@@ -155,7 +157,7 @@ class Spread:
             reused, seconds = result_of(future)
         except (ArtifactNotFoundError, DamagedArtifactError):
             return None
-        return Outcome(work.call, key_of(work.call), reused, seconds)
+        return Outcome(work.call, work.call.key, reused, seconds)
 
     def _work(self, call: Call, info: ModelInfo, dtype: str) -> Work:
         return Work(self.home, self.options.model_dump(), info, dtype, call)
@@ -199,7 +201,7 @@ class _Helpers:
         return None if self._map is None else self._map[1]
 
     def _folder(self) -> Path:
-        folder = _folder(self.work.home, key_of(self.work.call))
+        folder = _folder(self.work.home, self.work.call.key)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -233,7 +235,7 @@ _opened: dict[Stored, Tensor] = {}  # and the map they were made from
 
 
 def make_frame(work: Work, threads: int, device: str, folder: Path, options: dict[str, Any], index: int) -> Stored:
-    """Compute a frame of a clip as the render would, with its options of this moment."""
+    """Compute a frame of a video as the render would, with its options of this moment."""
     (parents, models), how = _meet(work, device), RunOptions.model_validate(options)
     models.make_room(work.call.stage.part, how.offload)
     with _threads(threads):
@@ -243,7 +245,7 @@ def make_frame(work: Work, threads: int, device: str, folder: Path, options: dic
 def compute(
     work: Work, threads: int, device: str, frame: int, where: Stored | None, folder: Path, tiles: tuple[Tile, ...]
 ) -> list[Tensor | Stored]:
-    """Compute tiles of a picture, or of a frame of a clip."""
+    """Compute tiles of a picture, or of a frame of a video."""
     tiled = _tiled_of(work, device, frame)
     if where is not None and where not in _opened:
         _opened.clear()
@@ -268,7 +270,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _tiled_of(work: Work, device: str, frame: int) -> TiledVae:
-    key = (work.home.root, key_of(work.call), frame)
+    key = (work.home.root, work.call.key, frame)
     if key not in _tiled:
         parents, models = _meet(work, device)
         _tiled.clear()
@@ -277,7 +279,7 @@ def _tiled_of(work: Work, device: str, frame: int) -> TiledVae:
 
 
 def _meet(work: Work, device: str) -> tuple[Parents, Models]:
-    key = (work.home.root, key_of(work.call))
+    key = (work.home.root, work.call.key)
     if key not in _met:
         models = session_of(work.home, work.options).runner_for(work.info, work.dtype).models
         if device_name(models.device) != device:

@@ -93,8 +93,8 @@ def _record(comparison: Path) -> dict[str, Any]:
 
 def _items(record: dict[str, Any], seed: int) -> list[Item]:
     """The rows that are whole, in an order drawn from the seed, each with its methods shuffled."""
-    if any("clip" in cell for row in record["rows"] for cell in row["cells"]):
-        raise SpecError("comparison: it shows clips; a study asks about pictures")
+    if any({"video", "clip"} & cell.keys() for row in record["rows"] for cell in row["cells"]):
+        raise SpecError("comparison: it shows videos; a study asks about pictures")
     whole = [row for row in record["rows"] if all("picture" in cell for cell in row["cells"])]
     if len(whole) < len(record["rows"]):
         left = len(record["rows"]) - len(whole)

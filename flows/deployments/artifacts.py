@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.rendering.session import Job, Result
-    from stages.plan import Call, Plan
-    from stages.runner import Outcome
+    from stages.call import Call
+    from stages.observer import Outcome
+    from stages.plan import Plan
 
 THUMBNAIL = 256  # pixels of a preview's longer side: artifacts live in Prefect's database, twice
 GRACE = 20.0  # seconds the end of a render waits for what is still unsent
@@ -113,7 +114,7 @@ class FlowObserver:
         self.log.info("%s: %s", call.label, "reused" if outcome.reused else f"{outcome.seconds:.1f} s")
 
     def preview(self, level: int, path: Path) -> None:
-        """A level's picture or clip is there; of a clip its strip of frames is shown."""
+        """A level's picture or video is there; of a video its strip of frames is shown."""
         strip = path.with_name(f"{path.stem}{PREVIEWS[STRIP]}")
         picture = strip if strip.is_file() else path
         self.sender.send(

@@ -16,8 +16,9 @@ from flows.cluster.fanout import spread_over
 from flows.deployments.artifacts import FlowObserver
 from flows.home import Home
 from flows.rendering.session import Job, Session, prepare
-from stages.plan import Call
-from stages.runner import Outcome, Runner
+from stages.call import Call
+from stages.observer import Outcome
+from stages.runner import Runner
 from stages.spec import RenderSpec, RunOptions, SpecError
 from stages.stage import StageError
 
@@ -34,7 +35,7 @@ def render(
 ) -> dict[str, Any]:
     """Render one picture. Returns what `freescale render --json` prints; the pictures are under the home folder.
 
-    The VAE's tiles, the frames of clips and the exports are computed by `workers` processes here, or by those of the
+    The VAE's tiles, the frames of videos and the exports are computed by `workers` processes here, or by those of the
     scheduler at `dask`.
     """
     home = Home.find()

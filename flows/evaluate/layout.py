@@ -17,18 +17,18 @@ from flows.home import Home
 from flows.rendering.session import Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
+from stages.call import Call
 from stages.media.picture import check_picture
 from stages.metrics.extractors import ClipExtractor, WeightFile, find_weights, load_extractor
 from stages.metrics.features import Judge, Reader
 from stages.metrics.grid import FIRST_SCENE, MethodEntry
 from stages.metrics.score import CROPPED, DISTANCES
-from stages.metrics.spec import COMPARING_CLIPS
-from stages.metrics.video_extractors import check_head, load_clip_network, load_flow
-from stages.metrics.video_readings import ClipReader
+from stages.metrics.spec import COMPARING_VIDEOS
+from stages.metrics.video_extractors import check_head, load_flow, load_video_network
+from stages.metrics.video_readings import VideoReader
 from stages.metrics.videos import kept_step, needed_pairs
 from stages.models.load import describe
-from stages.plan import Call, make_plan
-from stages.runner import key_of
+from stages.plan import make_plan
 from stages.spec import SpecError, exact_rate, make_spec
 from storage import fingerprint
 
@@ -76,7 +76,7 @@ class Evaluation:
     texts: Mapping[str, Tensor]  # CLIP embeddings (1, d) by prompt
     weights: tuple[WeightFile, ...]
     against: Mapping[Size, Size | None]  # the size of the reference for each size; None: one reference for all
-    kind: str = "picture"  # or `clip`
+    kind: str = "picture"  # or `video`
     fps: str | None = None  # of playback, where a number depends on it
 
 
@@ -92,7 +92,7 @@ class _Layout:
     info: ModelInfo = field(init=False)
     reader: Reader | None = field(init=False, default=None)
     clip: Reader | None = field(init=False, default=None)
-    clips: ClipReader | None = field(init=False, default=None)
+    videos: VideoReader | None = field(init=False, default=None)
     against: dict[Size, Size | None] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
@@ -101,22 +101,22 @@ class _Layout:
         self.info = describe(spec.model, self.home.root)
         self.spec = spec = spec.settled(self.info.name, self.info.is_video).with_own_values(self.info)
         prompts = spec.prompt_list(CAPTIONS, self.info.is_video)
-        total, kind = len(prompts) * len(spec.seeds), "clip" if self.info.is_video else "picture"
+        total, kind = len(prompts) * len(spec.seeds), "video" if self.info.is_video else "picture"
         if total < 2:
             raise SpecError(f"count: {total} {kind} a method is too few; at least 2, from more prompts or seeds")
         if spec.parts(total) > total:
             raise SpecError(f"splits: {spec.splits} parts need as many pictures, and there are {total}")
-        weights = self._clip_networks() if self.info.is_video else self._networks()
+        weights = self._video_networks() if self.info.is_video else self._networks()
         pictures = (*self._renders(prompts), *self._reference(prompts))
         self._check_crops(pictures)
         name = f"evaluation-{self._fingerprint(pictures)[:8]}"
-        fps = self.clips.fps if self.clips is not None else None
+        fps = self.videos.fps if self.videos is not None else None
         return Evaluation(name, spec, pictures, self._texts(prompts), weights, self.against, kind, fps)
 
     def _fingerprint(self, pictures: tuple[Picture, ...]) -> str:
         """Of all that decides a number: what is read, in which group, and how the readings are scored."""
         rules = {"metrics", "kid_subsets", "kid_subset_size", "splits", "draws", "seed"}
-        read = [[p.group, {role: key_of(call) for role, call in p.readings.items()}] for p in pictures]
+        read = [[p.group, {role: call.key for role, call in p.readings.items()}] for p in pictures]
         return fingerprint(self.spec.model_dump(mode="json", include=rules), read)
 
     def _networks(self) -> tuple[WeightFile, ...]:
@@ -135,13 +135,13 @@ class _Layout:
         load_extractor(self.clip.weights, cpu)
         return main, self.clip.weights
 
-    def _clip_networks(self) -> tuple[WeightFile, ...]:
-        """The same for clips."""
+    def _video_networks(self) -> tuple[WeightFile, ...]:
+        """The same for videos."""
         spec, native, found = self.spec, self.info.native, dict[str, WeightFile]()
         frames, fps = spec.frames or self.info.frames or 1, spec.fps or exact_rate(self.info.fps)
-        if set(COMPARING_CLIPS) & set(spec.measured):
+        if set(COMPARING_VIDEOS) & set(spec.measured):
             found["network"] = self._weights(spec.network)
-            network = load_clip_network(found["network"], torch.device("cpu"), spec.resize_rule)
+            network = load_video_network(found["network"], torch.device("cpu"), spec.resize_rule)
             try:
                 network.frame_numbers(frames)
             except ValueError as error:
@@ -152,11 +152,11 @@ class _Layout:
             found |= {"clip": self._weights("clip"), "head": self._weights("aesthetic")}
             check_head(found["head"], found["clip"])
         area = native[0] * native[1]
-        self.clips = ClipReader(spec.measured, area, **found, fps=fps, resize=spec.resize_rule)
-        return self.clips.weights
+        self.videos = VideoReader(spec.measured, area, **found, fps=fps, resize=spec.resize_rule)
+        return self.videos.weights
 
     def _flow(self, frames: int, fps: str) -> WeightFile:
-        """The network of the dynamic degree, for clips that it can tell of."""
+        """The network of the dynamic degree, for videos that it can tell of."""
         kept = len(range(0, frames, kept_step(Fraction(fps))))
         if needed_pairs(kept) < 1:
             raise SpecError(
@@ -196,8 +196,8 @@ class _Layout:
 
     def _stages(self, group: str, id: str, prompt: str) -> dict[str, Stage]:
         """What reads a render, by what it gives; a reference is compared with and no more."""
-        if self.clips is not None:
-            return self.clips.reference() if group == REFERENCE else self.clips.render(prompt)
+        if self.videos is not None:
+            return self.videos.reference() if group == REFERENCE else self.videos.render(prompt)
         assert self.reader is not None
         stages: dict[str, Stage] = {"features": self.reader.render(id)}
         if group != REFERENCE and self.clip is not None:
@@ -208,12 +208,12 @@ class _Layout:
         return stages
 
     def _truth(self, scene: int, size: Size) -> Stage:
-        """What draws another true scene, or clip, and reads it."""
-        if self.clips is None:
+        """What draws another true scene, or video, and reads it."""
+        if self.videos is None:
             assert self.reader is not None
             return self.reader.scene(f"scene {scene}", scene, size)
         frames, rate = self.spec.frames or self.info.frames or 1, self.spec.motion_fps or self.info.motion_fps
-        return self.clips.truth(scene, size, frames, rate)
+        return self.videos.truth(scene, size, frames, rate)
 
     def _reference(self, prompts: list[str]) -> Iterator[Picture]:
         """The other side, once for every size that needs its own."""

@@ -22,8 +22,8 @@ from flows.rendering.costs import Cost, cost
 from flows.rendering.session import prepare
 from stages.metrics.clip_score import clip_score
 from stages.metrics.score import DISTANCES, Sample, Score, scores
-from stages.metrics.video_readings import CLIP_WORDS
-from stages.runner import Interrupted, key_of
+from stages.metrics.video_readings import VIDEO_WORDS
+from stages.runner import Interrupted
 from stages.spec import make_spec
 from stages.stage import StageError, Tensors
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from flows.cluster.pool import Crew
     from flows.home import Home
     from flows.rendering.session import Session
+    from stages.call import Call
     from stages.models.folder import ModelInfo
-    from stages.plan import Call
     from storage import ArtifactStore
 
 
 def unread(picture: Picture, store: ArtifactStore, held: Collection[str] = ()) -> bool:
     """Whether a reading of `picture` is neither in `store` nor among those `held` elsewhere, by fingerprint."""
-    keys = (key_of(call) for call in picture.readings.values())
+    keys = (call.key for call in picture.readings.values())
     return any(key not in held and store.find(key) is None for key in keys)
 
 
@@ -198,7 +198,7 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
     clip = torch.empty(0)
     if evaluation.texts and group[0] != REFERENCE:
         clip = clip_score(rows("clip"), torch.cat([evaluation.texts[read.picture.prompt] for read in reads]))
-    clips = dict(zip(CLIP_WORDS, rows("clip_verdict").reshape(-1, len(CLIP_WORDS)).T, strict=True))
+    videos = dict(zip(VIDEO_WORDS, rows("clip_verdict").reshape(-1, len(VIDEO_WORDS)).T, strict=True))
     single = {name: rows(name) for name in ("flicker", "aesthetic", "dynamic_degree")}
     return Sample(
         count=len(reads),
@@ -208,5 +208,5 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
         owner=torch.repeat_interleave(torch.arange(len(reads)), torch.tensor(crops)),
         clip=clip,
         verdicts=rows("verdict").reshape(-1, 4),
-        clips={name: values for name, values in (clips | single).items() if len(values)},
+        videos={name: values for name, values in (videos | single).items() if len(values)},
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from stages.runner import key_of, writing
+from stages.runner import writing
 from stages.spec import SpecError
 from storage import ArtifactNotFoundError, DamagedArtifactError, whole_file
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flows.evaluate.layout import Evaluation
-    from stages.plan import Call
+    from stages.call import Call
     from storage import ArtifactStore
 
 FORMAT = {"format": "freescale readings", "version": "1"}
@@ -63,7 +63,7 @@ class ReadingsFile:
 
     def take(self, evaluation: Evaluation, store: ArtifactStore) -> int:
         """Put into `store` those readings of `evaluation` that it lacks; return their number."""
-        missing = {key_of(call): call for call in _readings(evaluation) if store.find(key_of(call)) is None}
+        missing = {call.key: call for call in _readings(evaluation) if store.find(call.key) is None}
         taken = 0
         for path in self._there():
             with safe_open(path, "pt") as file:
@@ -83,7 +83,7 @@ class ReadingsFile:
         path = self.paths[0]
         tensors = load_file(path) if path.exists() else {}
         held = _by_key(tensors)
-        for key in (key_of(call) for call in _readings(evaluation)):
+        for key in (call.key for call in _readings(evaluation)):
             if key not in held:
                 with suppress(ArtifactNotFoundError, DamagedArtifactError):  # not made, or to be made again
                     tensors |= {f"{key}/{name}": tensor.contiguous() for name, tensor in store.read(key).items()}

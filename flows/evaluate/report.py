@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.evaluate.layout import REFERENCE
 from stages.metrics.score import CROPPED, DISTANCES
-from stages.metrics.video_readings import CLIP_WORDS
+from stages.metrics.video_readings import VIDEO_WORDS
 from stages.spec import SpecError
 from storage import whole_file
 
@@ -44,7 +44,7 @@ NAMES = {
 # Of networks behind a number; others have the feature network, the first.
 OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic", "dynamic_degree": "raft"}
 OWN_RESIZE = {"aesthetic": "bicubic", "dynamic_degree": "none"}
-SINGLE = ("flicker", "aesthetic", "dynamic_degree")  # numbers of a clip
+SINGLE = ("flicker", "aesthetic", "dynamic_degree")  # numbers of a video
 FILES = ("evaluation.csv", "evaluation.md", "evaluation.json")
 
 
@@ -138,7 +138,7 @@ def _how(evaluation: Evaluation, cell: Cell) -> str:
         parts.append(f"Network: {weights.name} ({weights.sha256[:8]}), resize {spec.resize_rule}.")
     if any(s.metric == "dynamic_degree" for s in cell.scores):
         flow = next(file for file in evaluation.weights if file.name == "raft")
-        parts.append(f"Dynamic degree: raft ({flow.sha256[:8]}), clips at {evaluation.fps} frames a second.")
+        parts.append(f"Dynamic degree: raft ({flow.sha256[:8]}), videos at {evaluation.fps} frames a second.")
     cropped = next((s for s in cell.scores if s.metric in CROPPED), None)
     if cropped is not None:
         side = spec.crops.side or "the network's own size"
@@ -167,7 +167,7 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
             names = ("objects", "color_ok", "shape_ok", "background_ok")
             record |= dict(zip(names, read.tensors["verdict"].tolist(), strict=True))
         if "clip_verdict" in read.tensors:
-            record |= dict(zip(CLIP_WORDS, read.tensors["clip_verdict"].tolist(), strict=True))
+            record |= dict(zip(VIDEO_WORDS, read.tensors["clip_verdict"].tolist(), strict=True))
         record |= {name: float(read.tensors[name]) for name in SINGLE if name in read.tensors}
         if "pair_scores" in read.tensors:
             record["pair_scores"] = read.tensors["pair_scores"].tolist()

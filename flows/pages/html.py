@@ -15,8 +15,7 @@ from flows.batch.runner import aside
 from flows.pages.pyramid import write_pyramid
 from flows.rendering.costs import cost
 from flows.rendering.session import file_name, place_copy
-from stages.export_video import WEBP, ExportClip
-from stages.runner import key_of
+from stages.export_video import WEBP, ExportVideo
 from stages.spec import LOSSY
 from storage import ArtifactNotFoundError, DamagedArtifactError
 
@@ -40,7 +39,7 @@ def html(page: str, title: str, data: dict[str, Any]) -> str:
         "title": escape(title),
         "style": (source / "style.css").read_text(encoding="utf-8"),
         "viewer": (source / "viewer.js").read_text(encoding="utf-8"),
-        "clips": (source / "clips.js").read_text(encoding="utf-8"),
+        "videos": (source / "videos.js").read_text(encoding="utf-8"),
         "data": text,
     }
     made = (source / f"{page}.html").read_text(encoding="utf-8")
@@ -65,17 +64,17 @@ def shown(folder: Path, job: Job, state: State, home: Home) -> dict[str, Any]:
 
 
 def _made(folder: Path, job: Job, home: Home) -> dict[str, Any]:
-    """The picture or clip of a job that is done, copied under `folder`."""
+    """The picture or video of a job that is done, copied under `folder`."""
     export = job.plan.exports[-1]
-    if isinstance(export.stage, ExportClip):
-        return {"clip": _clip(folder, job, export.stage, home)}
-    data = home.store.read_file(key_of(export), file_name(export))
+    if isinstance(export.stage, ExportVideo):
+        return {"video": _video(folder, job, export.stage, home)}
+    data = home.store.read_file(export.key, file_name(export))
     return {"picture": write_pyramid(data, folder, job.run, Path(file_name(export)).suffix).as_json()}
 
 
-def _clip(folder: Path, job: Job, export: ExportClip, home: Home) -> dict[str, Any]:
-    """What a page shows of a clip: its file and the animated preview, copied under `folder`."""
-    key = key_of(job.plan.exports[-1])
+def _video(folder: Path, job: Job, export: ExportVideo, home: Home) -> dict[str, Any]:
+    """What a page shows of a video: its file and the animated preview, copied under `folder`."""
+    key = job.plan.exports[-1].key
     copies = {}
     for name in (export.file_name, WEBP):
         copies[name] = f"pictures/{job.run}{Path(name).suffix}"
@@ -106,8 +105,8 @@ def contact_sheet(folder: Path, heads: Sequence[str], rows: Sequence[tuple[str, 
         pen.text((MARGIN, top + 3), _fitted(caption, width - 2 * MARGIN, font), "black", font)
         for column, cell in enumerate(cells):
             left = MARGIN + column * (side + MARGIN)
-            if (made := cell.get("picture") or cell.get("clip")) is not None:
-                with Image.open(folder / made["thumbnail"]) as picture:  # of a clip its first frame
+            if (made := cell.get("picture") or cell.get("video")) is not None:
+                with Image.open(folder / made["thumbnail"]) as picture:  # of a video its first frame
                     small = picture.convert("RGB")
                 small.thumbnail((side, side), Image.Resampling.LANCZOS)
                 sheet.paste(small, (left, top + LINE))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.runner import key_of
-
 if TYPE_CHECKING:
     from stages.plan import Plan
     from storage import ArtifactStore
@@ -24,7 +22,7 @@ def cost(store: ArtifactStore, plan: Plan) -> Cost | None:
     """What making every stage cost; None where one is gone, or went on after a stop and has not all of its time."""
     seconds, samples = 0.0, 0
     for call in plan.calls:
-        manifest = store.find(key_of(call))
+        manifest = store.find(call.key)
         if manifest is None or manifest.seconds is None or manifest.resumed_at:
             return None
         seconds += manifest.seconds

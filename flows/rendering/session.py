@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stages.call import Call
+from stages.device import pick_device
 from stages.export import SUFFIXES, Export, check_whole, write_picture
-from stages.export_video import PREVIEWS, ExportClip, write_clip
+from stages.export_video import PREVIEWS, ExportVideo, encode_video
 from stages.media.ffmpeg import check_encoding
-from stages.models.load import ModelInfo, Models, describe, pick_device
-from stages.plan import Call, Plan, make_plan
+from stages.models.load import ModelInfo, Models, describe
+from stages.observer import Observer, Outcome
+from stages.plan import Plan, make_plan
 from stages.planner.budget import check, return_freed
-from stages.runner import Interrupted, Observer, Outcome, Runner, key_of
-from stages.spec import CLIP_FORMATS, ModelSpec, RenderSpec, RunOptions, SpecError, make_spec
+from stages.runner import Interrupted, Runner
+from stages.spec import VIDEO_FORMATS, ModelSpec, RenderSpec, RunOptions, SpecError, make_spec
 from storage import Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint, whole_file
 
 if TYPE_CHECKING:
@@ -101,7 +104,7 @@ def prepare(
 def run_name(spec: RenderSpec, plan: Plan) -> str:
     """A name a person can read, and the same for the same bytes: words of the prompt, seed, eight hex digits."""
     words = "-".join(re.findall(r"[a-z0-9]+", spec.prompt.lower()))[:40].strip("-") or "picture"
-    return f"{words}-{spec.seed}-{fingerprint([key_of(call) for call in plan.exports])[:8]}"
+    return f"{words}-{spec.seed}-{fingerprint([call.key for call in plan.exports])[:8]}"
 
 
 def load(home: Home, run: str) -> tuple[RunRecord, RenderSpec]:
@@ -180,10 +183,10 @@ class Session:
         return Result(job.run, outputs, pixels, tuple(outcomes.values()), time.monotonic() - began)
 
     def _deliver(self, runner: Runner, job: Job, export: Call, outcomes: dict[str, Outcome]) -> Path:
-        """One level's picture or clip, in the run's folder as soon as it is there; a clip's previews beside it."""
+        """One level's picture or video, in the run's folder as soon as it is there; a video's previews beside it."""
         height, width = export.size
         folder, name = self.home.outputs(job.run), f"level-{export.level}-{width}x{height}"
-        if isinstance(export.stage, ExportClip):
+        if isinstance(export.stage, ExportVideo):
             for preview, ending in PREVIEWS.items():
                 place_copy(runner.file_path(export, preview, outcomes), folder / f"{name}{ending}")
         file = file_name(export)
@@ -193,9 +196,9 @@ class Session:
 def export_level(
     home: Home, spec: RenderSpec, format: str | None, level: int | None, out: Path, overwrite: bool, **how: Any
 ) -> Path:
-    """Write a level's picture or clip of a run in another format; return the path. Raises `SpecError`.
+    """Write a level's picture or video of a run in another format; return the path. Raises `SpecError`.
 
-    `how` may hold `fps`, `crf` and `pixel_format` for a clip.
+    `how` may hold `fps`, `crf` and `pixel_format` for a video.
     """
     job = prepare(spec.model_copy(update={"crf": None, "pixel_format": None}), home)
     levels = range(len(job.plan.exports))
@@ -204,7 +207,7 @@ def export_level(
     call = job.plan.exports[-1 if level is None else level]
     stage = _exporting(call, format, {name: value for name, value in how.items() if value is not None})
     image = call.parents["image"]
-    if home.store.find(key_of(image)) is None:
+    if home.store.find(image.key) is None:
         raise SpecError(
             f"level: the picture of level {call.level} is not in the store; freescale resume {job.run} makes it"
         )
@@ -215,38 +218,38 @@ def export_level(
     path = path.absolute()
     if isinstance(stage, Export):
         check_whole(stage.format, call.size)
-        picture = home.store.open_pictures(key_of(image))["image"]
+        picture = home.store.open_pictures(image.key)["image"]
         with whole_file(path, suffix) as partial:
             write_picture(partial, picture, stage)
         return path
-    clip = home.store.open_frames(key_of(image))["image"]
+    video = home.store.open_frames(image.key)["image"]
     with whole_file(path, suffix) as partial:
-        write_clip(partial, clip, stage)
+        encode_video(partial, video, stage)
     return path
 
 
-def _exporting(call: Call, format: str | None, how: dict[str, Any]) -> Export | ExportClip:
+def _exporting(call: Call, format: str | None, how: dict[str, Any]) -> Export | ExportVideo:
     """The export of a level in another format, checked."""
     stage = call.stage
     if isinstance(stage, Export):
         if how:
-            raise SpecError(f"{next(iter(how))}: is for clips, and this run made a picture")
+            raise SpecError(f"{next(iter(how))}: is for videos, and this run made a picture")
         if format is not None and format not in SUFFIXES:
             raise SpecError(f"format: {format!r} is not one of {', '.join(SUFFIXES)}")
         return dataclasses.replace(stage, format=format or "png")
-    assert isinstance(stage, ExportClip)
+    assert isinstance(stage, ExportVideo)
     format = format or stage.format
-    if format not in CLIP_FORMATS:
-        raise SpecError(f"format: {format!r} is not one of {', '.join(CLIP_FORMATS)}")
-    checked = make_spec({"prompt": "clip", "format": format, **how})
+    if format not in VIDEO_FORMATS:
+        raise SpecError(f"format: {format!r} is not one of {', '.join(VIDEO_FORMATS)}")
+    checked = make_spec({"prompt": "video", "format": format, **how})
     check_encoding(format, call.size, checked.pixel_format)
     fps = checked.fps or stage.fps
     return dataclasses.replace(stage, format=format, fps=fps, crf=checked.crf, pixel_format=checked.pixel_format)
 
 
 def file_name(export: Call) -> str:
-    """The name of an export's picture or clip in its artifact."""
-    assert isinstance(export.stage, Export | ExportClip)
+    """The name of an export's picture or video in its artifact."""
+    assert isinstance(export.stage, Export | ExportVideo)
     return export.stage.file_name
 
 
@@ -265,9 +268,9 @@ def _target(out: Path | None, job: Job, home: Home, overwrite: bool) -> Path | N
 
 def _made_by(path: Path, job: Job, home: Home) -> bool:
     export = job.plan.exports[-1]
-    if home.store.find(key_of(export)) is None or not path.is_file():
+    if home.store.find(export.key) is None or not path.is_file():
         return False
-    return filecmp.cmp(path, home.store.file_path(key_of(export), file_name(export)), shallow=False)
+    return filecmp.cmp(path, home.store.file_path(export.key, file_name(export)), shallow=False)
 
 
 def place(data: bytes, path: Path) -> Path:
@@ -293,7 +296,7 @@ def to_do(plan: Plan, home: Home) -> list[Call]:
     needed: list[Call] = []
 
     def visit(call: Call) -> None:
-        if call not in needed and home.store.find(key_of(call)) is None:
+        if call not in needed and home.store.find(call.key) is None:
             needed.append(call)
             for parent in call.parents.values():
                 visit(parent)
@@ -310,9 +313,9 @@ def planned(plan: Plan) -> tuple[PlannedCall, ...]:
             stage=call.stage.name,
             version=call.stage.version,
             level=call.level,
-            key=key_of(call),
+            key=call.key,
             params=call.stage.params(),
-            parents={role: key_of(parent) for role, parent in call.parents.items()},
+            parents={role: parent.key for role, parent in call.parents.items()},
         )
         for call in plan.calls
     )

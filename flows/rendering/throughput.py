@@ -17,10 +17,9 @@ import torch
 from stages.base_denoise import BaseDenoise
 from stages.denoise import DenoiseStage, Sampling
 from stages.detail_pass import DetailPass
+from stages.device import device_name, pick_device
 from stages.highres_denoise import HighresDenoise
-from stages.models.load import pick_device
 from stages.planner.estimate import stage_cost
-from stages.runner import device_name
 from stages.spec import RunOptions
 from stages.upscale import Upscale
 
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flows.home import Home
+    from stages.call import Call
     from stages.models.load import ModelInfo
-    from stages.plan import Call
     from stages.planner.estimate import Estimate
     from stages.stage import Stage
     from storage import Manifest
@@ -125,7 +124,7 @@ def _size_of(manifest: Manifest) -> tuple[int, int] | None:
 
 
 def _frames_of(manifest: Manifest) -> int:
-    """Of the clip that an artifact holds; 1 for a picture."""
+    """Of the video that an artifact holds; 1 for a picture."""
     latents = manifest.arrays.get("latents")
     return latents.shape[2] if latents is not None and len(latents.shape) == 5 else 1
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from stages.spec import SpecError
-from stages.stage import Parents, Stage, Tensors, aside
+from stages.stage import Parents, Stage, Tensors, not_in_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ class LoadPicture(Stage):
 
     digest: str
     mode: str  # "RGB" or "L"
-    path: str = aside("")
+    path: str = not_in_key("")
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Decode the file, which must still be the one that was checked."""

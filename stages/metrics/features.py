@@ -21,7 +21,7 @@ from stages.metrics.crops import Box, grid_boxes, random_boxes
 from stages.metrics.extractors import WeightFile, load_extractor
 from stages.shapes.metrics import judge
 from stages.shapes.scenes import draw, sample_scene
-from stages.stage import Parents, Stage, Tensors, aside
+from stages.stage import Parents, Stage, Tensors, not_in_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ class Features(Stage):
     crop_count: int  # 0: all of a grid
     crop_seed: int
     picture: str
-    path: str = aside("")  # of the weights
+    path: str = not_in_key("")  # of the weights
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Read the picture once, then its crops `BATCH` at a time."""
@@ -93,7 +93,7 @@ class FileFeatures(Features):
     name = "file_features"
 
     digest: str = ""
-    file: str = aside("")
+    file: str = not_in_key("")
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Decode the file, which must still be the one that was checked, and read it."""

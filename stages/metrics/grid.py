@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stages.plan import settled_method
 from stages.shapes.scenes import sample_scene
-from stages.shapes_motion.videos import sample_clip
+from stages.shapes_motion.videos import sample_video
 from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, SpecError, exact_rate, parse_size, sentence
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class GridSpec(_Sampled):
     )
     count: int | None = Field(None, ge=1, le=100_000, description="Prompts used; none: all of a file, or as said.")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1, max_length=1000)
-    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of clips; none: as many as the model makes.")
+    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of videos; none: as many as the model makes.")
     fps: Annotated[str | None, BeforeValidator(exact_rate)] = None
     motion_fps: float | None = Field(None, gt=0, le=240)
 
@@ -100,13 +100,13 @@ class GridSpec(_Sampled):
         """Whether the prompts are captions of held-out scenes."""
         return self.prompts == "shapes"
 
-    def prompt_list(self, captions: int, clips: bool = False) -> list[str]:
-        """The prompts in order, `captions` of scenes (moving ones for `clips`) where no count is given.
+    def prompt_list(self, captions: int, videos: bool = False) -> list[str]:
+        """The prompts in order, `captions` of scenes (moving ones for `videos`) where no count is given.
 
         Raises `SpecError`.
         """
         if self.of_scenes:
-            sample = sample_clip if clips else sample_scene
+            sample = sample_video if videos else sample_scene
             return [sample(FIRST_SCENE + index).caption for index in range(self.count or captions)]
         given = list(self.prompts) if isinstance(self.prompts, tuple) else _lines(Path(self.prompts).expanduser())
         if self.count is not None and self.count > len(given):

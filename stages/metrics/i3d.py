@@ -74,7 +74,7 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-    """Logits of clips of 16 frames at 224x224."""
+    """Logits of videos of 16 frames at 224x224."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,12 +84,12 @@ class I3D(nn.Module):
             self.add_module(name, Mixed(*widths))
         self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, CLASSES, 1)})
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """(B, 400) for `clips` (B, 3, 16, 224, 224) in [-1, 1].
+    def forward(self, videos: Tensor) -> Tensor:
+        """(B, 400) for `videos` (B, 3, 16, 224, 224) in [-1, 1].
 
-        Smaller clips go through too. The last map of 16 frames is (2, 7, 7), the window of the published mean.
+        Smaller videos go through too. The last map of 16 frames is (2, 7, 7), the window of the published mean.
         """
-        x = max_pool(self.Conv3d_1a_7x7(clips), (1, 3, 3), (1, 2, 2))
+        x = max_pool(self.Conv3d_1a_7x7(videos), (1, 3, 3), (1, 2, 2))
         x = max_pool(self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x)), (1, 3, 3), (1, 2, 2))
         for name in MIXED:
             x = self.get_submodule(name)(max_pool(x, *POOLS[name]) if name in POOLS else x)

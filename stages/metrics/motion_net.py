@@ -1,7 +1,7 @@
-"""The feature network of the `shapes-motion` world: 64 features of a clip that know motion, colour, shape and ground.
+"""The feature network of the `shapes-motion` world: 64 features of a video that know motion, colour, shape and ground.
 
-Fréchet distance over these features is for `shapes-motion` what FVD over I3D's is for filmed clips (arXiv 1812.01717).
-Trained on true clips alone (`benchmarks/shapes_motion/train_extractor.py`). Eight frames are read, evenly taken, each
+Fréchet distance over these features is for `shapes-motion` what FVD over I3D's is for filmed videos (arXiv 1812.01717).
+Trained on true videos alone (`benchmarks/shapes_motion/train_extractor.py`). Eight frames are read, evenly taken, each
 squashed to 64x64 with antialiasing; the features are the layer before the classifiers.
 """
 
@@ -36,23 +36,23 @@ class MotionNet(nn.Module):
         self.hidden = nn.Linear(2 * WIDTHS[-1], FEATURES)
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in HEADS.items()})
 
-    def features(self, clips: Tensor) -> Tensor:
-        """(B, 64), not negative, mean square 1 over true clips, for `clips` (B, 3, 8, 64, 64) in [-1, 1]."""
-        x = clips
+    def features(self, videos: Tensor) -> Tensor:
+        """(B, 64), not negative, mean square 1 over true videos, for `videos` (B, 3, 8, 64, 64) in [-1, 1]."""
+        x = videos
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x)))
         pooled = torch.cat((x.mean(dim=(-3, -2, -1)), x.amax(dim=(-3, -2, -1))), dim=-1)
         out: Tensor = F.relu(self.hidden(pooled))
         return out
 
-    def forward(self, clips: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) of each head for `clips` (B, 3, 8, 64, 64) in [-1, 1]."""
-        features = self.features(clips)
+    def forward(self, videos: Tensor) -> dict[str, Tensor]:
+        """Logits (B, classes) of each head for `videos` (B, 3, 8, 64, 64) in [-1, 1]."""
+        features = self.features(videos)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def frame_numbers(frames: int) -> list[int]:
-    """Which frames of a clip are read: `FRAMES` of them, from the first to the last, evenly."""
+    """Which frames of a video are read: `FRAMES` of them, from the first to the last, evenly."""
     return [round(index * (frames - 1) / (FRAMES - 1)) for index in range(FRAMES)]
 
 

@@ -13,7 +13,7 @@ from stages.metrics.bootstrap import interval
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.inception_score import inception_score
 from stages.metrics.kid import KernelSums, kernel_distance
-from stages.metrics.video_readings import CLIP_WORDS
+from stages.metrics.video_readings import VIDEO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ class Sample:
     owner: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (k)
     clip: Tensor = field(default_factory=lambda: torch.empty(0))  # (n) CLIP scores
     verdicts: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.long))  # (n, 4)
-    clips: Mapping[str, Tensor] = field(default_factory=dict)  # of clips, values (n) by what they say
+    videos: Mapping[str, Tensor] = field(default_factory=dict)  # of videos, values (n) by what they say
 
     def rows(self, metric: str) -> tuple[Tensor, Tensor]:
         """The rows (r, d) a distance compares, in float64, and the picture of each (r)."""
@@ -74,10 +74,12 @@ def scores(spec: EvaluationSpec, pictures: Sample, reference: Sample | None) -> 
         elif metric == "clip_score":
             found.append(_mean(spec, metric, pictures.clip))
         elif metric == "objects":
-            words = {word: pictures.clips[word] for word in CLIP_WORDS} if pictures.clips else _words(pictures.verdicts)
+            words = (
+                {word: pictures.videos[word] for word in VIDEO_WORDS} if pictures.videos else _words(pictures.verdicts)
+            )
             found += [_mean(spec, name, values) for name, values in words.items()]
         else:
-            found.append(_mean(spec, metric, pictures.clips[metric]))
+            found.append(_mean(spec, metric, pictures.videos[metric]))
     return found
 
 

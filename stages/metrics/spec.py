@@ -18,9 +18,9 @@ Metric = Literal[
 ]  # fmt: skip
 Network = Literal["shapes", "inception", "shapes-motion", "i3d"]
 OF_PICTURES: tuple[Metric, ...] = ("fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects")
-OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "dynamic_degree", "flicker", "aesthetic", "objects")
-COMPARING_CLIPS: tuple[Metric, ...] = ("fvd", "kvd")
-CLIP_NETWORKS: tuple[Network, ...] = ("shapes-motion", "i3d")
+OF_VIDEOS: tuple[Metric, ...] = ("fvd", "kvd", "dynamic_degree", "flicker", "aesthetic", "objects")
+COMPARING_VIDEOS: tuple[Metric, ...] = ("fvd", "kvd")
+VIDEO_NETWORKS: tuple[Network, ...] = ("shapes-motion", "i3d")
 
 
 class Reference(Part):
@@ -87,23 +87,23 @@ class EvaluationSpec(GridSpec):
     def _once(self) -> dict[str, list[object]]:
         return super()._once() | {"metrics": list(self.measured)}
 
-    def settled(self, model: str, clips: bool) -> Self:
-        """The spec with what its model decides said: of clips, metrics and network. Raises `SpecError`."""
-        able, makes, of = (OF_CLIPS, "clips", "pictures") if clips else (OF_PICTURES, "pictures", "clips")
+    def settled(self, model: str, videos: bool) -> Self:
+        """The spec with what its model decides said: of videos, metrics and network. Raises `SpecError`."""
+        able, makes, of = (OF_VIDEOS, "videos", "pictures") if videos else (OF_PICTURES, "pictures", "videos")
         for metric in self.metrics or ():
             if metric not in able:
                 raise SpecError(f"metrics: {metric!r} is of {of}, and {model} makes {makes}: {', '.join(able)}")
-        if self.extractor is not None and (self.extractor in CLIP_NETWORKS) != clips:
-            allowed = ", ".join(CLIP_NETWORKS) if clips else "shapes, inception"
+        if self.extractor is not None and (self.extractor in VIDEO_NETWORKS) != videos:
+            allowed = ", ".join(VIDEO_NETWORKS) if videos else "shapes, inception"
             raise SpecError(f"extractor: {self.extractor!r} reads {of}, and {model} makes {makes}: {allowed}")
-        found = self._of_clips() if clips else self
+        found = self._of_videos() if videos else self
         if found.resize is not None and found.network != "i3d":
             raise SpecError(f"resize: {found.resize!r} is a choice for i3d; {found.network} has a resize of its own")
         return found
 
-    def _of_clips(self) -> Self:
+    def _of_videos(self) -> Self:
         if self.reference.protocol == "real":
-            raise SpecError("reference.protocol: 'real' is a folder of pictures; clips are held against base or truth")
+            raise SpecError("reference.protocol: 'real' is a folder of pictures; videos are held against base or truth")
         metrics: tuple[Metric, ...] = self.metrics or (("fvd", "kvd", "objects") if self.of_scenes else ("flicker",))
         network: Network = self.extractor or ("shapes-motion" if self.of_scenes else "i3d")
         return self.model_copy(update={"metrics": metrics, "extractor": network})

@@ -1,4 +1,4 @@
-"""What reads clips: frames -> features, pairs of frames -> their flow, CLIP embeddings of frames -> a score.
+"""What reads videos: frames -> features, pairs of frames -> their flow, CLIP embeddings of frames -> a score.
 
 shapes-motion   the package's own, for the embedded video model   64 features of eight frames
 i3d             Kinetics-400, as published FVD                    400 logits of the first 16 frames
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ClipNetwork(Protocol):
-    """A feature network of clips over its weights."""
+class VideoNetwork(Protocol):
+    """A feature network of videos over its weights."""
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the weights."""
 
     def frame_numbers(self, frames: int) -> list[int]:
-        """Which frames of a clip of so many are read. Raises `ValueError` where they are too few."""
+        """Which frames of a video of so many are read. Raises `ValueError` where they are too few."""
 
     def extract(self, frames: Iterable[Tensor]) -> Tensor:
         """Features (1, d), float32, of those frames in order, each (3, H, W) in 0…255."""
@@ -99,8 +99,8 @@ class RaftFlow:
 
 
 @cache
-def load_clip_network(weights: WeightFile, device: torch.device, resize: str) -> ClipNetwork:
-    """A feature network of clips, kept for the next call. Raises `SpecError` for a file that is not of it."""
+def load_video_network(weights: WeightFile, device: torch.device, resize: str) -> VideoNetwork:
+    """A feature network of videos, kept for the next call. Raises `SpecError` for a file that is not of it."""
     if weights.name == "i3d":
         return I3DExtractor(filled(i3d.I3D(), weights, device), weights.sha256, device, resize)
     return MotionExtractor(filled(motion_net.MotionNet(), weights, device), weights.sha256, device)

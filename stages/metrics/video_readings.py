@@ -1,7 +1,7 @@
-"""Stages that read a clip one frame at a time: its features, what it shows, how it moves, flickers and looks.
+"""Stages that read a video one frame at a time: its features, what it shows, how it moves, flickers and looks.
 
-As with `stages/metrics/features.py`, each reading is in the store under what decides it. A clip is read as the 8-bit
-RGB that is exported, whatever it came from: a render, or a true clip drawn at the target size. Memory holds one frame
+As with `stages/metrics/features.py`, each reading is in the store under what decides it. A video is read as the 8-bit
+RGB that is exported, whatever it came from: a render, or a true video drawn at the target size. Memory holds one frame
 at output size, two for the flow, and what the networks see of the others.
 """
 
@@ -16,12 +16,12 @@ import torch
 
 from stages.export import to_pixels
 from stages.metrics.extractors import ClipExtractor, WeightFile, load_extractor
-from stages.metrics.video_extractors import load_aesthetic_head, load_clip_network, load_flow
+from stages.metrics.video_extractors import load_aesthetic_head, load_flow, load_video_network
 from stages.metrics.videos import aesthetic_pixels, aesthetic_score, dynamics, flicker
 from stages.shapes.scenes import draw
-from stages.shapes_motion.metrics import judge_clip
-from stages.shapes_motion.videos import frame_scene, sample_clip
-from stages.stage import Parents, Stage, Tensors, aside, clip_of
+from stages.shapes_motion.metrics import judge_video
+from stages.shapes_motion.videos import frame_scene, sample_video
+from stages.stage import Parents, Stage, Tensors, not_in_key, video_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from stages.models.load import Models
     from stages.spec import RunOptions
 
-# What `objects` says of a clip: objects a frame, the share of frames with one, the share of colour, shape and ground
+# What `objects` says of a video: objects a frame, the share of frames with one, the share of colour, shape and ground
 # kept over the frames, whether the motion is kept, whether all is right, the flicker of the ground in levels of 255.
-CLIP_WORDS = ("objects", "one_object", "attributes", "motion", "right", "ground_flicker")
+VIDEO_WORDS = ("objects", "one_object", "attributes", "motion", "right", "ground_flicker")
 
 
 def levels(frame: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def levels(frame: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ClipFeatures(Stage):
+class VideoFeatures(Stage):
     """{"features": (1, d)} of the frames that the network reads."""
 
     axes: ClassVar[Mapping[str, str]] = {"features": "ND"}
@@ -51,16 +51,16 @@ class ClipFeatures(Stage):
     extractor: str
     weights: str  # sha256
     resize: str
-    path: str = aside("")  # of the weights
+    path: str = not_in_key("")  # of the weights
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Read the frames in order, each shrunk before the next is looked at."""
-        network = load_clip_network(WeightFile(self.extractor, self.path, self.weights), models.device, self.resize)
+        network = load_video_network(WeightFile(self.extractor, self.path, self.weights), models.device, self.resize)
         chosen = network.frame_numbers(self.count(parents))
         return {"features": network.extract(levels(self.frame(parents, index)) for index in chosen)}
 
     def count(self, parents: Parents) -> int:
-        """Frames of the clip."""
+        """Frames of the video."""
         raise NotImplementedError
 
     def frame(self, parents: Parents, index: int) -> Tensor:
@@ -69,31 +69,31 @@ class ClipFeatures(Stage):
 
 
 @dataclass(frozen=True)
-class RenderClipFeatures(ClipFeatures):
-    """Of a render's decoded clip."""
+class RenderVideoFeatures(VideoFeatures):
+    """Of a render's decoded video."""
 
     name = "render_clip_features"
     streamed = frozenset({"image"})
 
     def count(self, parents: Parents) -> int:
         """As many as were decoded."""
-        return len(clip_of(parents, "image"))
+        return len(video_of(parents, "image"))
 
     def frame(self, parents: Parents, index: int) -> Tensor:
         """Read from the store."""
-        return clip_of(parents, "image")[index]
+        return video_of(parents, "image")[index]
 
 
 @dataclass(frozen=True)
-class TrueClipFeatures(ClipFeatures):
-    """Of a true clip of `shapes-motion` at `size` (height, width), sampled as densely as the model was asked to."""
+class TrueVideoFeatures(VideoFeatures):
+    """Of a true video of `shapes-motion` at `size` (height, width), sampled as densely as the model was asked to."""
 
     name = "true_clip_features"
 
     scene: int = 0
     size: tuple[int, int] = (0, 0)
     frames: int = 0
-    motion_fps: float | None = None  # None: the clip's own
+    motion_fps: float | None = None  # None: the video's own
 
     def count(self, parents: Parents) -> int:
         """As many as the renders have."""
@@ -102,15 +102,15 @@ class TrueClipFeatures(ClipFeatures):
     def frame(self, parents: Parents, index: int) -> Tensor:
         """Drawn when asked for."""
         height, width = self.size
-        clip = sample_clip(self.scene, width / height)
+        video = sample_video(self.scene, width / height)
         if self.motion_fps is not None:
-            clip = replace(clip, motion_fps=self.motion_fps)
-        return draw(frame_scene(clip, index), height, width)[None]
+            video = replace(video, motion_fps=self.motion_fps)
+        return draw(frame_scene(video, index), height, width)[None]
 
 
 @dataclass(frozen=True)
-class JudgeClip(Stage):
-    """{"clip_verdict": (6) float64}: the `CLIP_WORDS`, by the caption."""
+class JudgeVideo(Stage):
+    """{"video_verdict": (6) float64}: the `VIDEO_WORDS`, by the caption."""
 
     name = "judge_clip"
     axes: ClassVar[Mapping[str, str]] = {"clip_verdict": "N"}
@@ -121,8 +121,8 @@ class JudgeClip(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Hold the parent `image` against the caption."""
-        frames = (levels(frame) / 127.5 - 1 for frame in clip_of(parents, "image"))
-        found = judge_clip(frames, self.caption, base_area=self.base_area)
+        frames = (levels(frame) / 127.5 - 1 for frame in video_of(parents, "image"))
+        found = judge_video(frames, self.caption, base_area=self.base_area)
         kept = (found.color_ok + found.shape_ok + found.background_ok) / 3
         values = (found.objects, found.one_object, kept, found.motion_ok, found.right, found.flicker)
         return {"clip_verdict": torch.tensor([float(value) for value in values], dtype=torch.float64)}
@@ -138,7 +138,7 @@ class Flicker(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Read the parent `image` once."""
-        found = flicker(levels(frame) for frame in clip_of(parents, "image"))
+        found = flicker(levels(frame) for frame in video_of(parents, "image"))
         return {"flicker": torch.tensor([found], dtype=torch.float64)}
 
 
@@ -152,12 +152,12 @@ class DynamicDegree(Stage):
 
     weights: str  # sha256
     fps: str  # of playback, an exact fraction
-    path: str = aside("")
+    path: str = not_in_key("")
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Read the parent `image` once, two frames at a time."""
         flow = load_flow(WeightFile("raft", self.path, self.weights), models.device)
-        found = dynamics((levels(frame) for frame in clip_of(parents, "image")), Fraction(self.fps), flow)
+        found = dynamics((levels(frame) for frame in video_of(parents, "image")), Fraction(self.fps), flow)
         values = {"dynamic_degree": [float(found.is_dynamic)], "pair_scores": found.scores}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
@@ -172,22 +172,22 @@ class Aesthetic(Stage):
 
     clip: str  # sha256
     head: str  # sha256
-    clip_path: str = aside("")
-    head_path: str = aside("")
+    clip_path: str = not_in_key("")
+    head_path: str = not_in_key("")
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Embed every frame of the parent `image`."""
         network = load_extractor(WeightFile("clip", self.clip_path, self.clip), models.device)
         assert isinstance(network, ClipExtractor)
         head = load_aesthetic_head(WeightFile("aesthetic", self.head_path, self.head))
-        seen = (aesthetic_pixels(levels(frame)) for frame in clip_of(parents, "image"))
+        seen = (aesthetic_pixels(levels(frame)) for frame in video_of(parents, "image"))
         rows = torch.cat([network.embed_pixels(pixels[None]) for pixels in seen])
         return {"aesthetic": torch.tensor([aesthetic_score(rows, *head)], dtype=torch.float64)}
 
 
 @dataclass(frozen=True)
-class ClipReader:
-    """How every clip of an evaluation is read."""
+class VideoReader:
+    """How every video of an evaluation is read."""
 
     metrics: tuple[str, ...]
     base_area: int
@@ -208,13 +208,13 @@ class ClipReader:
 
     def reference(self) -> dict[str, Stage]:
         """The stages that read a render which others are compared with."""
-        return {"features": RenderClipFeatures(*self._features(self.network))} if self.network else {}
+        return {"features": RenderVideoFeatures(*self._features(self.network))} if self.network else {}
 
     def render(self, prompt: str) -> dict[str, Stage]:
         """The stages that read a method's render, by what they give."""
         found = self.reference()
         if "objects" in self.metrics:
-            found["clip_verdict"] = JudgeClip(prompt, self.base_area)
+            found["clip_verdict"] = JudgeVideo(prompt, self.base_area)
         if "flicker" in self.metrics:
             found["flicker"] = Flicker()
         if self.flow is not None:
@@ -223,8 +223,8 @@ class ClipReader:
             found["aesthetic"] = Aesthetic(self.clip.sha256, self.head.sha256, self.clip.path, self.head.path)
         return found
 
-    def truth(self, scene: int, size: tuple[int, int], frames: int, motion_fps: float | None) -> TrueClipFeatures:
-        """The stage that draws a true clip and reads it."""
+    def truth(self, scene: int, size: tuple[int, int], frames: int, motion_fps: float | None) -> TrueVideoFeatures:
+        """The stage that draws a true video and reads it."""
         if self.network is None:
             raise ValueError("nothing is compared with the truth")
-        return TrueClipFeatures(*self._features(self.network), scene, size, frames, motion_fps)
+        return TrueVideoFeatures(*self._features(self.network), scene, size, frames, motion_fps)

@@ -1,6 +1,6 @@
-"""Measures of clips by VBench's rules (arXiv 2311.17982), and what FVD feeds its network. No network is in here.
+"""Measures of videos by VBench's rules (arXiv 2311.17982), and what FVD feeds its network. No network is in here.
 
-A clip is its frames in order, each (3, H, W) uint8, read once. The optical flow is a plug: any callable from two
+A video is its frames in order, each (3, H, W) uint8, read once. The optical flow is a plug: any callable from two
 frames to the displacement of each pixel of the first, (2, H, W), x before y.
 """
 
@@ -32,7 +32,7 @@ I3D_SIDE = 224
 
 @dataclass(frozen=True)
 class Dynamics:
-    """How much a clip moves: the score of each pair of kept frames in pixels, and what makes it dynamic."""
+    """How much a video moves: the score of each pair of kept frames in pixels, and what makes it dynamic."""
 
     scores: tuple[float, ...]
     threshold: float
@@ -45,7 +45,7 @@ class Dynamics:
 
 
 def dynamics(frames: Iterable[Tensor], fps: Fraction | float, flow: Flow) -> Dynamics:
-    """VBench's dynamic degree of one clip at its playback rate; of many, the share that is dynamic is reported.
+    """VBench's dynamic degree of one video at its playback rate; of many, the share that is dynamic is reported.
 
     Rounding is to even, as published: 16 frames at 16 a second keep 8 and need 2 pairs of 7.
     """
@@ -63,7 +63,7 @@ def kept_step(fps: Fraction | float) -> int:
 
 
 def needed_pairs(kept: int) -> int:
-    """How many pairs of `kept` frames must move; none of fewer than three, which says nothing of a clip."""
+    """How many pairs of `kept` frames must move; none of fewer than three, which says nothing of a video."""
     return round(4 * kept / 16)
 
 
@@ -74,7 +74,7 @@ def pair_score(flow: Tensor) -> float:
 
 
 def flicker(frames: Iterable[Tensor]) -> float:
-    """Mean absolute difference of consecutive frames, in levels of 255; 0 for a still clip or a single frame.
+    """Mean absolute difference of consecutive frames, in levels of 255; 0 for a still video or a single frame.
 
     VBench's temporal flickering is (255 - this) / 255.
     """
@@ -123,7 +123,7 @@ def aesthetic_score(embeddings: Tensor, weight: Tensor, bias: Tensor) -> float:
 
 
 def i3d_input(frames: Iterable[Tensor], resize: str = "bilinear") -> Tensor:
-    """A clip as FVD's I3D reads it: (3, F, 224, 224) in [-1, 1], squashed.
+    """A video as FVD's I3D reads it: (3, F, 224, 224) in [-1, 1], squashed.
 
     `bilinear` has no antialiasing and is what published numbers used; `antialias` is what large frames need.
     """

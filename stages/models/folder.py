@@ -1,7 +1,7 @@
 """What a model folder says of itself, read without loading a weight or a library.
 
 A model is a diffusers pipeline folder in safetensors. Images come from `StableDiffusionXLPipeline` and
-`StableDiffusionPipeline`; clips from `VideoCrafter2Pipeline` (our own name: `docs/video.md`), `TextToVideoSDPipeline`
+`StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/video.md`), `TextToVideoSDPipeline`
 (ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
 give defaults and what their configuration has no field for.
 """
@@ -62,7 +62,7 @@ VIDEO_KINDS: Mapping[str, VideoDefaults] = {
     "AnimateDiffPipeline": VideoDefaults(7.5, 8.0),
     "AnimateDiffSDXLPipeline": VideoDefaults(5.0, 8.0),
 }
-CLIP_UNETS = ("VideoCrafterUNet", "UNet3DConditionModel", "UNetMotionModel")
+VIDEO_UNETS = ("VideoCrafterUNet", "UNet3DConditionModel", "UNetMotionModel")
 IMAGE_KINDS = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
 MOTION_FPS = 28.0  # VideoCrafter2's release; with smaller numbers there is more motion
 
@@ -93,7 +93,7 @@ class ModelInfo:
 
     @property
     def is_video(self) -> bool:
-        """Whether it makes clips, (B, C, F, h, w)."""
+        """Whether it makes videos, (B, C, F, h, w)."""
         return self.frames is not None
 
 
@@ -181,7 +181,7 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
 def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
     """The class its UNet's configuration names; an image UNet in a video model needs a motion adapter."""
     name = str(unet.get("_class_name", "UNet2DConditionModel"))
-    allowed = ("UNet2DConditionModel", *CLIP_UNETS) if is_video else ("UNet2DConditionModel",)
+    allowed = ("UNet2DConditionModel", *VIDEO_UNETS) if is_video else ("UNet2DConditionModel",)
     if name not in allowed:
         raise SpecError(f"model: {folder} has a UNet of the class {name}; {', '.join(allowed)} would work in it")
     return name

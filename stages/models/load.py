@@ -37,30 +37,12 @@ __all__ = [
     "load_clip",
     "locate",
     "models_folder",
-    "pick_device",
     "quiet_diffusers",
     "unet_class",
 ]
 
 log = logging.getLogger(__name__)
 CLIP_INPUT = "model.safetensors"  # of a CLIP folder
-
-
-def pick_device(wanted: str) -> torch.device:
-    """`auto` -> the first accelerator at hand. Raises `SpecError` for one that is not there."""
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda:0")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise SpecError(f"device: {wanted!r} is not one of auto, cpu, mps, cuda, cuda:N") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise SpecError(f"device: {wanted!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SpecError("device: 'mps' is not there")
-    return device
 
 
 class Models:
@@ -74,7 +56,7 @@ class Models:
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
-        """The denoiser in the spec's dtype, without gradients; of a video model, one of the classes for clips."""
+        """The denoiser in the spec's dtype, without gradients; of a video model, one of the classes for videos."""
         unet: UNet2DConditionModel = self._load(unet_class(self.info.unet_class), "unet", self.dtype)
         if self.info.motion_adapter is not None:
             unet = self._with_motion(unet, self.info.motion_adapter)
@@ -99,7 +81,7 @@ class Models:
         return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
 
     def tiles(self, frame: int = 0) -> Run | None:
-        """Who computes the VAE's tiles over the call's picture, or a frame of its clip; None: this process."""
+        """Who computes the VAE's tiles over the call's picture, or a frame of its video; None: this process."""
         return None if self.helpers is None else self.helpers.tiles(frame)
 
     def make_room(self, part: str, offload: bool) -> None:
@@ -203,7 +185,7 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
 
 
 def with_motion(unet: Any, adapter: Any) -> Any:
-    """A Stable Diffusion UNet and AnimateDiff's motion modules as one network for clips."""
+    """A Stable Diffusion UNet and AnimateDiff's motion modules as one network for videos."""
     from diffusers import UNetMotionModel
 
     return UNetMotionModel.from_unet2d(unet, adapter)

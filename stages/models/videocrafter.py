@@ -1,7 +1,7 @@
 """VideoCrafter2's UNet: diffusers' `UNet3DConditionModel`, which is the same network, plus the branch for fps.
 
 The branch adds a second embedding to that of the timestep. fps is a knob for motion: it says how densely the frames
-sample the clip, so a larger number means less motion; the rate of playback is another matter. The UNet is called as
+sample the video, so a larger number means less motion; the rate of playback is another matter. The UNet is called as
 `unet(sample, t, text, timestep_cond=fps)` with latents (B, 4, F, h, w) and fps (B,).
 """
 

@@ -23,8 +23,8 @@ from stages.spec import SpecError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from stages.call import Call
     from stages.models.load import ModelInfo
-    from stages.plan import Call
     from stages.spec import RunOptions
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt

@@ -21,14 +21,14 @@ from torch.nn import functional as F
 
 from freescale import Step
 from freescale.vae.passes import VaeMemoryError, plan_tiles, untiled_bytes
-from stages.decode_video import DecodeClip
+from stages.decode_video import DecodeVideo
 from stages.denoise import DenoiseStage
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton, text_weights
 from stages.planner.trace import Trace
 from stages.spec import SpecError
 from stages.stage import latent_shape, method_of
 from stages.upscale import EncodePicture, Upscale
-from stages.upscale_video import UpscaleClip
+from stages.upscale_video import UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.vae.layers import Half
+    from stages.call import Call
     from stages.models.load import ModelInfo
-    from stages.plan import Call
     from stages.spec import RunOptions
     from stages.stage import Stage
 
@@ -127,18 +127,18 @@ def _source_size(call: Call) -> tuple[int, int]:
 def stage_cost(
     stage: Stage, info: ModelInfo, dtype: torch.dtype, options: RunOptions, source: tuple[int, int], frames: int = 1
 ) -> Cost | None:
-    """What a stage costs at one size, with `frames` in a clip; the VAE one of them. Kept by its arguments.
+    """What a stage costs at one size, with `frames` in a video; the VAE one of them. Kept by its arguments.
 
     None for a stage without a network.
     """
     folder = info.folder
     if isinstance(stage, DenoiseStage):
-        clip = None if info.frames is None else _Clip(frames, info.frames, info.motion_adapter)
-        return _denoise_cost(_Asked(stage, options), folder, dtype, clip)
+        video = None if info.frames is None else _Video(frames, info.frames, info.motion_adapter)
+        return _denoise_cost(_Asked(stage, options), folder, dtype, video)
     if stage.name == "decode":
-        held = _picture_bytes(source) if isinstance(stage, DecodeClip) else 0
+        held = _picture_bytes(source) if isinstance(stage, DecodeVideo) else 0
         return _tiled(_vae_cost(folder, "decode", source, source), folder, "decoder", source, options, held)
-    if isinstance(stage, Upscale | UpscaleClip | EncodePicture):
+    if isinstance(stage, Upscale | UpscaleVideo | EncodePicture):
         whole = _vae_cost(folder, "encode", stage.size, source)
         held = 0 if isinstance(stage, Upscale) else _picture_bytes(stage.size)
         return _tiled(whole, folder, "encoder", stage.size, options, held)
@@ -148,7 +148,7 @@ def stage_cost(
     return None
 
 
-class _Clip(NamedTuple):
+class _Video(NamedTuple):
     """Frames, those the model was trained for, and where its motion modules are if they are no part of its UNet."""
 
     frames: int
@@ -173,10 +173,10 @@ class _Asked:
 
 
 @lru_cache(maxsize=256)
-def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, clip: _Clip | None) -> Cost:
+def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, video: _Video | None) -> Cost:
     """Trace the second step, or the only one; where a method's steps differ, the last one too."""
-    stage, unet = asked.stage, skeleton(folder, "unet", dtype, clip.adapter if clip else None)
-    frames = clip[:2] if clip else None
+    stage, unet = asked.stage, skeleton(folder, "unet", dtype, video.adapter if video else None)
+    frames = video[:2] if video else None
     steps = {min(stage.start + 1, stage.stop - 1)}
     if not method_of(stage.method).steady:
         steps.add(stage.stop - 1)
@@ -209,13 +209,13 @@ def run_step(
     options: RunOptions,
     step: int,
     device: torch.device,
-    clip: tuple[int, int] | None = None,
+    video: tuple[int, int] | None = None,
 ) -> None:
     """Run one step of a stage with a UNet on its device, from latents that are zero.
 
-    `clip` are the frames, and those that the model was trained for.
+    `video` are the frames, and those that the model was trained for.
     """
-    frames, native = clip or (None, None)
+    frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, frames))
     resume = Step(step - 1, latents, (latents,) if stage.sampling.solver == "dpmpp_2m" else ())
@@ -224,7 +224,7 @@ def run_step(
 
 
 def trace_step(
-    stage: DenoiseStage, unet: Skeleton, options: RunOptions, step: int, clip: tuple[int, int] | None = None
+    stage: DenoiseStage, unet: Skeleton, options: RunOptions, step: int, video: tuple[int, int] | None = None
 ) -> Cost:
     """What one step of a stage costs, by running it without numbers."""
     network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
@@ -233,7 +233,7 @@ def trace_step(
         try:
             trace.hold((*unet.module.parameters(), *unet.module.buffers()))
             before = trace.live
-            run_step(stage, network, options, step, torch.device("meta"), clip)
+            run_step(stage, network, options, step, torch.device("meta"), video)
         finally:
             unet.trace = None
     return Cost(trace.peak - before, float(trace.flops))

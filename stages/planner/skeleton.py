@@ -138,12 +138,12 @@ def _skeleton(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
 def text_weights(folder: Path, dtype: torch.dtype) -> int:
     """Bytes of the CLIP text encoders of a model folder, from their configurations."""
     paths = (folder / part / "config.json" for part in ("text_encoder", "text_encoder_2"))
-    return sum(_clip_numbers(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.is_file()) * (
+    return sum(_video_numbers(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.is_file()) * (
         torch.empty(0, dtype=dtype).element_size()
     )
 
 
-def _clip_numbers(config: Mapping[str, Any]) -> int:
+def _video_numbers(config: Mapping[str, Any]) -> int:
     """Parameters of a CLIP text encoder: embeddings, layers of attention, feed-forward and two norms, a projection."""
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     attention = 4 * (width * width + width)

@@ -1,4 +1,4 @@
-"""Reading a clip of `shapes-motion` back into words: its object in every frame, and what that does over time.
+"""Reading a video of `shapes-motion` back into words: its object in every frame, and what that does over time.
 
 As in `stages/shapes/metrics.py`, the rules follow from the moving scenes alone and were checked on true renderings,
 never on a model's output. Colour, shape, ground and number are read frame by frame; the motion from the track of the
@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from stages.shapes.metrics import MARGIN, Array, Reading, Words, read_with_mask
 from stages.shapes.scenes import BACKGROUNDS, COLORS
-from stages.shapes_motion.videos import MOTIONS, SHAPES, Clip
+from stages.shapes_motion.videos import MOTIONS, SHAPES, Video
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BASE_AREA = 80 * 128  # pixels of a training frame
-# Logarithm of the last area over the first: half of what the slowest true clip has (1.6 a side, half the way).
+# Logarithm of the last area over the first: half of what the slowest true video has (1.6 a side, half the way).
 GROWN = 0.23
 # Scene units from first to last centre. The slowest true movement makes 0.048, a still object none.
 MOVED = 0.02
@@ -46,8 +46,8 @@ class Track:
 
 
 @dataclass(frozen=True)
-class ClipReading:
-    """What a clip shows: each frame, the motion, and how much of a still ground flickers (8-bit levels)."""
+class VideoReading:
+    """What a video shows: each frame, the motion, and how much of a still ground flickers (8-bit levels)."""
 
     frames: tuple[Reading, ...]
     track: Track
@@ -68,8 +68,8 @@ class ClipReading:
 
 
 @dataclass(frozen=True)
-class ClipVerdict:
-    """A clip held against its words: shares of the frames, and the motion."""
+class VideoVerdict:
+    """A video held against its words: shares of the frames, and the motion."""
 
     objects: float  # a frame, on average
     one_object: float
@@ -85,7 +85,7 @@ class ClipVerdict:
         return self.motion_ok and min(self.one_object, self.color_ok, self.shape_ok, self.background_ok) == 1.0
 
 
-def parse_clip_caption(text: str) -> tuple[Words, str]:
+def parse_video_caption(text: str) -> tuple[Words, str]:
     """The words of `a blue square moving left over sand`. Raises `ValueError` for another caption."""
     colors, shapes, motions, grounds = map("|".join, (COLORS, SHAPES, MOTIONS, BACKGROUNDS))
     found = re.fullmatch(rf"an? ({colors}) ({shapes}) ({motions}) over ({grounds})", " ".join(text.lower().split()))
@@ -98,13 +98,13 @@ def parse_clip_caption(text: str) -> tuple[Words, str]:
     return Words(color, shape, ground), motion
 
 
-def judge_clip(frames: Iterable[Tensor], wanted: Clip | str, *, base_area: int = BASE_AREA) -> ClipVerdict:
-    """Hold frames, each (3, H, W) in [-1, 1], against a clip or its caption."""
-    words, motion = parse_clip_caption(wanted if isinstance(wanted, str) else wanted.caption)
-    reading = read_clip(frames, base_area=base_area)
+def judge_video(frames: Iterable[Tensor], wanted: Video | str, *, base_area: int = BASE_AREA) -> VideoVerdict:
+    """Hold frames, each (3, H, W) in [-1, 1], against a video or its caption."""
+    words, motion = parse_video_caption(wanted if isinstance(wanted, str) else wanted.caption)
+    reading = read_video(frames, base_area=base_area)
     count = len(reading.frames)
     largest = [frame.objects[0] if frame.objects else None for frame in reading.frames]
-    return ClipVerdict(
+    return VideoVerdict(
         objects=sum(len(frame.objects) for frame in reading.frames) / count,
         one_object=sum(len(frame.objects) == 1 for frame in reading.frames) / count,
         color_ok=sum(found is not None and found.color == words.color for found in largest) / count,
@@ -115,8 +115,8 @@ def judge_clip(frames: Iterable[Tensor], wanted: Clip | str, *, base_area: int =
     )
 
 
-def read_clip(frames: Iterable[Tensor], *, base_area: int = BASE_AREA) -> ClipReading:
-    """Read a clip frame by frame; two frames are held at a time. Raises `ValueError` for fewer than two."""
+def read_video(frames: Iterable[Tensor], *, base_area: int = BASE_AREA) -> VideoReading:
+    """Read a video frame by frame; two frames are held at a time. Raises `ValueError` for fewer than two."""
     readings: list[Reading] = []
     places: list[tuple[float, float, float]] = []  # of frames with an object: down, right, area
     directions: list[dict[str, complex]] = []
@@ -132,10 +132,10 @@ def read_clip(frames: Iterable[Tensor], *, base_area: int = BASE_AREA) -> ClipRe
             changes.append(_change(before, (levels, mask)))
         before = levels, mask
     if len(readings) < 2:
-        raise ValueError(f"a clip has {len(readings)} frames, allowed: 2 or more")
+        raise ValueError(f"a video has {len(readings)} frames, allowed: 2 or more")
     read = Counter(reading.objects[0].shape for reading in readings if reading.objects)
     shape = read.most_common(1)[0][0] if read else ""
-    return ClipReading(tuple(readings), _track(places, directions, shape), float(np.mean(changes)))
+    return VideoReading(tuple(readings), _track(places, directions, shape), float(np.mean(changes)))
 
 
 def _levels(image: Tensor) -> Array:

@@ -1,6 +1,6 @@
 """Moving scenes with captions: an object of `stages/shapes/scenes.py` that moves, grows or spins on a still ground.
 
-A clip is a scene and a motion, so the truth is known at every size and at every frame: `frame_scene(clip, index)` is
+A video is a scene and a motion, so the truth is known at every size and at every frame: `frame_scene(video, index)` is
 an ordinary scene. The number of frames is free; `motion_fps` says how densely they sample the motion, so that with a
 larger number less happens from one frame to the next, as VideoCrafter2 has it.
 """
@@ -18,7 +18,7 @@ from stages.shapes.scenes import BACKGROUNDS, COLORS, Scene, draw, stream
 MOTIONS = ("moving left", "moving right", "moving up", "growing", "spinning")
 SHAPES = ("disc", "square", "triangle")  # no star: at the training size the VAE makes discs of three in four
 TURNING = ("square", "triangle")  # a disc that spins looks still
-RATES = (8, 16)  # motion_fps of training clips
+RATES = (8, 16)  # motion_fps of training videos
 FRAMES = 8
 SPAN = FRAMES - 1  # steps of the reference rate, RATES[0], that make the whole motion
 TURN = math.radians(12.0)  # of a spin, each step at the reference rate; a square looks the same again after 90
@@ -26,7 +26,7 @@ GROWTH = 1.6  # of the radius, over the whole motion
 
 
 @dataclass(frozen=True)
-class Clip:
+class Video:
     """One object in its first frame, what it does, and how far it gets in the whole motion (scene units)."""
 
     scene: Scene
@@ -36,15 +36,15 @@ class Clip:
 
     @property
     def caption(self) -> str:
-        """The words for this clip, for example `a blue square moving left over sand`."""
+        """The words for this video, for example `a blue square moving left over sand`."""
         words = f"{self.scene.color} {self.scene.shape} {self.motion} over {self.scene.background}"
         return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def sample_clip(seed: int, aspect: float = 1.6, motion: str | None = None) -> Clip:
-    """Draw a clip for frames of `aspect` (width over height); the object lies wholly inside for `FRAMES` frames.
+def sample_video(seed: int, aspect: float = 1.6, motion: str | None = None) -> Video:
+    """Draw a video for frames of `aspect` (width over height); the object lies wholly inside for `FRAMES` frames.
 
-    With `motion`, the clip of this seed that has it: the same colours and size, and the shape where it can be seen to.
+    With `motion`, the video of this seed that has it: the same colours and size, and the shape where it can be seen to.
     """
     u = torch.rand(10, generator=stream(seed, "clip"), dtype=torch.float64).tolist()
     motion = motion or MOTIONS[int(u[0] * len(MOTIONS))]
@@ -72,24 +72,24 @@ def sample_clip(seed: int, aspect: float = 1.6, motion: str | None = None) -> Cl
         seed=seed,
     )
     rate = RATES[int(torch.randint(0, len(RATES), (1,), generator=stream(seed, "rate")))]
-    return Clip(scene, motion, reach, rate)
+    return Video(scene, motion, reach, rate)
 
 
-def frame_scene(clip: Clip, index: int) -> Scene:
+def frame_scene(video: Video, index: int) -> Scene:
     """The scene of frame `index`. Beyond `FRAMES` frames of the reference rate an object may leave the picture."""
-    steps = index * RATES[0] / clip.motion_fps
-    scene, (y, x), way = clip.scene, clip.scene.center, clip.reach * steps / SPAN
-    if clip.motion == "moving left":
+    steps = index * RATES[0] / video.motion_fps
+    scene, (y, x), way = video.scene, video.scene.center, video.reach * steps / SPAN
+    if video.motion == "moving left":
         return replace(scene, center=(y, x - way))
-    if clip.motion == "moving right":
+    if video.motion == "moving right":
         return replace(scene, center=(y, x + way))
-    if clip.motion == "moving up":
+    if video.motion == "moving up":
         return replace(scene, center=(y - way, x))
-    if clip.motion == "growing":
+    if video.motion == "growing":
         return replace(scene, radius=scene.radius * GROWTH ** (steps / SPAN))
     return replace(scene, rotation=scene.rotation + TURN * steps)
 
 
-def draw_clip(clip: Clip, frames: int, height: int, width: int) -> Tensor:
+def draw_video(video: Video, frames: int, height: int, width: int) -> Tensor:
     """Render to (3, frames, height, width) in [-1, 1]."""
-    return torch.stack([draw(frame_scene(clip, index), height, width) for index in range(frames)], dim=1)
+    return torch.stack([draw(frame_scene(video, index), height, width) for index in range(frames)], dim=1)

@@ -1,4 +1,4 @@
-"""A clip's render in a process of its own, killed in the middle of a stage, ends with the bytes of one left alone."""
+"""A video's render in a process of its own, killed in the middle of a stage, ends with the bytes of one left alone."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def killed_and_resumed(home: Path, model: Path, moment: str) -> list[dict[str, A
     return [stage | {"pixels_sha256": result["pixels_sha256"]} for stage in stages]
 
 
-# a step of a stage that leaves checkpoints; a frame of a clip that is being decoded
+# a step of a stage that leaves checkpoints; a frame of a video that is being decoded
 @pytest.mark.parametrize("moment", ["steps/*/step-000002.json", "steps/*/*/pieces/image-000001.json"])
 def test_killed_inside_a_stage_ends_with_the_same_bytes(
     moment: str, model: Path, quiet: tuple[Home, Result, bytes], tmp_path: Path
 ) -> None:
-    place, alone, clip = quiet
+    place, alone, video = quiet
     for attempt in range(5):  # on a busy machine the stage may be over before the kill comes
         home = tmp_path / str(attempt)
         stages = killed_and_resumed(home, model, f"store/{moment}")
@@ -80,7 +80,7 @@ def test_killed_inside_a_stage_ends_with_the_same_bytes(
     assert resumed
     assert ("decode" in [stage["name"] for stage in resumed]) == ("pieces" in moment)
     assert stages[0]["pixels_sha256"] == alone.pixels_sha256
-    assert (home / "clip.mp4").read_bytes() == clip
+    assert (home / "clip.mp4").read_bytes() == video
     store = ArtifactStore(home / "store")
     for outcome in alone.outcomes:
         made = store.read(outcome.key)

@@ -14,7 +14,6 @@ from flows.batch.runner import Night
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Session, file_name
-from stages.runner import key_of
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def test_a_picture_damaged_since_costs_its_place_and_no_more(tmp_path: Path) -> 
     night = Night(home, RunOptions(threads=1), Terminal(quiet=True))
     states = night.run(orders)
     export = orders[0].job.plan.exports[-1]
-    file = home.store.file_path(key_of(export), file_name(export))
+    file = home.store.file_path(export.key, file_name(export))
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     page = write_night(tmp_path / "night", orders, states, home)[0]
     damaged, whole = json.loads(page.with_name("night.json").read_text())["jobs"]

@@ -22,13 +22,13 @@ from flows.rendering.session import Session
 from stages.metrics import motion_net
 from stages.metrics.extractors import find_weights, load_extractor
 from stages.metrics.spec import make_evaluation
-from stages.metrics.video_extractors import load_clip_network
-from stages.metrics.video_readings import CLIP_WORDS, levels
+from stages.metrics.video_extractors import load_video_network
+from stages.metrics.video_readings import VIDEO_WORDS, levels
 from stages.metrics.videos import aesthetic_pixels
 from stages.models.folder import EMBEDDED
-from stages.runner import Interrupted, key_of
-from stages.shapes_motion.metrics import judge_clip
-from stages.shapes_motion.videos import frame_scene, sample_clip
+from stages.runner import Interrupted
+from stages.shapes_motion.metrics import judge_video
+from stages.shapes_motion.videos import frame_scene, sample_video
 from stages.spec import RunOptions, SpecError
 from tests.toys import VIDEO_FRAMES, VIDEO_SIZE, video_folder
 
@@ -76,7 +76,7 @@ def numbers(evaluation: Evaluation, readings: Readings) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(small: dict[str, Any], home: Path) -> tuple[Evaluation, Readings]:
-    """Stopped after the second clip and typed again."""
+    """Stopped after the second video and typed again."""
     stop = threading.Event()
     evaluation = prepared(small, home)
 
@@ -96,7 +96,7 @@ def test_a_record_says_the_models_own_values_and_is_the_same_evaluation_again(ho
     evaluation = prepared(values, home)
     known = json.loads(json.dumps(evaluation.spec.model_dump(mode="json")))
     method = known["methods"][0]["method"]
-    assert (method["restart"], method["upsample"]) == (0.75, "rgb")  # of the card; a clip's are 0.3 and latent
+    assert (method["restart"], method["upsample"]) == (0.75, "rgb")  # of the card; a video's are 0.3 and latent
     again = prepared(known, home)
     assert again.name == evaluation.name
     made = {picture.job.spec.method for picture in again.pictures if picture.job and picture.group != REFERENCE}
@@ -107,7 +107,7 @@ def test_every_method_has_every_number(whole: tuple[Evaluation, Readings]) -> No
     evaluation, readings = whole
     assert not readings.failed
     found = rows(evaluation, list(cells(evaluation, readings)))
-    words = ["fvd", "kvd", *CLIP_WORDS, "flicker"]
+    words = ["fvd", "kvd", *VIDEO_WORDS, "flicker"]
     assert [(row["method"], row["metric"]) for row in found] == [
         (method, word) for method in ("direct", "FreeScale") for word in words
     ]
@@ -126,10 +126,10 @@ def test_every_method_has_every_number(whole: tuple[Evaluation, Readings]) -> No
 
 def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Readings], home: Path) -> None:
     evaluation, readings = whole
-    network = load_clip_network(evaluation.weights[0], CPU, "clean")
+    network = load_video_network(evaluation.weights[0], CPU, "clean")
     for one in readings.read:
         assert one.picture.job is not None
-        key = key_of(one.picture.job.plan.exports[-1].parents["image"])
+        key = one.picture.job.plan.exports[-1].parents["image"].key
         frames = [levels(frame) for frame in Home(home).store.open_frames(key)["image"]]
         assert len(frames) == VIDEO_FRAMES
         chosen = [frames[index] for index in motion_net.frame_numbers(VIDEO_FRAMES)]
@@ -137,10 +137,10 @@ def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Rea
         if one.picture.group == REFERENCE:
             assert one.picture.size == VIDEO_SIZE
             continue
-        verdict = judge_clip(
+        verdict = judge_video(
             [frame / 127.5 - 1 for frame in frames], one.picture.prompt, base_area=VIDEO_SIZE[0] * VIDEO_SIZE[1]
         )
-        said = dict(zip(CLIP_WORDS, one.tensors["clip_verdict"].tolist(), strict=True))
+        said = dict(zip(VIDEO_WORDS, one.tensors["clip_verdict"].tolist(), strict=True))
         assert said["objects"] == verdict.objects
         assert said["motion"] == float(verdict.motion_ok)
         assert said["ground_flicker"] == verdict.flicker
@@ -153,7 +153,7 @@ def test_captions_are_of_moving_scenes_and_the_reference_is_another_draw(whole: 
     groups: dict[str, list[Picture]] = {}
     for picture in evaluation.pictures:
         groups.setdefault(picture.group, []).append(picture)
-    captions = [sample_clip(3_000_000 + index).caption for index in range(2)]
+    captions = [sample_video(3_000_000 + index).caption for index in range(2)]
     said = {group: [p.prompt for p in found] for group, found in groups.items()}
     assert said == dict.fromkeys(("direct", "FreeScale", REFERENCE), captions)
     assert not {p.seed for p in groups[REFERENCE]} & {p.seed for p in groups["direct"]}
@@ -170,12 +170,12 @@ def test_done_again_nothing_is_rendered_and_the_tables_agree(
     assert as_csv(rows(evaluation, found)).count("\n") == 1 + 2 * 9
     page = as_markdown(evaluation, found)
     assert page.startswith("| method | size | n | FVD | KVD | objects |")
-    assert "seconds a clip" in page
+    assert "seconds a video" in page
     record = json.loads(json.dumps(as_json(evaluation, found, readings)))
     assert {"run", "motion", "ground_flicker", "flicker"} <= record["pictures"][0].keys()
 
 
-def test_true_clips_are_drawn_at_the_target_size_and_rate(
+def test_true_videos_are_drawn_at_the_target_size_and_rate(
     whole: tuple[Evaluation, Readings], small: dict[str, Any], home: Path
 ) -> None:
     from stages.shapes.scenes import draw
@@ -186,10 +186,12 @@ def test_true_clips_are_drawn_at_the_target_size_and_rate(
     (row,) = numbers(evaluation, readings)
     assert (row["protocol"], row["n"], row["n_reference"]) == ("truth", 2, 3)
     true = next(one for one in readings.read if one.picture.group == REFERENCE)
-    clip = sample_clip(true.picture.seed, WIDE / HIGH)
-    rated = type(clip)(clip.scene, clip.motion, clip.reach, 28.0)  # the toy's own rate
+    video = sample_video(true.picture.seed, WIDE / HIGH)
+    rated = type(video)(video.scene, video.motion, video.reach, 28.0)  # the toy's own rate
     frames = [levels(draw(frame_scene(rated, i), HIGH, WIDE)[None]) for i in motion_net.frame_numbers(VIDEO_FRAMES)]
-    assert torch.equal(true.tensors["features"], load_clip_network(evaluation.weights[0], CPU, "clean").extract(frames))
+    assert torch.equal(
+        true.tensors["features"], load_video_network(evaluation.weights[0], CPU, "clean").extract(frames)
+    )
 
 
 @pytest.fixture
@@ -226,7 +228,7 @@ def test_the_aesthetic_score_is_the_head_over_each_frame(
     scores = []
     for one in readings.read:
         assert one.picture.job is not None
-        key = key_of(one.picture.job.plan.exports[-1].parents["image"])
+        key = one.picture.job.plan.exports[-1].parents["image"].key
         for frame in Home(home).store.open_frames(key)["image"]:
             seen = network.embed_pixels(aesthetic_pixels(levels(frame))[None])[0].double()  # type: ignore[attr-defined]
             scores.append(float((seen / seen.norm() * head["weight"][0]).sum() + 5) / 10)
@@ -254,7 +256,7 @@ def test_a_head_of_another_width_is_refused(
     ("changes", "says"),
     [
         ({"metrics": ["fid"]}, "metrics: 'fid' is of pictures, and "),
-        ({"metrics": ["clip_score"]}, "makes clips: fvd, kvd, dynamic_degree, flicker, aesthetic, objects"),
+        ({"metrics": ["clip_score"]}, "makes videos: fvd, kvd, dynamic_degree, flicker, aesthetic, objects"),
         ({"extractor": "inception"}, "extractor: 'inception' reads pictures"),
         ({"reference": {"protocol": "real", "folder": "/x"}}, "reference.protocol: 'real' is a folder of pictures"),
         ({"prompts": ["a dog", "a cat"], "metrics": ["fvd"]}, "models/measures/i3d-kinetics-400.safetensors"),
@@ -268,7 +270,7 @@ def test_a_head_of_another_width_is_refused(
             {"metrics": ["dynamic_degree"], "fps": 30, "frames": 8},
             "frames: of 8 at 30 a second the dynamic degree",
         ),
-        ({"count": 1}, "count: 1 clip a method is too few"),
+        ({"count": 1}, "count: 1 video a method is too few"),
         ({"metrics": ["aesthetic"]}, "weights.clip"),
         ({"methods": ["hidiffusion"]}, "method: 'hidiffusion' makes images only"),
     ],

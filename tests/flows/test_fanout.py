@@ -23,12 +23,12 @@ from flows.evaluate.report import as_json
 from flows.home import Home
 from flows.rendering.session import Session, prepare
 from freescale.vae.tile import Tile
-from stages.decode_video import DecodeClip
+from stages.decode_video import DecodeVideo
 from stages.metrics.spec import make_evaluation
 from stages.planner.budget import LADDER
-from stages.runner import Interrupted, key_of
+from stages.runner import Interrupted
 from stages.spec import RunOptions, SpecError, make_spec
-from stages.upscale_video import UpscaleClip
+from stages.upscale_video import UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,10 +74,10 @@ def strike(dask_worker: Any) -> None:
     Or when it has no memory for a frame.
     """
     from freescale.vae.tile import TiledVae
-    from stages.decode_video import DecodeClip
+    from stages.decode_video import DecodeVideo
 
     folder = Path(os.environ["FREESCALE_STRIKES"])
-    computing, decoding, rendering, count = TiledVae.compute, DecodeClip.make_frame, Session.render, [0]
+    computing, decoding, rendering, count = TiledVae.compute, DecodeVideo.make_frame, Session.render, [0]
 
     def compute(self: TiledVae, *how: Any) -> Any:
         count[0] += 1
@@ -87,7 +87,7 @@ def strike(dask_worker: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return computing(self, *how)
 
-    def make_frame(self: DecodeClip, parents: Any, models: Any, options: RunOptions, index: int) -> Any:
+    def make_frame(self: DecodeVideo, parents: Any, models: Any, options: RunOptions, index: int) -> Any:
         (folder / f"decoded-{os.getpid()}").touch()
         if (sign := folder / f"frame-{index}").exists():
             sign.unlink()
@@ -102,7 +102,7 @@ def strike(dask_worker: Any) -> None:
         return rendering(self, job, *how)
 
     TiledVae.compute, Session.render = compute, render  # type: ignore[method-assign]
-    DecodeClip.make_frame = make_frame  # type: ignore[method-assign]
+    DecodeVideo.make_frame = make_frame  # type: ignore[method-assign]
 
 
 def wait_or_pass(folder: Path, number: int) -> int:
@@ -174,12 +174,12 @@ def test_a_worker_killed_at_a_tile_changes_nothing(
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Result]:
+def video(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Result]:
     home = Home(tmp_path_factory.mktemp("clip"))
     return home, rendered(home, None, CLIP, OPTIONS)
 
 
-def assert_same_clip(home: Home, made: Result, alone: tuple[Home, Result]) -> None:
+def assert_same_video(home: Home, made: Result, alone: tuple[Home, Result]) -> None:
     """Every array of every stage, and every file but the record of the run."""
     place, quiet = alone
     assert made.pixels_sha256 == quiet.pixels_sha256
@@ -192,16 +192,16 @@ def assert_same_clip(home: Home, made: Result, alone: tuple[Home, Result]) -> No
     assert not list(home.root.glob("cache/tiles/*"))
 
 
-def test_the_frames_of_a_clip_over_workers_are_the_same(
-    tmp_path: Path, client: Client, strikes: Path, clip: tuple[Home, Result], monkeypatch: pytest.MonkeyPatch
+def test_the_frames_of_a_video_over_workers_are_the_same(
+    tmp_path: Path, client: Client, strikes: Path, video: tuple[Home, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DecodeClip, "make_frame", None)  # nothing is computed here
-    monkeypatch.setattr(UpscaleClip, "make_frame", None)
-    assert_same_clip(Home(tmp_path), rendered(Home(tmp_path), client, CLIP, OPTIONS), clip)
+    monkeypatch.setattr(DecodeVideo, "make_frame", None)  # nothing is computed here
+    monkeypatch.setattr(UpscaleVideo, "make_frame", None)
+    assert_same_video(Home(tmp_path), rendered(Home(tmp_path), client, CLIP, OPTIONS), video)
     assert len(list(strikes.glob("decoded-*"))) == 2
 
 
-def test_the_tiles_of_a_clips_frames_over_workers_are_the_same(
+def test_the_tiles_of_a_videos_frames_over_workers_are_the_same(
     tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from freescale.vae.tile import TiledVae
@@ -217,26 +217,26 @@ def test_the_tiles_of_a_clips_frames_over_workers_are_the_same(
         return tiles(self, frame)
 
     monkeypatch.setattr(_Helpers, "tiles", noted)
-    assert_same_clip(homes[1], rendered(homes[1], client, spec, options), (homes[0], quiet))
+    assert_same_video(homes[1], rendered(homes[1], client, spec, options), (homes[0], quiet))
     assert helped == [f"{label}, frame {index}" for label in ("upscale 1", "decode 1") for index in range(2)]
 
 
 def test_a_worker_killed_at_a_frame_changes_nothing(
-    tmp_path: Path, client: Client, strikes: Path, clip: tuple[Home, Result]
+    tmp_path: Path, client: Client, strikes: Path, video: tuple[Home, Result]
 ) -> None:
     (strikes / "frame-3").touch()
     made = rendered(Home(tmp_path), client, CLIP, OPTIONS)
     assert not (strikes / "frame-3").exists()
-    assert_same_clip(Home(tmp_path), made, clip)
+    assert_same_video(Home(tmp_path), made, video)
 
 
 def test_a_worker_out_of_memory_at_a_frame_steps_down(
-    tmp_path: Path, client: Client, strikes: Path, clip: tuple[Home, Result]
+    tmp_path: Path, client: Client, strikes: Path, video: tuple[Home, Result]
 ) -> None:
     (strikes / "scarce-4").touch()
     made = rendered(Home(tmp_path), client, CLIP, OPTIONS)
     (strikes / "scarce-4").unlink()
-    assert_same_clip(Home(tmp_path), made, clip)
+    assert_same_video(Home(tmp_path), made, video)
     manifests = [Home(tmp_path).store.find(o.key) for o in made.outcomes if o.call.stage.name == "decode"]
     taken = tuple(rung.name for rung in LADDER if "vae" in rung.parts)
     assert [found.measures for found in manifests] == [taken] * 2  # type: ignore[union-attr]
@@ -311,7 +311,7 @@ def test_a_stop_reaches_the_tiles(tmp_path: Path, client: Client) -> None:
         session.stop.set()
         with pytest.raises(Interrupted):
             list(run(call).tiles()(tiles, torch.zeros(1, 1)))
-        assert len(list(tmp_path.glob(f"cache/tiles/{key_of(call)}/*"))) == 1
+        assert len(list(tmp_path.glob(f"cache/tiles/{call.key}/*"))) == 1
     assert not list(tmp_path.glob("cache/tiles/*"))
 
 

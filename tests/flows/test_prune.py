@@ -17,7 +17,7 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.prune import needless, parse_age, parse_bytes, prune
 from flows.rendering.session import Session, prepare
-from stages.runner import Interrupted, Runner, key_of
+from stages.runner import Interrupted, Runner
 from stages.spec import RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def gone(home: Home, **wanted: Any) -> set[str]:
 
 def test_pictures_stay_and_what_they_were_made_from_is_made_again(home: Home) -> None:
     job, first = done(home)
-    exports = {key_of(call) for call in job.plan.exports}
-    assert gone(home) == {key_of(call) for call in job.plan.calls} - exports
+    exports = {call.key for call in job.plan.exports}
+    assert gone(home) == {call.key for call in job.plan.calls} - exports
     assert set(home.store.list_keys()) == exports
     again = session(home).render(job)
     assert all(outcome.reused for outcome in again.outcomes)
@@ -93,7 +93,7 @@ class Stopping(Terminal):
 def test_what_another_run_shares_stays_when_one_run_is_pruned(home: Home) -> None:
     one, _ = done(home)
     other, _ = done(home, method=SMALL["method"] | {"fusion": False})
-    shared = {key_of(c) for c in one.plan.calls} & {key_of(c) for c in other.plan.calls}
+    shared = {c.key for c in one.plan.calls} & {c.key for c in other.plan.calls}
     went = gone(home, run=one.run)
     assert went
     assert not went & shared

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State as PrefectState
 
     from flows.rendering.session import Job, Result
-    from stages.plan import Call
+    from stages.call import Call
 
 OPTIONS = RunOptions(threads=1)
 

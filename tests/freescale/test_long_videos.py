@@ -14,24 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import freescale.long_videos as long_clips
+import freescale.long_videos as long_videos
 from freescale.cascade import Level
 from freescale.forward_process import normal
 from freescale.guidance import Denoiser
 from freescale.long_videos import (
     TemporalWindows,
-    clip_noise,
     frame_order,
     frame_windows,
     temporal_blocks,
     temporal_patches,
+    video_noise,
     window_temporal_attention,
 )
 from freescale.methods import Direct, FreeScale
 from freescale.sampling import Moment, denoise, make_schedule
 from freescale.unet_patches import patched
 from tests.oracles import videos as oracle
-from tests.toys import VIDEO_KINDS, clip_text, clip_unet, is_same, snapshot
+from tests.toys import VIDEO_KINDS, is_same, snapshot, video_text, video_unet
 
 NATIVE = 4
 
@@ -39,9 +39,9 @@ NATIVE = 4
 class TestNoise:
     def test_is_plain_up_to_the_training_length(self) -> None:
         for shape in [(1, 4, 8, 10), (1, 4, 3, 8, 10), (1, 4, NATIVE, 8, 10)]:
-            assert torch.equal(clip_noise(shape, NATIVE, 7, "init_noise", 0), normal(shape, 7, "init_noise", 0))
+            assert torch.equal(video_noise(shape, NATIVE, 7, "init_noise", 0), normal(shape, 7, "init_noise", 0))
         long = (1, 4, 9, 2, 2)
-        assert torch.equal(clip_noise(long, None, 7), normal(long, 7))
+        assert torch.equal(video_noise(long, None, 7), normal(long, 7))
 
     @given(frames=st.integers(5, 40), native=st.integers(1, 16), stride=st.integers(1, 16))
     def test_order(self, frames: int, native: int, stride: int) -> None:
@@ -55,9 +55,9 @@ class TestNoise:
 
     def test_is_keyed_and_of_unit_variance(self) -> None:
         shape = (1, 4, 11, 16, 20)
-        noise = clip_noise(shape, NATIVE, 7, "a", stride=2)
-        assert torch.equal(noise, clip_noise(shape, NATIVE, 7, "a", stride=2))
-        assert not torch.equal(noise, clip_noise(shape, NATIVE, 8, "a", stride=2))
+        noise = video_noise(shape, NATIVE, 7, "a", stride=2)
+        assert torch.equal(noise, video_noise(shape, NATIVE, 7, "a", stride=2))
+        assert not torch.equal(noise, video_noise(shape, NATIVE, 8, "a", stride=2))
         assert noise.std().item() == pytest.approx(1.0, abs=0.03)
         drawn = noise[:, :, :NATIVE]
         for f in range(NATIVE, 11):
@@ -69,7 +69,7 @@ class TestNoise:
         level = Level(0, (64, 80), (64, 80), frames=NATIVE)
         moment = Moment(level, 0, make_schedule(scheduler_config, 4), 7)
         start = Direct().start((1, 4, 6, 8, 10), moment)
-        expected = clip_noise((1, 4, 6, 8, 10), NATIVE, 7, "init_noise", 0)
+        expected = video_noise((1, 4, 6, 8, 10), NATIVE, 7, "init_noise", 0)
         assert torch.equal(start, expected * moment.schedule.init_sigma)
 
 
@@ -92,7 +92,7 @@ def test_attention_against_its_definition(kind: str) -> None:
     """Each attention over frames, in float64, for 11 frames: more than the positions' table has."""
     import copy
 
-    unet = copy.deepcopy(clip_unet(kind)).double()
+    unet = copy.deepcopy(video_unet(kind)).double()
     blocks = [b for name, b in temporal_blocks(unet) if name.startswith(("transformer_in", "down_blocks.1"))]
     assert len(blocks) >= 2
     for block in blocks:
@@ -121,7 +121,7 @@ class TestUNet:
 
     def test_all_attention_over_frames_is_windowed(self, kind: str) -> None:
         """And nothing else; and one window of all frames is the layer itself; no trace is left, also of a failure."""
-        unet = clip_unet(kind)
+        unet = video_unet(kind)
         before = snapshot(unet)
         found = {name for name, module in unet.named_modules() if name.endswith(("attn1", "attn2"))}
         spatial = {name for name in found if ".attentions." in name}
@@ -136,7 +136,7 @@ class TestUNet:
         with pytest.raises(RuntimeError, match="inside"), patched(unet, [window_temporal_attention(NATIVE, 1)]):
             raise RuntimeError("inside")
         assert is_same(before, snapshot(unet))
-        text, latents = clip_text(kind), normal((1, 4, NATIVE, 8, 10), 1)
+        text, latents = video_text(kind), normal((1, 4, NATIVE, 8, 10), 1)
         denoiser, schedule = Denoiser(unet, text, 4.0), make_schedule({}, 4)
         with torch.no_grad():
             plain = denoiser(latents, 1, schedule)
@@ -144,10 +144,10 @@ class TestUNet:
                 one = denoiser(latents, 1, schedule)
         assert (plain - one).abs().max() < 1e-4
 
-    def test_a_long_clip(self, kind: str, scheduler_config: Any) -> None:
+    def test_a_long_video(self, kind: str, scheduler_config: Any) -> None:
         """11 frames of a model for 4: differs from attending to all, resumes to the same bits, leaves no trace."""
         level = Level(0, (64, 80), (64, 80), frames=NATIVE)
-        denoiser, schedule = Denoiser(clip_unet(kind), clip_text(kind)), make_schedule(scheduler_config, 2)
+        denoiser, schedule = Denoiser(video_unet(kind), video_text(kind)), make_schedule(scheduler_config, 2)
         before = snapshot(denoiser.unet)
         start = Direct().start((1, 4, 11, 8, 10), Moment(level, 0, schedule, 7))
         steps = list(denoise(denoiser, start, schedule, FreeScale(freeu=None), level, seed=7))
@@ -161,14 +161,14 @@ class TestUNet:
             assert (plain[-1].latents - steps[-1].latents).abs().max() > 1e-5
 
     def test_rows_in_chunks(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Sizes beyond what a fused kernel takes at once: the same prediction, for short clips and long ones."""
-        denoiser, schedule = Denoiser(clip_unet(kind), clip_text(kind), 4.0), make_schedule({}, 4)
+        """Sizes beyond what a fused kernel takes at once: the same prediction, for short videos and long ones."""
+        denoiser, schedule = Denoiser(video_unet(kind), video_text(kind), 4.0), make_schedule({}, 4)
         for frames in (3, 6):
             level = Level(0, (64, 80), (64, 80), frames=NATIVE)
             latents = normal((1, 4, frames, 8, 10), 1)
             with torch.no_grad(), patched(denoiser.unet, temporal_patches(latents, level)):
                 plain = denoiser(latents, 1, schedule)
-            monkeypatch.setattr(long_clips, "MOST_ROWS", 50)
+            monkeypatch.setattr(long_videos, "MOST_ROWS", 50)
             with torch.no_grad(), patched(denoiser.unet, temporal_patches(latents, level)):
                 chunked = denoiser(latents, 1, schedule)
             monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Clips, (B, C, F, h, w): the sampler of VideoCrafter2, its fps, and what every method promises, on four UNets."""
+"""Videos, (B, C, F, h, w): the sampler of VideoCrafter2, its fps, and what every method promises, on four UNets."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from freescale.scale_fusion import scale_fusion
 from freescale.unet_patches import patched, spatial_self_attentions
 from tests.oracles import scale_fusion as fusion_oracle
 from tests.oracles import videos as oracle
-from tests.toys import VIDEO_KINDS, clip_text, clip_unet, is_same, snapshot
+from tests.toys import VIDEO_KINDS, is_same, snapshot, video_text, video_unet
 
-METHODS_FOR_CLIPS = {name: kind for name, kind in METHODS.items() if kind.video}
+METHODS_FOR_VIDEOS = {name: kind for name, kind in METHODS.items() if kind.video}
 BASE, TARGET, FRAMES = (64, 80), (120, 160), 2
 DYNAMIC = {"dynamic_scale": (0.7, 400)}
 
@@ -41,7 +41,7 @@ def vc2_unet() -> Any:
         return VideoCrafterUNet()
 
 
-def for_clips(name: str) -> Method:
+def for_videos(name: str) -> Method:
     """The method as a video model has it: no FreeU."""
     method = METHODS[name]()
     has_freeu = "freeu" in {f.name for f in dataclasses.fields(method)}
@@ -49,7 +49,7 @@ def for_clips(name: str) -> Method:
 
 
 def denoiser_of(kind: str, **options: Any) -> Denoiser:
-    return Denoiser(clip_unet(kind), clip_text(kind), 4.0, **options)
+    return Denoiser(video_unet(kind), video_text(kind), 4.0, **options)
 
 
 def level_at(index: int, size: tuple[int, int] = TARGET, frames: int = FRAMES) -> Level:
@@ -147,8 +147,8 @@ class TestFps:
     """The branch that VideoCrafter2's UNet has more than diffusers'."""
 
     def predict(self, fps: Any, batch: int = 1, **options: Any) -> Tensor:
-        text = dataclasses.replace(clip_text("videocrafter2"), fps=fps)
-        denoiser = Denoiser(clip_unet("videocrafter2"), text, 4.0, **options)
+        text = dataclasses.replace(video_text("videocrafter2"), fps=fps)
+        denoiser = Denoiser(video_unet("videocrafter2"), text, 4.0, **options)
         latents = normal((1, 4, FRAMES, 8, 10), 1).repeat(batch, 1, 1, 1, 1)
         with torch.no_grad():
             return denoiser(latents, 2, make_schedule({}, 4))
@@ -172,7 +172,7 @@ class TestFps:
             self.predict(None)
 
     def test_follows_views(self) -> None:
-        text = dataclasses.replace(clip_text("videocrafter2"), fps=torch.tensor([8.0, 24.0]))
+        text = dataclasses.replace(video_text("videocrafter2"), fps=torch.tensor([8.0, 24.0]))
         views = text.for_views(torch.zeros(3, 2, dtype=torch.int64), 2)
         assert views.fps is not None
         assert views.fps.tolist() == [8.0, 24.0] * 3
@@ -182,7 +182,7 @@ def test_scale_fusion_frame_by_frame(scheduler_config: Any) -> None:
     """Every spatial self-attention of the UNet, in float64, against the slow definition, frame by frame."""
     import copy
 
-    unet = copy.deepcopy(clip_unet("videocrafter2")).double()
+    unet = copy.deepcopy(video_unet("videocrafter2")).double()
     level, schedule = level_at(1, (128, 160), 2), make_schedule(scheduler_config | DYNAMIC, 4)
     fusion = FreeScale().fusion_at(Moment(level, 2, schedule, 7))
     seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -204,7 +204,7 @@ def test_scale_fusion_frame_by_frame(scheduler_config: Any) -> None:
     for name, module in spatial.items():
         module.register_forward_hook(record(name))
         unet.get_submodule(name.split(".transformer_blocks")[0]).register_forward_pre_hook(grid_of(name))
-    text = clip_text("videocrafter2")
+    text = video_text("videocrafter2")
     latents = normal((1, 4, 2, 16, 20), 1).double()
     with torch.no_grad(), patched(unet, [scale_fusion(fusion)]):
         unet(latents, 600.0, text.prompt_embeds.double(), timestep_cond=torch.tensor([28.0]))
@@ -225,22 +225,22 @@ def test_scale_fusion_frame_by_frame(scheduler_config: Any) -> None:
 SHORT = [("freescale", "animatediff-sdxl")]
 PAIRS = [
     pytest.param(name, kind, marks=[] if kind == "videocrafter2" or (name, kind) in SHORT else pytest.mark.slow)
-    for name in METHODS_FOR_CLIPS
+    for name in METHODS_FOR_VIDEOS
     for kind in VIDEO_KINDS
 ]
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 class TestConformance:
-    """What a method promises on images it promises on clips."""
+    """What a method promises on images it promises on videos."""
 
     def test_scale_one_is_plain(self, name: str, kind: str, scheduler_config: Any) -> None:
         denoiser, schedule = denoiser_of(kind), make_schedule(scheduler_config, 2, "ddim")
         direct = render(denoiser, Direct(), level_at(0), schedule)
-        assert torch.equal(render(denoiser, for_clips(name), level_at(0), schedule), direct)
+        assert torch.equal(render(denoiser, for_videos(name), level_at(0), schedule), direct)
 
     def test_prediction_at_scale_one(self, name: str, kind: str, scheduler_config: Any) -> None:
-        denoiser, method = denoiser_of(kind), for_clips(name)
+        denoiser, method = denoiser_of(kind), for_videos(name)
         moment = Moment(level_at(1, BASE), 2, make_schedule(scheduler_config, 4), 7)
         latents = normal((1, 4, FRAMES, 8, 10), 1)
         with torch.no_grad(), patched(denoiser.unet, method.patches(moment)):
@@ -249,8 +249,8 @@ class TestConformance:
             assert torch.equal(noise_pred, denoiser(latents, 2, moment.schedule))
 
     def test_above_level_zero(self, name: str, kind: str, scheduler_config: Any) -> None:
-        """Cut and gone on with: the same bits; with guidance in two passes: the same clip; and no trace is left."""
-        denoiser, method, level = denoiser_of(kind), for_clips(name), level_at(1)
+        """Cut and gone on with: the same bits; with guidance in two passes: the same video; and no trace is left."""
+        denoiser, method, level = denoiser_of(kind), for_videos(name), level_at(1)
         dynamic = DYNAMIC if kind == "videocrafter2" else {}
         schedule = make_schedule(scheduler_config | dynamic, 3, "ddim", 0.5)
         before = snapshot(denoiser.unet)
@@ -264,7 +264,7 @@ class TestConformance:
             assert (split - unbroken).abs().max() < 2e-3 * unbroken.abs().max()
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - set(METHODS_FOR_CLIPS)))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(METHODS_FOR_VIDEOS)))
 def test_methods_for_images_only(name: str, scheduler_config: Any) -> None:
     with pytest.raises(ValueError, match="allowed for video"):
         render(denoiser_of("modelscope"), METHODS[name](), level_at(0), make_schedule(scheduler_config, 2))
@@ -287,7 +287,7 @@ class TestLayers:
     @pytest.mark.parametrize("kind", ["videocrafter2", "animatediff"])
     def test_sizes_stay(self, kind: str, scheduler_config: Any) -> None:
         """Dilated, every listed convolution gives the size it gave."""
-        unet, sizes = clip_unet(kind), [dict[str, Any](), dict[str, Any]()]
+        unet, sizes = video_unet(kind), [dict[str, Any](), dict[str, Any]()]
         names, level = dilated_layers(unet, "down_mid_wide"), level_at(1)
         method = FreeScale(freeu=None, fusion=False, dilated_layers="down_mid_wide", restart=0.0)
         schedule = make_schedule(scheduler_config, 2)
@@ -319,7 +319,7 @@ class TestLayers:
         assert not any(mark in name for name in names for mark in ("temp_", "transformer_in", "motion"))
 
     def test_freeu_if_asked(self) -> None:
-        assert len(touched_resnets(clip_unet("videocrafter2"))) > 0
+        assert len(touched_resnets(video_unet("videocrafter2"))) > 0
         schedule, level = make_schedule({}, 2), level_at(0)
         plain = render(denoiser_of("videocrafter2"), Direct(), level, schedule)
         asked = render(denoiser_of("videocrafter2"), Direct(freeu=(1.1, 1.2, 0.6, 0.4)), level, schedule)
@@ -357,21 +357,21 @@ class FrameWise:
 class TestDemoFusion:
     """Windows and dilated views hold all frames."""
 
-    def test_views_of_clips(self, scheduler_config: Any) -> None:
-        """A clip's prediction is that of its frames, one by one, where the model treats them so."""
+    def test_views_of_videos(self, scheduler_config: Any) -> None:
+        """A video's prediction is that of its frames, one by one, where the model treats them so."""
         method, level = DemoFusion(), level_at(1)
         moment = Moment(level, 1, make_schedule(scheduler_config, 4), 7)
         latents = normal((1, 4, FRAMES, 15, 20), 1).double()
         views = window_views(method.windows(moment), 8)
         denoiser = FrameWise()
-        clip = predict_views(denoiser, latents, views, moment)  # type: ignore[arg-type]
+        video = predict_views(denoiser, latents, views, moment)  # type: ignore[arg-type]
         for f in range(FRAMES):
             frame = predict_views(FrameWise(), latents[:, :, f], views, moment)  # type: ignore[arg-type]
-            assert (clip[:, :, f] - frame).abs().max() < 1e-12
+            assert (video[:, :, f] - frame).abs().max() < 1e-12
         assert sum(denoiser.rows) == len(views)
         assert max(denoiser.rows) == 16 // FRAMES
 
-    def test_blur_keeps_the_clips_moments(self, scheduler_config: Any) -> None:
+    def test_blur_keeps_the_videos_moments(self, scheduler_config: Any) -> None:
         method, level = DemoFusion(), level_at(1)
         moment = Moment(level, 0, make_schedule(scheduler_config, 4), 7)
         latents = normal((1, 4, FRAMES, 15, 20), 1)

@@ -1,4 +1,4 @@
-"""What clips add, the slow way: DDIM under a dynamic scale, and attention over frames in windows.
+"""What videos add, the slow way: DDIM under a dynamic scale, and attention over frames in windows.
 
 float64 and loops; nothing is shared with the package.
 """

@@ -30,7 +30,6 @@ from stages.models.load import Models, describe
 from stages.plan import make_plan
 from stages.planner.budget import LADDER, PARTS, check, fit, next_rung, return_freed
 from stages.planner.estimate import estimate, resident, rough_bytes
-from stages.runner import key_of
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ def test_at_the_end_of_the_ladder_the_stage_fails_and_what_is_done_stays(
     with pytest.raises(torch.OutOfMemoryError):
         render(tmp_path)
     home = Home(tmp_path)
-    done = [c.label for c in prepare(make_spec(SMALL), home).plan.calls if home.store.find(key_of(c)) is not None]
+    done = [c.label for c in prepare(make_spec(SMALL), home).plan.calls if home.store.find(c.key) is not None]
     assert done == ["conditioning 0", "base_denoise 0"]
     monkeypatch.setattr(Decode, "run", decode)
     render(tmp_path)

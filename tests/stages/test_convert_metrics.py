@@ -18,7 +18,7 @@ from stages.metrics.convert import NETWORKS, PUBLISHED, convert
 from stages.metrics.extractors import FILES, find_weights, measures_folder
 from stages.metrics.i3d import I3D
 from stages.metrics.raft import Raft
-from stages.metrics.video_extractors import load_clip_network, load_flow
+from stages.metrics.video_extractors import load_flow, load_video_network
 from stages.spec import SpecError
 from tests.toys import random_weights
 
@@ -69,7 +69,7 @@ def test_i3d_as_published_has_no_counts_and_may_be_half(tmp_path: Path) -> None:
     assert written.keys() == state.keys()
     assert {tensor.dtype for tensor in written.values()} == {torch.float32}
     frames = list(torch.randint(0, 256, (16, 3, 48, 64), generator=torch.Generator().manual_seed(3)))
-    by_resize = [load_clip_network(made, CPU, resize) for resize in ("bilinear", "antialias")]
+    by_resize = [load_video_network(made, CPU, resize) for resize in ("bilinear", "antialias")]
     assert by_resize[0] is not by_resize[1]
     with pytest.raises(ValueError, match="I3D reads 16 frames, and there are 15"):
         by_resize[0].frame_numbers(15)

@@ -1,4 +1,4 @@
-"""What the planner says of clips: against real tensors, folded against whole, and what a budget makes of it."""
+"""What the planner says of videos: against real tensors, folded against whole, and what a budget makes of it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stages.planner.budget import check, fit
 from stages.planner.estimate import estimate, read_config, rough_bytes, run_step, trace_step
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton
 from stages.planner.trace import Trace
-from stages.runner import key_of
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stages.plan import Call, Plan
+    from stages.call import Call
+    from stages.plan import Plan
 
 SMALL: dict[str, Any] = {
     "prompt": "a green disc moving up over snow",
@@ -50,10 +50,10 @@ def denoising(plan: Plan) -> Call:
 
 
 @pytest.mark.parametrize(("method", "frames"), [("direct", 4), ("freescale", 4), ("freescale", 10)])
-def test_a_clips_step_without_numbers_as_with_them(method: str, frames: int, tmp_path: Path) -> None:
+def test_a_videos_step_without_numbers_as_with_them(method: str, frames: int, tmp_path: Path) -> None:
     """The peak of the same step on real tensors; ten frames are more than the model was trained for."""
     plan = plan_of(tmp_path, method, frames=frames)
-    stage, clip = denoising(plan).stage, (frames, plan.info.frames or 0)
+    stage, video = denoising(plan).stage, (frames, plan.info.frames or 0)
     assert isinstance(stage, DenoiseStage)
     unet = empty_part(read_config(plan.info.folder, "unet"), torch.float32).to_empty(device="cpu")
     for tensor in (*unet.parameters(), *unet.buffers()):
@@ -61,14 +61,14 @@ def test_a_clips_step_without_numbers_as_with_them(method: str, frames: int, tmp
     with Trace("cpu") as trace, torch.no_grad():
         trace.hold((*unet.parameters(), *unet.buffers()))
         before = trace.live
-        run_step(stage, unet, RunOptions(), stage.start, CPU, clip)
+        run_step(stage, unet, RunOptions(), stage.start, CPU, video)
     whole = skeleton(plan.info.folder, "unet", torch.float32)
-    predicted = trace_step(stage, whole, RunOptions(), stage.start, clip).activations
+    predicted = trace_step(stage, whole, RunOptions(), stage.start, video).activations
     assert predicted == pytest.approx(trace.peak - before, rel=0.06)
     assert whole.weights == sum(p.nbytes for p in (*unet.parameters(), *unet.buffers()))
 
 
-def test_the_fold_counts_what_it_leaves_out_of_a_clip(tmp_path: Path) -> None:
+def test_the_fold_counts_what_it_leaves_out_of_a_video(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     stage, config = denoising(plan).stage, read_config(plan.info.folder, "unet")
     assert isinstance(stage, DenoiseStage)
@@ -101,7 +101,7 @@ def test_calls_view_by_view_are_run_once_and_counted_all(tmp_path: Path) -> None
     assert (found[0][2], found[1][2]) == (3, 7), "once for each shape"
 
 
-def test_a_clip_that_cannot_fit_is_refused_with_what_would_do(tmp_path: Path) -> None:
+def test_a_video_that_cannot_fit_is_refused_with_what_would_do(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     call = denoising(plan)
     plain = estimate(call, plan.info, RunOptions(), "cuda")
@@ -116,14 +116,14 @@ def test_a_clip_that_cannot_fit_is_refused_with_what_would_do(tmp_path: Path) ->
     check(plan.calls, plan.info, RunOptions(memory=named), CPU)  # type: ignore[arg-type]
 
 
-def test_a_clip_renders_under_a_budget_and_its_seconds_are_learnt(tmp_path: Path) -> None:
+def test_a_video_renders_under_a_budget_and_its_seconds_are_learnt(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "direct", width=128, height=80, steps=2)
     call = denoising(plan)
     needs = [estimate(c, plan.info, RunOptions(split_guidance=True), "cpu").memory for c in plan.calls]
     home = Home(tmp_path)
     session = Session(home, RunOptions(memory=max(needs)), Terminal(quiet=True))
     session.render(prepare(plan.spec, home))
-    made = home.store.find(key_of(call))
+    made = home.store.find(call.key)
     assert made is not None
     assert made.measures == ("split guidance",)
     pace = Pace(home, plan.info, "cpu", [made])

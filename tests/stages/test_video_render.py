@@ -1,4 +1,4 @@
-"""Whole renders of toy video models in one process: files, resume, redo, long clips, memory, refusals."""
+"""Whole renders of toy video models in one process: files, resume, redo, long videos, memory, refusals."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from flows.cli.flags import redo_spec
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Result, Session, export_level, prepare
-from stages.decode_video import DecodeClip, checked
+from stages.decode_video import DecodeVideo, checked
 from stages.media.ffmpeg import read_comment, read_video
 from stages.planner.budget import LADDER
-from stages.runner import Interrupted, key_of
+from stages.runner import Interrupted
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
-from stages.upscale_video import UpscaleClip
+from stages.upscale_video import UpscaleVideo
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from stages.runner import Outcome
+    from stages.observer import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def values(model: Path, **more: Any) -> dict[str, Any]:
-    """A clip at twice the toy's size; early restart and short dilation, so that every stage has steps to do."""
+    """A video at twice the toy's size; early restart and short dilation, so that every stage has steps to do."""
     method = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
     base = {"prompt": "a blue square moving left", "seed": 5, "width": 160, "height": 128, "method": method}
     return base | {"model": {"name": str(model)}, "fps": "24000/1001"} | more
@@ -69,7 +69,7 @@ def first(home: Path, model: Path) -> Result:
     return render(home, values(model))
 
 
-def clip_array(home: Path, result: Result, level: int = 1) -> torch.Tensor:
+def video_array(home: Path, result: Result, level: int = 1) -> torch.Tensor:
     key = next(o.key for o in result.outcomes if o.call.stage.name == "decode" and o.call.level == level)
     return Home(home).store.read(key)["image"]
 
@@ -83,11 +83,11 @@ def test_the_file_has_the_frames_size_rate_and_spec(first: Result, home: Path) -
 
 
 def test_the_digest_is_of_all_frames_in_8_bits(first: Result, home: Path) -> None:
-    clip = clip_array(home, first)
-    assert (clip.shape, clip.dtype) == ((1, 3, VIDEO_FRAMES, 128, 160), torch.float16)
+    video = video_array(home, first)
+    assert (video.shape, video.dtype) == ((1, 3, VIDEO_FRAMES, 128, 160), torch.float16)
     digest = hashlib.sha256()
     for index in range(VIDEO_FRAMES):
-        frame = np.clip(np.round((clip[0, :, index].numpy().astype(np.float32) + 1) * 127.5), 0, 255)
+        frame = np.video(np.round((video[0, :, index].numpy().astype(np.float32) + 1) * 127.5), 0, 255)
         digest.update(frame.astype(np.uint8).transpose(1, 2, 0).tobytes())
     assert digest.hexdigest() == first.pixels_sha256
 
@@ -121,7 +121,7 @@ def test_frames_are_decoded_one_at_a_time() -> None:
     latents = torch.arange(5.0)[None, None, :, None, None].expand(1, 4, 5, 2, 3)
 
     def decoded(latents: torch.Tensor, kept: dict[int, torch.Tensor]) -> Iterator[torch.Tensor]:
-        return DecodeClip(5).run({"latents": {"latents": latents}}, models, RunOptions())["image"].pieces(kept)
+        return DecodeVideo(5).run({"latents": {"latents": latents}}, models, RunOptions())["image"].pieces(kept)
 
     taken = decoded(latents, {})
     for index in range(5):
@@ -135,7 +135,7 @@ def test_frames_are_decoded_one_at_a_time() -> None:
     assert len(list(decoded(bad, {3: torch.zeros(1, 3, 16, 24)}))) == 4
 
 
-def test_a_clip_that_shows_nothing_is_none_however_it_was_cut() -> None:
+def test_a_video_that_shows_nothing_is_none_however_it_was_cut() -> None:
     plain, lively = torch.zeros(1, 3, 8, 8), torch.linspace(-1, 1, 192).view(1, 3, 8, 8)
     assert len(list(checked(iter([plain, lively, plain]), [0, 1, 2], {}))) == 3
     assert len(list(checked(iter([plain, plain]), [1, 2], {0: lively}))) == 2
@@ -153,7 +153,7 @@ def test_previews_lie_beside_it(first: Result) -> None:
         assert strip.size == (VIDEO_FRAMES * 164 - 4, 128)
 
 
-def test_same_clip_anywhere_and_made_once(first: Result, home: Path, model: Path, tmp_path: Path) -> None:
+def test_same_video_anywhere_and_made_once(first: Result, home: Path, model: Path, tmp_path: Path) -> None:
     other = render(tmp_path, values(model), tmp_path / "clip.mp4")
     assert other.pixels_sha256 == first.pixels_sha256
     assert (tmp_path / "clip.mp4").read_bytes() == first.outputs[0].read_bytes()
@@ -197,7 +197,7 @@ def rgb(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Result:
 
 @pytest.mark.parametrize(
     ("kind", "label", "taken"),
-    [(DecodeClip, "decode 0", 1), (DecodeClip, "decode 1", 2), (UpscaleClip, "upscale 1", 2)],
+    [(DecodeVideo, "decode 0", 1), (DecodeVideo, "decode 1", 2), (UpscaleVideo, "upscale 1", 2)],
 )
 def test_out_of_memory_in_a_frame_takes_the_next_rung_and_goes_on(
     kind: Any, label: str, taken: int, rgb: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -221,7 +221,7 @@ def test_out_of_memory_in_a_frame_takes_the_next_rung_and_goes_on(
 def test_at_the_end_of_the_ladder_the_frames_stay(
     first: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, asked = DecodeClip.make_frame, []
+    made, asked = DecodeVideo.make_frame, []
 
     def scarce(self: Any, *given: Any) -> torch.Tensor:
         asked.append(given[-1])
@@ -229,11 +229,11 @@ def test_at_the_end_of_the_ladder_the_frames_stay(
             raise torch.OutOfMemoryError("no memory left")
         return made(self, *given)
 
-    monkeypatch.setattr(DecodeClip, "make_frame", scarce)
+    monkeypatch.setattr(DecodeVideo, "make_frame", scarce)
     with pytest.raises(torch.OutOfMemoryError):
         render(tmp_path, values(model))
     assert asked == [0, 1, 2, 2, 2]
-    monkeypatch.setattr(DecodeClip, "make_frame", made)
+    monkeypatch.setattr(DecodeVideo, "make_frame", made)
     again = render(tmp_path, values(model))
     assert again.pixels_sha256 == first.pixels_sha256
     outcome = next(o for o in again.outcomes if o.call.stage.name == "decode")
@@ -270,10 +270,10 @@ def test_more_frames_than_the_model_knows(first: Result, home: Path, model: Path
     assert "base_denoise 0" in made_of(result.outcomes)
 
 
-def test_motion_fps_decides_the_clip_and_fps_only_the_file(first: Result, home: Path, model: Path) -> None:
+def test_motion_fps_decides_the_video_and_fps_only_the_file(first: Result, home: Path, model: Path) -> None:
     assert made_of(render(home, values(model, fps=30)).outcomes) == {"export 0", "export 1"}
     job = prepare(make_spec(values(model, motion_fps=8)), Home(home))
-    keys = {f"{c.stage.name} {c.level}": key_of(c) for c in job.plan.calls}
+    keys = {f"{c.stage.name} {c.level}": c.key for c in job.plan.calls}
     before = {f"{o.call.stage.name} {o.call.level}": o.key for o in first.outcomes}
     assert keys["conditioning 0"] == before["conditioning 0"]
     assert keys["base_denoise 0"] != before["base_denoise 0"]
@@ -284,8 +284,8 @@ def test_export_in_other_formats(first: Result, home: Path, model: Path, tmp_pat
     spec = prepare(make_spec(values(model)), Home(home)).spec
     how = {"fps": "12", "crf": 10} if format == "hevc" else {}
     path = export_level(Home(home), spec, format, None, tmp_path, False, **how)
-    clip = clip_array(home, first)
-    pixels = [((clip[0, :, i].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for i in range(VIDEO_FRAMES)]
+    video = video_array(home, first)
+    pixels = [((video[0, :, i].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for i in range(VIDEO_FRAMES)]
     frames = [p.permute(1, 2, 0).contiguous().numpy().tobytes() for p in pixels]
     if format == "hevc":
         assert listed(path) == (12, (128, 160), list(range(VIDEO_FRAMES)))
@@ -302,7 +302,7 @@ def test_export_in_other_formats(first: Result, home: Path, model: Path, tmp_pat
         export_level(Home(home), spec, format, None, tmp_path, False, **how)
 
 
-def test_a_damaged_frame_is_found_and_the_clip_made_again(first: Result, model: Path, tmp_path: Path) -> None:
+def test_a_damaged_frame_is_found_and_the_video_made_again(first: Result, model: Path, tmp_path: Path) -> None:
     result = render(tmp_path, values(model))
     store = Home(tmp_path).store
     keys = {o.call.stage.name: o.key for o in result.outcomes if o.call.level == 1}
@@ -324,7 +324,7 @@ def test_a_damaged_frame_is_found_and_the_clip_made_again(first: Result, model: 
         ({"fps": "fast"}, "fps: 'fast': is not a number of frames a second"),
         ({"fps": 1000}, "from 1 to 240"),
         ({"motion_fps": 0}, "motion_fps"),
-        ({"format": "png"}, "png is for pictures, and .* makes clips: mp4, hevc, ffv1, frames"),
+        ({"format": "png"}, "png is for pictures, and .* makes videos: mp4, hevc, ffv1, frames"),
         ({"format": "avi"}, "format: 'avi'"),
         ({"format": "ffv1", "crf": 3}, "crf is for mp4 and hevc, not for ffv1"),
         ({"crf": 60}, "crf: 60"),
@@ -344,8 +344,8 @@ def test_what_cannot_be_is_one_sentence_before_any_work(
 @pytest.mark.parametrize(
     "more", [{"frames": 8}, {"fps": 10}, {"motion_fps": 8}, {"crf": 20}, {"pixel_format": "yuv444p"}, {"format": "mp4"}]
 )
-def test_an_image_model_makes_no_clips(more: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=rf"{next(iter(more))}: .* is for clips, and shapes makes pictures"):
+def test_an_image_model_makes_no_videos(more: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=rf"{next(iter(more))}: .* is for videos, and shapes makes pictures"):
         prepare(make_spec({"prompt": "a red ring"} | more), Home(tmp_path))
 
 

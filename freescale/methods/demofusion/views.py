@@ -34,7 +34,7 @@ Crops = Literal["origin", "padded", "none"]
 the reach of the jitter (as released), or the corner for all. Dilated views are the whole picture: the corner."""
 
 VIEWS_AT_ONCE = 16
-"""Most views in one UNet call, as in DemoFusion's release, unless memory asks for fewer. Of clips, frames count."""
+"""Most views in one UNet call, as in DemoFusion's release, unless memory asks for fewer. Of videos, frames count."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ A size that was released gets what was released. For every other size there is a
 values at 2048 x 2048, 2560 x 2560 and 4096 x 4096 (SDXL) and 1024 x 1024 and 2048 x 2048 (Stable Diffusion 1.5).
 Sizes count in training sizes, so all of this serves a model of any training size with one of the two topologies.
 
-For clips nothing was released. A UNet with layers over frames was trained on a rectangle, so its sizes count in that,
+For videos nothing was released. A UNet with layers over frames was trained on a rectangle, so its sizes count in that,
 and one of Stable Diffusion 2.1's kin (VideoCrafter2, ModelScope) gets that model's setting: at twice the size factor 2
 in 39 convolutions for 20 of 50 steps.
 """
@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from freescale.unet_patches import is_clip_unet
+from freescale.unet_patches import is_video_unet
 
 if TYPE_CHECKING:
     from freescale.cascade import Level
@@ -126,7 +126,7 @@ def setting_for(unet: Any, level: Level) -> Setting:
     topology = topology_of(unet)
     is_sd21 = unet.config.cross_attention_dim == 1024 or hasattr(unet, "transformer_in")
     kind = "sdxl" if topology is SDXL else "sd21" if is_sd21 else "sd15"
-    sides_here = (min(level.scale), max(level.scale)) if is_clip_unet(unet) else _sides(level)
+    sides_here = (min(level.scale), max(level.scale)) if is_video_unet(unet) else _sides(level)
     for sides, setting in RELEASED[kind].items():
         if all(abs(side - given) <= 0.02 * given for side, given in zip(sides_here, sides, strict=True)):
             return setting

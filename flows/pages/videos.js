@@ -1,21 +1,21 @@
 "use strict";
-// Clips in a page: a video with controls where the browser plays the file, else its animated preview; rows in step.
-const Clips = (() => {
-  function preview(clip, title) {
+// Videos in a page: a video element with controls where the browser plays the file, else its animated preview; rows in step.
+const Videos = (() => {
+  function preview(shown, title) {
     const image = document.createElement("img");
-    image.src = clip.thumbnail;
+    image.src = shown.thumbnail;
     image.alt = title;
     image.loading = "lazy";
     return image;
   }
 
-  function show(clip, title) {
-    if (!clip.plays) return preview(clip, title);
+  function show(shown, title) {
+    if (!shown.plays) return preview(shown, title);
     const video = document.createElement("video");
     Object.assign(video, { controls: true, loop: true, muted: true, playsInline: true, preload: "metadata" });
     video.setAttribute("aria-label", title);
-    video.onerror = () => video.replaceWith(preview(clip, title));
-    video.src = clip.file;
+    video.onerror = () => video.replaceWith(preview(shown, title));
+    video.src = shown.file;
     return video;
   }
 
