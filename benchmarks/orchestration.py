@@ -30,13 +30,15 @@ from flows.batch.page import night_folder, write_night
 from flows.batch.runner import Night
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, _close, _open, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session, begin_attempt, end_attempt
 from stages.call import Call
 from stages.spec import RunOptions, make_spec
 from stages.stage import Stage
 
 if TYPE_CHECKING:
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
     from stages.stage import Tensors
 
 OPTIONS = RunOptions(threads=1)
@@ -92,7 +94,7 @@ def night(folder: Path, jobs: int) -> dict[str, float]:
     class Trivial(Session):
         def render(self, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
             first.append(time.perf_counter())
-            _close(self.home.runs, _open(job, self.home.runs), "done", None)
+            end_attempt(self.home.runs, begin_attempt(job, self.home.runs), "done", None)
             return None  # type: ignore[return-value]
 
     session = Trivial(home, OPTIONS, Terminal(quiet=True))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flows.rendering.session import prepare
+from flows.rendering.job import prepare
 from stages.spec import SpecError, make_spec, parse_size
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from stages.models.load import ModelInfo
     from stages.spec import ModelSpec
 

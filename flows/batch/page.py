@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.pages.html import contact_sheet, html, shown
 from flows.rendering.costs import cost
-from flows.rendering.session import place
+from flows.rendering.files import write_whole
 from storage import RunNotFoundError, fingerprint
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flows.batch.jobs_file import Ordered
     from flows.batch.runner import State
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
 
 PAGE, SHEET, RECORD = "index.html", "contact-sheet.png", "night.json"
 COLUMNS = 6  # of the contact sheet
@@ -39,9 +39,9 @@ def write_night(folder: Path, orders: Sequence[Ordered], states: Mapping[str, St
         for at in range(0, len(jobs), COLUMNS)
     ]
     return [
-        place(html("night", f"Night of {folder.name[:10]}", record).encode(), folder / PAGE),
-        place(contact_sheet(folder, (), rows), folder / SHEET),
-        place((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
+        write_whole(html("night", f"Night of {folder.name[:10]}", record).encode(), folder / PAGE),
+        write_whole(contact_sheet(folder, (), rows), folder / SHEET),
+        write_whole((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
     ]
 
 

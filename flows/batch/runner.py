@@ -18,7 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from flows.rendering.session import Session, place
+from flows.rendering.files import write_whole
+from flows.rendering.session import Session
 from stages.runner import Interrupted
 from stages.spec import SpecError
 from stages.stage import StageError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from flows.batch.jobs_file import Ordered
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from stages.observer import Observer
     from stages.spec import RunOptions
 
@@ -218,7 +219,7 @@ def set_aside(home: Home, order: Ordered, error: BaseException) -> None:
         "again": f"freescale resume {order.job.run}",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    place(json.dumps(record, indent=1, ensure_ascii=False).encode(), aside(home, order.job.run))
+    write_whole(json.dumps(record, indent=1, ensure_ascii=False).encode(), aside(home, order.job.run))
 
 
 def _last_checkpoint(home: Home, job: Job) -> dict[str, Any] | None:

@@ -43,7 +43,8 @@ from flows.cli.options import (
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
     from stages.spec import RunOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -178,7 +179,7 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run from its last checkpoint, or show that it is done."""
-    from flows.rendering.session import load
+    from flows.rendering.job import load
 
     place = home_of(home)
     record, spec = load(place, run)
@@ -220,7 +221,7 @@ def redo(
 ) -> None:
     """Make a run again from one stage on, with other parameters; everything before is reused."""
     from flows.cli import flags as requests
-    from flows.rendering.session import load
+    from flows.rendering.job import load
 
     place = home_of(home)
     _, spec = load(place, run)
@@ -253,7 +254,7 @@ def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
 def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show a run: its spec, stages, attempts and pictures."""
     from flows.cli import tables as report
-    from flows.rendering.session import load
+    from flows.rendering.job import load
 
     place = home_of(home)
     record, spec = load(place, run)
@@ -275,7 +276,8 @@ def export(
     home: HomeOption = None,
 ) -> None:
     """Write a level's picture or video of a run in another format."""
-    from flows.rendering.session import export_level, load
+    from flows.rendering.export import export_level
+    from flows.rendering.job import load
 
     place = home_of(home)
     _, spec = load(place, run)
@@ -300,7 +302,7 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 
 def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
-    from flows.rendering.session import prepare
+    from flows.rendering.job import prepare
 
     return prepare(spec, home, root, origin)
 

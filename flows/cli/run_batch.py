@@ -14,7 +14,7 @@ from flows.batch.page import night_folder, write_night
 from flows.batch.runner import Night, aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
-from flows.rendering.session import to_do
+from flows.rendering.job import to_do
 from stages.device import pick_device
 from stages.planner.budget import check, check_tiles
 from stages.spec import SpecError

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.rendering.advice import remarks
-from flows.rendering.session import to_do
+from flows.rendering.job import to_do
 from flows.rendering.throughput import Pace
 from stages.amounts import show_bytes
 from stages.device import pick_device
@@ -20,7 +20,7 @@ from storage import Checkpoints
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from stages.call import Call
     from stages.planner.budget import Fit
     from stages.spec import RunOptions

@@ -25,7 +25,8 @@ import torch
 from flows.batch.jobs_file import Ordered
 from flows.batch.runner import POLL, Night, Window, aside, set_aside
 from flows.cli.terminal import Terminal
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.planner.budget import keep_freed
 from stages.spec import RunOptions, SpecError, make_spec
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from freescale.vae.passes import Run
     from freescale.vae.tile import Tile, TiledVae
     from stages.call import Call

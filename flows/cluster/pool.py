@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.batch.runner import POLL
 from flows.cluster.batch import check_fleet, cluster, width_of
-from flows.rendering.session import place
+from flows.rendering.files import write_whole
 from stages.runner import Interrupted
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Crew:
                 if not flying:
                     return
                 if self.stop.is_set() and sign is not None:
-                    place(b"", sign)
+                    write_whole(b"", sign)
                 with suppress(Empty):
                     future = ended.get(timeout=POLL)
                     yield flying.pop(future), future

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.batch.jobs_file import Ordered
-from flows.rendering.session import prepare
+from flows.rendering.job import prepare
 from stages.models.load import describe
 from stages.spec import make_spec
 from storage import fingerprint

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.pages.html import contact_sheet, html, shown
-from flows.rendering.session import place
+from flows.rendering.files import write_whole
 from stages.spec import SpecError
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def write(folder: Path, comparison: Comparison, states: Mapping[str, State], hom
     record = as_json(folder, comparison, states, home)
     sheet = [(row.name, cells["cells"]) for row, cells in zip(comparison.rows, record["rows"], strict=True)]
     return [
-        place(html("compare", comparison.name, record).encode(), folder / PAGE),
-        place(contact_sheet(folder, record["methods"], sheet), folder / SHEET),
-        place((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
+        write_whole(html("compare", comparison.name, record).encode(), folder / PAGE),
+        write_whole(contact_sheet(folder, record["methods"], sheet), folder / SHEET),
+        write_whole((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
     ]
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import logging
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
     from stages.call import Call
     from stages.observer import Outcome
     from stages.plan import Plan

@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from flows.cluster.fanout import spread_over
 from flows.deployments.artifacts import FlowObserver
 from flows.home import Home
-from flows.rendering.session import Job, Session, prepare
+from flows.rendering.job import Job, prepare
+from flows.rendering.session import Session
 from stages.call import Call
 from stages.observer import Outcome
 from stages.runner import Runner

@@ -19,7 +19,7 @@ from flows.cluster.batch import heeding, session_of
 from flows.cluster.pool import WorkersDiedError, result_of
 from flows.evaluate.layout import REFERENCE, Evaluation, Picture, Size
 from flows.rendering.costs import Cost, cost
-from flows.rendering.session import prepare
+from flows.rendering.job import prepare
 from stages.metrics.clip_score import clip_score
 from stages.metrics.score import DISTANCES, Sample, Score, scores
 from stages.metrics.video_readings import VIDEO_WORDS

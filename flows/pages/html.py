@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from flows.batch.runner import aside
 from flows.pages.pyramid import write_pyramid
 from flows.rendering.costs import cost
-from flows.rendering.session import file_name, place_copy
+from flows.rendering.export import file_name
+from flows.rendering.files import copy_whole
 from stages.export_video import WEBP, ExportVideo
 from stages.spec import LOSSY
 from storage import ArtifactNotFoundError, DamagedArtifactError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from flows.batch.runner import State
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
 
 THUMBNAIL, SMALLEST, SHEET_SIDE = 256, 16, 16_384  # pixels
 MARGIN, LINE = 8, 20
@@ -78,7 +79,7 @@ def _video(folder: Path, job: Job, export: ExportVideo, home: Home) -> dict[str,
     copies = {}
     for name in (export.file_name, WEBP):
         copies[name] = f"pictures/{job.run}{Path(name).suffix}"
-        place_copy(home.store.file_path(key, name), folder / copies[name])
+        copy_whole(home.store.file_path(key, name), folder / copies[name])
     return {
         "file": copies[export.file_name],
         "thumbnail": copies[WEBP],

@@ -14,7 +14,7 @@ from stages.highres_denoise import HighresDenoise
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
 
 FEW_STEPS = 20  # of DemoFusion: with 8 grain covers what it draws, with 24 hardly (docs/results.md)
 

@@ -22,14 +22,15 @@ from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, cluster
 from flows.home import Home
 from flows.rendering.session import Session
-from flows.rendering.session import _open as begin
+from flows.rendering.session import begin_attempt as begin
 from stages.spec import RunOptions
 from storage import StoreFullError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 JOBS = int(os.environ.get("FREESCALE_NIGHT", "10"))
 FAULTS = ("killed", "memory", "disk", "poison")  # each once in forty jobs, and at least once

@@ -16,14 +16,16 @@ from flows.cli import app as cli
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering import session
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.spec import RunOptions, SpecError, make_spec
 from storage import StoreFullError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 PROMPTS = ("a red disc", "a poison square", "a green ring")
 SMALL = {"size": "64x64", "steps": 2}

@@ -13,13 +13,15 @@ from flows.batch.page import costs, night_folder, write_night
 from flows.batch.runner import Night
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, file_name
+from flows.rendering.export import file_name
+from flows.rendering.session import Session
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 JOBS = """
 - {prompt: a red disc on sand, size: 192x128, steps: 3, name: good}

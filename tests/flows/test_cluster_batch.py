@@ -16,7 +16,8 @@ from flows.batch.runner import aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.spec import RunOptions, SpecError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from flows.batch.jobs_file import Ordered
     from flows.batch.runner import State
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 OPTIONS = RunOptions(threads=1, checkpoint_every=0)
 
@@ -69,9 +71,9 @@ def poison(dask_worker: Any) -> None:
 
     def deadly(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
         if "poison" in job.spec.prompt:
-            from flows.rendering.session import _open
+            from flows.rendering.session import begin_attempt
 
-            _open(job, self.home.runs)  # as a render begins: the attempt is written down
+            begin_attempt(job, self.home.runs)  # as a render begins: the attempt is written down
             os.kill(os.getpid(), signal.SIGKILL)
         return render(self, job, out, overwrite)
 

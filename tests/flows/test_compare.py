@@ -15,12 +15,14 @@ from flows.compare.layout import prepare_comparison
 from flows.home import Home
 from flows.pages.html import contact_sheet, html
 from flows.pages.pyramid import TILE, write_pyramid
-from flows.rendering.session import Job, Result, Session
+from flows.rendering.session import Result, Session
 from stages.metrics.grid import make_grid
 from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flows.rendering.job import Job
 
 SMALL = ["--size", "192x128", "--steps", "3", "--threads", "1"]
 

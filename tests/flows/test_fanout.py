@@ -21,7 +21,8 @@ from flows.evaluate.layout import prepare_evaluation
 from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_json
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from freescale.vae.tile import Tile
 from stages.decode_video import DecodeVideo
 from stages.metrics.spec import make_evaluation

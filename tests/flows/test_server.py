@@ -25,7 +25,8 @@ from flows.deployments.overnight import overnight
 from flows.deployments.render import render
 from flows.deployments.tasks import FlowState
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.metrics.grid import make_grid
 from stages.metrics.spec import make_evaluation
 from stages.spec import RunOptions, make_spec
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import State as PrefectState
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
     from stages.call import Call
 
 OPTIONS = RunOptions(threads=1)

@@ -21,7 +21,8 @@ from flows.batch.jobs_file import read_jobs
 from flows.cli.run_batch import check_memory
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, prepare, to_do
+from flows.rendering.job import prepare, to_do
+from flows.rendering.session import Result, Session
 from freescale import METHODS, guidance
 from stages import runner
 from stages.amounts import enough_bytes, parse_bytes, show_bytes

@@ -11,7 +11,8 @@ from benchmarks.video_memory import largest
 from benchmarks.videocrafter_folder import write_videocrafter2
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from flows.rendering.throughput import Pace
 from stages.amounts import show_bytes
 from stages.denoise import DenoiseStage
