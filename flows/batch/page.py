@@ -6,7 +6,8 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.pages.html import contact_sheet, html, shown
+from flows.batch.job_card import job_card
+from flows.pages.html import contact_sheet, html
 from flows.rendering.costs import cost
 from flows.rendering.files import write_whole
 from storage import RunNotFoundError, fingerprint
@@ -61,7 +62,7 @@ def costs(orders: Sequence[Ordered], states: Mapping[str, State], home: Home) ->
 def _told(folder: Path, order: Ordered, state: State, home: Home) -> dict[str, Any]:
     job, spec = order.job, order.job.spec
     stages = list(_stages(home, job))
-    return shown(folder, job, state, home) | {
+    return job_card(folder, job, state, home) | {
         "name": order.name,
         "where": order.where,
         "prompt": spec.prompt,

@@ -7,23 +7,20 @@ home, are taken up where they were; a kernel lock a run keeps two processes from
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import threading
-import traceback
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Literal
 
-from flows.rendering.files import write_whole
+from flows.batch.set_aside import crashes, set_aside_path, take_back, write_set_aside
+from flows.batch.window import Window
 from flows.rendering.session import Session
 from stages.runner import Interrupted
 from stages.spec import SpecError
 from stages.stage import StageError
-from storage import Checkpoints, LeaseTimeoutError, RunNotFoundError, StoreFullError
+from storage import LeaseTimeoutError, StoreFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 
     from flows.batch.jobs_file import Ordered
     from flows.home import Home
-    from flows.rendering.job import Job
     from stages.observer import Observer
     from stages.spec import RunOptions
 
@@ -42,40 +38,6 @@ BACKOFF = (5.0, 60.0)  # seconds before the second and the third try
 POLL = 0.5  # seconds between looks at what another process holds, and at the room on the disk
 SPARE_BYTES = 256 * 2**20
 State = Literal["done", "set aside", "left"]
-
-
-@dataclass(frozen=True)
-class Window:
-    """When to stop: after `until` no job is started, and what runs then finishes, or yields with a checkpoint."""
-
-    until: datetime | None = None
-    at_end: Literal["finish", "yield"] = "finish"
-
-    @classmethod
-    def of(
-        cls, until: str | None, zone: str | None = None, at_end: str = "finish", now: datetime | None = None
-    ) -> Window:
-        """End when a clock in `zone` (default: this machine's) next shows HH:MM. Raises `SpecError`."""
-        if at_end not in ("finish", "yield"):
-            raise SpecError(f"at_end: {at_end!r} is not one of finish, yield")
-        try:
-            today = (now or datetime.now(UTC)).astimezone(ZoneInfo(zone) if zone else None)
-        except (ZoneInfoNotFoundError, OSError, ValueError):
-            raise SpecError(f"zone: {zone!r} is not a known time zone, for example Europe/Vienna") from None
-        if until is None:
-            return cls(None, at_end)  # type: ignore[arg-type]
-        try:
-            clock = datetime.strptime(until, "%H:%M")
-        except ValueError:
-            raise SpecError(f"until: {until!r} is not HH:MM, for example 06:30") from None
-        end = today.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
-        end = end if end > today else end + timedelta(days=1)
-        return cls(end.astimezone(UTC), at_end)  # type: ignore[arg-type]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no job may be started any more."""
-        return self.until is not None and datetime.now(UTC) >= self.until
 
 
 @dataclass
@@ -92,7 +54,7 @@ class Night:
     observer: Observer
     stop: threading.Event = field(default_factory=threading.Event)
     out: Path | None = None
-    window: Window = Window()
+    window: Window = field(default_factory=Window)
     again: bool = False  # take up what was set aside
     wrap: Callable[[Ordered, Callable[[], State]], State] = lambda order, work: work()
     is_paused: Callable[[], bool] | None = None
@@ -109,7 +71,7 @@ class Night:
         self.states = dict.fromkeys(waiting, "left")
         if self.again:
             for run in waiting:
-                aside(self.home, run).unlink(missing_ok=True)
+                take_back(self.home, run)
         self._settled.clear()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         try:
@@ -166,9 +128,9 @@ class Night:
 
     def _settle(self, session: Session, order: Ordered) -> State:
         """Render one job, trying again what may pass, and set aside what does not. Raises `Interrupted`."""
-        if aside(self.home, order.job.run).exists():
+        if set_aside_path(self.home, order.job.run).exists():
             return "set aside"
-        for number in range(_crashes(self.home, order.job), TRIES):
+        for number in range(crashes(self.home, order.job), TRIES):
             try:
                 session.render(order.job, self.out)
                 return "done"
@@ -177,11 +139,11 @@ class Night:
                 return "left"
             except Exception as error:
                 if isinstance(error, SpecError | StageError) or number == TRIES - 1:
-                    set_aside(self.home, order, error)
+                    write_set_aside(self.home, order, error)
                     return "set aside"
                 if self._halt.wait(BACKOFF[min(number, len(BACKOFF) - 1)]):
                     return "left"
-        set_aside(self.home, order, RuntimeError(f"its process died {TRIES} times while it ran"))
+        write_set_aside(self.home, order, RuntimeError(f"its process died {TRIES} times while it ran"))
         return "set aside"
 
     def _wait_for_room(self, error: StoreFullError) -> None:
@@ -190,41 +152,3 @@ class Night:
         while shutil.disk_usage(self.home.root).free < SPARE_BYTES and not self._halt.wait(POLL):
             pass
         self._halt.wait(POLL)
-
-
-def _crashes(home: Home, job: Job) -> int:
-    """How many tries in a row ended with the death of their process: their records still say `running`."""
-    try:
-        attempts = home.runs.load(job.run).attempts
-    except RunNotFoundError:
-        return 0
-    return next((n for n, a in enumerate(reversed(attempts)) if a.state != "running"), len(attempts))
-
-
-def aside(home: Home, run: str) -> Path:
-    """Where it is written that and why a run was set aside."""
-    return home.root / "set-aside" / f"{run}.json"
-
-
-def set_aside(home: Home, order: Ordered, error: BaseException) -> None:
-    """Keep the spec, the traceback, the last checkpoint and the command that tries again."""
-    record = {
-        "run": order.job.run,
-        "name": order.name,
-        "where": order.where,
-        "error": f"{type(error).__name__}: {error}",
-        "traceback": "".join(traceback.format_exception(error)),
-        "spec": order.job.spec.model_dump(mode="json"),
-        "checkpoint": _last_checkpoint(home, order.job),
-        "again": f"freescale resume {order.job.run}",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_whole(json.dumps(record, indent=1, ensure_ascii=False).encode(), aside(home, order.job.run))
-
-
-def _last_checkpoint(home: Home, job: Job) -> dict[str, Any] | None:
-    for call in job.plan.calls:
-        steps = Checkpoints(home.store, call.key).steps()
-        if steps:
-            return {"stage": call.stage.name, "level": call.level, "step": max(steps)}
-    return None

@@ -53,7 +53,7 @@ def batch(
     as_json: JsonOption = False,
 ) -> None:
     """Render all jobs of a file; one that fails is set aside and the night goes on. Typed again, it goes on."""
-    from flows.batch.runner import Window
+    from flows.batch.window import Window
     from flows.cli import run_batch as night
 
     place = home_of(home)

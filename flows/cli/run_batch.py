@@ -11,7 +11,8 @@ import typer
 from flows.batch.jobs_file import read_jobs
 from flows.batch.notify import check_hook, notify
 from flows.batch.page import night_folder, write_night
-from flows.batch.runner import Night, aside
+from flows.batch.runner import Night
+from flows.batch.set_aside import read_set_aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.rendering.job import to_do
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.batch.jobs_file import Ordered, Orders
-    from flows.batch.runner import State, Window
+    from flows.batch.runner import State
+    from flows.batch.window import Window
     from flows.home import Home
     from stages.spec import RunOptions
 
@@ -81,7 +83,7 @@ def work(
     for order in orders.jobs:
         row: dict[str, Any] = {"name": order.name, "run": order.job.run, "state": states[order.job.run]}
         if row["state"] == "set aside":
-            row["error"] = json.loads(aside(home, order.job.run).read_text(encoding="utf-8"))["error"]
+            row["error"] = read_set_aside(home, order.job.run)["error"]
         terminal.say(f"{row['state']:<10} {row['name']}" + (f"  {row['error']}" if "error" in row else ""))
         rows.append(row)
     page = write_night(night_folder(home, orders.jobs), orders.jobs, states, home)[0]

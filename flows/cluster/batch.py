@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flows.batch.jobs_file import Ordered
-from flows.batch.runner import POLL, Night, Window, aside, set_aside
+from flows.batch.runner import POLL, Night
+from flows.batch.set_aside import take_back, write_set_aside
+from flows.batch.window import Window
 from flows.cli.terminal import Terminal
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
@@ -129,7 +131,7 @@ class Fleet:
         self.states = {}
         for order in orders:
             if self.again:
-                aside(self.home, order.job.run).unlink(missing_ok=True)
+                take_back(self.home, order.job.run)
             if order.job.run not in self.states:
                 waiting.put(order)
             self.states[order.job.run] = "left"
@@ -175,7 +177,7 @@ class Fleet:
         try:
             state: State = future.result()
         except Exception as error:  # the cluster's, or one that a night does not know: this job's alone
-            set_aside(self.home, order, error)
+            write_set_aside(self.home, order, error)
             return "set aside"
         return state
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.pages.html import contact_sheet, html, shown
+from flows.batch.job_card import job_card
+from flows.pages.html import contact_sheet, html
 from flows.rendering.files import write_whole
 from stages.spec import SpecError
 
@@ -62,7 +63,8 @@ def as_json(folder: Path, comparison: Comparison, states: Mapping[str, State], h
                 "seed": row.seed,
                 "size": f"{row.size[0]}x{row.size[1]}",
                 "cells": [
-                    {"method": cell.label} | shown(folder, cell.order.job, states[cell.run], home) for cell in row.cells
+                    {"method": cell.label} | job_card(folder, cell.order.job, states[cell.run], home)
+                    for cell in row.cells
                 ],
             }
             for row in comparison.rows

@@ -19,7 +19,8 @@ from flows.batch.jobs_file import read_jobs
 from flows.batch.notify import check_hook
 from flows.batch.notify import notify as tell
 from flows.batch.page import costs, night_folder, write_night
-from flows.batch.runner import Night, Window
+from flows.batch.runner import Night
+from flows.batch.window import Window
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.deployments.artifacts import Sender, picture_link

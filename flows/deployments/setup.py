@@ -30,7 +30,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.batch.notify import check_hook
-from flows.batch.runner import Window
+from flows.batch.window import Window
 from stages.spec import SpecError
 
 if TYPE_CHECKING:

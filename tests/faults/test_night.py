@@ -17,7 +17,7 @@ import torch
 
 from flows.batch import runner as batch
 from flows.batch.jobs_file import read_jobs
-from flows.batch.runner import aside
+from flows.batch.set_aside import set_aside_path
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, cluster
 from flows.home import Home
@@ -98,7 +98,7 @@ def test_every_healthy_job_is_done_once_and_the_poison_set_aside(tmp_path: Path)
     for order in jobs:
         run = order.job.run
         if struck[run] == "poison":
-            assert json.loads(aside(home, run).read_text())["error"] == "RuntimeError: poisoned"
+            assert json.loads(set_aside_path(home, run).read_text())["error"] == "RuntimeError: poisoned"
             continue
         again = Session(home, options, Terminal(quiet=True)).render(order.job)
         assert all(outcome.reused for outcome in again.outcomes)

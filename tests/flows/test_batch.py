@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.runner import Night, Window, aside
+from flows.batch.runner import Night
+from flows.batch.set_aside import set_aside_path
+from flows.batch.window import Window
 from flows.cli import app as cli
 from flows.cli.terminal import Terminal
 from flows.home import Home
@@ -71,7 +73,7 @@ def test_the_poison_is_set_aside_and_the_others_are_as_in_a_quiet_run(
     assert [states[o.job.run] for o in jobs] == ["done", "set aside", "done"]
     assert tried.count("a poison square") == 3
     poison = next(o for o in jobs if "poison" in o.job.spec.prompt)
-    record = json.loads(aside(home, poison.job.run).read_text())
+    record = json.loads(set_aside_path(home, poison.job.run).read_text())
     assert record["error"] == "RuntimeError: poisoned"
     assert "Traceback" in record["traceback"]
     assert make_spec(record["spec"]) == poison.job.spec

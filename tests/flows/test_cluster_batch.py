@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.runner import aside
+from flows.batch.set_aside import set_aside_path
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.home import Home
@@ -133,7 +133,7 @@ def test_poison_is_set_aside_and_takes_no_neighbour_with_it(home: Home, client: 
     jobs = orders(home, "a poison disc", "a red ring on snow", "a yellow ring on snow", "a green disc on snow")
     states = Fleet(home, OPTIONS, client).run(jobs)
     assert [states[order.job.run] for order in jobs] == ["set aside", "done", "done", "done"]
-    assert "its process died 3 times" in aside(home, jobs[0].job.run).read_text()
+    assert "its process died 3 times" in set_aside_path(home, jobs[0].job.run).read_text()
     for order in jobs[1:]:
         assert stored(home, order).pixels_sha256 == alone(home, order)
 
