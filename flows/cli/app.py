@@ -319,7 +319,7 @@ def _run(
 ) -> None:  # fmt: skip
     """Render with the signals turned into an orderly stop, and print how it went."""
     from flows.cli.terminal import Terminal
-    from flows.cluster.fanout import spread_over
+    from flows.cluster.fanout import open_fanout
     from flows.rendering.advice import remarks
     from flows.rendering.session import Session
     from stages.device import pick_device
@@ -332,7 +332,7 @@ def _run(
         terminal.say(f"note: {remark}")
     terminal.begin(job.plan)
     try:
-        with spread_over(home, options, session.stop, dask, workers) as session.spread:
+        with open_fanout(home, options, session.stop, dask, workers) as session.helpers:
             result: Result = session.render(job, out, overwrite)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.end()

@@ -14,7 +14,8 @@ from flows.batch.page import night_folder, write_night
 from flows.batch.runner import Night
 from flows.batch.set_aside import read_set_aside
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, check_fleet, cluster
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster, uses_workers
 from flows.rendering.job import to_do
 from stages.device import pick_device
 from stages.planner.budget import check, check_tiles
@@ -72,7 +73,7 @@ def work(
     hook: str | None = None,
 ) -> int:
     """Work through the jobs and tell how each ended; return 0 all done, 1 some set aside, 3 some left."""
-    check_fleet(dask, workers)
+    uses_workers(dask, workers)
     check_hook(hook)
     terminal = Terminal()
     terminal.say(f"{len(orders.jobs)} jobs" + (f", {orders.repeated} more are repetitions" if orders.repeated else ""))
@@ -100,18 +101,18 @@ def work(
 
 def states_of(jobs: Sequence[Ordered], night: Night, dask: str | None, workers: int | None) -> dict[str, State]:
     """Work through the jobs as a night says, here or over workers; return each run's state."""
-    if not check_fleet(dask, workers):
+    if not uses_workers(dask, workers):
         return night.run(jobs)
     terminal = Terminal()
     with cluster(night.home, dask, workers or 0) as client:
-        fleet = Fleet(night.home, night.options, client, night.stop, night.out, night.window, night.again)
-        fleet.wrap = _telling(terminal)
-        terminal.say(f"{fleet.width} workers")
-        return fleet.run(jobs)
+        batch = ClusterBatch(night.home, night.options, client, night.stop, night.out, night.window, night.again)
+        batch.wrap = _telling(terminal)
+        terminal.say(f"{batch.width} workers")
+        return batch.run(jobs)
 
 
 def _telling(terminal: Terminal) -> Callable[[Ordered, Callable[[], State]], State]:
-    """Say when a job begins somewhere and how it ended: a fleet's stages are out of sight."""
+    """Say when a job begins somewhere and how it ended: the stages that workers make are not shown."""
 
     def told(order: Ordered, work: Callable[[], State]) -> State:
         terminal.say(f"  {order.name}: begun")

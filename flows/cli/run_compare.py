@@ -11,7 +11,7 @@ import typer
 from flows.batch.runner import Night
 from flows.cli.run_batch import states_of
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import check_fleet
+from flows.cluster.connect import uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import check_out, write
 
@@ -29,7 +29,7 @@ def run(
     again: bool, as_object: bool, dask: str | None = None, workers: int | None = None,
 ) -> int:  # fmt: skip
     """Render what is not there and write the page; return 0 all shown, 1 some set aside, 3 stopped before the end."""
-    check_fleet(dask, workers)
+    uses_workers(dask, workers)
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)

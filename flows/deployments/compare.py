@@ -11,7 +11,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.batch.runner import Night
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, check_fleet, cluster
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster, uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import SHEET, check_out, write
 from flows.deployments.artifacts import Sender, picture_link
@@ -38,9 +39,9 @@ def compare(
     folder = Path(out) if out else home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite=False)
     log.info("%s: %s pictures", comparison.name, len(comparison.orders))
-    if check_fleet(dask, workers):
+    if uses_workers(dask, workers):
         with cluster(home, dask, workers or 0) as client:
-            states = Fleet(home, options, client, wrap=in_task).run(comparison.orders)
+            states = ClusterBatch(home, options, client, wrap=in_task).run(comparison.orders)
     else:
         states = Night(home, options, Terminal(quiet=True), wrap=in_task).run(comparison.orders)
     files = write(folder, comparison, states, home)

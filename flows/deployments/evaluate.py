@@ -14,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.cli.terminal import Terminal
-from flows.cluster.pool import crew_of
+from flows.cluster.pool import open_pool
 from flows.deployments.artifacts import Sender
 from flows.deployments.render import RETRIES, RETRY_DELAY
 from flows.evaluate.layout import Evaluation, Picture, prepare_evaluation
@@ -51,8 +51,8 @@ def evaluate(
     log.info("%s: %s %ss", evaluation.name, len(evaluation.pictures), evaluation.kind)
     session = Session(home, options, Terminal(quiet=True))
     try:
-        with crew_of(home, session.stop, dask, workers) as crew:
-            readings = read_all(evaluation, session, _in_task, crew=crew)
+        with open_pool(home, session.stop, dask, workers) as pool:
+            readings = read_all(evaluation, session, _in_task, pool=pool)
     finally:
         file.add(evaluation, home.store)
     found = list(cells(evaluation, readings))

@@ -22,7 +22,8 @@ from flows.batch.page import costs, night_folder, write_night
 from flows.batch.runner import Night
 from flows.batch.window import Window
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, check_fleet, cluster
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
@@ -67,10 +68,12 @@ def overnight(
         source = Path(jobs) if jobs else home.root / "jobs"
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
-        night: Night | Fleet
-        if check_fleet(dask, workers):
+        night: Night | ClusterBatch
+        if uses_workers(dask, workers):
             client = stack.enter_context(cluster(home, dask, workers or 0))
-            night = Fleet(home, options, client, stop, _folder(out), window, again, in_task, lambda: state.is_held)
+            night = ClusterBatch(
+                home, options, client, stop, _folder(out), window, again, in_task, lambda: state.is_held
+            )
         else:
             paused = home.root / "paused"
             night = Night(home, options, Terminal(quiet=True), stop, _folder(out), window, again, in_task)

@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster.fanout import spread_over
+from flows.cluster.fanout import open_fanout
 from flows.deployments.artifacts import FlowObserver
 from flows.home import Home
 from flows.rendering.job import Job, prepare
@@ -45,7 +45,7 @@ def render(
     try:
         observer.began(job)
         session = TaskSession(home, options, observer)
-        with spread_over(home, options, session.stop, dask, workers) as session.spread:
+        with open_fanout(home, options, session.stop, dask, workers) as session.helpers:
             result = session.render(job, Path(out) if out else None)
         for level, path in enumerate(reversed(result.outputs[-len(job.plan.exports) :])):
             observer.preview(level, path)

@@ -13,13 +13,13 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from flows.rendering.export import file_name, target_path
 from flows.rendering.files import copy_whole
-from flows.rendering.job import Job, planned, to_do
+from flows.rendering.job import planned, to_do
 from stages.device import pick_device
 from stages.export_video import PREVIEWS, ExportVideo
 from stages.models.load import Models
@@ -28,12 +28,15 @@ from stages.runner import Interrupted, Runner
 from storage import Attempt, RunNotFoundError, RunRecord, fingerprint
 
 if TYPE_CHECKING:
-    from flows.cluster.fanout import Spread
+    from collections.abc import Callable
+
     from flows.home import Home
+    from flows.rendering.job import Job
     from stages.call import Call
     from stages.models.load import ModelInfo
     from stages.observer import Observer, Outcome
     from stages.spec import RunOptions
+    from stages.stage import Helpers
     from storage import Runs
 
 
@@ -69,6 +72,19 @@ class Result:
         }
 
 
+class RenderHelpers(Protocol):
+    """Workers that compute parts of a render: `flows/cluster/fanout.py` has them, a session of one process has none."""
+
+    def helpers_of(self, info: ModelInfo, dtype: str, device: torch.device) -> Callable[[Call], Helpers]:
+        """A function that gives the helpers of a call, which compute its tiles and frames."""
+
+    def export(
+        self, runner: Runner, job: Job, outcomes: dict[str, Outcome],
+        deliver: Callable[[Call, dict[str, Outcome]], object],
+    ) -> None:  # fmt: skip
+        """Make exports while their parents are made; `deliver` each as soon as it is there."""
+
+
 @dataclass
 class Session:
     """Runs jobs one after another with one loaded model, in one process."""
@@ -77,7 +93,7 @@ class Session:
     options: RunOptions
     observer: Observer
     stop: threading.Event = field(default_factory=threading.Event)
-    spread: Spread | None = None  # workers that help inside a render
+    helpers: RenderHelpers | None = None  # None: this process computes everything
     _models: dict[tuple[str, str], Models] = field(default_factory=dict)
 
     def runner(self, job: Job) -> Runner:
@@ -93,7 +109,7 @@ class Session:
             self._models.clear()  # one model in memory at a time
             self._models[key] = Models(info, dtype, pick_device(self.options.device))
         models = self._models[key]
-        helpers = None if self.spread is None else self.spread.helpers_of(info, dtype, models.device)
+        helpers = None if self.helpers is None else self.helpers.helpers_of(info, dtype, models.device)
         return Runner(self.home.store, models, self.options, self.observer, self.stop, helpers)
 
     def release(self) -> None:
@@ -115,8 +131,8 @@ class Session:
         outcomes: dict[str, Outcome] = {}
         try:
             runner = self.runner(job)
-            if self.spread is not None:
-                self.spread.export(runner, job, outcomes, lambda call, made: self._deliver(runner, job, call, made))
+            if self.helpers is not None:
+                self.helpers.export(runner, job, outcomes, lambda call, made: self._deliver(runner, job, call, made))
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
             last = job.plan.exports[-1]
             final = copy_whole(runner.file_path(last, file_name(last), outcomes), target) if target else None

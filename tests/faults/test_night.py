@@ -19,7 +19,8 @@ from flows.batch import runner as batch
 from flows.batch.jobs_file import read_jobs
 from flows.batch.set_aside import set_aside_path
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, cluster
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster
 from flows.home import Home
 from flows.rendering.session import Session
 from flows.rendering.session import begin_attempt as begin
@@ -45,11 +46,11 @@ def faulty(dask_worker: Any) -> None:
 
     def rendering(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
         fault = fault_of(job.spec.seed)
-        sign = self.home.root / f"struck-{job.spec.seed}"
+        struck = self.home.root / f"struck-{job.spec.seed}"
         if fault == "poison":
             raise RuntimeError("poisoned")
-        if fault is not None and not sign.exists():
-            sign.touch()
+        if fault is not None and not struck.exists():
+            struck.touch()
             if fault == "killed":
                 begin(job, self.home.runs)
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -88,7 +89,7 @@ def test_every_healthy_job_is_done_once_and_the_poison_set_aside(tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch, cluster(home, None, 2) as client:
         patch.setenv("FREESCALE_NIGHT", str(JOBS))
         client.register_plugin(Faults())
-        states = Fleet(home, options, client).run(jobs)
+        states = ClusterBatch(home, options, client).run(jobs)
     struck = {order.job.run: fault_of(order.job.spec.seed) for order in jobs}
     assert {run for run, state in states.items() if state == "set aside"} == {
         run for run, fault in struck.items() if fault == "poison"

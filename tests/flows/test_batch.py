@@ -156,19 +156,19 @@ def test_a_pause_frees_the_device_and_keeps_the_step(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = orders(home, tmp_path, PROMPTS[:1])
-    sign = home.root / "paused"
+    pause_file = home.root / "paused"
     told: list[str] = []
     release, started = Session.release, Terminal.started
 
     def freed(self: Session) -> None:
         release(self)
         told.append("free")
-        threading.Timer(1.0, sign.unlink).start()
+        threading.Timer(1.0, pause_file.unlink).start()
 
     def begun(self: Terminal, call: Any, resumed_at: int | None) -> None:
         started(self, call, resumed_at)
         if call.stage.name == "base_denoise" and "free" not in told:
-            sign.touch()
+            pause_file.touch()
             while not working._halt.is_set():
                 time.sleep(0.01)
         if resumed_at is not None:

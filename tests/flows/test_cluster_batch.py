@@ -14,7 +14,8 @@ import pytest
 from flows.batch.jobs_file import read_jobs
 from flows.batch.set_aside import set_aside_path
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, check_fleet, cluster
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster, uses_workers
 from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
@@ -92,9 +93,9 @@ def test_the_same_bytes_as_alone_over_two_workers(home: Home, client: Client) ->
         working.remove(order.name)
         return state
 
-    fleet = Fleet(home, OPTIONS, client, wrap=wrap)
-    assert fleet.width == 2
-    assert set(fleet.run(jobs).values()) == {"done"}
+    batch = ClusterBatch(home, OPTIONS, client, wrap=wrap)
+    assert batch.width == 2
+    assert set(batch.run(jobs).values()) == {"done"}
     assert max(at_once) == 2
     for order in jobs:
         assert stored(home, order).pixels_sha256 == alone(home, order)
@@ -103,7 +104,7 @@ def test_the_same_bytes_as_alone_over_two_workers(home: Home, client: Client) ->
 def test_a_killed_workers_job_goes_on_elsewhere(home: Home, client: Client) -> None:
     (order,) = orders(home, "a purple square on snow", steps=60)
     states: list[dict[str, State]] = []
-    thread = threading.Thread(target=lambda: states.append(Fleet(home, OPTIONS, client).run([order])))
+    thread = threading.Thread(target=lambda: states.append(ClusterBatch(home, OPTIONS, client).run([order])))
     thread.start()
     patience = time.monotonic() + 120
     while not list(home.root.glob("store/steps/*/step-*.json")):
@@ -131,7 +132,7 @@ def test_poison_is_set_aside_and_takes_no_neighbour_with_it(home: Home, client: 
 
     client.register_plugin(Poison())
     jobs = orders(home, "a poison disc", "a red ring on snow", "a yellow ring on snow", "a green disc on snow")
-    states = Fleet(home, OPTIONS, client).run(jobs)
+    states = ClusterBatch(home, OPTIONS, client).run(jobs)
     assert [states[order.job.run] for order in jobs] == ["set aside", "done", "done", "done"]
     assert "its process died 3 times" in set_aside_path(home, jobs[0].job.run).read_text()
     for order in jobs[1:]:
@@ -140,28 +141,28 @@ def test_poison_is_set_aside_and_takes_no_neighbour_with_it(home: Home, client: 
 
 def test_a_stop_reaches_the_workers(home: Home, client: Client) -> None:
     (order,) = orders(home, "a long purple disc", steps=400)
-    fleet = Fleet(home, OPTIONS, client)
+    batch = ClusterBatch(home, OPTIONS, client)
     states: list[dict[str, State]] = []
-    thread = threading.Thread(target=lambda: states.append(fleet.run([order])))
+    thread = threading.Thread(target=lambda: states.append(batch.run([order])))
     thread.start()
     patience = time.monotonic() + 120
     while not (home.runs.folder(order.job.run) / "run.json").exists():
         assert time.monotonic() < patience
         time.sleep(0.05)
-    fleet.stop.set()
+    batch.stop.set()
     thread.join(60)
     assert states == [{order.job.run: "left"}]
     assert home.runs.load(order.job.run).state == "interrupted"
 
 
 def test_what_cannot_be_is_refused() -> None:
-    assert (check_fleet(None, None), check_fleet(None, 2), check_fleet("tcp://x:1", None)) == (False, True, True)
+    assert (uses_workers(None, None), uses_workers(None, 2), uses_workers("tcp://x:1", None)) == (False, True, True)
     for address, workers in ((None, 0), ("tcp://x:1", 2)):
         with pytest.raises(SpecError):
-            check_fleet(address, workers)
+            uses_workers(address, workers)
 
 
 def test_an_address_where_nobody_answers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.cluster.batch.PATIENCE", "1 s")
+    monkeypatch.setattr("flows.cluster.connect.CONNECT_TIMEOUT", "1 s")
     with pytest.raises(SpecError, match=r"dask: no scheduler with a worker answers at 'tcp://127.0.0.1:9'"):
         cluster(home, "tcp://127.0.0.1:9", 0).__enter__()
