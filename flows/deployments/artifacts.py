@@ -22,7 +22,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.cli.terminal import Pace
+from flows.rendering.progress import RenderProgress
 from stages.export_video import PREVIEWS, STRIP
 
 if TYPE_CHECKING:
@@ -81,16 +81,15 @@ class FlowObserver:
     """An observer for a Prefect run: its log, and artifacts of progress, previews and costs."""
 
     def __init__(self, plan: Plan, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-        self.log, self.pace, self.sender = logger, Pace.of(plan), Sender()
-        self._progress: Any = None
-        self._counted: dict[int, float] = {}
+        self.log, self.progress, self.sender = logger, RenderProgress.of(plan), Sender()
+        self._artifact: Any = None  # of the progress bar
 
     def began(self, job: Job) -> None:
         """The render starts: make the progress bar."""
         self.log.info("%s: %s", job.run, " -> ".join(f"{w}x{h}" for h, w in job.plan.sizes))
 
         def make() -> None:
-            self._progress = create_progress_artifact(0.0, key=f"progress-{job.run[-8:]}", description=job.spec.prompt)
+            self._artifact = create_progress_artifact(0.0, key=f"progress-{job.run[-8:]}", description=job.spec.prompt)
 
         self.sender.send(make)
 
@@ -100,19 +99,19 @@ class FlowObserver:
             self.log.info("%s: started", call.label)
         else:
             self.log.info("%s: going on from step %s", call.label, resumed_at)
-            first, last = call.stage.span
-            self._count(call, call.work * (resumed_at - first) / max(last - first, 1), made=False)
+            self.progress.resumed(call, resumed_at)
+            self._update(call)
 
     def stepped(self, call: Call, step: int) -> None:
         """A step is done."""
-        first, last = call.stage.span
-        self._count(call, call.work / max(last - first, 1), made=True)
+        self.progress.stepped(call)
+        self._update(call)
 
     def finished(self, outcome: Outcome) -> None:
         """A stage is there."""
-        call = outcome.call
-        self._count(call, call.work - self._counted.get(id(call), 0.0), made=not outcome.reused)
-        self.log.info("%s: %s", call.label, "reused" if outcome.reused else f"{outcome.seconds:.1f} s")
+        self.progress.finished(outcome)
+        self._update(outcome.call)
+        self.log.info("%s: %s", outcome.call.label, "reused" if outcome.reused else f"{outcome.seconds:.1f} s")
 
     def preview(self, level: int, path: Path) -> None:
         """A level's picture or video is there; of a video its strip of frames is shown."""
@@ -149,15 +148,14 @@ class FlowObserver:
         """Nothing more will come."""
         self.sender.close()
 
-    def _count(self, call: Call, work: float, made: bool) -> None:
-        self._counted[id(call)] = self._counted.get(id(call), 0.0) + work
-        self.pace.add(work, made)
-        share, left = min(100.0 * self.pace.done / self.pace.total, 100.0), self.pace.seconds_left
+    def _update(self, call: Call) -> None:
+        """Send where the render is now, unless something newer is sent first."""
+        percent, left = self.progress.percent, self.progress.seconds_left
 
         def update() -> None:
-            if self._progress is not None:
-                told = "" if left is None else f"{call.label}, {left:.0f} s left"
-                update_progress_artifact(self._progress, progress=share, description=told)
+            if self._artifact is not None:
+                description = "" if left is None else f"{call.label}, {left:.0f} s left"
+                update_progress_artifact(self._artifact, progress=percent, description=description)
 
         self.sender.offer(update)
 

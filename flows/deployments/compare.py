@@ -10,7 +10,6 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.batch.runner import Night
-from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.compare.layout import prepare_comparison
@@ -19,6 +18,7 @@ from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import in_task
 from flows.home import Home
 from stages.metrics.grid import GridSpec
+from stages.observer import NullObserver
 from stages.spec import RunOptions
 
 
@@ -43,7 +43,7 @@ def compare(
         with cluster(home, dask, workers or 0) as client:
             states = ClusterBatch(home, options, client, wrap=in_task).run(comparison.orders)
     else:
-        states = Night(home, options, Terminal(quiet=True), wrap=in_task).run(comparison.orders)
+        states = Night(home, options, NullObserver(), wrap=in_task).run(comparison.orders)
     files = write(folder, comparison, states, home)
     sender = Sender()
     text = f"`{files[0]}`\n\n{picture_link('contact sheet', folder / SHEET)}"

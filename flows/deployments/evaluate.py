@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
-from flows.cli.terminal import Terminal
 from flows.cluster.pool import open_pool
 from flows.deployments.artifacts import Sender
-from flows.deployments.render import RETRIES, RETRY_DELAY
+from flows.deployments.tasks import retried_task
 from flows.evaluate.layout import Evaluation, Picture, prepare_evaluation
 from flows.evaluate.readings import Read, cells, read_all, read_picture
 from flows.evaluate.readings_file import ReadingsFile
@@ -24,8 +22,8 @@ from flows.evaluate.report import as_json, as_markdown, check_out, write
 from flows.home import Home
 from flows.rendering.session import Session
 from stages.metrics.spec import EvaluationSpec
-from stages.spec import RunOptions, SpecError
-from stages.stage import StageError
+from stages.observer import NullObserver
+from stages.spec import RunOptions
 
 
 @flow(name="evaluate")
@@ -49,7 +47,7 @@ def evaluate(
     file = ReadingsFile(tuple(map(Path, readings_files or ())))
     file.take(evaluation, home.store)
     log.info("%s: %s %ss", evaluation.name, len(evaluation.pictures), evaluation.kind)
-    session = Session(home, options, Terminal(quiet=True))
+    session = Session(home, options, NullObserver())
     try:
         with open_pool(home, session.stop, dask, workers) as pool:
             readings = read_all(evaluation, session, _in_task, pool=pool)
@@ -68,23 +66,10 @@ def _in_task(picture: Picture, evaluation: Evaluation, session: Session) -> Read
     """Read one picture in a task of its own: named, retried, visible."""
     made: list[Read] = []
 
-    @task(
-        name="picture",
-        task_run_name=picture.name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=RETRIES,
-        retry_delay_seconds=RETRY_DELAY,
-        retry_condition_fn=_may_pass_next_time,
-    )
+    @retried_task("picture", picture.name)
     def read(name: str) -> str:
         made.append(read_picture(picture, evaluation, session))
         return name
 
     read(picture.name)
     return made[-1]
-
-
-def _may_pass_next_time(task_: Any, run: Any, state: Any) -> bool:
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, SpecError | StageError)

@@ -21,12 +21,12 @@ from flows.batch.notify import notify as tell
 from flows.batch.page import costs, night_folder, write_night
 from flows.batch.runner import Night
 from flows.batch.window import Window
-from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
+from stages.observer import NullObserver
 from stages.spec import RunOptions, SpecError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def overnight(
             )
         else:
             paused = home.root / "paused"
-            night = Night(home, options, Terminal(quiet=True), stop, _folder(out), window, again, in_task)
+            night = Night(home, options, NullObserver(), stop, _folder(out), window, again, in_task)
             night.is_paused = lambda: state.is_held or paused.exists()
         orders: dict[str, Ordered] = {}
         states: dict[str, State] = {}

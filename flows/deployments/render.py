@@ -9,21 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 
 from flows.cluster.fanout import open_fanout
 from flows.deployments.artifacts import FlowObserver
+from flows.deployments.tasks import retried_task
 from flows.home import Home
 from flows.rendering.job import Job, prepare
 from flows.rendering.session import Session
 from stages.call import Call
 from stages.observer import Outcome
 from stages.runner import Runner
-from stages.spec import RenderSpec, RunOptions, SpecError
-from stages.stage import StageError
-
-RETRIES, RETRY_DELAY = 2, 10  # seconds
+from stages.spec import RenderSpec, RunOptions
 
 
 @flow(name="render")
@@ -71,24 +68,10 @@ class TaskRunner(Runner):
         """Make one stage in a task of its own."""
         made: list[Outcome] = []
 
-        @task(
-            name=call.stage.name,
-            task_run_name=f"{call.label} {key[:8]}",
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retries=RETRIES,
-            retry_delay_seconds=RETRY_DELAY,
-            retry_condition_fn=_may_pass_next_time,
-        )
+        @retried_task(call.stage.name, f"{call.label} {key[:8]}")
         def stage(label: str, fingerprint: str) -> str:
             made.append(Runner.make(self, call, key, outcomes))
             return fingerprint
 
         stage(call.label, key)
         return made[-1]
-
-
-def _may_pass_next_time(task_: Any, run: Any, state: Any) -> bool:
-    """A bad spec or a picture that cannot be right will be so again; anything else may have been the machine."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, SpecError | StageError)

@@ -1,10 +1,10 @@
-"""A night under Prefect: its jobs as tasks of their names and states, and what the server wants of it."""
+"""Tasks of the deployments: stages and pictures that are tried again, jobs of a batch; and the state of a flow run."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
@@ -12,13 +12,45 @@ from prefect.context import FlowRunContext, get_run_context
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Failed
 
+from stages.spec import SpecError
+from stages.stage import StageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefect import Task
     from prefect.client.schemas.objects import State as PrefectState
 
     from flows.batch.jobs_file import Ordered
     from flows.batch.runner import State
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+RETRIES = 2
+RETRY_DELAY_SECONDS = 10
+
+
+def retried_task(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A decorator that makes a function a Prefect task: tried `RETRIES` times more, and never cached by Prefect.
+
+    Whether the work of the task is done, the store alone decides.
+    """
+    return task(
+        name=name,
+        task_run_name=run_name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAY_SECONDS,
+        retry_condition_fn=_may_succeed_again,
+    )
+
+
+def _may_succeed_again(task_: Any, run: Any, state: Any) -> bool:
+    """Whether another try can help: a wrong spec or picture stays wrong, other errors may be the machine's."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, SpecError | StageError)
 
 
 def in_task(order: Ordered, work: Callable[[], State]) -> State:

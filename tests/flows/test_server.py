@@ -29,6 +29,7 @@ from flows.rendering.job import prepare
 from flows.rendering.session import Session
 from stages.metrics.grid import make_grid
 from stages.metrics.spec import make_evaluation
+from stages.observer import NullObserver
 from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
@@ -147,9 +148,9 @@ def running(home: Home, **settings: Any) -> Iterator[tuple[UUID, Future[PrefectS
     """A night in another thread, once its first step is done, and its end."""
     found: list[UUID] = []
     stepped = threading.Event()
-    consume = Terminal.stepped
+    consume = NullObserver.stepped
 
-    def told(self: Terminal, call: Call, step: int) -> None:
+    def told(self: NullObserver, call: Call, step: int) -> None:
         stepped.set()
         time.sleep(0.05)
         consume(self, call, step)
@@ -158,7 +159,7 @@ def running(home: Home, **settings: Any) -> Iterator[tuple[UUID, Future[PrefectS
         found.append(run.id)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
-        patch.setattr(Terminal, "stepped", told)
+        patch.setattr(NullObserver, "stepped", told)
         flow = overnight.with_options()
         flow.on_running(started)
         end = pool.submit(copy_context().run, flow, options=OPTIONS, return_state=True, **settings)
@@ -201,7 +202,7 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
     plain = Session(quiet, OPTIONS, Terminal(quiet=True)).render(order.job)
     resumed: list[int | None] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Terminal, "started", lambda self, call, at: resumed.append(at))
+        patch.setattr(NullObserver, "started", lambda self, call, at: resumed.append(at))
         assert overnight(options=OPTIONS)["tally"] == {"done": 1}
     assert any(at for at in resumed)
     again = Session(home, OPTIONS, Terminal(quiet=True)).render(order.job)
