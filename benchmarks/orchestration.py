@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.page import night_folder, write_night
-from flows.batch.runner import Night
+from flows.batch.page import page_folder, write_page
+from flows.batch.runner import Batch
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare
@@ -87,7 +87,7 @@ def night(folder: Path, jobs: int) -> dict[str, float]:
     home, path = Home(folder), folder / "jobs.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": "a red disc", "seed": n} | SMALLEST) for n in range(jobs)))
     times = [time.perf_counter()]
-    orders = read_jobs(path, home).jobs
+    queued = read_jobs(path, home).jobs
     times.append(time.perf_counter())
     first: list[float] = []
 
@@ -98,11 +98,11 @@ def night(folder: Path, jobs: int) -> dict[str, float]:
             return None  # type: ignore[return-value]
 
     session = Trivial(home, OPTIONS, Terminal(quiet=True))
-    states = Night(home, OPTIONS, Terminal(quiet=True), session=session).run(orders)
+    states = Batch(home, OPTIONS, Terminal(quiet=True), session=session).run(queued)
     times.append(time.perf_counter())
     assert set(states.values()) == {"done"}
     assert len(states) == jobs
-    write_night(night_folder(home, orders), orders, dict.fromkeys(states, "left"), home)
+    write_page(page_folder(home, queued), queued, dict.fromkeys(states, "left"), home)
     times.append(time.perf_counter())
     read, worked, page = (b - a for a, b in itertools.pairwise(times))
     return {"jobs": jobs, "read_s": read, "first_job_s": first[0] - times[1], "jobs_s": worked, "page_s": page}

@@ -16,7 +16,7 @@ from storage import Checkpoints, RunNotFoundError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.batch.jobs_file import Ordered
+    from flows.batch.jobs_file import QueuedJob
     from flows.home import Home
     from flows.rendering.job import Job
 
@@ -26,20 +26,20 @@ def set_aside_path(home: Home, run: str) -> Path:
     return home.root / "set-aside" / f"{run}.json"
 
 
-def write_set_aside(home: Home, order: Ordered, error: BaseException) -> None:
+def write_set_aside(home: Home, queued: QueuedJob, error: BaseException) -> None:
     """Set a job aside: write its spec, the error with its traceback, its last checkpoint and the command to retry."""
     record = {
-        "run": order.job.run,
-        "name": order.name,
-        "where": order.where,
+        "run": queued.job.run,
+        "name": queued.name,
+        "where": queued.where,
         "error": f"{type(error).__name__}: {error}",
         "traceback": "".join(traceback.format_exception(error)),
-        "spec": order.job.spec.model_dump(mode="json"),
-        "checkpoint": _last_checkpoint(home, order.job),
-        "again": f"freescale resume {order.job.run}",
+        "spec": queued.job.spec.model_dump(mode="json"),
+        "checkpoint": _last_checkpoint(home, queued.job),
+        "again": f"freescale resume {queued.job.run}",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_whole(json.dumps(record, indent=1, ensure_ascii=False).encode(), set_aside_path(home, order.job.run))
+    write_whole(json.dumps(record, indent=1, ensure_ascii=False).encode(), set_aside_path(home, queued.job.run))
 
 
 def read_set_aside(home: Home, run: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def batch(
 
     place = home_of(home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
-    orders = night.checked(jobs, place, defaults, skip_bad)
+    listed = night.checked(jobs, place, defaults, skip_bad)
     options = options_of(
         device=device,
         threads=threads,
@@ -67,10 +67,10 @@ def batch(
         vae_memory=vae_memory,
         vae_tile=vae_tile,
     )
-    night.check_memory(orders, place, options)
+    night.check_memory(listed, place, options)
     window = Window.of(until, zone, at_end)
     stop = stop_on_signals()
-    raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers, notify))
+    raise typer.Exit(night.work(listed, place, options, window, out, again, stop, as_json, dask, workers, notify))
 
 
 def prune(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.batch.runner import Night
+from flows.batch.runner import Batch
 from flows.cli.run_batch import states_of
 from flows.cli.terminal import Terminal
 from flows.cluster.connect import uses_workers
@@ -35,11 +35,11 @@ def run(
     check_out(folder, comparison, overwrite)
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
-    states = states_of(comparison.orders, Night(home, options, terminal, stop, again=again), dask, workers)
+    states = states_of(comparison.jobs, Batch(home, options, terminal, stop, again=again), dask, workers)
     files = write(folder, comparison, states, home)
-    for order in comparison.orders:
-        if states[order.job.run] != "done":
-            terminal.say(f"{states[order.job.run]:<10} {order.name}")
+    for queued in comparison.jobs:
+        if states[queued.job.run] != "done":
+            terminal.say(f"{states[queued.job.run]:<10} {queued.name}")
     tally = Counter(states.values())
     terminal.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
     if tally["left"]:

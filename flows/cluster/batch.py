@@ -17,7 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from flows.batch.runner import POLL
+from flows.batch.runner import POLL_SECONDS
 from flows.batch.set_aside import take_back, write_set_aside
 from flows.batch.window import Window
 from flows.cluster.connect import worker_count
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from flows.batch.jobs_file import Ordered
+    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
     from flows.home import Home
     from stages.spec import RunOptions
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClusterBatch:
-    """Works through jobs over the workers of a cluster; the fields are those of a `Night`."""
+    """Works through jobs over the workers of a cluster; the fields are those of a `Batch`."""
 
     home: Home
     options: RunOptions
@@ -46,7 +46,7 @@ class ClusterBatch:
     out: Path | None = None
     window: Window = field(default_factory=Window)
     again: bool = False
-    wrap: Callable[[Ordered, Callable[[], State]], State] = lambda queued, work: work()
+    wrap: Callable[[QueuedJob, Callable[[], State]], State] = lambda queued, work: work()
     is_paused: Callable[[], bool] | None = None
     states: dict[str, State] = field(default_factory=dict)
 
@@ -55,9 +55,9 @@ class ClusterBatch:
         """How many jobs are worked on at a time."""
         return worker_count(self.client)
 
-    def run(self, jobs: Iterable[Ordered]) -> dict[str, State]:
+    def run(self, jobs: Iterable[QueuedJob]) -> dict[str, State]:
         """Work until every job is done or set aside, the window ends, or `stop` is set; return each run's state."""
-        waiting: SimpleQueue[Ordered] = SimpleQueue()
+        waiting: SimpleQueue[QueuedJob] = SimpleQueue()
         self.states = {}
         for queued in jobs:
             if self.again:
@@ -81,7 +81,7 @@ class ClusterBatch:
             stop_file.unlink(missing_ok=True)
         return self.states
 
-    def _work_off(self, waiting: SimpleQueue[Ordered], stop_file: Path) -> None:
+    def _work_off(self, waiting: SimpleQueue[QueuedJob], stop_file: Path) -> None:
         """Keep one worker busy: give it the next job as soon as its last one has ended."""
         while not self.stop.is_set() and not self.window.is_over:
             try:
@@ -90,7 +90,7 @@ class ClusterBatch:
                 return
             self.states[queued.job.run] = self.wrap(queued, partial(self._on_worker, queued, stop_file))
 
-    def _on_worker(self, queued: Ordered, stop_file: Path) -> State:
+    def _on_worker(self, queued: QueuedJob, stop_file: Path) -> State:
         """Have a worker do a job; an error of the cluster sets this job aside, and no other."""
         fields = {"name": queued.name, "where": queued.where, "spec": queued.job.spec.model_dump(mode="json")}
         future = self.client.submit(
@@ -116,7 +116,7 @@ class ClusterBatch:
         """Tell the workers of a stop, and of a pause that only this process knows of, by files in the home."""
         pause_file = self.home.root / "paused"
         is_ours = False
-        while not finished.wait(POLL):
+        while not finished.wait(POLL_SECONDS):
             if self.stop.is_set():
                 stop_file.parent.mkdir(parents=True, exist_ok=True)
                 stop_file.touch()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from flows.batch.runner import POLL
+from flows.batch.runner import POLL_SECONDS
 from flows.cluster.fanout_worker import CallTask, compute_tiles, export, make_frame
 from flows.cluster.pool import WorkerPool, open_pool, result_of
 from flows.cluster.stored import Stored
@@ -120,7 +120,7 @@ class Fanout:
     def _exported(self, task: CallTask, over: threading.Event) -> Outcome | None:
         future = self.pool.submit(export, task)
         while not future.done():
-            if self.pool.stop.is_set() or over.wait(POLL / 10):
+            if self.pool.stop.is_set() or over.wait(POLL_SECONDS / 10):
                 return None
         try:
             reused, seconds = result_of(future)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from flows.batch.runner import POLL
+from flows.batch.runner import POLL_SECONDS
 from flows.cluster.connect import cluster, uses_workers, worker_count
 from flows.rendering.files import write_whole
 from stages.runner import Interrupted
@@ -98,7 +98,7 @@ class WorkerPool:
                 if self.stop.is_set() and stop_file is not None:
                     write_whole(b"", stop_file)
                 with suppress(Empty):
-                    future = ended.get(timeout=POLL)
+                    future = ended.get(timeout=POLL_SECONDS)
                     yield running.pop(future), future
         finally:
             for future in running:

@@ -6,8 +6,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows.batch.jobs_file import Ordered
-from flows.batch.runner import POLL, Night
+from flows.batch.jobs_file import QueuedJob
+from flows.batch.runner import POLL_SECONDS, Batch
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
 from stages.observer import NullObserver
@@ -42,7 +42,7 @@ def stop_on_file(stop_file: Path, stop: threading.Event) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(POLL):
+        while not over.wait(POLL_SECONDS):
             if stop_file.exists():
                 stop.set()
 
@@ -61,7 +61,7 @@ def run_job(
     `fields` are the job's name, where it is written, and its spec.
     """
     session = worker_session(home, options)
-    night = Night(home, session.options, NullObserver(), out=out, window=window, session=session)
-    queued = Ordered(fields["name"], 0, fields["where"], prepare(make_spec(fields["spec"]), home))
-    with stop_on_file(stop_file, night.stop):
-        return night.run([queued])[queued.job.run]
+    batch = Batch(home, session.options, NullObserver(), out=out, window=window, session=session)
+    queued = QueuedJob(fields["name"], 0, fields["where"], prepare(make_spec(fields["spec"]), home))
+    with stop_on_file(stop_file, batch.stop):
+        return batch.run([queued])[queued.job.run]

@@ -63,7 +63,7 @@ def as_json(folder: Path, comparison: Comparison, states: Mapping[str, State], h
                 "seed": row.seed,
                 "size": f"{row.size[0]}x{row.size[1]}",
                 "cells": [
-                    {"method": cell.label} | job_card(folder, cell.order.job, states[cell.run], home)
+                    {"method": cell.label} | job_card(folder, cell.queued.job, states[cell.run], home)
                     for cell in row.cells
                 ],
             }

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from stages.plan import Plan
 
 THUMBNAIL = 256  # pixels of a preview's longer side: artifacts live in Prefect's database, twice
-GRACE = 20.0  # seconds the end of a render waits for what is still unsent
+FLUSH_SECONDS = 20.0  # the end of a render waits so long at most for what is still unsent
 
 
 class Sender:
-    """Runs calls to the server one after another, away from the render; only the newest progress is kept."""
+    """Runs calls to the server one after another in a thread; of the progress, only the newest is sent."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -60,9 +60,9 @@ class Sender:
             self._calls.put(self._send_newest)
 
     def close(self) -> None:
-        """Send what is queued, waiting at most `GRACE` seconds."""
+        """Send what is queued; wait at most `FLUSH_SECONDS`."""
         self._calls.put(None)
-        self._thread.join(GRACE)
+        self._thread.join(FLUSH_SECONDS)
 
     def _send_newest(self) -> None:
         call, self._newest = self._newest, None
@@ -85,7 +85,7 @@ class FlowObserver:
         self._artifact: Any = None  # of the progress bar
 
     def began(self, job: Job) -> None:
-        """The render starts: make the progress bar."""
+        """Log the start of a render, and make the artifact of its progress bar."""
         self.log.info("%s: %s", job.run, " -> ".join(f"{w}x{h}" for h, w in job.plan.sizes))
 
         def make() -> None:
@@ -94,7 +94,7 @@ class FlowObserver:
         self.sender.send(make)
 
     def started(self, call: Call, resumed_at: int | None) -> None:
-        """A stage begins or goes on."""
+        """Log that a stage begins, or that it goes on at a step."""
         if resumed_at is None:
             self.log.info("%s: started", call.label)
         else:
@@ -103,18 +103,18 @@ class FlowObserver:
             self._update(call)
 
     def stepped(self, call: Call, step: int) -> None:
-        """A step is done."""
+        """Count a step."""
         self.progress.stepped(call)
         self._update(call)
 
     def finished(self, outcome: Outcome) -> None:
-        """A stage is there."""
+        """Count a stage as done, and log its seconds or that it was reused."""
         self.progress.finished(outcome)
         self._update(outcome.call)
         self.log.info("%s: %s", outcome.call.label, "reused" if outcome.reused else f"{outcome.seconds:.1f} s")
 
     def preview(self, level: int, path: Path) -> None:
-        """A level's picture or video is there; of a video its strip of frames is shown."""
+        """Show the picture of a level, or of a video the strip of its frames."""
         strip = path.with_name(f"{path.stem}{PREVIEWS[STRIP]}")
         picture = strip if strip.is_file() else path
         self.sender.send(
@@ -126,7 +126,7 @@ class FlowObserver:
         )
 
     def summary(self, job: Job, result: Result) -> None:
-        """The table of costs."""
+        """Show a table of what each stage cost."""
         rows = [
             {
                 "stage": o.call.label,
@@ -145,7 +145,7 @@ class FlowObserver:
         )
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Send what is left; nothing may be sent after that."""
         self.sender.close()
 
     def _update(self, call: Call) -> None:
@@ -161,7 +161,7 @@ class FlowObserver:
 
 
 def picture_link(name: str, path: Path) -> str:
-    """Markdown with the picture in it, small: browsers refuse file links."""
+    """Markdown that holds the picture at `THUMBNAIL` pixels at most, as browsers refuse links to files."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -1,7 +1,7 @@
-"""The `evaluate` deployment: the command line's own evaluation, each picture a Prefect task.
+"""The `evaluate` deployment: an evaluation as `freescale evaluate` makes it, each picture a Prefect task.
 
-A task passes a picture's name and nothing else; the store alone says what is done. A retried task goes on from its
-picture's last checkpoint, a retried flow from the pictures that are not read yet.
+A task passes the name of a picture and nothing else; the store alone says what is done. A task that is tried again goes
+on from the last checkpoint of its picture, a flow that is tried again with the pictures that are not read yet.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Render and measure. Returns what `freescale evaluate --json` prints; the tables are under the home folder.
 
-    With `workers` so many processes here share the pictures, with `dask` the workers of the scheduler at that address.
-    `readings_files` are taken from, and the first is added to.
+    The pictures are shared by `workers` processes of this machine, or by the workers of the Dask scheduler at `dask`.
+    Readings are taken from `readings_files` where they have them, and new ones are added to the first.
     """
     home, log = Home.find(), get_run_logger()
     evaluation = prepare_evaluation(spec, home)

@@ -18,8 +18,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.batch.jobs_file import read_jobs
 from flows.batch.notify import check_hook
 from flows.batch.notify import notify as send_notification
-from flows.batch.page import costs, night_folder, write_night
-from flows.batch.runner import Night
+from flows.batch.page import costs, page_folder, write_page
+from flows.batch.runner import Batch
 from flows.batch.window import Window
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
@@ -32,7 +32,7 @@ from stages.spec import RunOptions, SpecError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flows.batch.jobs_file import Ordered
+    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
 
 
@@ -69,8 +69,8 @@ def overnight(
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
         with _open_batch(home, options, state, dask, workers, **fields) as batch:
-            orders, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
-    page = _write_page(home, orders, states) if orders else None
+            found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
+    page = _write_page(home, found, states) if found else None
     send_notification(notify, states.values(), page)
     state.end()
     return {"tally": Counter(states.values()), "page": None if page is None else str(page)}
@@ -79,21 +79,21 @@ def overnight(
 @contextmanager
 def _open_batch(
     home: Home, options: RunOptions, state: FlowState, dask: str | None, workers: int | None, **fields: Any
-) -> Iterator[Night | ClusterBatch]:
+) -> Iterator[Batch | ClusterBatch]:
     """A batch in this process or over workers; it pauses with the flow run, and with the home."""
     if uses_workers(dask, workers):
         with cluster(home, dask, workers or 0) as client:
             yield ClusterBatch(home, options, client, is_paused=lambda: state.is_held, **fields)
     else:
         pause_file = home.root / "paused"
-        yield Night(home, options, NullObserver(), is_paused=lambda: state.is_held or pause_file.exists(), **fields)
+        yield Batch(home, options, NullObserver(), is_paused=lambda: state.is_held or pause_file.exists(), **fields)
 
 
 def _work_off(
-    batch: Night | ClusterBatch, read: Callable[[], tuple[Ordered, ...]], log: Any
-) -> tuple[tuple[Ordered, ...], dict[str, State]]:
+    batch: Batch | ClusterBatch, read: Callable[[], tuple[QueuedJob, ...]], log: Any
+) -> tuple[tuple[QueuedJob, ...], dict[str, State]]:
     """Run the jobs that `read` gives, and again those that are new since, until there are none or a job is left."""
-    found: dict[str, Ordered] = {}
+    found: dict[str, QueuedJob] = {}
     states: dict[str, State] = {}
     while new := [queued for queued in read() if queued.job.run not in found]:
         log.info("%s jobs", len(new))
@@ -106,7 +106,7 @@ def _work_off(
 
 def _checked(
     source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any
-) -> tuple[Ordered, ...]:
+) -> tuple[QueuedJob, ...]:
     """The jobs that are in `source` now. Raises `SpecError` for one that cannot be rendered, unless `skip_bad`."""
     if source.is_dir() and not any(source.iterdir()):
         return ()
@@ -125,10 +125,10 @@ def _folder(out: str | None) -> Path | None:
     return Path(out)
 
 
-def _write_page(home: Home, orders: tuple[Ordered, ...], states: dict[str, State]) -> Path:
+def _write_page(home: Home, jobs: tuple[QueuedJob, ...], states: dict[str, State]) -> Path:
     """Write the page of the batch and send the server its table and contact sheet; return the page's path."""
-    page, sheet, _ = write_night(night_folder(home, orders), orders, states, home)
-    sender, table = Sender(), costs(orders, states, home)
+    page, sheet, _ = write_page(page_folder(home, jobs), jobs, states, home)
+    sender, table = Sender(), costs(jobs, states, home)
     text = f"`{page}`\n\n{picture_link('contact sheet', sheet)}"
     sender.send(lambda: create_table_artifact(table, key="overnight-costs", description=str(page)))
     sender.send(lambda: create_markdown_artifact(text, key="overnight-pictures"))

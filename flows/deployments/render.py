@@ -1,7 +1,7 @@
-"""The `render` deployment: the command line's own runner, each stage that has to be made a Prefect task.
+"""The `render` deployment: a render as `freescale render` makes it, each stage that has to be made a Prefect task.
 
-Prefect says when and where; the store alone says what is done. Tasks pass a stage's label and fingerprint, never
-a tensor, and nothing is cached by Prefect. A retried task goes on from the stage's last checkpoint.
+Prefect decides when and where; the store alone says what is done. Tasks pass the label and the key of a stage, never a
+tensor, and Prefect caches nothing. A task that is tried again goes on from the last checkpoint of its stage.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def render(
 ) -> dict[str, Any]:
     """Render one picture. Returns what `freescale render --json` prints; the pictures are under the home folder.
 
-    The VAE's tiles, the frames of videos and the exports are computed by `workers` processes here, or by those of the
-    scheduler at `dask`.
+    The tiles of the VAE, the frames of videos and the exports are computed by `workers` processes of this machine, or
+    by the workers of the Dask scheduler at `dask`.
     """
     home = Home.find()
     job = prepare(spec, home)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State as PrefectState
 
-    from flows.batch.jobs_file import Ordered
+    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
 
 
@@ -53,15 +53,16 @@ def _may_succeed_again(task_: Any, run: Any, state: Any) -> bool:
     return not isinstance(error, SpecError | StageError)
 
 
-def in_task(order: Ordered, work: Callable[[], State]) -> State:
-    """Do one job's work in a task of its name; Prefect sees it completed, failed (set aside) or cancelled (left).
+def in_task(queued: QueuedJob, work: Callable[[], State]) -> State:
+    """Do the work on one job in a Prefect task of its name, and return how it ended.
 
-    Only the run's name goes to the server. The night retries by itself, so that it does the same with no server.
+    The task is completed (done), failed (set aside) or cancelled (left). Only the run's name goes to the server. The
+    task has no retries: a batch tries again by itself, also without a server.
     """
     found: list[State] = []
     stopped: list[BaseException] = []
 
-    @task(name="job", task_run_name=order.name.replace("{", "(").replace("}", ")"), cache_policy=NO_CACHE)
+    @task(name="job", task_run_name=queued.name.replace("{", "(").replace("}", ")"), cache_policy=NO_CACHE)
     def job(run: str) -> PrefectState:
         try:
             found.append(work())
@@ -73,19 +74,19 @@ def in_task(order: Ordered, work: Callable[[], State]) -> State:
         made = Completed if found[0] == "done" else Cancelled
         return made(message=f"{run}: {found[0]}")
 
-    job(order.job.run, return_state=True)
+    job(queued.job.run, return_state=True)
     if stopped:
         raise stopped[0]
     return found[0]
 
 
 class FlowState:
-    """What the server wants of this flow run, asked from a thread: go on, hold (paused) or end (suspended, cancelling).
+    """The state of this flow run on the server, read by a thread: run, hold (paused) or end (suspended, cancelling).
 
-    A server that is away wants nothing new: the night goes on as it was.
+    While the server does not answer, the batch goes on as before.
     """
 
-    EVERY = 2.0  # seconds
+    POLL_SECONDS = 2.0
 
     def __init__(self, stop: threading.Event) -> None:
         context = get_run_context()
@@ -98,23 +99,23 @@ class FlowState:
         threading.Thread(target=self._watch, name="flow state", daemon=True).start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop reading the state."""
         self._closed.set()
 
     def end(self) -> None:
-        """Leave a suspended flow the way the engine expects it: it is started again when it is resumed."""
+        """Raise `Pause` where the run was suspended: the engine then starts it again when it is resumed."""
         if self.suspended is not None:
             raise Pause(state=self.suspended)
 
     def _watch(self) -> None:
         with get_client(sync_client=True) as client:
-            while not self._closed.wait(self.EVERY):
+            while not self._closed.wait(self.POLL_SECONDS):
                 with suppress(Exception):
                     state = client.read_flow_run(self.run).state
                     if state is not None:
-                        self._heed(state)
+                        self._follow(state)
 
-    def _heed(self, state: PrefectState) -> None:
+    def _follow(self, state: PrefectState) -> None:
         self.is_held = state.is_paused()
         if state.is_paused() and state.state_details.pause_reschedule:
             self.suspended = state

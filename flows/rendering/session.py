@@ -163,6 +163,7 @@ class Session:
 
 
 def begin_attempt(job: Job, runs: Runs) -> RunRecord:
+    """Record that this process begins to work on a run, and return the record; it is made where there is none."""
     attempt = Attempt(started=datetime.now(UTC), host=socket.gethostname(), process=os.getpid())
     try:
         found = runs.load(job.run)
@@ -182,6 +183,7 @@ def begin_attempt(job: Job, runs: Runs) -> RunRecord:
 
 
 def end_attempt(runs: Runs, record: RunRecord, state: str, error: str | None, outputs: tuple[Path, ...] = ()) -> None:
+    """Record how the last attempt of a run ended: `state` is done, interrupted or failed."""
     last = record.attempts[-1].revised(finished=datetime.now(UTC), state=state, error=error)
     kept = tuple(str(path) for path in outputs) or record.outputs
     runs.save(record.revised(state=state, error=error, outputs=kept, attempts=(*record.attempts[:-1], last)))

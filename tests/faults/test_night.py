@@ -58,7 +58,7 @@ def faulty(dask_worker: Any) -> None:
         return render(self, job, out, overwrite)
 
     Session.render = rendering  # type: ignore[method-assign]
-    batch.BACKOFF = (0.1, 0.1)
+    batch.BACKOFF_SECONDS = (0.1, 0.1)
 
 
 def fault_of(seed: int) -> str | None:
@@ -90,20 +90,20 @@ def test_every_healthy_job_is_done_once_and_the_poison_set_aside(tmp_path: Path)
         patch.setenv("FREESCALE_NIGHT", str(JOBS))
         client.register_plugin(Faults())
         states = ClusterBatch(home, options, client).run(jobs)
-    struck = {order.job.run: fault_of(order.job.spec.seed) for order in jobs}
+    struck = {queued.job.run: fault_of(queued.job.spec.seed) for queued in jobs}
     assert {run for run, state in states.items() if state == "set aside"} == {
         run for run, fault in struck.items() if fault == "poison"
     }
     assert all(state in ("done", "set aside") for state in states.values())
     session = Session(quiet, options, Terminal(quiet=True))
-    for order in jobs:
-        run = order.job.run
+    for queued in jobs:
+        run = queued.job.run
         if struck[run] == "poison":
             assert json.loads(set_aside_path(home, run).read_text())["error"] == "RuntimeError: poisoned"
             continue
-        again = Session(home, options, Terminal(quiet=True)).render(order.job)
+        again = Session(home, options, Terminal(quiet=True)).render(queued.job)
         assert all(outcome.reused for outcome in again.outcomes)
-        assert again.pixels_sha256 == session.render(order.job).pixels_sha256
+        assert again.pixels_sha256 == session.render(queued.job).pixels_sha256
         ended = [attempt.state for attempt in home.runs.load(run).attempts[:-1]]
         assert ended.count("done") == 1, ended
     print(dict(Counter(str(fault) for fault in struck.values())), dict(Counter(states.values())))

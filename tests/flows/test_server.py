@@ -119,7 +119,7 @@ def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
 
     job_line = job
     monkeypatch.setattr(Session, "render", faulty)
-    monkeypatch.setattr("flows.batch.runner.BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr("flows.batch.runner.BACKOFF_SECONDS", (0.0, 0.0))
     jobs(home.root / "jobs", one=job("a red disc") + job("a poison square"))
     made = overnight(options=OPTIONS)
     assert made["tally"] == {"done": 2, "set aside": 1}
@@ -198,14 +198,14 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
     checkpoints = list((home.root / "store" / "steps").glob("*/*"))
     assert checkpoints
     quiet = Home(home.root / "quiet")
-    order = read_jobs(home.root / "jobs", home).jobs[0]
-    plain = Session(quiet, OPTIONS, Terminal(quiet=True)).render(order.job)
+    queued = read_jobs(home.root / "jobs", home).jobs[0]
+    plain = Session(quiet, OPTIONS, Terminal(quiet=True)).render(queued.job)
     resumed: list[int | None] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NullObserver, "started", lambda self, call, at: resumed.append(at))
         assert overnight(options=OPTIONS)["tally"] == {"done": 1}
     assert any(at for at in resumed)
-    again = Session(home, OPTIONS, Terminal(quiet=True)).render(order.job)
+    again = Session(home, OPTIONS, Terminal(quiet=True)).render(queued.job)
     assert again.pixels_sha256 == plain.pixels_sha256
 
 
