@@ -202,7 +202,7 @@ def _nameless(text: str, home: Path) -> str:
 
 def _check_nameless(home: Path) -> None:
     """Raise where a file still says where, or on what, it was made."""
-    names = {str(doors.ROOT), str(home), str(Path.home()), tempfile.gettempdir(), socket.gethostname()}
+    names = {str(doors.ROOT), str(home), str(Path.home()), f"{tempfile.gettempdir()}/", f'"{socket.gethostname()}"'}
     for path in sorted(p for p in home.rglob("*") if p.is_file()):
         data = path.read_bytes()
         found = [name for name in names if name != "/" and name.encode() in data]

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 Calls = dict[str, dict[str, Any]]  # by label, as `doors.plan_calls` returns them
 
 ADVICE = (
-    "Artifacts of every store written before would not be found any more. Give the field its old name back, or write it "
-    "under the old name. If the arithmetic changed on purpose, raise the version of the stage or method, say so in "
-    "CHANGELOG.md, and follow the docstring of tests/golden/make.py."
+    "Artifacts of every store written before would not be found any more. Give the field its old name back, or write "
+    "it under the old name. If the arithmetic changed on purpose, raise the version of the stage or method, say "
+    "so in CHANGELOG.md, and follow the docstring of tests/golden/make.py."
 )
 
 
