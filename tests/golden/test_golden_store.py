@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.golden.moved import ADVICE, differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 INDEX: dict[str, Any] = json.loads(make.INDEX.read_text(encoding="utf-8"))
 RUNS: dict[str, str] = INDEX["runs"]  # by the name of the job
@@ -25,16 +25,20 @@ DONE: dict[str, str] = INDEX["pixels_sha256"]  # by run
 MACHINE = ("--device", "cpu", "--threads", "1")
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the golden home for all tests: none of them may change what the others look at."""
+    return Path(shutil.copytree(make.HOME, tmp_path_factory.mktemp("golden") / "home"))
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the golden home, in which no test makes an artifact; masks are named from the folder of this file."""
-    copy = tmp_path / "home"
-    shutil.copytree(make.HOME, copy)
+def home(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The copy, in which no artifact is made; masks are named from the folder of this file."""
     monkeypatch.chdir(doors.GOLDEN)
     monkeypatch.delenv("FREESCALE_STORE", raising=False)
-    before = artifacts(copy)
-    yield copy
-    assert artifacts(copy) == before, "an artifact was made anew, or its manifest was touched"
+    before = artifacts(copied)
+    yield copied
+    assert artifacts(copied) == before, "an artifact was made anew, or its manifest was touched"
 
 
 def artifacts(home: Path) -> dict[str, bytes]:
