@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -15,6 +18,18 @@ ADVICE = (
     "it under the old name. If the arithmetic changed on purpose, raise the version of the stage or method, say "
     "so in CHANGELOG.md, and follow the docstring of tests/golden/make.py."
 )
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Fail a test in plain words where the body refuses what was valid before."""
+    said = None
+    try:
+        yield
+    except ValueError as error:  # a `SpecError`, or pydantic's own
+        said = str(error).partition("\n    For further information")[0]
+    if said is not None:
+        pytest.fail(f"{what}: {said}\n{ADVICE}", pytrace=False)
 
 
 def differences(then: Calls, now: Calls) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.golden import doors, make
-from tests.golden.moved import ADVICE, differences
+from tests.golden.moved import ADVICE, differences, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,10 +68,8 @@ def test_no_byte_is_missing(home: Path) -> None:
 
 @pytest.mark.parametrize("run", sorted(p.parent.name for p in make.HOME.glob("store/runs/*/run.json")))
 def test_a_recorded_run_is_planned_under_its_keys(run: str, home: Path) -> None:
-    try:
+    with refusing(f"run {run}: its record cannot be read any more"):
         name, now, then = doors.record_calls(run, home, doors.GOLDEN)
-    except ValueError as error:
-        pytest.fail(f"run {run}: its record cannot be read any more: {error}\n{ADVICE}", pytrace=False)
     if lines := differences(then, now):
         pytest.fail("\n".join([f"run {run} is planned under other keys:", *lines, ADVICE]), pytrace=False)
     assert name == run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.golden import doors, make
-from tests.golden.moved import ADVICE, differences
+from tests.golden.moved import ADVICE, differences, refusing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,29 +46,23 @@ def test_every_pinned_entry_is_tried_and_every_entry_is_pinned() -> None:
 
 @pytest.mark.parametrize("name", KEYS["specs"])
 def test_a_spec_has_the_keys_it_had(name: str, home: Path) -> None:
-    try:
+    with refusing(f"spec {name!r} was valid and is refused"):
         run, calls = doors.plan_calls(SPECS[name], home, make.root_of(name))
-    except doors.SpecError as error:
-        pytest.fail(f"spec {name!r} was valid and is refused: {error}\n{ADVICE}", pytrace=False)
     same(name, "spec", KEYS["specs"][name], run, calls)
 
 
 @pytest.mark.parametrize("name", KEYS["evaluations"])
 def test_an_evaluation_has_the_keys_it_had(name: str, home: Path) -> None:
-    try:
+    with refusing(f"evaluation {name!r} was valid and is refused"):
         title, calls = doors.evaluation_calls(EVALUATIONS[name], home)
-    except doors.SpecError as error:
-        pytest.fail(f"evaluation {name!r} was valid and is refused: {error}\n{ADVICE}", pytrace=False)
     same(name, "evaluation", KEYS["evaluations"][name], title, calls)
 
 
 @pytest.mark.parametrize("name", KEYS["comparisons"])
 def test_a_comparison_has_the_runs_it_had(name: str, home: Path) -> None:
     then = KEYS["comparisons"][name]
-    try:
+    with refusing(f"comparison {name!r} was valid and is refused"):
         title, runs = doors.comparison_names(COMPARISONS[name], home)
-    except doors.SpecError as error:
-        pytest.fail(f"comparison {name!r} was valid and is refused: {error}\n{ADVICE}", pytrace=False)
     lines = [f"run {was} is now {now}" for was, now in zip(then["runs"], runs, strict=True) if was != now]
     told(name, "comparison", lines + ([f"its name was {then['name']} and is {title}"] if title != then["name"] else []))
 
