@@ -27,7 +27,7 @@ from freescale.methods.ablations import CHANGES as ABLATIONS
 from stages.grid import make_grid
 from stages.measures.spec import make_evaluation
 from stages.runner import key_of
-from stages.spec import Redo, Region, RenderSpec, RunOptions, SpecError, make_spec
+from stages.spec import Redo, Region, RenderSpec, RunOptions, make_spec
 from stages.stage import StageError
 from storage import Checkpoints
 
@@ -47,7 +47,6 @@ __all__ = [
     "SPEC_FIELDS",
     "Checkpoints",
     "Home",
-    "SpecError",
     "Told",
     "comparison_names",
     "evaluation_calls",
