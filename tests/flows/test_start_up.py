@@ -45,7 +45,7 @@ def imported(*words: str) -> set[str]:
     return set(told["modules"])
 
 
-@pytest.mark.parametrize(("words", "most"), [(("--help",), 520), (("render", "--help"), 520), (("runs",), 620)])
+@pytest.mark.parametrize(("words", "most"), [(("--help",), 420), (("render", "--help"), 420), (("runs",), 430)])
 def test_a_light_command_imports_no_heavy_package(words: tuple[str, ...], most: int, tmp_path: Path) -> None:
     modules = imported(*words, *(() if "--help" in words else ("--home", str(tmp_path))))
     assert modules & HEAVY == set()
