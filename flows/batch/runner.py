@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from flows.batch.set_aside import crashes, set_aside_path, take_back, write_set_aside
 from flows.batch.window import Window
 from flows.rendering.session import Session
+from stages.errors import SpecError, StageError
 from stages.runner import Interrupted
-from stages.spec import SpecError
-from stages.stage import StageError
 from storage import LeaseTimeoutError, StoreFullError
 
 if TYPE_CHECKING:

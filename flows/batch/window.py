@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.rendering.job import to_do
 from stages.device import pick_device
+from stages.errors import SpecError
 from stages.planner.budget import check, check_tiles
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     import threading

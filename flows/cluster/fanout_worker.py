@@ -11,10 +11,11 @@ import torch
 from flows.cluster.stored import Stored
 from flows.cluster.worker import worker_session
 from stages.device import device_name
+from stages.errors import SpecError
 from stages.models.load import Models
 from stages.observer import NullObserver, Outcome
 from stages.runner import Runner
-from stages.spec import RunOptions, SpecError
+from stages.spec import RunOptions
 from storage import ArtifactNotFoundError
 
 if TYPE_CHECKING:

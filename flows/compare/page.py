@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flows.batch.job_card import job_card
 from flows.pages.html import contact_sheet, html
 from flows.rendering.files import write_whole
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

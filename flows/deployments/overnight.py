@@ -26,8 +26,9 @@ from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
+from stages.errors import SpecError
 from stages.observer import NullObserver
-from stages.spec import RunOptions, SpecError
+from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

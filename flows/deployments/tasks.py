@@ -12,8 +12,7 @@ from prefect.context import FlowRunContext, get_run_context
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Failed
 
-from stages.spec import SpecError
-from stages.stage import StageError
+from stages.errors import SpecError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

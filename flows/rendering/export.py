@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.rendering.job import prepare
+from stages.errors import SpecError
 from stages.export import SUFFIXES, Export, check_whole, write_picture
 from stages.export_video import ExportVideo, encode_video
 from stages.media.ffmpeg import check_encoding
-from stages.spec import VIDEO_FORMATS, RenderSpec, SpecError, make_spec
+from stages.spec import VIDEO_FORMATS, RenderSpec, make_spec
 from storage import whole_file
 
 if TYPE_CHECKING:

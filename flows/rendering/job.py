@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stages.errors import SpecError
 from stages.models.load import describe
 from stages.plan import make_plan
-from stages.spec import RenderSpec, SpecError
+from stages.spec import RenderSpec
 from storage import PlannedCall, RunNotFoundError, fingerprint
 
 if TYPE_CHECKING:

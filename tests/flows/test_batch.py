@@ -20,7 +20,8 @@ from flows.home import Home
 from flows.rendering import session
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
-from stages.spec import RunOptions, SpecError, make_spec
+from stages.errors import SpecError
+from stages.spec import RunOptions, make_spec
 from storage import StoreFullError
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from flows.cluster.connect import cluster, uses_workers
 from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
-from stages.spec import RunOptions, SpecError
+from stages.errors import SpecError
+from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.deployments.overnight import overnight
 from flows.deployments.setup import AUTOMATION, setup
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule

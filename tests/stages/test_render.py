@@ -16,10 +16,10 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.session import Result, Session
+from stages.errors import SpecError, StageError
 from stages.export import Export
 from stages.runner import Runner
-from stages.spec import RenderSpec, RunOptions, SpecError, make_spec
-from stages.stage import StageError
+from stages.spec import RenderSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

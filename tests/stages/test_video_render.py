@@ -24,11 +24,11 @@ from flows.rendering.export import export_level
 from flows.rendering.job import prepare
 from flows.rendering.session import Result, Session
 from stages.decode_video import DecodeVideo, checked
+from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
 from stages.planner.budget import LADDER
 from stages.runner import Interrupted
-from stages.spec import RunOptions, SpecError, make_spec
-from stages.stage import StageError
+from stages.spec import RunOptions, make_spec
 from stages.upscale_video import UpscaleVideo
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
