@@ -198,10 +198,9 @@ def export(
     """Write a level's picture or video of a run in another format."""
     from flows.rendering.export import export_level
 
-    place = home_of(home)
-    _, spec = _recorded(place, run)
+    _, spec = _recorded(home_of(home), run)
     how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
-    typer.echo(export_level(place, spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
+    typer.echo(export_level(home_of(home), spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
 
 
 @app.command()

@@ -99,13 +99,13 @@ def work(
     return 3 if tally["left"] else 1 if tally["set aside"] else 0
 
 
-def states_of(jobs: Sequence[QueuedJob], night: Batch, dask: str | None, workers: int | None) -> dict[str, State]:
-    """Work through the jobs as a night says, here or over workers; return each run's state."""
+def states_of(jobs: Sequence[QueuedJob], local: Batch, dask: str | None, workers: int | None) -> dict[str, State]:
+    """Work through the jobs with the settings of a batch, here or over workers; return the state of each run."""
     if not uses_workers(dask, workers):
-        return night.run(jobs)
+        return local.run(jobs)
     terminal = Terminal()
-    with cluster(night.home, dask, workers or 0) as client:
-        batch = ClusterBatch(night.home, night.options, client, night.stop, night.out, night.window, night.again)
+    with cluster(local.home, dask, workers or 0) as client:
+        batch = ClusterBatch(local.home, local.options, client, local.stop, local.out, local.window, local.again)
         batch.wrap = _telling(terminal)
         terminal.say(f"{batch.width} workers")
         return batch.run(jobs)
@@ -114,10 +114,10 @@ def states_of(jobs: Sequence[QueuedJob], night: Batch, dask: str | None, workers
 def _telling(terminal: Terminal) -> Callable[[QueuedJob, Callable[[], State]], State]:
     """Say when a job begins somewhere and how it ended: the stages that workers make are not shown."""
 
-    def told(queued: QueuedJob, work: Callable[[], State]) -> State:
+    def announced(queued: QueuedJob, work: Callable[[], State]) -> State:
         terminal.say(f"  {queued.name}: begun")
         state = work()
         terminal.say(f"  {queued.name}: {state}")
         return state
 
-    return told
+    return announced

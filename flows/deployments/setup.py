@@ -55,11 +55,12 @@ def setup(
 ) -> list[str]:
     """Make or update everything on the server; return a line for each thing.
 
-    With `cron` the night is scheduled, in `zone`, and the schedule is on; `limit` is of runs at a time over all
-    workers. A server that is still starting is waited for. Raises `SpecError` for a schedule that cannot be, before
-    anything is made, and where no server answers.
+    With `cron` the deployment `overnight` gets this schedule in the time zone `zone`, switched on; `until` and `notify`
+    become its parameters. `limit` is the number of runs at a time over all workers. A server that is still starting is
+    waited for, at most `patience` seconds. Raises `SpecError` for a value that is refused, before anything is made, and
+    where no server answers.
     """
-    night = _schedule(cron, zone)
+    schedule = _schedule(cron, zone)
     given = _parameters(until, zone, notify)
     if limit is not None and limit < 1:
         raise SpecError(f"limit: {limit} is not 1 or more")
@@ -74,8 +75,8 @@ def setup(
         pool = definition["definitions"]["work_pools"]["gpu"]["name"]
         lines += [_pool(client, pool, limit), _automation(client)]
         for entry in definition["deployments"]:
-            is_night = entry["name"] == "overnight"
-            lines.append(_deployment(client, entry, night if is_night else None, given if is_night else {}))
+            is_overnight = entry["name"] == "overnight"
+            lines.append(_deployment(client, entry, schedule if is_overnight else None, given if is_overnight else {}))
     return lines
 
 
@@ -95,7 +96,7 @@ def _schedule(cron: str | None, zone: str | None) -> CronSchedule | None:
 
 
 def _parameters(until: str | None, zone: str | None, notify: str | None) -> dict[str, str]:
-    """What the night is given, where it can be. Raises `SpecError`."""
+    """The parameters of `overnight` that were given, checked. Raises `SpecError`."""
     Window.of(until, zone)
     values = {"until": until, "zone": zone, "notify": check_hook(notify)}
     return {name: value for name, value in values.items() if value is not None}
