@@ -15,7 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# These two have the names of their modules, which would stand in their places once anybody imported those.
+# These two functions are named like their modules. Imported here, the function keeps the name; imported at first use,
+# the module would take it as soon as another module of the package imports it.
 from storage.device_lock import device_lock
 from storage.fingerprint import canonical, fingerprint
 
