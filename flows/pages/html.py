@@ -1,4 +1,4 @@
-"""What pages are made of: a template with its data in it, contact sheets, and a run's picture with what it cost."""
+"""The parts of pages: a template with its data in it, contact sheets, and the picture of a run with its cost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_ROWS = (SHEET_SIDE - 2 * LINE) // (SMALLEST + LINE + MARGIN)
 
 
 def html(page: str, title: str, data: dict[str, Any]) -> str:
-    """One of the pages of `flows/pages` with style, scripts and data in it; the data cannot break out of its tag."""
+    """One of the pages of `flows/pages` as text, with style, scripts and data in it. The data cannot end its tag."""
     source = files("flows") / "pages"
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
@@ -43,7 +43,7 @@ def html(page: str, title: str, data: dict[str, Any]) -> str:
         "data": text,
     }
     made = (source / f"{page}.html").read_text(encoding="utf-8")
-    for name, value in parts.items():  # the data last: nothing in it is looked at again
+    for name, value in parts.items():  # the data last, so that nothing in it is replaced
         made = made.replace(f"%{name}%", value)
     return made
 
@@ -58,7 +58,7 @@ def shown(folder: Path, job: Job, state: State, home: Home) -> dict[str, Any]:
         found["seconds"] = None if spent is None else spent.seconds
         try:
             found |= _made(folder, job, home)
-        except (DamagedArtifactError, ArtifactNotFoundError) as error:  # one picture less, not a page less
+        except (DamagedArtifactError, ArtifactNotFoundError) as error:  # the page shows the others
             found |= {"state": "damaged", "error": str(error), "again": f"freescale resume {job.run}"}
     return found
 
