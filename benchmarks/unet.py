@@ -21,7 +21,8 @@ from benchmarks.sdxl import SCHEDULER, make_denoiser, make_level, scale_of
 from freescale.attention import attention_name
 from freescale.forward_process import normal
 from freescale.methods import Direct, FreeScale, Method
-from freescale.sampling import Moment, make_schedule
+from freescale.moment import Moment
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:

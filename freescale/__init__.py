@@ -14,7 +14,9 @@ from freescale.forward_process import generator, normal, renoise
 from freescale.guidance import Conditioning, Denoiser
 from freescale.long_videos import video_noise
 from freescale.methods import METHODS, Method
-from freescale.sampling import Moment, Schedule, Solver, Step, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import Step, denoise
+from freescale.schedule import Schedule, Solver, make_schedule
 from freescale.unet_patches import Patch, patched
 
 __all__ = [

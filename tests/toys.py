@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from freescale.cascade import Level
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning
-from freescale.sampling import Moment, Schedule, denoise
+from freescale.moment import Moment
+from freescale.sampling import denoise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.methods.demofusion.views import Views
+    from freescale.schedule import Schedule
+    from freescale.views import Views
 
 BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
     from freescale.enlarge import Interpolation
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment, Schedule, Solver
+    from freescale.moment import Moment
+    from freescale.schedule import Schedule, Solver
     from freescale.unet_patches import Patch
 
 

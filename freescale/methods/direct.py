@@ -11,7 +11,7 @@ from freescale.methods.base import Method
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from freescale.sampling import Moment
+    from freescale.moment import Moment
     from freescale.unet_patches import Patch
 
 

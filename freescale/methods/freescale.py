@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.cascade import Level, Size
-    from freescale.sampling import Moment, Schedule
+    from freescale.moment import Moment
+    from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
 
 

@@ -13,7 +13,9 @@ from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import METHODS, Direct, Method
 from freescale.methods.ablations import ABLATIONS, named
-from freescale.sampling import Moment, Schedule, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched
 from tests.toys import BASE, TARGET, Toward, is_same, level_at, render, sd_text, sd_unet, snapshot
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,11 +19,15 @@ from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import DemoFusion, Direct
 from freescale.methods.demofusion.method import dilated_factor
-from freescale.methods.demofusion.views import Views, dilated_views, match_moments, predict_views, window_views
-from freescale.sampling import Moment, Schedule, make_schedule
+from freescale.methods.demofusion.views import dilated_views, match_moments, predict_views, window_views
+from freescale.moment import Moment
+from freescale.schedule import Schedule, make_schedule
 from freescale.windows import Windows, place_windows
 from tests.oracles import demofusion as oracle
 from tests.toys import level_at, render
+
+if TYPE_CHECKING:
+    from freescale.views import Views
 
 GRID = (13, 19)
 

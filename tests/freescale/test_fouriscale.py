@@ -22,7 +22,9 @@ from freescale.methods import Direct, FouriScale
 from freescale.methods.fouriscale.buckets import BUCKETS, bucket_for, training_side, whole_scale
 from freescale.methods.fouriscale.fourier_dilation import FourierDilation, fourier_dilate, share_attention_maps
 from freescale.methods.fouriscale.method import SD, SDXL
-from freescale.sampling import Moment, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import make_schedule
 from freescale.unet_patches import dilate_convs, patched, spatial_self_attentions
 from tests.freescale.test_unet_patches import is_same, snapshot
 from tests.oracles import fourier as oracle
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.sampling import Schedule
+    from freescale.schedule import Schedule
 
 SPREADS, FLOORS = st.floats(1.0, 8.0), st.sampled_from([0.0, 0.3, 0.6, 1.0])
 

@@ -10,7 +10,7 @@ import torch
 
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
-from freescale.sampling import make_schedule
+from freescale.schedule import make_schedule
 
 SHAPE = (1, 4, 8, 10)
 

@@ -13,8 +13,10 @@ from freescale.cascade import Level
 from freescale.forward_process import normal, renoise
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import Direct, FreeScale, Method
-from freescale.sampling import Moment, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
 from freescale.scale_fusion import ScaleFusion
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched, spatial_self_attentions
 from tests.toys import BASE, TARGET, level_at, render
 

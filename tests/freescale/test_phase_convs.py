@@ -14,7 +14,7 @@ from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import FreeScale
 from freescale.phase_convs import dilate_on_phases, phase_conv
-from freescale.sampling import make_schedule
+from freescale.schedule import make_schedule
 from freescale.unet_patches import dilated, patched
 from tests.toys import is_same, level_at, render, snapshot
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from freescale.cascade import Level
 from freescale.forward_process import normal
 from freescale.methods import Direct
-from freescale.sampling import Schedule, denoise, make_schedule
+from freescale.sampling import denoise
+from freescale.schedule import Schedule, make_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

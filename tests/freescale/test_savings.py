@@ -12,8 +12,8 @@ from torch import Tensor
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import Direct, FreeScale
-from freescale.sampling import make_schedule
 from freescale.savings import TextCache, chunk_feed_forward
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.toys import is_same, level_at, render, sd_text, sd_unet, snapshot
 

@@ -27,7 +27,9 @@ from freescale.methods.scalecrafter.redilation import (
     redilate_convs,
 )
 from freescale.methods.scalecrafter.settings import RELEASED, SD, SDXL, Setting, setting_for
-from freescale.sampling import Moment, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.freescale.test_unet_patches import is_same, snapshot
 from tests.oracles import redilation as oracle
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.sampling import Schedule
+    from freescale.schedule import Schedule
 
 SIZES = st.tuples(st.integers(2, 7), st.integers(2, 7))
 SHAPES = Path(__file__).parents[2] / "stages" / "shapes" / "model" / "unet"

@@ -10,7 +10,8 @@ from torch import nn
 
 from freescale.cascade import Level
 from freescale.methods import FreeScale
-from freescale.sampling import Moment, make_schedule
+from freescale.moment import Moment
+from freescale.schedule import make_schedule
 from freescale.unet_patches import (
     dilate_convs,
     patched,

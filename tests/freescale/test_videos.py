@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,15 +17,20 @@ from freescale.forward_process import normal, renoise
 from freescale.freeu import touched_resnets
 from freescale.guidance import Denoiser
 from freescale.methods import METHODS, DemoFusion, Direct, FreeScale, Method, ScaleCrafter
-from freescale.methods.demofusion.views import Views, predict_views, window_views
+from freescale.methods.demofusion.views import predict_views, window_views
 from freescale.methods.scalecrafter.redilation import factors_under
 from freescale.methods.scalecrafter.settings import setting_for
-from freescale.sampling import Moment, Schedule, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
 from freescale.scale_fusion import scale_fusion
+from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched, spatial_self_attentions
 from tests.oracles import scale_fusion as fusion_oracle
 from tests.oracles import videos as oracle
 from tests.toys import VIDEO_KINDS, is_same, snapshot, video_text, video_unet
+
+if TYPE_CHECKING:
+    from freescale.views import Views
 
 METHODS_FOR_VIDEOS = {name: kind for name, kind in METHODS.items() if kind.video}
 BASE, TARGET, FRAMES = (64, 80), (120, 160), 2

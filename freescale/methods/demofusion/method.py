@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from freescale.cascade import Level, Size
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment
+    from freescale.moment import Moment
     from freescale.unet_patches import Patch
 
 SMALLEST_PHASE = 0.125

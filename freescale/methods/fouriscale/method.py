@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from freescale.cascade import Level, Size
     from freescale.guidance import Denoiser, Side
-    from freescale.sampling import Moment, Schedule, Solver
+    from freescale.moment import Moment
+    from freescale.schedule import Schedule, Solver
     from freescale.unet_patches import Patch
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from freescale.cascade import Level
-    from freescale.sampling import Moment, Solver
+    from freescale.moment import Moment
+    from freescale.schedule import Solver
     from freescale.unet_patches import Patch
 
 Span = tuple[float, float]  # from, to: shares of the steps

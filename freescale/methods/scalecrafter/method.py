@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment, Solver
+    from freescale.moment import Moment
+    from freescale.schedule import Solver
     from freescale.unet_patches import Patch
 
 
