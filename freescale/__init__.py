@@ -16,11 +16,13 @@ from freescale.long_videos import video_noise
 from freescale.methods import METHODS, Method
 from freescale.moment import Moment
 from freescale.sampling import Step, denoise
-from freescale.schedule import Schedule, Solver, make_schedule
+from freescale.schedule import Schedule, make_schedule
+from freescale.solvers import SOLVERS, Solver
 from freescale.unet_patches import Patch, patched
 
 __all__ = [
     "METHODS",
+    "SOLVERS",
     "Conditioning",
     "Denoiser",
     "Level",

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from freescale.cascade import Level
     from freescale.guidance import Denoiser
     from freescale.methods.base import Method
-    from freescale.schedule import History, Schedule
+    from freescale.schedule import Schedule
+    from freescale.solvers import History
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
-"""The noise levels of a walk from noise to picture, and the solvers that take its steps.
+"""The timesteps and noise levels of a walk from noise to picture.
 
-Latents are in variance-exploding coordinates, z = x0 + sigma * n, for every solver: DDIM, whose own latents
-are z * sqrt(alpha_cumprod), is here the ancestral Euler step with its noise scaled by eta. A `Schedule` holds
+Latents are in variance-exploding coordinates, z = x0 + sigma * n, for every solver (`solvers`): DDIM, whose own
+latents are z * sqrt(alpha_cumprod), is here the ancestral Euler step with its noise scaled by eta. A `Schedule` holds
 no state, so a loop may be cut after any step and resumed to the same bits.
 
 VideoCrafter2 was trained with a dynamic scale: x_t = sqrt(a_t) s_t x0 + sqrt(1 - a_t) n, with s_t falling from 1 to
@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
+from freescale.solvers import SOLVERS, NoiseLevels, check_solver
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-Solver = Literal["euler", "ddim", "euler_ancestral", "dpmpp_2m"]
+    from freescale.solvers import History, Solver
+
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "trailing", "linspace"]
-
-History = tuple["Tensor", ...]
 
 
 @dataclass(frozen=True)
@@ -80,72 +81,50 @@ class Schedule:
     ) -> tuple[Tensor, History]:
         """Return the latents after step `i` and what the solver remembers of it.
 
-        `noise` is standard normal, needed where `noise_sigma(i)` is not 0.
+        `noise` is standard normal, needed where `noise_sigma(i)` is not 0: without it `ValueError` is raised.
         """
-        if self.solver == "dpmpp_2m":
-            latents, history = self._dpmpp_2m(noise_pred, i, latents, history)
-        else:
-            latents, history = self._ancestral(noise_pred, i, latents, noise), ()
+        fresh = self.noise_sigma(i)
+        if fresh and noise is None:
+            raise ValueError(f"noise is None at step {i}, allowed: a tensor where the solver adds noise")
+        levels = NoiseLevels(self.sigmas[i - 1] if i else None, self.sigmas[i], self.sigmas[i + 1], fresh)
+        step = SOLVERS[self.solver].step
+        latents, history = step(noise_pred, latents, levels, history, noise if fresh else None)
         if i == len(self) - 1 and self.final_scale != 1.0:
             latents = latents * self.final_scale
         return latents, history
-
-    def _ancestral(self, noise_pred: Tensor, i: int, latents: Tensor, noise: Tensor | None) -> Tensor:
-        """Euler to the noise level that the fresh noise lifts back to the next one; plain Euler for eta =
-        0."""
-        up = self.noise_sigma(i)
-        down = math.sqrt(self.sigmas[i + 1] ** 2 - up**2)
-        latents = latents + (down - self.sigmas[i]) * noise_pred
-        if up == 0.0:
-            return latents
-        if noise is None:
-            raise ValueError(f"noise is None at step {i}, allowed: a tensor where the solver adds noise")
-        return latents.add_(up * noise.to(latents))
-
-    def _dpmpp_2m(self, noise_pred: Tensor, i: int, latents: Tensor, history: History) -> tuple[Tensor, History]:
-        """DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2); first order where there is no history, and at the
-        end."""
-        sigma, following = self.sigmas[i], self.sigmas[i + 1]
-        denoised = latents - sigma * noise_pred
-        if following == 0.0:
-            return denoised, (denoised,)
-        h = math.log(sigma / following)
-        extrapolated = denoised
-        if history:
-            ratio = math.log(self.sigmas[i - 1] / sigma) / h
-            extrapolated = denoised + (denoised - history[0].to(denoised)) / (2.0 * ratio)
-        return (following / sigma) * latents - math.expm1(-h) * extrapolated, (denoised,)
 
 
 def make_schedule(
     config: Mapping[str, Any], num_inference_steps: int, solver: Solver = "euler", eta: float = 0.0
 ) -> Schedule:
-    """Return the schedule for a diffusers `scheduler_config.json` (its class is not looked at: `solver`
-    decides).
+    """Return the schedule for a diffusers `scheduler_config.json`; `solver` decides, not the class named in it.
 
-    Noise levels between whole timesteps are interpolated linearly. The walk ends at sigma = 0, except DDIM
-    with `set_alpha_to_one=False`, which ends at the first training timestep. `eta` is for DDIM;
-    `euler_ancestral` has 1. `dynamic_scale` (b, steps), a field of ours, is the scale of VideoCrafter2.
+    `eta`, 0 to 1, is the share of ancestral noise of DDIM; `euler_ancestral` has 1, others 0. Noise levels between
+    whole timesteps are interpolated linearly. The walk ends at sigma = 0, except DDIM with `set_alpha_to_one=False`,
+    which ends at the first training timestep. `dynamic_scale` (b, steps), a field of ours, is the scale of
+    VideoCrafter2. Raises `ValueError` for what it does not know.
     """
     total = int(config.get("num_train_timesteps", 1000))
     spacing = str(config.get("timestep_spacing", "leading"))
     prediction_type = config.get("prediction_type", "epsilon")
-    _check(solver, eta, num_inference_steps, total, config)
+    check_solver(solver, eta)
+    _check(num_inference_steps, total, config)
     table = _train_sigmas(config, total)
     timesteps = _timesteps(spacing, num_inference_steps, total, int(config.get("steps_offset", 0)))
     sigmas = [_interpolate(table, timestep) for timestep in timesteps]
-    ends_above_zero = solver == "ddim" and not config.get("set_alpha_to_one", True)
+    traits = SOLVERS[solver]
+    ends_above_zero = traits.ends_at_first_timestep and not config.get("set_alpha_to_one", True)
     final_sigma = table[0] if ends_above_zero else 0.0
     # As in diffusers: an Euler walk that does not lead with timestep T - 1 starts from noise of the variance
     # that its first latents would have, sigma^2 + 1; so does every solver whose own latents have unit
     # variance.
-    has_signal = spacing == "leading" or solver in ("ddim", "dpmpp_2m")
+    has_signal = spacing == "leading" or traits.unit_variance
     schedule = Schedule(
         timesteps=tuple(timesteps),
         sigmas=(*sigmas, final_sigma),
         init_sigma=math.sqrt(sigmas[0] ** 2 + 1.0) if has_signal else sigmas[0],
         solver=solver,
-        eta=1.0 if solver == "euler_ancestral" else eta,
+        eta=1.0 if traits.eta == "one" else eta,
         prediction_type=prediction_type,
         final_scale=1.0 / math.sqrt(1.0 + final_sigma**2),
         num_train_timesteps=total,
@@ -184,12 +163,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _check(solver: str, eta: float, steps: int, total: int, config: Mapping[str, Any]) -> None:
-    """Raise for what would be read wrongly in silence."""
-    if solver not in get_args(Solver):
-        raise ValueError(f"solver is {solver!r}, allowed: {', '.join(get_args(Solver))}")
-    if not 0.0 <= eta <= 1.0 or (eta and solver in ("euler", "dpmpp_2m")):
-        raise ValueError(f"eta is {eta} with {solver}, allowed: 0 to 1 with ddim, 0 with euler and dpmpp_2m")
+def _check(steps: int, total: int, config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a number of steps or a scheduler's setting that this module would read wrongly."""
     if not 1 <= steps <= total:
         raise ValueError(f"num_inference_steps is {steps}, allowed: 1 to {total}")
     if config.get("dynamic_scale") is not None and config.get("prediction_type", "epsilon") != "epsilon":

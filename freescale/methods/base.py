@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from freescale.enlarge import Interpolation
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
-    from freescale.schedule import Schedule, Solver
+    from freescale.schedule import Schedule
+    from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
 

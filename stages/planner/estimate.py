@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from freescale import Step
+from freescale import SOLVERS, Step
 from freescale.vae.passes import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.decode_video import DecodeVideo
 from stages.denoise import DenoiseStage
@@ -218,7 +218,7 @@ def run_step(
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, frames))
-    resume = Step(step - 1, latents, (latents,) if stage.sampling.solver == "dpmpp_2m" else ())
+    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
     models: Any = _Network(unet, _Scheduled(channels, native), device)
     next(iter(stage.run(_parents(stage, unet.config, latents), models, options, resume)))
 

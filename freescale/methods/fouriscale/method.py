@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from freescale.cascade import Level, Size
     from freescale.guidance import Denoiser, Side
     from freescale.moment import Moment
-    from freescale.schedule import Schedule, Solver
+    from freescale.schedule import Schedule
+    from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
 

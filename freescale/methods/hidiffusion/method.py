@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from freescale.cascade import Level
     from freescale.moment import Moment
-    from freescale.schedule import Solver
+    from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
 Span = tuple[float, float]  # from, to: shares of the steps

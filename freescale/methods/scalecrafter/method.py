@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
-    from freescale.schedule import Solver
+    from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
 
