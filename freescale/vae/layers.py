@@ -25,6 +25,12 @@ Region = tuple[Span, Span]
 Size = tuple[int, int]
 
 
+def area(region: Region) -> int:
+    """Return the number of cells in a region."""
+    (top, bottom), (left, right) = region
+    return (bottom - top) * (right - left)
+
+
 class Layer(Protocol):
     """What a region needs and how it is made; most layers keep size, channels and region."""
 

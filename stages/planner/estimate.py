@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from freescale import SOLVERS, Step
-from freescale.vae.passes import VaeMemoryError, plan_tiles, untiled_bytes
+from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.decode_video import DecodeVideo
 from stages.denoise import DenoiseStage
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton, text_weights
