@@ -20,6 +20,7 @@ from benchmarks.harness import Measurement, count_flop, matmul_rate, parser, rat
 from benchmarks.sdxl import SCHEDULER, make_denoiser, make_level, scale_of
 from freescale.attention import attention_name
 from freescale.forward_process import normal
+from freescale.freeu import freeu_patches
 from freescale.methods import Direct, FreeScale, Method
 from freescale.moment import Moment
 from freescale.schedule import make_schedule
@@ -54,7 +55,7 @@ def call(denoiser: Denoiser, method: Method, level: Level) -> Callable[[], torch
     z = normal((1, 4, *level.latent_hw), 0, "z").to(next(denoiser.unet.parameters()).device)
 
     def run() -> torch.Tensor:
-        with patched(denoiser.unet, method.patches(moment)):
+        with patched(denoiser.unet, (*freeu_patches(method.freeu), *method.patches(moment))):
             return method.predict(denoiser, z, moment)
 
     return run

@@ -25,6 +25,12 @@ PART = 2**27
 """Most numbers of a skip that are worked on at once: 0.5 GiB in float32, a fifth of SDXL's largest at 8192 x 8192."""
 
 
+def freeu_patches(scales: tuple[float, float, float, float] | None) -> Iterator[Patch]:
+    """Yield FreeU with the scales (b1, b2, s1, s2), or nothing for None. It goes with any method (`Method.freeu`)."""
+    if scales is not None:
+        yield freeu(*scales)
+
+
 def freeu(b1: float, b2: float, s1: float, s2: float) -> Patch:
     """Scale half of the backbone's channels by b and the lowest frequencies of the skip by s."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from freescale.forward_process import normal
+from freescale.freeu import freeu_patches
 from freescale.long_videos import temporal_patches
 from freescale.moment import Moment
 from freescale.unet_patches import patched
@@ -53,11 +54,11 @@ def denoise(
     than the model was trained for (`Level.frames`) is attended in windows of as many.
     """
     method.check(latents)
-    over_frames = list(temporal_patches(latents, level))
+    throughout = [*temporal_patches(latents, level), *freeu_patches(method.freeu)]
     for i in range(start, len(schedule) if stop is None else stop):
         moment = Moment(level, i, schedule, seed, denoiser.window_rows, denoiser.phase_convs)
         latents = method.blend(latents, moment)
-        with patched(denoiser.unet, (*over_frames, *method.patches(moment))):
+        with patched(denoiser.unet, (*throughout, *method.patches(moment))):
             noise_pred = method.predict(denoiser, latents, moment)
         fresh = normal(latents.shape, seed, "ancestral", level.index, i) if schedule.noise_sigma(i) else None
         latents, history = schedule.advance(noise_pred, i, latents, history, fresh)

@@ -60,6 +60,14 @@ class Method:
         return "sample"
 
     @property
+    def freeu(self) -> tuple[float, float, float, float] | None:
+        """FreeU's scales (b1, b2, s1, s2), which a field of this name sets; None: without FreeU.
+
+        The loop applies it at every step, before the method's own patches (`freescale/freeu.py`).
+        """
+        return None
+
+    @property
     def solver(self) -> tuple[Solver, float] | None:
         """What the method was published with, (solver, eta); None: whatever the model's scheduler is."""
         return None
@@ -95,7 +103,7 @@ class Method:
         return len(schedule)
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield the changes to the UNet for this step."""
+        """Yield the method's own changes to the UNet for this step; FreeU is not among them."""
         yield from ()
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:

@@ -18,7 +18,6 @@ from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
 from freescale.enlarge import Interpolation
 from freescale.forward_process import generator, renoise
-from freescale.freeu import freeu
 from freescale.frequency import BlurBorder, gaussian_taps
 from freescale.methods.base import Method
 from freescale.scale_fusion import Bands, Fusion, scale_fusion
@@ -101,10 +100,8 @@ class FreeScale(Method):
         return schedule.step_at(self.dilation[1])
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU always, the rest above level 0 where the scale rounds to 2 or more."""
+        """Yield scale fusion and dilation above level 0 where the scale rounds to 2 or more; nothing elsewhere."""
         level, schedule = moment.level, moment.schedule
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
         if level.is_base or round(level.factor) < 2:
             return
         if self.fusion:

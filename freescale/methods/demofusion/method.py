@@ -17,21 +17,19 @@ import torch
 from freescale.cascade import cascade_sizes
 from freescale.detail import detail_weight
 from freescale.forward_process import generator, renoise
-from freescale.freeu import freeu
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.methods.base import Method
 from freescale.methods.demofusion.views import Crops, dilated_views, match_moments, predict_views, window_views
 from freescale.windows import Windows, place_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from freescale.cascade import Level, Size
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
-    from freescale.unet_patches import Patch
 
 SMALLEST_PHASE = 0.125
 """Of the training size. The last phase takes along the whole multiple below it if it lies no further off."""
@@ -89,11 +87,6 @@ class DemoFusion(Method):
     def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
         """Return the size of the last phase, in all of them, as released."""
         return sizes[-1] if self.size_ids == "target" else sizes[0]
-
-    def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU, or nothing."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
         """Pull the latents towards the reference noised to this step (skip residual); at the first they are that."""

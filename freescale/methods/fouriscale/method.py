@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from freescale.dilation import convs_under
-from freescale.freeu import freeu
 from freescale.methods.base import Method
 from freescale.methods.fouriscale.buckets import BucketRule, bucket_for, training_side, whole_scale
 from freescale.methods.fouriscale.fourier_dilation import FourierDilation, fourier_dilate, share_attention_maps
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.solvers import Solver
-    from freescale.unet_patches import Patch
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,6 @@ class FouriScale(Method):
     def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
         """A size-conditioned model is told the size that the target grows from."""
         return bucket_for(sizes[-1], base_size, self.bucket_rule)
-
-    def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU; the rest depends on the branch."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the three branches, or plain guidance once they are equal."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from freescale.forward_process import generator
-from freescale.freeu import freeu
 from freescale.methods.base import Method
 from freescale.methods.hidiffusion.rau_net import Layout, layout_of, rau_net
 from freescale.methods.hidiffusion.shifted_windows import shifted_windows
@@ -72,9 +71,7 @@ class HiDiffusion(Method):
         return "ddim", 1.0
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU always, the rest where the scale rounds to 2 or more."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
+        """Yield the reductions and the windows where the scale rounds to 2 or more; nothing below."""
         if round(moment.level.factor) < 2:
             return
 

@@ -17,15 +17,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from freescale.freeu import freeu
 from freescale.methods.base import Method
 from freescale.methods.scalecrafter.redilation import factors_under, redilate_convs
 from freescale.methods.scalecrafter.settings import Layers, Setting, setting_for, topology_of
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from freescale.guidance import Denoiser
@@ -67,11 +64,6 @@ class ScaleCrafter(Method):
     def solver(self) -> tuple[Solver, float]:
         """DDIM with eta = 1, as released."""
         return "ddim", 1.0
-
-    def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU; the rest depends on the pass."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the re-dilated UNet, noise-damped in the first steps."""
