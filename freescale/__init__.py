@@ -8,6 +8,7 @@ follows from (seed, purpose), and every change to a UNet is a context manager th
 from __future__ import annotations
 
 from freescale.cascade import Level, base_size_for, cascade_sizes
+from freescale.compute import Compute
 from freescale.detail import region_map
 from freescale.enlarge import enlarge_latents
 from freescale.forward_process import generator, normal, renoise
@@ -23,6 +24,7 @@ from freescale.unet_patches import Patch, patched
 __all__ = [
     "METHODS",
     "SOLVERS",
+    "Compute",
     "Conditioning",
     "Denoiser",
     "Level",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from freescale.attention import prefer_backends
+from freescale.compute import Compute
 from freescale.savings import TextCache, chunk_feed_forward
 from freescale.unet_patches import has_motion_modules, patched
 
@@ -71,10 +72,7 @@ class Denoiser:
     conditioning: Conditioning
     guidance_scale: float = 7.5  # 1 or below, or no negative embeddings: one pass without guidance
     guidance_rescale: float = 0.0  # arXiv:2305.08891, section 3.4: 0 (off) to 1
-    split_guidance: bool = False  # two passes of B rows in place of one of 2 B: half the memory, same result
-    window_rows: int | None = None  # most rows in one windowed attention call; None: as many as memory takes well
-    feed_forward_tokens: int | None = None  # most tokens in one feed-forward; None: all
-    phase_convs: bool = False  # dilated convolutions as dense ones on interleaved phases
+    compute: Compute = field(default_factory=Compute)
     text: TextCache | None = field(default_factory=TextCache)  # None: keys and values of the prompt at every step
 
     @property
@@ -96,7 +94,7 @@ class Denoiser:
 
     def pair(self, latents: Tensor, i: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """Return the raw (negative, positive) UNet outputs, in one call or, with split guidance, two."""
-        if self.split_guidance:
+        if self.compute.split_guidance:
             (negative,) = self.passes(latents, i, schedule, "negative")
             (positive,) = self.passes(latents, i, schedule, "positive")
         else:
@@ -149,8 +147,8 @@ class Denoiser:
     def _savings(self) -> Iterator[Patch]:
         if self.text is not None:
             yield self.text.patch
-        if self.feed_forward_tokens is not None:
-            yield chunk_feed_forward(self.feed_forward_tokens)
+        if self.compute.feed_forward_tokens is not None:
+            yield chunk_feed_forward(self.compute.feed_forward_tokens)
 
     def combine(self, negative: Tensor, positive: Tensor, *, start: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Return classifier-free guidance, its deviation partly set back to that of the positive pass.

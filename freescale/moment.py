@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from freescale.compute import Compute
 
 if TYPE_CHECKING:
     from freescale.cascade import Level
@@ -18,8 +20,7 @@ class Moment:
     step: int
     schedule: Schedule
     seed: int
-    window_rows: int | None = None  # the denoiser's; decides memory, not the result
-    phase_convs: bool = False  # the denoiser's; decides speed, not the result
+    compute: Compute = field(default_factory=Compute)  # the denoiser's; changes rounding at most
 
     @property
     def timestep(self) -> float:

@@ -56,7 +56,7 @@ def denoise(
     method.check(latents)
     throughout = [*temporal_patches(latents, level), *freeu_patches(method.freeu)]
     for i in range(start, len(schedule) if stop is None else stop):
-        moment = Moment(level, i, schedule, seed, denoiser.window_rows, denoiser.phase_convs)
+        moment = Moment(level, i, schedule, seed, denoiser.compute)
         latents = method.blend(latents, moment)
         with patched(denoiser.unet, (*throughout, *method.patches(moment))):
             noise_pred = method.predict(denoiser, latents, moment)

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from freescale import METHODS, SOLVERS, Method
+from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.amounts import parse_bytes
 
@@ -291,6 +291,11 @@ class RunOptions(_Model):
     phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")
     checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")
+
+    @property
+    def compute(self) -> Compute:
+        """Return what the denoiser is told: the options that change how a UNet is run."""
+        return Compute(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Compute)})
 
 
 def parse_size(text: str) -> Pair:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning
 from freescale.moment import Moment
@@ -60,8 +61,7 @@ def render(
 class Toward:
     """The perfect denoiser of one picture; its UNet is there to be patched and never runs."""
 
-    window_rows = None
-    phase_convs = False
+    compute = Compute()
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
         self.truth, self.unet = truth, unet or nn.Module()

@@ -108,7 +108,7 @@ class FreeScale(Method):
             yield scale_fusion(self.fusion_at(moment))
         if self.dilate and schedule.step_at(self.dilation[0]) <= moment.step < self.detail_step(schedule):
             factor = dilation_factor(level, self.dilation_rule)
-            yield restrained_dilation(self.dilated_layers, factor, moment.phase_convs)
+            yield restrained_dilation(self.dilated_layers, factor, moment.compute.phase_convs)
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
         """Pull the latents towards the reference noised to this step; at the restart they are just that."""
@@ -140,7 +140,7 @@ class FreeScale(Method):
             bands=self.bands,
             phases=(rows, columns) if self.fast else (1, 1),
             jitter=jitter if self.jitter else None,
-            window_rows=moment.window_rows,
+            window_rows=moment.compute.window_rows,
         )
 
     def kernel_at(self, level: Level) -> int:

@@ -12,7 +12,7 @@ accelerator's context, workspaces inside a kernel, the allocator's rounding; `do
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -162,8 +162,7 @@ class _Asked:
     def __init__(self, stage: DenoiseStage, options: RunOptions) -> None:
         self.stage, self.options = stage, options
         params = {name: value for name, value in stage.params().items() if name != "seed"}
-        measures = (options.split_guidance, options.window_rows, options.feed_forward_tokens, options.phase_convs)
-        self.key = json.dumps([params, measures, stage.name], sort_keys=True)
+        self.key = json.dumps([params, asdict(options.compute), stage.name], sort_keys=True)
 
     def __hash__(self) -> int:
         return hash(self.key)

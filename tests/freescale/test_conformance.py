@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import METHODS, Direct, Method
@@ -181,7 +182,7 @@ def test_one_level_at_the_target(name: str, any_denoiser: Denoiser, scheduler_co
 def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, scheduler_config: Any) -> None:
     method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 4), level_at(1)
     whole = render(denoiser, method, level, schedule)
-    frugal = dataclasses.replace(denoiser, split_guidance=True, window_rows=2)
+    frugal = dataclasses.replace(denoiser, compute=Compute(split_guidance=True, window_rows=2))
     torch.testing.assert_close(render(frugal, method, level, schedule), whole, atol=1e-4, rtol=1e-4)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from freescale.cascade import Level, base_size_for
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Denoiser
 from freescale.methods import Direct, ScaleCrafter
@@ -316,7 +317,7 @@ class TestGuidance:
         """(negative, positive) of one re-dilated net, the rows one by one."""
         latents = 5.0 * normal((1, 4, *LARGE.latent_hw), 1)
         with torch.no_grad(), patched(denoiser.unet, [redilate_convs(factors)]):
-            single = dataclasses.replace(denoiser, split_guidance=True)
+            single = dataclasses.replace(denoiser, compute=Compute(split_guidance=True))
             return single.pair(latents, step, make_schedule(config, 10))
 
     def test_leads_away_from_strong_and_starts_at_weak(self, denoiser: Denoiser, scheduler_config: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.dilation import dilated_layers
 from freescale.enlarge import enlarge_latents
 from freescale.forward_process import normal, renoise
@@ -170,7 +171,7 @@ class TestFps:
 
     def test_of_guidance_in_two_passes(self) -> None:
         fps = torch.tensor([28.0])
-        assert (self.predict(fps) - self.predict(fps, split_guidance=True)).abs().max() < 1e-4
+        assert (self.predict(fps) - self.predict(fps, compute=Compute(split_guidance=True))).abs().max() < 1e-4
 
     def test_is_asked_for(self) -> None:
         with pytest.raises(ValueError, match="timestep_cond is None"):
@@ -265,7 +266,7 @@ class TestConformance:
         assert is_same(before, snapshot(denoiser.unet))
         assert torch.equal(render(denoiser, method, level, schedule, cut=2), unbroken)
         if name != "direct":
-            split = render(denoiser_of(kind, split_guidance=True), method, level, schedule)
+            split = render(denoiser_of(kind, compute=Compute(split_guidance=True)), method, level, schedule)
             assert (split - unbroken).abs().max() < 2e-3 * unbroken.abs().max()
 
 
@@ -346,7 +347,7 @@ def test_the_windows_of_the_real_size(vc2_unet: Any) -> None:
 class FrameWise:
     """A stand-in denoiser that treats every frame by itself, and says how many rows it was given at once."""
 
-    window_rows = None
+    compute = Compute()
 
     def __init__(self) -> None:
         self.unet, self.rows = nn.Module(), list[int]()

@@ -65,7 +65,7 @@ def predict_views(denoiser: Denoiser, latents: Tensor, views: Views, moment: Mom
     total = torch.zeros(latents.shape, dtype=torch.promote_types(latents.dtype, torch.float32), device=latents.device)
     count = torch.zeros(views.canvas)
     most = max(1, VIEWS_AT_ONCE // (latents.shape[2] if latents.ndim == 5 else 1))
-    at_once = min(most, max(1, (moment.window_rows or most * batch) // batch))
+    at_once = min(most, max(1, (moment.compute.window_rows or most * batch) // batch))
     for chunk in views.chunks(at_once):
         noise_pred = denoiser.for_views(chunk, batch)(chunk.take(latents), moment.step, moment.schedule)
         chunk.add(noise_pred, total, count)

@@ -105,7 +105,7 @@ class FouriScale(Method):
 
         if not denoiser.is_guided:
             return schedule.to_noise(run("positive", "positive")[1], latents, step)
-        if denoiser.split_guidance:
+        if denoiser.compute.split_guidance:
             (negative,), (_, positive) = run("negative", weak_rows=0), run("positive", "positive")
         else:
             negative, _, positive = run("negative", "positive", "positive")
