@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from freescale.cascade import CELL
 from freescale.forward_process import renoise
 from freescale.long_videos import video_noise
 
@@ -72,8 +73,8 @@ class Method:
         """What the method was published with, (solver, eta); None: whatever the model's scheduler is."""
         return None
 
-    def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
-        """Return the sizes of all levels, the last being `size`."""
+    def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
+        """Return the sizes of all levels in pixels, the last being `size`, each a multiple of `cell`."""
         return (size,)
 
     def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 
-from freescale.cascade import cascade_sizes
+from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
 from freescale.enlarge import Interpolation
@@ -79,9 +79,9 @@ class FreeScale(Method):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
 
-    def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
-        """Double from the training size to the target."""
-        return cascade_sizes(size, base_size)
+    def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
+        """Return the training size, its doublings below the target, and the target."""
+        return cascade_sizes(size, base_size, cell=cell)
 
     def at_base(self) -> FreeScale:
         """Level 0 knows only FreeU."""

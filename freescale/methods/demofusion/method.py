@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 
-from freescale.cascade import cascade_sizes
+from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
 from freescale.forward_process import generator, renoise
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
@@ -65,10 +65,10 @@ class DemoFusion(Method):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
 
-    def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
+    def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its whole multiples (or doublings) below the target, and the target."""
         if self.phases == "doublings":
-            return cascade_sizes(size, base_size)
+            return cascade_sizes(size, base_size, cell=cell)
         factor = max(side / base for side, base in zip(size, base_size, strict=True))
         if factor <= 1.0:
             return (size,)
