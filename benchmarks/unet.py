@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {
     "FreeScale": FreeScale(),
 }
 SAVINGS: dict[str, dict[str, Any]] = {
-    "text at every step": {"text": None},
+    "prompt projected at every step": {"text_cache": None},
     "split guidance": {"compute": Compute(split_guidance=True)},
     "feed-forward in parts": {"compute": Compute(feed_forward_tokens=16384)},
     "dilated on phases": {"compute": Compute(phase_convs=True)},

@@ -37,12 +37,12 @@ def count_calls(unet: Any, ending: str) -> tuple[list[str], list[Any]]:
 def test_text_is_projected_once_a_level(name: str, split: bool, denoiser: Denoiser, scheduler_config: Any) -> None:
     method, level = {"direct": Direct(), "freescale": FreeScale()}[name], level_at(1)
     schedule = make_schedule(scheduler_config, 5)
-    asked = replace(denoiser, compute=Compute(split_guidance=split), text=None)
+    asked = replace(denoiser, compute=Compute(split_guidance=split), text_cache=None)
     plain = render(asked, method, level, schedule)
     before = snapshot(denoiser.unet)
     calls, handles = count_calls(denoiser.unet, "attn2.to_k")
     try:
-        held = render(replace(asked, text=TextCache()), method, level, schedule)
+        held = render(replace(asked, text_cache=TextCache()), method, level, schedule)
     finally:
         for handle in handles:
             handle.remove()
@@ -55,7 +55,7 @@ def test_text_is_projected_once_a_level(name: str, split: bool, denoiser: Denois
 def test_text_on_a_unet_of_another_kind(scheduler_config: Any) -> None:
     schedule = make_schedule(scheduler_config, 3)
     held = Denoiser(sd_unet("1.5"), sd_text(), 4.0)
-    plain = replace(held, text=None)
+    plain = replace(held, text_cache=None)
     assert torch.equal(render(held, Direct(), level_at(1), schedule), render(plain, Direct(), level_at(1), schedule))
 
 
@@ -76,7 +76,7 @@ def test_other_embeddings_are_not_mistaken(sdxl_unet: Any) -> None:
 def test_views_of_a_canvas_have_texts_of_their_own(denoiser: Denoiser) -> None:
     from freescale.methods.demofusion.views import dilated_views
 
-    assert denoiser.for_views(dilated_views((8, 10), 2), 1).text is None
+    assert denoiser.for_views(dilated_views((8, 10), 2), 1).text_cache is None
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 64, 10_000])
