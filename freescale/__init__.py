@@ -1,8 +1,8 @@
 """The method kernel: higher-resolution diffusion without tuning (FreeScale, arXiv:2412.09626), in torch.
 
-`denoise` walks the latents of one `Level` along a `Schedule`, asking a `Method` at each step what to change
-about the UNet, the latents and the prediction. Nothing here reads a file, logs, or keeps state: randomness
-follows from (seed, purpose), and every change to a UNet is a context manager that leaves no trace.
+`denoise` takes the latents of one `Level` through the steps of a `Schedule`. At each step a `Method` says what to
+change about the UNet, the latents and the prediction. Nothing here reads a file, logs, or keeps state: randomness
+follows from (seed, purpose), and every change to a UNet is a context manager that undoes it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ SMALLEST_SIDE = 8
 """Latent cells of level 0's shorter side, at least: three halvings inside a UNet leave one."""
 
 SMALLEST_GROWTH = 1.25
-"""No level grows by less than this, unless all of the cascade does: the level before takes it along."""
+"""The least growth of a level above another: a smaller rest is added to the growth of the level before it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,7 @@ def base_size_for(size: Size, native: Size, *, cell: int = CELL) -> Size:
         return size
 
     def side(target: int) -> int:
+        """Return one side of level 0, in pixels."""
         return min(target, max(SMALLEST_SIDE, round(target * shrink / cell)) * cell)
 
     return side(height), side(width)

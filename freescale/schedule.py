@@ -1,4 +1,4 @@
-"""The timesteps and noise levels of a walk from noise to picture.
+"""The timesteps and noise levels of sampling, from noise to picture.
 
 Latents are in variance-exploding coordinates, z = x0 + sigma * n, for every solver (`solvers`): DDIM, whose own
 latents are z * sqrt(alpha_cumprod), is here the ancestral Euler step with its noise scaled by eta. A `Schedule` holds
@@ -32,15 +32,15 @@ Spacing = Literal["leading", "trailing", "linspace"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """N timesteps, their noise levels and the solver that walks along them."""
+    """N timesteps, their noise levels and the solver that takes the steps between them."""
 
     timesteps: tuple[float, ...]
-    sigmas: tuple[float, ...]  # N + 1; the last is where the walk ends
+    sigmas: tuple[float, ...]  # N + 1; the last is that of the result
     init_sigma: float  # deviation of the first latents
     solver: Solver = "euler"
     eta: float = 0.0  # share of ancestral noise: 0 deterministic, 1 ancestral
     prediction_type: PredictionType = "epsilon"
-    final_scale: float = 1.0  # of the last `advance`: sqrt(alpha_cumprod) where the walk ends above sigma = 0
+    final_scale: float = 1.0  # of the last `advance`: sqrt(alpha_cumprod) where sampling ends above sigma = 0
     num_train_timesteps: int = 1000
     scales: tuple[float, ...] = ()  # dynamic scale at each of `sigmas`, which hold sigma / s; empty: 1
 
@@ -56,12 +56,12 @@ class Schedule:
         return int(fraction * len(self) + 1e-9)
 
     def model_input(self, latents: Tensor, i: int) -> Tensor:
-        """Return the latents as the UNet was trained to see them, with unit variance."""
+        """Return the input of the UNet for VE latents before step `i`: scaled to unit variance."""
         scale = self.scales[i] if self.scales else 1.0
         return latents / (math.sqrt(1.0 + (self.sigmas[i] * scale) ** 2) / scale)
 
     def to_noise(self, model_output: Tensor, latents: Tensor, i: int) -> Tensor:
-        """Return the noise (eps) that a model output of this prediction type means."""
+        """Return the noise (eps) for a model output of this prediction type, before step `i`."""
         sigma = self.sigmas[i]
         if self.prediction_type == "v_prediction":
             return model_output / math.sqrt(1.0 + sigma**2) + latents * (sigma / (1.0 + sigma**2))
@@ -100,7 +100,7 @@ def make_schedule(
     """Return the schedule for a diffusers `scheduler_config.json`; `solver` decides, not the class named in it.
 
     `eta`, 0 to 1, is the share of ancestral noise of DDIM; `euler_ancestral` has 1, others 0. Noise levels between
-    whole timesteps are interpolated linearly. The walk ends at sigma = 0, except DDIM with `set_alpha_to_one=False`,
+    whole timesteps are interpolated linearly. Sampling ends at sigma = 0, except DDIM with `set_alpha_to_one=False`,
     which ends at the first training timestep. `dynamic_scale` (b, steps), a field of ours, is the scale of
     VideoCrafter2. Raises `ValueError` for what it does not know.
     """
@@ -115,8 +115,8 @@ def make_schedule(
     traits = SOLVERS[solver]
     ends_above_zero = traits.ends_at_first_timestep and not config.get("set_alpha_to_one", True)
     final_sigma = table[0] if ends_above_zero else 0.0
-    # As in diffusers: an Euler walk that does not lead with timestep T - 1 starts from noise of the variance
-    # that its first latents would have, sigma^2 + 1; so does every solver whose own latents have unit
+    # As in diffusers: Euler sampling with spacing `leading`, which does not begin at timestep T - 1, starts from noise
+    # of the variance that its first latents would have, sigma^2 + 1; so does every solver whose own latents have unit
     # variance.
     has_signal = spacing == "leading" or traits.unit_variance
     schedule = Schedule(
@@ -136,7 +136,7 @@ def make_schedule(
 def _with_dynamic_scale(schedule: Schedule, smallest: float, steps: int) -> Schedule:
     """Return the schedule of a model trained with x0 scaled by linspace(1, smallest, steps)[t], then by `smallest`.
 
-    The walk ends where the scale is 1, at timestep 0 or before.
+    Sampling ends where the scale is 1, at timestep 0 or before.
     """
     falls = (1.0 - smallest) / max(steps - 1, 1)
     scales = tuple(1.0 - falls * min(t, steps - 1.0) for t in (*schedule.timesteps, 0.0))
@@ -192,8 +192,7 @@ def _train_sigmas(config: Mapping[str, Any], total: int) -> list[float]:
 
 
 def _timesteps(spacing: str, steps: int, total: int, offset: int) -> list[float]:
-    """Return descending timesteps within 0 .. total - 1 (arXiv:2305.08891, table 2); `offset` shifts
-    `leading`."""
+    """Return descending timesteps within 0 .. total - 1 (arXiv:2305.08891, table 2); `offset` shifts `leading`."""
     if spacing == "leading":
         timesteps = [float(i * (total // steps) + offset) for i in reversed(range(steps))]
     elif spacing == "trailing":

@@ -73,7 +73,7 @@ class SolverTraits:
     step: SolverStep
     eta: Literal["none", "free", "one"] = "none"  # share of ancestral noise: 0, as asked (0 to 1), or 1
     unit_variance: bool = False  # its own latents have it, so the first ones here have deviation sqrt(sigma^2 + 1)
-    ends_at_first_timestep: bool = False  # with `set_alpha_to_one=False` the walk ends there, not at sigma = 0
+    ends_at_first_timestep: bool = False  # with `set_alpha_to_one=False`, and not at sigma = 0
     remembers: int = 0  # tensors in its history
 
 

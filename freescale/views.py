@@ -1,4 +1,4 @@
-"""Views of a canvas of latents: parts of a larger picture that a model sees one by one, and their sum put together.
+"""Views of a canvas of latents: parts of a larger picture that a model sees one by one, and their sum.
 
 A view is the product of its rows and its columns, in latent cells; where those lie outside the canvas it reads a
 stand-in and writes nothing. `Denoiser.for_views` tells a size-conditioned model where each view lies. Which views a
@@ -47,8 +47,7 @@ class Views:
         return torch.cat([self._read(canvas, y, x) for y, x in zip(self.rows, self.columns, strict=True)])
 
     def add(self, parts: Tensor, total: Tensor, count: Tensor) -> None:
-        """Add the views `parts` (as from `take`) to `total` (as the canvas) and 1 to the `count` (h, w) of each
-        cell."""
+        """Add the views `parts` (as from `take`) to `total` (as the canvas), and 1 to `count` (h, w) at each cell."""
         sets = zip(parts.chunk(len(self)), self.rows, self.columns, strict=True)
         for part, y, x in sets:
             rows, columns = (_is_inside(at, n) for at, n in zip((y, x), self.canvas, strict=True))

@@ -4,8 +4,8 @@ Convolutions get a halo, GroupNorm the mean and biased variance of the whole map
 middle block's attention every key, by blocks. `plan` says which maps are kept whole on the host; each part between two
 of them is computed in passes over its tiles.
 
-The tiles of a pass need nothing of each other. Whoever calls may have them computed elsewhere (`Run`), in any order
-and any number of times: what comes back is put together in one order, so that the result is the same to the bit.
+The tiles of a pass do not depend on each other. The caller may have them computed elsewhere (`Run`), in any order and
+any number of times: the results are put together in one order, so every bit is the same.
 
 Maps are (B, C, H, W); sizes are (height, width); tile edges are pixels of the picture.
 """
@@ -38,7 +38,7 @@ def decode_tiles(
     """Yield (rows, columns, tile) of the decoded picture, row by row, tiles (B, 3, rows, columns) on the CPU.
 
     `latents` (B, C, h, w) are as `vae.decode` takes them. Tiles start at multiples of `tile` pixels. `run` computes
-    tiles, by default here. Raises `ValueError` before any work when `memory` bytes do not suffice, naming what would.
+    tiles; by default this process does. Raises `VaeMemoryError` before any work where `memory` bytes do not suffice.
     """
     plan = plan_tiles(vae, "decoder", _size_of(latents), tile, memory, latents.shape[0])
     return Passes(TiledVae(vae, "decoder", _size_of(latents), reader(latents)), tile, run).emit(plan)
@@ -49,7 +49,7 @@ def encode_tiles(
 ) -> Tensor:
     """Return the moments (B, 2C, h, w) of a picture that is read by regions, on the CPU: its posterior's parameters.
 
-    `read(((top, bottom), (left, right)))` gives (B, 3, rows, columns). Raises `ValueError` as `decode_tiles`.
+    `read(((top, bottom), (left, right)))` gives (B, 3, rows, columns). Raises `VaeMemoryError` as `decode_tiles` does.
     """
     plan = plan_tiles(vae, "encoder", size, tile, memory)
     passes = Passes(TiledVae(vae, "encoder", size, read), tile, run)
@@ -62,7 +62,7 @@ def encode_tiles(
 
 
 class Passes:
-    """One decode or encode: the statistics found so far, and what is made of tiles that `run` computes."""
+    """One decode or encode: it holds the statistics found so far, and puts together the tiles that `run` computes."""
 
     def __init__(self, tiled: TiledVae, tile: int, run: Run | None) -> None:
         self.tiled, self.network, self.tile = tiled, tiled.network, tile
@@ -70,7 +70,7 @@ class Passes:
         self.affine: dict[int, tuple[Tensor, Tensor]] = {}
 
     def emit(self, plan: TilePlan) -> Iterator[tuple[Span, Span, Tensor]]:
-        """Keep the maps of all parts but the last, then yield its tiles."""
+        """Compute and keep the maps of all parts but the last, then yield (rows, columns, values) of its tiles."""
         held: Tensor | None = None
         for part in plan.parts[:-1]:
             if isinstance(self.network.layers[part.start], Attend):
@@ -85,14 +85,14 @@ class Passes:
             yield rows, columns, values
 
     def _made(self, part: Part, held: Tensor | None) -> Iterator[tuple[Region, Tensor]]:
-        """The tiles of the result of a part, in order."""
+        """Yield the tiles of the result of a part with their regions, in order."""
         regions = list(self._regions(part.stop))
         affine = {index: self.affine[index] for index in self.network.norms(part.start, part.stop)}
         tiles = [Tile(part.start, part.stop, region, affine) for region in regions]
         yield from zip(regions, self.run(tiles, held), strict=True)
 
     def _collect(self, part: Part, held: Tensor | None) -> None:
-        """The statistics of every norm in a part, in order: each needs those before it."""
+        """Find the statistics of every norm in a part, in order: each needs those before it."""
         for index in self.network.norms(part.start, part.stop):
             norm = self.network.layers[index].module
             self.affine[index] = self._statistics(norm, part.start, index, held)
@@ -100,7 +100,7 @@ class Passes:
     def _statistics(
         self, norm: torch.nn.GroupNorm, start: int, stop: int, held: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Scale and shift (B, C, 1, 1) that GroupNorm amounts to over the whole map that layer `stop` gets."""
+        """Return the scale and shift (B, C, 1, 1) of a GroupNorm over the whole map that layer `stop` gets."""
         regions = list(self._regions(stop))
         affine = {index: self.affine[index] for index in self.network.norms(start, stop)}
         tiles = [Tile(start, stop, region, affine, norm.num_groups) for region in regions]
@@ -117,7 +117,7 @@ class Passes:
         return scale.to(self.tiled.dtype)[..., None, None], shift.to(self.tiled.dtype)[..., None, None]
 
     def _keep(self, part: Part, held: Tensor | None) -> Tensor:
-        """The whole map after a part. In place, a band of tiles is written once the next one is made."""
+        """Return the whole map after a part. In place, a band of tiles is written once the next one is computed."""
         out, pending = held if part.in_place else None, list[tuple[Region, Tensor]]()
         for (rows, columns), values in self._made(part, held):
             if out is None:
@@ -135,10 +135,11 @@ class Passes:
         return out
 
     def _attend(self, part: Part, held: Tensor) -> Tensor:
-        """Attention by blocks of queries over all keys; keys and values are made anew for each block of queries.
+        """Return the map with the attention applied, by blocks of queries over all keys.
 
-        A block is written over its queries once it is no key any more: at once where a device has a copy of the map,
-        else after the last one, and until then it is in a file.
+        Keys and values are computed anew for each block of queries. A block's output replaces its queries when they
+        are needed as keys no more: at once where a device has a copy of the map, else after the last block, and until
+        then it is in a file.
         """
         start = part.start
         affine = {start: self._statistics(self.network.layers[start].module.group_norm, start, start, held)}
@@ -152,7 +153,7 @@ class Passes:
         return held
 
     def _regions(self, index: int) -> Iterator[Region]:
-        """The tiles that cover the input of layer `index`, row by row, each point once."""
+        """Yield the regions that cover the input of layer `index`, row by row, each point once."""
         edge, (height, width) = edge_of(self.network, index, self.tile), self.network.sizes[index]
         for top in range(0, height, edge):
             for left in range(0, width, edge):
@@ -160,14 +161,14 @@ class Passes:
 
 
 def _merged(one: tuple[int, Tensor, Tensor], other: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and sum of squared deviations of two sets together (Chan, Golub and LeVeque)."""
+    """Return count, mean and sum of squared deviations of two sets together (Chan, Golub and LeVeque, 1983)."""
     count, shift = one[0] + other[0], other[1] - one[1]
     mean = one[1] + shift * (other[0] / count)
     return count, mean, one[2] + other[2] + shift.square() * (one[0] * other[0] / count)
 
 
 def _spooled(values: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Take all of `values`, then give them back in order; meanwhile they are in a file without a name (`TMPDIR`)."""
+    """Take all of `values` first, then yield them in order; until then they are in a temporary file (`TMPDIR`)."""
     with tempfile.TemporaryFile() as file:
         shapes = list[tuple[torch.Size, torch.dtype]]()
         for one in values:

@@ -28,7 +28,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Part:
-    """Layers start..stop-1, run tile by tile; the result is a kept map, except at the end of a decoder."""
+    """Layers start..stop-1, run tile by tile; the result is a kept map, except that of the last part."""
 
     start: int
     stop: int
@@ -36,7 +36,7 @@ class Part:
 
 
 class VaeMemoryError(ValueError):
-    """So many bytes do not suffice for tiles; `needed` would."""
+    """The memory allowed does not suffice for tiles; `needed` bytes would."""
 
     def __init__(self, memory: int, tile: int, needed: int) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ class VaeMemoryError(ValueError):
 
 @dataclass(frozen=True)
 class TilePlan:
-    """What is kept and what it takes: `bytes` at most beyond weights and result, `passes` over the whole picture."""
+    """Which maps are kept, and the cost: `bytes` at most beyond weights and result, `passes` over the whole picture."""
 
     parts: tuple[Part, ...]
     bytes: int
@@ -56,16 +56,16 @@ class TilePlan:
 
 
 def untiled_bytes(vae: Any, half: Half, size: Size, batch: int = 1) -> int:
-    """Predicted bytes beyond the weights of the plain call; `size` is that of the input, as for `layers_of`."""
+    """Return the predicted bytes, beyond the weights, of the untiled call for an input of `size` (`layers_of`)."""
     network = layers_of(vae, half, size)
     whole = [((0, height), (0, width)) for height, width in network.sizes]
     return batch * _work(network, whole, 0) * _itemsize(vae)
 
 
 def plan_tiles(vae: Any, half: Half, size: Size, tile: int, memory: int, batch: int = 1) -> TilePlan:
-    """Choose the maps to keep: pure arithmetic on shapes; a VAE on the meta device will do.
+    """Return which maps to keep for an input of `size` and tiles of `tile` pixels; the VAE may be on the meta device.
 
-    Raises `VaeMemoryError` when `memory` bytes do not suffice.
+    Raises `VaeMemoryError` where `memory` bytes do not suffice.
     """
     planner = _Planner(layers_of(vae, half, size), tile, batch * _itemsize(vae))
     plan = planner.plan(memory)
@@ -86,7 +86,7 @@ class _Planner:
         self.end = len(layers)
 
     def plan(self, memory: int) -> TilePlan | None:
-        """Keep the next map that fits, as long as one does; None when nothing fits."""
+        """Return the plan that always keeps the next map that fits; None where a part does not fit."""
         parts, at, most, passes = list[Part](), 0, 0, 0
         while at < self.end:
             found = next((part for part in self._ways(at) if self._bytes(part) <= memory >= self._onward(part)), None)
@@ -99,7 +99,7 @@ class _Planner:
         return TilePlan(tuple(parts), most, passes)
 
     def smallest(self) -> int:
-        """The least memory, to a MiB, for which there is a plan."""
+        """Return the least memory, to a MiB, for which there is a plan."""
         low, high = 0, MIB
         while self.plan(high) is None:
             low, high = high, 2 * high
@@ -109,20 +109,20 @@ class _Planner:
         return high
 
     def _ways(self, start: int) -> Iterator[Part]:
-        """Parts that may follow, the shortest first: none runs past an attention, which is a part by itself."""
+        """Yield the parts that may follow, the shortest first; an attention is a part by itself."""
         for stop in self.cuts:
             if stop > start and stop <= self._forced(start):
                 yield Part(start, stop, self._in_place(start, stop))
 
     def _forced(self, start: int) -> int:
-        """Where a part from `start` must end at the latest."""
+        """Return where a part from `start` must end at the latest."""
         layers = self.network.layers
         if start < self.end and isinstance(layers[start], Attend):
             return start + 1
         return next((i for i in range(start, self.end) if isinstance(layers[i], Attend)), self.end)
 
     def _onward(self, part: Part) -> int:
-        """Bytes of the least that may follow a part: everything up to where it must end, its result not kept."""
+        """Return the bytes of the cheapest continuation of a part: to its forced end, no map kept on the way."""
         if part.stop == self.end:
             return 0
         stop = self._forced(part.stop)
@@ -145,7 +145,7 @@ class _Planner:
         return middle - first
 
     def _bytes(self, part: Part) -> int:
-        """Maps and workspace while a part runs."""
+        """Return the bytes of maps and workspace while a part runs."""
         network = self.network
         kept = self._map(part.start) if part.start else 0
         if part.stop < self.end:
@@ -164,20 +164,20 @@ class _Planner:
         return self.network.channels[index] * height * width * self.itemsize
 
     def _pending(self, index: int) -> int:
-        """Two bands of tiles that are made and not yet written over what they were made from."""
+        """Return the bytes of two bands of tiles that are computed and not yet written over their input."""
         height, width = self.network.sizes[index]
         rows = min(2 * edge_of(self.network, index, self.tile), height)
         return self.network.channels[index] * rows * width * self.itemsize
 
 
 def edge_of(network: Layers, index: int, tile: int) -> int:
-    """The edge of a tile of the input of layer `index`, in its own cells: `tile` pixels of the picture."""
+    """Return the edge of a tile in cells of the input of layer `index`: `tile` pixels of the picture."""
     largest = max(height for height, _ in network.sizes)
     return max(1, tile * network.sizes[index][0] // largest)
 
 
 def _work(network: Layers, regions: list[Region], start: int) -> int:
-    """Numbers held at once, at most, while layers make the last of `regions` from the first.
+    """Return how many numbers are held at once, at most, while layers make the last of `regions` from the first.
 
     A convolution holds input and output, and twice more what it pads and rearranges; a branch its block's input.
     """

@@ -76,6 +76,7 @@ class HiDiffusion(Method):
             return
 
         def reduced(unet: nn.Module) -> AbstractContextManager[None]:
+            """Reduce the deep grids by the factors for the layout of this UNet."""
             return rau_net(*self.reductions(moment, layout_of(unet)))(unet)
 
         yield reduced
