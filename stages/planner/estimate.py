@@ -12,15 +12,15 @@ accelerator's context, workspaces inside a kernel, the allocator's rounding; `do
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from freescale import Step
-from freescale.vae.passes import VaeMemoryError, plan_tiles, untiled_bytes
+from freescale import SOLVERS, Step
+from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.decode_video import DecodeVideo
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
@@ -162,8 +162,7 @@ class _Asked:
     def __init__(self, stage: DenoiseStage, options: RunOptions) -> None:
         self.stage, self.options = stage, options
         params = {name: value for name, value in stage.params().items() if name != "seed"}
-        measures = (options.split_guidance, options.window_rows, options.feed_forward_tokens, options.phase_convs)
-        self.key = json.dumps([params, measures, stage.name], sort_keys=True)
+        self.key = json.dumps([params, asdict(options.compute), stage.name], sort_keys=True)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -218,7 +217,7 @@ def run_step(
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, frames))
-    resume = Step(step - 1, latents, (latents,) if stage.sampling.solver == "dpmpp_2m" else ())
+    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
     models: Any = _Network(unet, _Scheduled(channels, native), device)
     next(iter(stage.run(_parents(stage, unet.config, latents), models, options, resume)))
 
