@@ -3,7 +3,7 @@
 `Runner.render` makes a plan's exports, asking for parents only where something has to be made. A stage is made at
 most once: its fingerprint is looked up, a lease keeps a second process from working in vain, and its result counts
 once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; videos leave every frame
-that is whole. A damaged artifact found on the way is set aside by the store and made again from its parents.
+that is whole. A damaged artifact found on the way is moved to the trash by the store and made again from its parents.
 """
 
 from __future__ import annotations

@@ -15,15 +15,13 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from storage.errors import StorageError
 from storage.locks import HEARTBEAT, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from storage.bucket import Bucket
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +35,27 @@ class Sighting(NamedTuple):
     since: float
 
 
+class TaggedObjects(Protocol):
+    """The part of `storage.bucket.Bucket` that a lease uses: objects whose every version has a tag of its own."""
+
+    sightings: dict[str, Sighting]
+
+    def where(self, name: str) -> str:
+        """Return the address of the object `name`."""
+
+    def get_tagged(self, name: str) -> tuple[bytes, str]:
+        """Return the object's bytes and the tag of this version. Raises `FileNotFoundError`."""
+
+    def replace(self, name: str, data: bytes, tag: str | None) -> str | None:
+        """Put `data` if the object is still the version `tag` (None: if there is none). Return the new tag, or None."""
+
+    def delete(self, name: str) -> None:
+        """Delete the object, if it exists."""
+
+
 @contextmanager
 def bucket_lease(
-    bucket: Bucket, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
+    bucket: TaggedObjects, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
 ) -> Iterator[None]:
     """Hold the lease `name` for the body of the `with`; arguments as for `storage.locks.file_lock`."""
     owner, over = uuid.uuid4().hex, threading.Event()
@@ -55,7 +71,7 @@ def bucket_lease(
         beat.release()
 
 
-def _taken(bucket: Bucket, name: str, owner: str) -> str | None:
+def _taken(bucket: TaggedObjects, name: str, owner: str) -> str | None:
     """The tag of the lease that is ours now; None where another holds it and was heard of lately."""
     tag = bucket.replace(name, _sign(owner, 0), None)
     if tag is not None:
@@ -77,7 +93,7 @@ def _taken(bucket: Bucket, name: str, owner: str) -> str | None:
 class _Beat(threading.Thread):
     """Gives a sign of life until the lease is released, or lost."""
 
-    def __init__(self, bucket: Bucket, name: str, owner: str, tag: str, over: threading.Event) -> None:
+    def __init__(self, bucket: TaggedObjects, name: str, owner: str, tag: str, over: threading.Event) -> None:
         super().__init__(name=f"lease {name}", daemon=True)
         self.bucket, self.lease, self.owner, self.over = bucket, name, owner, over
         self.tag: str | None = tag

@@ -23,6 +23,7 @@ from storage.contents import Draft, read_tensors
 from storage.errors import DamagedArtifactError, StorageError, UnsupportedFormatError
 from storage.fingerprint import checked_key
 from storage.manifest import StepRecord
+from storage.trash import move_to_trash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +50,7 @@ class Checkpoints:
     """The checkpoints of one stage call."""
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
-        self.store = store
-        self.key = checked_key(key)
+        self.store, self.key = store, checked_key(key)
         self.place, self.name = store.place, f"steps/{key}"
         self.folder = store.root / self.name
         found = (*self.folder.glob("*"), *(Path(entry.name) for entry in self.place.entries(f"{self.name}/*")))
@@ -98,7 +98,7 @@ class Checkpoints:
             except UnsupportedFormatError as error:
                 log.warning("%s is passed over: %s", self.place.where(parts[0]), error)
             except DamagedArtifactError as damage:
-                self.store.move_to_trash(f"{self.key}-step-{step:06d}", str(damage), *parts)
+                move_to_trash(self.place, f"{self.key}-step-{step:06d}", str(damage), *parts)
         return None
 
     def steps(self) -> list[int]:

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from storage.arrays import file_names, read_array, write_array
 from storage.durable import digest, file_digest, flush_folder, make_folder, write_new
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from storage.pieces import Pieces
-
 FILES = "files"
 C = TypeVar("C", bound=Contents)
 
@@ -40,6 +38,17 @@ def checked_name(name: str) -> str:
             f"at most 120 long, not {name!r}."
         )
     return name
+
+
+class ArrayInPieces(Protocol):
+    """An array whose files were written piece by piece (`storage.pieces.Pieces`)."""
+
+    folder: Path
+    record: ArrayRecord
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the pieces that are not written yet."""
 
 
 class Draft:
@@ -60,7 +69,7 @@ class Draft:
         with explained(self.folder / name):
             self._arrays[name] = write_array(self.folder, name, tensor, axes)
 
-    def put_pieces(self, name: str, pieces: Pieces) -> None:
+    def put_pieces(self, name: str, pieces: ArrayInPieces) -> None:
         """Add an array that was made piece by piece, by links. Raises `ValueError` where a piece is missing."""
         if checked_name(name) in self._arrays:
             raise InvalidNameError(f"array {name} was put before.")

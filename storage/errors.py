@@ -57,7 +57,7 @@ class DamagedRunError(StorageError, ValueError):
 
 
 class UnsupportedFormatError(StorageError, RuntimeError):
-    """Intact bytes in a format that this version does not know; never set aside as damaged."""
+    """Intact bytes in a format that this version does not know; never moved to the trash as damaged."""
 
 
 class InvalidNameError(StorageError, ValueError):

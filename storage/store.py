@@ -25,6 +25,7 @@ from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageE
 from storage.fingerprint import KEY, checked_key
 from storage.manifest import Manifest
 from storage.place import place_of
+from storage.trash import move_to_trash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,22 +195,16 @@ class ArtifactStore:
         self.place.delete(_name(manifest.key))
         self.place.discard(_data(manifest))
 
-    def set_aside(self, key: str, reason: str) -> None:
-        """Move an artifact to `trash/`: from here on it is to be made again."""
-        self._set_aside(key, self._raw(key), reason)
+    def move_to_trash(self, key: str, reason: str) -> None:
+        """Move an artifact to `trash/`, with `reason` beside it: from here on it is to be made again.
+
+        Raises `ArtifactNotFoundError` if there is none.
+        """
+        self._move_to_trash(key, self._raw(key), reason)
 
     def folder(self, manifest: Manifest) -> Path:
         """Return the data folder of an artifact, for those who read it in parts (unchecked)."""
         return self.root / _data(manifest)
-
-    def move_to_trash(self, name: str, reason: str, *parts: str) -> None:
-        """Move those of `parts`, names in the place, that exist to a new folder `trash/name-…`, in this order."""
-        log.warning("%s is set aside: %s", name, reason)
-        folder = f"trash/{name}-{uuid.uuid4().hex[:8]}"
-        for part in parts:
-            self.place.move(part, folder)
-        with suppress(OSError):
-            self.place.put(f"{folder}/reason.txt", f"{reason}\n".encode())
 
     def _fetched(self, manifest: Manifest) -> Path:
         return self.place.fetch(_data(manifest), manifest.files)
@@ -234,25 +229,25 @@ class ArtifactStore:
 
     @contextmanager
     def _guarded(self, key: str) -> Iterator[Manifest]:
-        """Hand out the manifest of `key`; damage found in it, or in the body, sets the artifact aside."""
+        """Hand out the manifest of `key`; damage found in it, or in the body, moves the artifact to the trash."""
         raw = self._raw(key)
         try:
             yield self._parse(key, raw)
         except DamagedArtifactError as damage:
-            self._set_aside(key, raw, str(damage))
-            raise DamagedArtifactError(f"artifact {key} was damaged and is set aside: {damage}") from damage
+            self._move_to_trash(key, raw, str(damage))
+            raise DamagedArtifactError(f"artifact {key} was damaged and is moved to the trash: {damage}") from damage
 
-    def _set_aside(self, key: str, seen: bytes, reason: str) -> None:
+    def _move_to_trash(self, key: str, seen: bytes, reason: str) -> None:
         """Move the artifact whose manifest was `seen` to the trash, the manifest first."""
         try:
             if self._raw(key) != seen:
-                return  # set aside by another reader and made again since: the new one is not to blame
+                return  # another reader moved it, and it was made again since: the new one is not to blame
         except ArtifactNotFoundError:
             return
         parts = [_name(key)]
         with suppress(ValueError):
             parts.append(_data(Manifest.from_bytes(seen)))
-        self.move_to_trash(key, reason, *parts)
+        move_to_trash(self.place, key, reason, *parts)
 
     def _commit(self, writer: Writer) -> Manifest:
         """Return the manifest now in the store: that of `writer`, unless another was there first."""
