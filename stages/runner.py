@@ -134,7 +134,7 @@ class Runner:
         """One render a GPU; a CPU is shared by the kernel's scheduler."""
         if self.models.device.type == "cpu":
             return nullcontext()
-        return device_lock(self.store.place.machine, device_id(self.models.device), on_wait=self._waiting)
+        return device_lock(self.store.backend.machine, device_id(self.models.device), on_wait=self._waiting)
 
     def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
         """Run one stage whose parents are there, under its lease, and commit it."""

@@ -11,6 +11,7 @@ held them; a lease also passes on from a process that is stopped.
 from __future__ import annotations
 
 from storage.arrays import open_dask
+from storage.backend import Backend, Disk
 from storage.checkpoints import Checkpoint, Checkpoints
 from storage.device_lock import device_lock
 from storage.durable import whole_file
@@ -31,7 +32,6 @@ from storage.fingerprint import canonical, fingerprint
 from storage.frames import Frames
 from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
 from storage.pieces import Pieces, Unfinished
-from storage.place import Disk, Place
 from storage.runs import Runs
 from storage.store import ArtifactStore, Writer
 
@@ -40,6 +40,7 @@ __all__ = [
     "ArtifactNotFoundError",
     "ArtifactStore",
     "Attempt",
+    "Backend",
     "Checkpoint",
     "Checkpoints",
     "DamagedArtifactError",
@@ -51,7 +52,6 @@ __all__ = [
     "LeaseTimeoutError",
     "Manifest",
     "Pieces",
-    "Place",
     "PlannedCall",
     "RunExistsError",
     "RunNotFoundError",

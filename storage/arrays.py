@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ONE_CHUNK_BYTES = 8 << 20  # an array without pixels is one chunk up to here: 2 files, written in half the time
-CELL_EDGE = 256  # latent cells; of a larger array, one such tile is read in 0.8 ms instead of 5
-PIXEL_EDGE = 1024  # pixels, aligned with the tiles of the VAE
+CHUNK_EDGE_CELLS = 256  # latent cells; of a larger array, one such tile is read in 0.8 ms instead of 5
+CHUNK_EDGE_PIXELS = 1024  # pixels, aligned with the tiles of the VAE
 DTYPES = (
     *("bool", "uint8", "uint16", "int8", "int16", "int32", "int64"),
     *("float16", "bfloat16", "float32", "float64"),
@@ -46,7 +46,7 @@ def chunk_shape(shape: Sequence[int], itemsize: int, axes: Sequence[str]) -> tup
     elif "F" in axes:
         edges = {"F": 1}
     else:
-        edges = {"h": CELL_EDGE, "w": CELL_EDGE, "H": PIXEL_EDGE, "W": PIXEL_EDGE}
+        edges = {"h": CHUNK_EDGE_CELLS, "w": CHUNK_EDGE_CELLS, "H": CHUNK_EDGE_PIXELS, "W": CHUNK_EDGE_PIXELS}
     return tuple(max(1, min(size, edges.get(axis, size))) for size, axis in zip(shape, axes, strict=True))
 
 

@@ -30,10 +30,10 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
+from storage.backend import Entry
 from storage.bucket_lease import Sighting, bucket_lease
 from storage.durable import file_digest
 from storage.errors import StoreAccessError, explained
-from storage.place import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
 COPIES_BYTES = 20 << 30  # of local copies, beyond which the ones touched last longest ago go
-IN_USE = 86_400.0  # seconds for which a copy that was touched stays: somebody may read it chunk by chunk
-HANDS = 8  # requests at a time
-PIECE = 8 << 20  # bytes of a download held in memory
+IN_USE_SECONDS = 86_400.0  # seconds for which a copy that was touched stays: somebody may read it chunk by chunk
+PARALLEL_REQUESTS = 8  # requests at a time
+DOWNLOAD_CHUNK_BYTES = 8 << 20  # bytes of a download held in memory
 
 
 class Bucket:
@@ -129,8 +129,8 @@ class Bucket:
             with self._explained(name):
                 obstore.put(self._store, name, path)
 
-        with ThreadPoolExecutor(HANDS) as hands:
-            list(hands.map(upload, paths))
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
+            list(executor.map(upload, paths))
         self._use(local)
         self._bound()
 
@@ -149,8 +149,8 @@ class Bucket:
                     self._download(f"{folder}/{name}", local / name)
             return not is_there
 
-        with ThreadPoolExecutor(HANDS) as hands:
-            is_new = any(list(hands.map(download, files.items())))
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
+            is_new = any(list(executor.map(download, files.items())))
         self._use(local)
         if is_new:
             self._bound()
@@ -208,7 +208,7 @@ class Bucket:
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with self._explained(name), partial.open("xb") as file:
-                for piece in obstore.get(self._store, name).stream(PIECE):
+                for piece in obstore.get(self._store, name).stream(DOWNLOAD_CHUNK_BYTES):
                     file.write(bytes(piece))
             partial.replace(path)
         except FileNotFoundError:
@@ -233,7 +233,7 @@ class Bucket:
                 continue
         excess = sum(size for _, size, _ in copies) - self.copies_bytes
         for touched, size, path in sorted(copies):
-            if excess <= 0 or time.time() - touched < IN_USE:
+            if excess <= 0 or time.time() - touched < IN_USE_SECONDS:
                 return
             shutil.rmtree(path, ignore_errors=True)
             excess -= size

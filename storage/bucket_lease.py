@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from storage.errors import StorageError
-from storage.locks import HEARTBEAT, wait_for
+from storage.locks import HEARTBEAT_SECONDS, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,9 +84,9 @@ def _taken(bucket: TaggedObjects, name: str, owner: str) -> str | None:
     if known is None or known.tag != seen:
         bucket.sightings[name] = Sighting(seen, time.monotonic())
         return None
-    if time.monotonic() - known.since < 2 * HEARTBEAT:
+    if time.monotonic() - known.since < 2 * HEARTBEAT_SECONDS:
         return None
-    log.warning("%s: no sign of its holder for %.0f s; taken over", bucket.where(name), 2 * HEARTBEAT)
+    log.warning("%s: no sign of its holder for %.0f s; taken over", bucket.where(name), 2 * HEARTBEAT_SECONDS)
     return bucket.replace(name, _sign(owner, 0), seen)
 
 
@@ -100,7 +100,7 @@ class _Beat(threading.Thread):
 
     def run(self) -> None:
         count = 0
-        while not self.over.wait(HEARTBEAT) and self.tag is not None:
+        while not self.over.wait(HEARTBEAT_SECONDS) and self.tag is not None:
             count += 1
             try:
                 self.tag = self.bucket.replace(self.lease, _sign(self.owner, count), self.tag)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEEP = 2
+CHECKPOINTS_KEPT = 2
 RECORD = re.compile(r"step-(\d{6,})\.json")
 
 
@@ -51,9 +51,9 @@ class Checkpoints:
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
         self.store, self.key = store, checked_key(key)
-        self.place, self.name = store.place, f"steps/{key}"
+        self.backend, self.name = store.backend, f"steps/{key}"
         self.folder = store.root / self.name
-        found = (*self.folder.glob("*"), *(Path(entry.name) for entry in self.place.entries(f"{self.name}/*")))
+        found = (*self.folder.glob("*"), *(Path(entry.name) for entry in self.backend.entries(f"{self.name}/*")))
         self._known = {path.name for path in found if not RECORD.fullmatch(path.name)}  # to delete, unless it is used
 
     def leftovers(self) -> list[str]:
@@ -76,13 +76,13 @@ class Checkpoints:
             for name, tensor in tensors.items():
                 draft.put(name, tensor)
             record = draft.complete(record)
-            self.place.keep(self._data(record))
-            self.place.put(self._record(step), record.to_bytes())
+            self.backend.keep(self._data(record))
+            self.backend.put(self._record(step), record.to_bytes())
         except BaseException:
             if record.data not in self._data_in_use():
                 draft.discard()
                 with suppress(StorageError):
-                    self.place.discard(self._data(record))
+                    self.backend.discard(self._data(record))
             raise
         self._drop_leftovers()
 
@@ -93,17 +93,17 @@ class Checkpoints:
             try:
                 record = self._load(step)
                 parts.append(self._data(record))
-                tensors = read_tensors(self.place.fetch(parts[-1], record.files), record)
+                tensors = read_tensors(self.backend.fetch(parts[-1], record.files), record)
                 return Checkpoint(step, tensors, record.meta)
             except UnsupportedFormatError as error:
-                log.warning("%s is passed over: %s", self.place.where(parts[0]), error)
+                log.warning("%s is passed over: %s", self.backend.where(parts[0]), error)
             except DamagedArtifactError as damage:
-                move_to_trash(self.place, f"{self.key}-step-{step:06d}", str(damage), *parts)
+                move_to_trash(self.backend, f"{self.key}-step-{step:06d}", str(damage), *parts)
         return None
 
     def steps(self) -> list[int]:
         """Return the steps of which there is a record, newest first."""
-        found = self.place.names(f"{self.name}/step-*.json")
+        found = self.backend.names(f"{self.name}/step-*.json")
         names = (RECORD.fullmatch(name.rpartition("/")[2]) for name in found)
         return sorted((int(name[1]) for name in names if name), reverse=True)
 
@@ -111,7 +111,7 @@ class Checkpoints:
         """Delete all checkpoints of this call, for example because its artifact is committed."""
         self._known |= self._data_in_use()
         for step in self.steps():
-            self.place.delete(self._record(step))  # first, so that none refers to half a folder
+            self.backend.delete(self._record(step))  # first, so that none refers to half a folder
         self._drop_leftovers()
         with suppress(OSError):
             self.folder.rmdir()  # if it is empty
@@ -123,9 +123,9 @@ class Checkpoints:
         return f"{self.name}/{record.data}"
 
     def _load(self, step: int) -> StepRecord:
-        where = self.place.where(self._record(step))
+        where = self.backend.where(self._record(step))
         try:
-            record = StepRecord.from_bytes(self.place.get(self._record(step)))
+            record = StepRecord.from_bytes(self.backend.get(self._record(step)))
         except (ValueError, FileNotFoundError) as error:
             raise DamagedArtifactError(f"{where} cannot be read: {error}.") from error
         if (record.key, record.step) != (self.key, step):
@@ -143,9 +143,9 @@ class Checkpoints:
     def _drop_leftovers(self) -> None:
         """Delete all but the newest checkpoints and what crashes left; what cannot be deleted may stay."""
         with suppress(StorageError, OSError):
-            for step in self.steps()[KEEP:]:
-                self.place.delete(self._record(step))
+            for step in self.steps()[CHECKPOINTS_KEPT:]:
+                self.backend.delete(self._record(step))
             for name in sorted(self._known - self._data_in_use()):
                 path = f"{self.name}/{name}"
-                self.place.delete(path) if name.endswith(".partial") else self.place.discard(path)
+                self.backend.delete(path) if name.endswith(".partial") else self.backend.discard(path)
                 self._known.remove(name)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOLCK}
+NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+NO_ACCESS_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOLCK}
 
 
 class StorageError(Exception):
@@ -89,9 +89,9 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or path
         ours: StoreFullError | StoreAccessError | None = None
-        if error.errno in FULL:
+        if error.errno in NO_SPACE_ERRNOS:
             ours = StoreFullError(f"no space left to write {where}: {error.strerror}.")
-        elif error.errno in NO_ACCESS:
+        elif error.errno in NO_ACCESS_ERRNOS:
             ours = StoreAccessError(f"cannot read or write {where}: {error.strerror}.")
         if ours is None:
             raise

@@ -5,7 +5,7 @@ lock belongs to one opening of the file: two threads exclude each other like two
 asks again waits for itself. A forked child inherits the lock, a spawned one does not. For local disks.
 
 A process that is stopped, or starved, keeps its kernel locks. A `lease` therefore beats: its holder touches the file
-every `HEARTBEAT` seconds, and who has seen it untouched for two of them puts a file of its own in its place. Nothing
+every `HEARTBEAT_SECONDS` seconds, and who has seen it untouched for two of them puts a file of its own in its place. Nothing
 rests on a lease but time: should the old holder wake, both make the same.
 """
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 0.05
-HEARTBEAT = 10.0  # seconds
+HEARTBEAT_SECONDS = 10.0  # seconds
 
 
 class _Beat(NamedTuple):
@@ -147,7 +147,7 @@ def _silent_beat(path: Path) -> _Beat | None:
     if heard != beat:
         _heard[path] = beat, now
         return None
-    return beat if now - since >= 2 * HEARTBEAT else None
+    return beat if now - since >= 2 * HEARTBEAT_SECONDS else None
 
 
 def _take_over(path: Path, silent: _Beat) -> int | None:
@@ -155,17 +155,17 @@ def _take_over(path: Path, silent: _Beat) -> int | None:
     with explained(path):
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one heir at a time
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one successor at a time
             if _last_beat(path) != silent:
                 return None
-            heir = path.with_suffix(".heir")
-            if (descriptor := _try_lock(heir)) is not None:
+            successor = path.with_suffix(".successor")
+            if (descriptor := _try_lock(successor)) is not None:
                 try:
-                    os.replace(heir, path)
+                    os.replace(successor, path)
                 except BaseException:
                     os.close(descriptor)
                     raise
-                log.warning("%s is taken over: its holder has been silent for %g s", path, 2 * HEARTBEAT)
+                log.warning("%s is taken over: its holder has been silent for %g s", path, 2 * HEARTBEAT_SECONDS)
             return descriptor
         except BlockingIOError:
             return None
@@ -175,7 +175,7 @@ def _take_over(path: Path, silent: _Beat) -> int | None:
 
 def _beat(path: Path, descriptor: int, ended: threading.Event) -> None:
     """Touch the file of a lease until it `ended`; of a lease that was taken over, a file that nobody looks at."""
-    while not ended.wait(HEARTBEAT):
+    while not ended.wait(HEARTBEAT_SECONDS):
         try:
             os.utime(descriptor)
         except OSError as error:

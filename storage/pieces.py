@@ -101,14 +101,14 @@ class Unfinished:
             above = {folder for name in names for folder in (self.folder / name).parents}
             for folder in sorted((one for one in above if one.is_relative_to(self.folder)), reverse=True):
                 flush_folder(folder)
-        self._checkpoints.place.keep(f"{self._checkpoints.name}/{self.folder.name}", names)
+        self._checkpoints.backend.keep(f"{self._checkpoints.name}/{self.folder.name}", names)
         self._fresh.clear()
 
     def _take_over(self, earlier: str) -> None:
         """Link what another attempt left and verifies."""
         where = f"{self._checkpoints.name}/{earlier}"
         records = list(self._records(where))
-        source = self._checkpoints.place.fetch(where, {n: f for record in records for n, f in record.files.items()})
+        source = self._checkpoints.backend.fetch(where, {n: f for record in records for n, f in record.files.items()})
         for record in records:
             if _piece(record) in self._found:
                 continue
@@ -129,13 +129,15 @@ class Unfinished:
 
     def _records(self, where: str) -> Iterator[StepRecord]:
         """The records of a folder that are whole, of the place and of those that are only here yet."""
-        place, pattern = self._checkpoints.place, f"{where}/pieces/*.json"
-        here = {path.relative_to(place.root).as_posix() for path in place.root.glob(pattern)}
-        for name in sorted({*here, *place.names(pattern)}):
+        backend, pattern = self._checkpoints.backend, f"{where}/pieces/*.json"
+        here = {path.relative_to(backend.root).as_posix() for path in backend.root.glob(pattern)}
+        for name in sorted({*here, *backend.names(pattern)}):
             try:
-                record = StepRecord.from_bytes((place.root / name).read_bytes() if name in here else place.get(name))
+                record = StepRecord.from_bytes(
+                    (backend.root / name).read_bytes() if name in here else backend.get(name)
+                )
             except (ValueError, FileNotFoundError, UnsupportedFormatError) as error:
-                log.warning("%s is passed over: %s", place.where(name), error)
+                log.warning("%s is passed over: %s", backend.where(name), error)
                 continue
             if record.key == self._checkpoints.key:
                 yield record

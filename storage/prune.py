@@ -18,7 +18,7 @@ from storage.fingerprint import KEY
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from storage.place import Entry
+    from storage.backend import Entry
     from storage.store import ArtifactStore
 
 GRACE = timedelta(hours=1)
@@ -43,14 +43,14 @@ def survey(store: ArtifactStore, keep: Collection[str], before: datetime) -> lis
     Checkpoints of committed artifacts go at any age; what belongs to no key goes after `GRACE` at the least.
     """
     settled = min(before, datetime.now(UTC) - GRACE)
-    folders = store.place.entries("data/*")  # looked at before the manifests: a commit may come between
+    folders = store.backend.entries("data/*")  # looked at before the manifests: a commit may come between
     found = [*_artifacts(store, keep, before), *_checkpoints(store, keep, before)]
     used = {manifest.data for key in store.list_keys() if (manifest := store.peek(key)) is not None}
     orphans = (one for one in folders if one.name.rpartition("/")[2] not in used)
     found += [_loose("orphan", one) for one in orphans if one.changed < settled]
-    found += [_loose("trash", one) for one in store.place.entries("trash/*") if one.changed < before]
+    found += [_loose("trash", one) for one in store.backend.entries("trash/*") if one.changed < before]
     for part in ("manifests", "runs", "steps"):
-        partials = store.place.entries(f"{part}/*/.*.partial")
+        partials = store.backend.entries(f"{part}/*/.*.partial")
         found += [_loose("partial", one) for one in partials if one.changed < settled]
     return sorted(found, key=lambda one: (one.since, one.name))
 
@@ -66,7 +66,7 @@ def sweep(store: ArtifactStore, leftovers: Iterable[Leftover]) -> tuple[list[Lef
 
 def size(store: ArtifactStore) -> int:
     """Bytes of all that lies in the store."""
-    return sum(entry.bytes for entry in store.place.entries("*"))
+    return sum(entry.bytes for entry in store.backend.entries("*"))
 
 
 def _artifacts(store: ArtifactStore, keep: Collection[str], before: datetime) -> Iterator[Leftover]:
@@ -78,7 +78,7 @@ def _artifacts(store: ArtifactStore, keep: Collection[str], before: datetime) ->
 
 
 def _checkpoints(store: ArtifactStore, keep: Collection[str], before: datetime) -> Iterator[Leftover]:
-    for one in store.place.entries("steps/*"):
+    for one in store.backend.entries("steps/*"):
         key = one.name.rpartition("/")[2]
         if KEY.fullmatch(key) and (store.peek(key) is not None or (key not in keep and one.changed < before)):
             yield _loose("checkpoint", one)
@@ -86,7 +86,7 @@ def _checkpoints(store: ArtifactStore, keep: Collection[str], before: datetime) 
 
 def _remove(store: ArtifactStore, one: Leftover) -> bool:
     if one.kind not in ("artifact", "checkpoint"):
-        store.place.delete(one.path) if one.kind == "partial" else store.place.discard(one.path)
+        store.backend.delete(one.path) if one.kind == "partial" else store.backend.discard(one.path)
         return True
     try:
         with store.lease(one.name, timeout=0):

@@ -6,7 +6,7 @@
     locks/<key>.lock           leases
     trash/                     what was found damaged
 
-All of it in a place (`storage.place`): a folder, or a bucket with copies in one.
+All of it in a place (`storage.backend`): a folder, or a bucket with copies in one.
 
 A crash before the commit leaves a data folder that nothing refers to: readers never see it, and a sweep may
 delete it. A key says what a result is made from: two writers of one key write the same, and either may win.
@@ -20,11 +20,11 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from storage.backend import backend_of
 from storage.contents import FILES, Draft, check, checked_path, open_frames, open_pictures, read_bytes, read_tensors
 from storage.errors import ArtifactNotFoundError, DamagedArtifactError, StorageError, StoreAccessError
 from storage.fingerprint import KEY, checked_key
 from storage.manifest import Manifest
-from storage.place import place_of
 from storage.trash import move_to_trash
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from storage.backend import Backend
     from storage.frames import Frames, Regions
-    from storage.place import Place
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class ArtifactStore:
     `root` is the local folder of the place: the store itself, or what a bucket has here.
     """
 
-    def __init__(self, where: Path | str | Place) -> None:
-        self.place = place_of(where)
-        self.root = self.place.root
+    def __init__(self, where: Path | str | Backend) -> None:
+        self.backend = backend_of(where)
+        self.root = self.backend.root
 
     def find(self, key: str) -> Manifest | None:
         """Return the manifest of a committed artifact, or None: it is to be made. `read` checks the data."""
@@ -167,7 +167,7 @@ class ArtifactStore:
 
         A second worker waits here, until the first is done, dead or silent; arguments as for `storage.locks.lease`.
         """
-        return self.place.lease(checked_key(key), on_wait=on_wait, timeout=timeout)
+        return self.backend.lease(checked_key(key), on_wait=on_wait, timeout=timeout)
 
     def verify(self, key: str) -> str | None:
         """Return what is damaged in an artifact, in words, or None; moves nothing."""
@@ -180,7 +180,7 @@ class ArtifactStore:
 
     def list_keys(self) -> list[str]:
         """Return the keys of all committed artifacts, sorted."""
-        stems = (name.rpartition("/")[2].removesuffix(".json") for name in self.place.names("manifests/??/*.json"))
+        stems = (name.rpartition("/")[2].removesuffix(".json") for name in self.backend.names("manifests/??/*.json"))
         return sorted(stem for stem in stems if KEY.fullmatch(stem))
 
     def peek(self, key: str) -> Manifest | None:
@@ -192,8 +192,8 @@ class ArtifactStore:
 
     def drop(self, manifest: Manifest) -> None:
         """Delete an artifact, its manifest first; to be called under its lease."""
-        self.place.delete(_name(manifest.key))
-        self.place.discard(_data(manifest))
+        self.backend.delete(_name(manifest.key))
+        self.backend.discard(_data(manifest))
 
     def move_to_trash(self, key: str, reason: str) -> None:
         """Move an artifact to `trash/`, with `reason` beside it: from here on it is to be made again.
@@ -207,16 +207,16 @@ class ArtifactStore:
         return self.root / _data(manifest)
 
     def _fetched(self, manifest: Manifest) -> Path:
-        return self.place.fetch(_data(manifest), manifest.files)
+        return self.backend.fetch(_data(manifest), manifest.files)
 
     def _where(self, key: str) -> str:
-        return self.place.where(_name(key))
+        return self.backend.where(_name(key))
 
     def _raw(self, key: str) -> bytes:
         try:
-            return self.place.get(_name(key))
+            return self.backend.get(_name(key))
         except FileNotFoundError as error:
-            raise ArtifactNotFoundError(f"no artifact {key} in {self.place.where('').rstrip('/')}.") from error
+            raise ArtifactNotFoundError(f"no artifact {key} in {self.backend.where('').rstrip('/')}.") from error
 
     def _parse(self, key: str, raw: bytes) -> Manifest:
         try:
@@ -247,35 +247,35 @@ class ArtifactStore:
         parts = [_name(key)]
         with suppress(ValueError):
             parts.append(_data(Manifest.from_bytes(seen)))
-        move_to_trash(self.place, key, reason, *parts)
+        move_to_trash(self.backend, key, reason, *parts)
 
     def _commit(self, writer: Writer) -> Manifest:
         """Return the manifest now in the store: that of `writer`, unless another was there first."""
         manifest = writer.complete(writer.manifest)
-        self.place.keep(_data(manifest))
+        self.backend.keep(_data(manifest))
         while True:
             try:
-                self.place.put(_name(manifest.key), manifest.to_bytes(), exclusive=True)
+                self.backend.put(_name(manifest.key), manifest.to_bytes(), exclusive=True)
                 log.info("%s %s: committed", manifest.stage, manifest.key[:8])
                 return manifest
             except FileExistsError:
                 if (winner := self.find(manifest.key)) is not None:
                     if winner.data != manifest.data:  # else it is ours: the answer to an earlier try was lost
-                        self.place.discard(_data(manifest))
+                        self.backend.discard(_data(manifest))
                     return winner
 
     def _retract(self, writer: Writer) -> None:
         """Delete what `writer` left, its manifest first in case the commit failed after that was in place."""
         try:
             if Manifest.from_bytes(self._raw(writer.manifest.key)).data == writer.manifest.data:
-                self.place.delete(_name(writer.manifest.key))
+                self.backend.delete(_name(writer.manifest.key))
         except StoreAccessError as error:  # it may be ours: what it refers to stays
             log.warning("%s; data/%s is left for prune", error, writer.manifest.data)
             return
         except (OSError, ValueError, StorageError) as error:
             log.debug("nothing of ours is under %s: %s", writer.manifest.key, error)
         with suppress(StorageError):
-            self.place.discard(_data(writer.manifest))
+            self.backend.discard(_data(writer.manifest))
 
 
 def _name(key: str) -> str:

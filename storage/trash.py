@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from storage.place import Place
+    from storage.backend import Backend
 
 log = logging.getLogger(__name__)
 
 
-def move_to_trash(place: Place, name: str, reason: str, *parts: str) -> None:
+def move_to_trash(backend: Backend, name: str, reason: str, *parts: str) -> None:
     """Move those of `parts` that exist to a new folder `trash/name-…`, in the order given.
 
     `parts` are names of records and folders; a record comes before the folder that it refers to, so that no reader
@@ -26,6 +26,6 @@ def move_to_trash(place: Place, name: str, reason: str, *parts: str) -> None:
     log.warning("%s is moved to the trash: %s", name, reason)
     folder = f"trash/{name}-{uuid.uuid4().hex[:8]}"
     for part in parts:
-        place.move(part, folder)
+        backend.move(part, folder)
     with suppress(OSError):
-        place.put(f"{folder}/reason.txt", f"{reason}\n".encode())
+        backend.put(f"{folder}/reason.txt", f"{reason}\n".encode())

@@ -117,7 +117,7 @@ def test_a_read_error_of_the_device_is_no_damage(
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("storage.place.Path.read_bytes", refuse)
+        patch.setattr("storage.backend.Path.read_bytes", refuse)
         with pytest.raises(StoreAccessError, match=f"cannot read or write .*{artifact}.json: Input/output error"):
             store.find(artifact)
         with pytest.raises(StoreAccessError):

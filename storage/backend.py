@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     changed: datetime
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """What a store needs of the ground it stands on.
 
     `root` is a local folder, for drafts and copies; `machine` one that is the same for every place of a home, for what
@@ -138,7 +138,7 @@ class Disk:
         return lease(self.root / "locks" / f"{name}.lock", on_wait=on_wait, timeout=timeout)
 
 
-def place_of(where: Path | str | Place) -> Place:
+def backend_of(where: Path | str | Backend) -> Backend:
     """A place as it is, or the folder at a path."""
     return Disk(where) if isinstance(where, str | Path) else where
 
