@@ -1,8 +1,8 @@
 """Leases in a bucket: an object that its holder rewrites every few seconds.
 
-There is no kernel that knows who is alive. A holder gives a sign by a new version of the object; who waits and sees no
-new version for two heartbeats, by its own clock, takes the lease over, and of many exactly one does. A holder that was
-only slow finds that out with its next sign. Two that work at once make the same bytes: the worst of it is work in vain.
+No kernel knows which holder is alive. A holder gives a sign by a new version of the object. A process that waits and
+sees no new version for two heartbeats, by its own clock, takes the lease over; of several exactly one does. A holder
+that was only slow notices that with its next sign. Two that work at once make the same bytes, so only time is lost.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TaggedObjects(Protocol):
 def bucket_lease(
     bucket: TaggedObjects, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
 ) -> Iterator[None]:
-    """Hold the lease `name` for the body of the `with`; arguments as for `storage.locks.file_lock`."""
+    """Hold the lease `name` for the body of the `with`; arguments and errors as for `storage.locks.file_lock`."""
     owner, over = uuid.uuid4().hex, threading.Event()
     held = f"{bucket.where(name)} is still held"
     tag = wait_for(lambda: _taken(bucket, name, owner), held, POLL_SECONDS, on_wait, timeout)
@@ -72,7 +72,7 @@ def bucket_lease(
 
 
 def _taken(bucket: TaggedObjects, name: str, owner: str) -> str | None:
-    """The tag of the lease that is ours now; None where another holds it and was heard of lately."""
+    """Return the tag of the lease that is ours now, or None where another holds it and gave a sign lately."""
     tag = bucket.replace(name, _sign(owner, 0), None)
     if tag is not None:
         return tag
@@ -91,7 +91,7 @@ def _taken(bucket: TaggedObjects, name: str, owner: str) -> str | None:
 
 
 class _Beat(threading.Thread):
-    """Gives a sign of life until the lease is released, or lost."""
+    """A thread that gives signs until the lease is released or lost."""
 
     def __init__(self, bucket: TaggedObjects, name: str, owner: str, tag: str, over: threading.Event) -> None:
         super().__init__(name=f"lease {name}", daemon=True)
@@ -110,7 +110,7 @@ class _Beat(threading.Thread):
                 log.warning("%s was taken over by another process.", self.bucket.where(self.lease))
 
     def _still(self, count: int) -> bool:
-        """Whether the last sign was put after all, and only the answer to it was lost."""
+        """Return whether the last sign was put and only the answer to it was lost."""
         try:
             found, tag = self.bucket.get_tagged(self.lease)
         except (FileNotFoundError, StorageError):
@@ -119,15 +119,15 @@ class _Beat(threading.Thread):
         return self.tag is not None
 
     def release(self) -> None:
-        """Delete the lease if it is still ours; one that cannot be deleted runs out by itself."""
+        """Delete the lease if it is still ours; one that cannot be deleted is taken over in time."""
         try:
             if self.tag is not None and self.bucket.get_tagged(self.lease)[1] == self.tag:
                 self.bucket.delete(self.lease)
         except (FileNotFoundError, StorageError) as error:
-            log.warning("%s is left to run out: %s", self.bucket.where(self.lease), error)
+            log.warning("%s is left to be taken over: %s", self.bucket.where(self.lease), error)
 
 
 def _sign(owner: str, count: int) -> bytes:
-    """A holder's name and a number, so that no two versions are equal."""
+    """Return the bytes of one sign: who holds the lease, and a number, so that no two versions are equal."""
     told = {"owner": owner, "host": socket.gethostname(), "process": os.getpid(), "sign": count}
     return json.dumps(told, indent=1).encode()

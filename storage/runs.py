@@ -1,4 +1,4 @@
-"""Runs: what someone asked for, the plan frozen from it and how far it came; a `runs/<run>/run.json` each."""
+"""Runs: what a person asked for, the plan made from it and how far it came, in one `runs/<run>/run.json` each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def checked_run(name: str) -> str:
-    """Return `name` if it may name a run: one plain path component."""
+    """Return `name` if it may name a run: one plain path component. Raises `InvalidNameError`."""
     if not isinstance(name, str) or not re.fullmatch(RUN_NAME, name):
         raise InvalidNameError(
             f"a run is named by lower-case letters, digits and `._-`, starting with one of the first two and "
@@ -37,7 +37,7 @@ def checked_run(name: str) -> str:
 
 
 class Runs:
-    """The runs in a place, which may be that of an artifact store."""
+    """The runs in a backend (or the folder at a path), which may be that of an artifact store."""
 
     def __init__(self, where: Path | str | Backend) -> None:
         self.backend = backend_of(where)
@@ -48,7 +48,7 @@ class Runs:
         return self.root / checked_run(run)
 
     def create(self, record: RunRecord) -> None:
-        """Save the record of a new run; of two that create the same name one gets `RunExistsError`."""
+        """Save the record of a new run. Of two that create the same name, one gets `RunExistsError`."""
         try:
             self.backend.put(_name(record.run), record.to_bytes(), exclusive=True)
         except FileExistsError as error:
@@ -59,7 +59,7 @@ class Runs:
         self.backend.put(_name(record.run), record.to_bytes())
 
     def load(self, run: str) -> RunRecord:
-        """Return the record of a run, checked."""
+        """Return the record of a run, checked. Raises `RunNotFoundError`, `DamagedRunError`."""
         where = self.backend.where(_name(run))
         try:
             record = RunRecord.from_bytes(self.backend.get(_name(run)))
@@ -73,17 +73,20 @@ class Runs:
 
     @contextmanager
     def claim(self, run: str, timeout: float = 0.0) -> Iterator[None]:
-        """Be the only one to work on a run for the body of the `with`, or raise `LeaseTimeoutError` after `timeout`."""
+        """Be the only one to work on a run for the body of the `with`.
+
+        Raises `LeaseTimeoutError` if another still does after `timeout` seconds.
+        """
         with self.backend.lease(f"run-{checked_run(run)}", timeout=timeout):
             yield
 
     def names(self) -> list[str]:
-        """Return the names of all runs, sorted, their records readable or not."""
+        """Return the names of all runs, sorted, also of those whose records cannot be read."""
         found = (name.split("/")[1] for name in self.backend.names("runs/*/run.json"))
         return sorted(name for name in found if re.fullmatch(RUN_NAME, name))
 
     def list(self) -> tuple[RunRecord, ...]:
-        """Return the records of all runs, oldest first; those that cannot be read are named in the log."""
+        """Return the records of all runs, oldest first. Those that cannot be read are named in the log."""
         records = []
         for name in self.names():
             try:

@@ -4,9 +4,9 @@
     manifests/<k2>/<key>.json  what is in there, with a hash of every file; made exclusively: the commit
     steps/<key>/               checkpoints (`storage.checkpoints`)
     locks/<key>.lock           leases
-    trash/                     what was found damaged
+    trash/                     what was found damaged (`storage.trash`)
 
-All of it in a place (`storage.backend`): a folder, or a bucket with copies in one.
+All of it lies in a backend (`storage.backend`): a folder, or a bucket with copies in a folder.
 
 A crash before the commit leaves a data folder that nothing refers to: readers never see it, and a sweep may
 delete it. A key says what a result is made from: two writers of one key write the same, and either may win.
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Writer(Draft):
-    """An artifact in the making. After the `with`, `manifest` is the store's: ours or a faster writer's."""
+    """An artifact that is being written. After the `with`, `manifest` is the stored one: ours or a faster writer's."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         super().__init__(folder)
@@ -58,7 +58,7 @@ class Writer(Draft):
         measures: Sequence[str] = (),
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        """Say how the artifact was made: what does not decide its bytes (fields as in `Manifest`)."""
+        """Record how the artifact was made: what does not decide its bytes (fields as in `Manifest`)."""
         self.manifest = self.manifest.revised(
             device=device,
             libraries=dict(libraries or {}),
@@ -71,9 +71,11 @@ class Writer(Draft):
 
 
 class ArtifactStore:
-    """Finished stage results in one place, each under the fingerprint of all that decides its bytes.
+    """Finished stage results, each under the fingerprint of all that decides its bytes.
 
-    `root` is the local folder of the place: the store itself, or what a bucket has here.
+    `where` is a backend, or the path of a folder. `root` is the backend's local folder: the store itself, or the local
+    copies of a bucket. Methods raise `InvalidNameError` for what is no key, and `StoreAccessError` where the bytes
+    cannot be reached.
     """
 
     def __init__(self, where: Path | str | Backend) -> None:
@@ -81,7 +83,7 @@ class ArtifactStore:
         self.root = self.backend.root
 
     def find(self, key: str) -> Manifest | None:
-        """Return the manifest of a committed artifact, or None: it is to be made. `read` checks the data."""
+        """Return the manifest of a committed artifact, or None if there is none. `read` checks the data."""
         try:
             with self._guarded(key) as manifest:
                 return manifest
@@ -89,38 +91,39 @@ class ArtifactStore:
             return None
 
     def read(self, key: str) -> dict[str, Tensor]:
-        """Return all arrays of an artifact, after every byte of it was checked.
+        """Return all arrays of an artifact by name, after every byte of it was checked.
 
-        A damaged artifact is moved to `trash/` and raises `DamagedArtifactError`; `find` then returns None.
+        Raises `ArtifactNotFoundError`. A damaged artifact is moved to `trash/` and raises `DamagedArtifactError`;
+        `find` then returns None.
         """
         with self._guarded(key) as manifest:
             return read_tensors(self._fetched(manifest), manifest)
 
     def open_frames(self, key: str) -> dict[str, Frames]:
-        """Return the videos of an artifact, to be read frame by frame, after every byte of it was checked.
+        """Return the videos (B, C, F, H, W) of an artifact, to be read by frames, after every byte of it was checked.
 
-        Damage found by the check is handled as in `read`.
+        Errors as for `read`.
         """
         with self._guarded(key) as manifest:
             return open_frames(self._fetched(manifest), manifest)
 
     def open_pictures(self, key: str) -> dict[str, Regions]:
-        """Return the pictures of an artifact, to be read by regions, after every byte of it was checked.
+        """Return the pictures (B, C, H, W) of an artifact, to be read by regions, after every byte of it was checked.
 
-        Damage found by the check is handled as in `read`.
+        Errors as for `read`.
         """
         with self._guarded(key) as manifest:
             return open_pictures(self._fetched(manifest), manifest)
 
     def file_path(self, key: str, name: str) -> Path:
-        """Return where one file of an artifact lies, checked, for those who copy it; damage is handled as in `read`."""
+        """Return the path of one file of an artifact, checked, to be copied from. Errors as for `read`."""
         with self._guarded(key) as manifest:
             if f"{FILES}/{name}" not in manifest.files:
                 raise ArtifactNotFoundError(f"artifact {key} holds no file {name!r}.")
             return checked_path(self._fetched(manifest), manifest, name)
 
     def read_file(self, key: str, name: str) -> bytes:
-        """Return one file of an artifact, checked; damage is handled as in `read`."""
+        """Return the bytes of one file of an artifact, checked. Errors as for `read`."""
         with self._guarded(key) as manifest:
             if f"{FILES}/{name}" not in manifest.files:
                 raise ArtifactNotFoundError(f"artifact {key} holds no file {name!r}.")
@@ -139,8 +142,8 @@ class ArtifactStore:
     ) -> Iterator[Writer]:
         """Fill an artifact in the body of the `with`; a clean exit commits it.
 
-        When the body or the commit raises, nothing is left and nothing was promised. If another writer was
-        faster, its artifact stays and this copy is deleted. `params` are as JSON has them (lists, no tuples).
+        When the body or the commit raises, nothing of it is left. If another writer was faster, its artifact stays and
+        this copy is deleted. `params` hold what JSON can (lists, no tuples).
         """
         manifest = Manifest(
             key=checked_key(key),
@@ -163,14 +166,15 @@ class ArtifactStore:
     def lease(
         self, key: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """Hold the right to make `key`, which ends with the process; look again with `find` once it is held.
+        """Hold the right to make `key` for the body of the `with`; call `find` again once it is held.
 
-        A second worker waits here, until the first is done, dead or silent; arguments as for `storage.locks.lease`.
+        The right ends with the process. A second worker waits here until the first is done, dead or silent. Arguments
+        and errors as for `storage.locks.lease`.
         """
         return self.backend.lease(checked_key(key), on_wait=on_wait, timeout=timeout)
 
     def verify(self, key: str) -> str | None:
-        """Return what is damaged in an artifact, in words, or None; moves nothing."""
+        """Return a sentence about what is damaged in an artifact, or None; nothing is moved."""
         try:
             manifest = self._parse(key, self._raw(key))
             check(self._fetched(manifest), manifest)
@@ -184,14 +188,14 @@ class ArtifactStore:
         return sorted(stem for stem in stems if KEY.fullmatch(stem))
 
     def peek(self, key: str) -> Manifest | None:
-        """Return the manifest of an artifact as it lies there, or None; nothing is moved, damaged or not."""
+        """Return the manifest of an artifact, or None if there is none or it is damaged; nothing is moved."""
         try:
             return self._parse(key, self._raw(key))
         except (ArtifactNotFoundError, DamagedArtifactError):
             return None
 
     def drop(self, manifest: Manifest) -> None:
-        """Delete an artifact, its manifest first; to be called under its lease."""
+        """Delete an artifact, its manifest first. To be called while its lease is held."""
         self.backend.delete(_name(manifest.key))
         self.backend.discard(_data(manifest))
 
@@ -203,7 +207,7 @@ class ArtifactStore:
         self._move_to_trash(key, self._raw(key), reason)
 
     def folder(self, manifest: Manifest) -> Path:
-        """Return the data folder of an artifact, for those who read it in parts (unchecked)."""
+        """Return the data folder of an artifact, unchecked, to read it in parts."""
         return self.root / _data(manifest)
 
     def _fetched(self, manifest: Manifest) -> Path:
@@ -229,7 +233,7 @@ class ArtifactStore:
 
     @contextmanager
     def _guarded(self, key: str) -> Iterator[Manifest]:
-        """Hand out the manifest of `key`; damage found in it, or in the body, moves the artifact to the trash."""
+        """Give the manifest of `key`; damage found in it, or in the body, moves the artifact to the trash."""
         raw = self._raw(key)
         try:
             yield self._parse(key, raw)
@@ -241,7 +245,7 @@ class ArtifactStore:
         """Move the artifact whose manifest was `seen` to the trash, the manifest first."""
         try:
             if self._raw(key) != seen:
-                return  # another reader moved it, and it was made again since: the new one is not to blame
+                return  # another reader moved it, and it was made again since: the new one is intact
         except ArtifactNotFoundError:
             return
         parts = [_name(key)]
@@ -265,7 +269,7 @@ class ArtifactStore:
                     return winner
 
     def _retract(self, writer: Writer) -> None:
-        """Delete what `writer` left, its manifest first in case the commit failed after that was in place."""
+        """Delete what `writer` left, its manifest first in case the commit failed after writing that."""
         try:
             if Manifest.from_bytes(self._raw(writer.manifest.key)).data == writer.manifest.data:
                 self.backend.delete(_name(writer.manifest.key))

@@ -1,4 +1,4 @@
-"""One conformance and crash suite over both grounds of a store: a folder, and a bucket of a real local server."""
+"""One conformance and crash suite over both backends of a store: a folder, and a bucket of a real local server."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def processes(server: str) -> Iterator[Processes]:
 
 @pytest.fixture(params=["disk", "bucket"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path, server: str) -> Callable[[str], Backend]:
-    """The same place as the machine of a name sees it: with copies of its own, where it has any."""
+    """One backend as the machine of a name sees it: with copies of its own, where it has any."""
     if request.param == "disk":
         return lambda name: Disk(tmp_path / "store")
     url = f"s3://studio/test-{next(SEEN)}"
@@ -319,7 +319,7 @@ def test_a_bucket_that_is_not_there_is_said(server: str, tmp_path: Path) -> None
 
 
 def _said(backend: Backend) -> str:
-    """A place in the words of `worker.py`."""
+    """A backend in the words of `worker.py`."""
     return f"{backend.url} {backend.root}" if isinstance(backend, Bucket) else str(backend.root)
 
 
