@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.batch import Night
-from flows.comparison import prepare_comparison
-from flows.evaluation import prepare_evaluation
+from flows.batch.jobs_file import read_jobs
+from flows.batch.runner import Night
+from flows.compare.layout import prepare_comparison
+from flows.evaluate.layout import prepare_evaluation
 from flows.home import Home
-from flows.jobs import read_jobs
-from flows.session import load, planned, prepare
+from flows.rendering.session import load, planned, prepare
 from freescale.methods import METHODS
 from freescale.methods.ablations import CHANGES as ABLATIONS
-from stages.grid import make_grid
-from stages.measures.spec import make_evaluation
-from stages.runner import key_of
+from stages.errors import StageError
+from stages.metrics.grid import make_grid
+from stages.metrics.spec import make_evaluation
 from stages.spec import Redo, Region, RenderSpec, RunOptions, make_spec
-from stages.stage import StageError
 from storage import Checkpoints
 
 if TYPE_CHECKING:
@@ -110,9 +109,9 @@ def evaluation_calls(values: dict[str, Any], home: Path) -> tuple[str, dict[str,
         f"{picture.name} {role}": {
             "stage": call.stage.name,
             "version": call.stage.version,
-            "key": key_of(call),
+            "key": call.key,
             "params": call.stage.params(),
-            "parents": {parent: key_of(made) for parent, made in call.parents.items()},
+            "parents": {parent: made.key for parent, made in call.parents.items()},
         }
         for picture in evaluation.pictures
         for role, call in picture.readings.items()
