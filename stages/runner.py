@@ -3,7 +3,7 @@
 `Runner.render` makes a plan's exports, asking for parents only where something has to be made. A stage is made at
 most once: its fingerprint is looked up, a lease keeps a second process from working in vain, and its result counts
 once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; videos leave every frame
-that is whole. A damaged artifact found on the way is set aside by the store and made again from its parents.
+that is whole. A damaged artifact found on the way is moved to the trash by the store and made again from its parents.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Runner:
         """One render a GPU; a CPU is shared by the kernel's scheduler."""
         if self.models.device.type == "cpu":
             return nullcontext()
-        return device_lock(self.store.place.machine, device_id(self.models.device), on_wait=self._waiting)
+        return device_lock(self.store.backend.machine, device_id(self.models.device), on_wait=self._waiting)
 
     def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
         """Run one stage whose parents are there, under its lease, and commit it."""
