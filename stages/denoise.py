@@ -1,8 +1,8 @@
-"""What the three denoising stages share: the loop over one span of steps of one level.
+"""The three denoising stages: each runs one span of steps of one level.
 
-`base_denoise` runs all steps at the first size; at every further level `highres_denoise` runs from the restart to
-the end of dilation and `detail_pass` from there to the end. The boundary is a stage boundary, so a detail pass can
-be made again from its checkpoint with another mask or scale.
+`base_denoise` runs all steps at the first size. At every further level `highres_denoise` runs from the restart step to
+the end of dilation, and `detail_pass` from there to the last step. They are two stages so that `redo` can make the
+detail pass again, with another mask or detail scale, from the latents that `highres_denoise` left.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freescale import Denoiser, Level, Schedule, Step, denoise, make_schedule, region_map, video_noise
+from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
 from stages.conditioning import conditioning
-from stages.stage import Parents, Running, Stage, StageError, Tensors, level_of, method_of
+from stages.stage import Parents, Running, Stage, StageError, Tensors, latent_shape, level_of, method_of
 
 if TYPE_CHECKING:
     from freescale import Method, Solver
@@ -26,7 +26,7 @@ LATENT_AXES = {"latents": "BChw"}
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the noise is taken away, at every level alike."""
+    """The solver's settings, equal at every level; `eta` in [0, 1], guidance of 1 or less is off."""
 
     steps: int
     solver: Solver
@@ -117,3 +117,37 @@ class DenoiseStage(Stage):
             cells = (self.size[0] // 8, self.size[1] // 8)
             tensors["detail_map"] = region_map(masks, scales, rest, cells).to(models.device)
         return level_of(self.level, self.size, self.base_size, frames, **tensors)
+
+
+@dataclass(frozen=True)
+class BaseDenoise(DenoiseStage):
+    """Noise -> latents at the first size: all steps, from the method's first latents (seeded noise)."""
+
+    name = "base_denoise"
+
+    frames: int | None = None  # of a video
+
+    def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
+        moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)
+        shape = latent_shape(self.size, models.info.latent_channels, self.frames)
+        return method.start(shape, moment).to(models.device)
+
+
+@dataclass(frozen=True)
+class HighresDenoise(DenoiseStage):
+    """Structure: steps from the restart to the end of dilation.
+
+    Parents: `latents` (from `renoise`), `reference`, `text` and masks.
+    """
+
+    name = "highres_denoise"
+
+
+@dataclass(frozen=True)
+class DetailPass(DenoiseStage):
+    """Detail: steps from the end of dilation to the last; regions may have a detail scale of their own.
+
+    Parents: `latents` (from `highres_denoise`), `reference`, `text` and masks.
+    """
+
+    name = "detail_pass"

@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from freescale import METHODS, Method, base_size_for, make_schedule
 from freescale.methods import FreeScale
-from stages.base_denoise import BaseDenoise
 from stages.call import Call, Size
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode
 from stages.decode_video import DecodeVideo
-from stages.denoise import DenoiseStage, Sampling
-from stages.detail_pass import DetailPass
+from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
-from stages.highres_denoise import HighresDenoise
 from stages.media.ffmpeg import check_encoding
 from stages.media.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise

@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from stages.base_denoise import BaseDenoise
-from stages.denoise import DenoiseStage, Sampling
-from stages.detail_pass import DetailPass
+from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling
 from stages.device import device_name, pick_device
-from stages.highres_denoise import HighresDenoise
 from stages.planner.estimate import stage_cost
 from stages.spec import RunOptions
 from stages.upscale import Upscale

@@ -11,7 +11,7 @@ from PIL import Image
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Result, Session, prepare
-from stages.base_denoise import BaseDenoise
+from stages.denoise import BaseDenoise
 from stages.models.load import describe
 from stages.plan import settled_method
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
