@@ -199,7 +199,7 @@ class RenderSpec(_Model):
         if self.regions and "detail_scale" not in type(self.method).model_fields:
             raise ValueError(f"regions need a method with detail control; {self.method.name!r} has none")
         for change in self.redo:
-            _changed(self.method, change.method)
+            changed_method(self.method, change.method)
         for name in ("crf", "pixel_format"):
             if getattr(self, name) is not None and self.format not in (None, *LOSSY):
                 raise ValueError(f"{name} is for {' and '.join(LOSSY)}, not for {self.format}")
@@ -210,36 +210,13 @@ class RenderSpec(_Model):
         """(height, width) in pixels."""
         return self.height, self.width
 
-    def method_from(self, stage: str, level: int) -> Method:
-        """The method as it stands at a stage, after every redo at or before it."""
-        spec = self.method
-        for change in self.redo:
-            if reaches(change, stage, level):
-                spec = _changed(spec, change.method)
-        return spec.build()
-
-    def setting_from(self, field: str, stage: str, level: int) -> Any:
-        """`seed`, `guidance_scale` or `regions` as they stand at a stage, after every redo at or before it."""
-        value = getattr(self, field)
-        for change in self.redo:
-            if reaches(change, stage, level) and getattr(change, field) is not None:
-                value = getattr(change, field)
-        return value
-
-
-ORDER = ("base_denoise", "decode", "upscale", "renoise", "highres_denoise", "detail_pass")
-
-
-def reaches(change: Redo, stage: str, level: int) -> bool:
-    """Whether a redo holds at this stage and level. `decode` of level r comes after its denoising."""
-    return (level, ORDER.index(stage)) >= (change.level, ORDER.index(change.stage))
-
 
 def _spec_of(name: str) -> Any:
     return next(m for m in METHOD_MODELS if m.model_fields["name"].default == name)()
 
 
-def _changed(spec: _MethodSpec, changes: dict[str, Any]) -> _MethodSpec:
+def changed_method(spec: _MethodSpec, changes: dict[str, Any]) -> _MethodSpec:
+    """Return the method's spec with these fields changed. Raises `ValueError` for a field that the method lacks."""
     unknown = sorted(set(changes) - set(type(spec).model_fields))
     if unknown:
         known = ", ".join(type(spec).model_fields)

@@ -13,7 +13,7 @@ from flows.home import Home
 from flows.rendering.session import Result, Session, prepare
 from stages.denoise import BaseDenoise
 from stages.models.load import describe
-from stages.plan import settled_method
+from stages.settings import settled_method
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
