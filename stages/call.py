@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from stages.decode_video import DecodeVideo
-from stages.upscale_video import UpscaleVideo
 from storage.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stages.stage import Stage
-
-Size = tuple[int, int]
+    from stages.stage import Size, Stage
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One stage of a render with its parents, by role. Two calls with one identity have the same bytes."""
+    """One stage of a render with its parents, by role. Two calls with one key have the same bytes."""
 
     stage: Stage
     level: int
@@ -34,7 +30,7 @@ class Call:
         """What decides the bytes beside the parents, as plain values."""
         return {
             "stage": self.stage.name,
-            "version": self.stage.version,
+            "version": self.stage.key_version(),
             "params": self.stage.params(),
             "model": self.model,
         }
@@ -53,6 +49,4 @@ class Call:
     def work(self) -> float:
         """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
         cells = self.size[0] * self.size[1] / 64
-        first, last = self.stage.span
-        steps = 1 if isinstance(self.stage, DecodeVideo | UpscaleVideo) else max(last - first, 1)
-        return steps * self.frames * cells * (1 + cells / 16384)
+        return self.stage.passes * self.frames * cells * (1 + cells / 16384)

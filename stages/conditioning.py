@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freescale import Conditioning
-from stages.stage import Parents, Stage, Tensors
+from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +38,14 @@ class EncodePrompt(Stage):
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Encode both prompts as the stock pipeline of this model does."""
         return models.encode_prompt(self.prompt, self.negative_prompt)
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The text encoders over both prompts."""
+        return networks.encode_text()
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """Rows of one or two prompts."""
+        return networks.text_bytes() * (1 if self.negative_prompt is None else 2)
 
 
 def conditioning(

@@ -9,7 +9,7 @@ import torch
 
 from freescale.vae.passes import decode_tiles, untiled_bytes
 from freescale.vae.tile import TiledVae, reader
-from stages.stage import Parents, Stage, StageError, Stream, Tensors
+from stages.stage import Cost, Networks, Parents, Size, Stage, StageError, Stream, Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stages.spec import RunOptions
 
 UNIFORM = 2 / 255  # a picture whose deviation is under half a grey level of 255 shows nothing
+FLOAT16 = 2  # bytes
 BAND = 1024  # rows: a chunk of the store, and a multiple of every tile
 
 
@@ -53,6 +54,14 @@ class Decode(Stage):
     def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
         """The decoder over the latents of a level."""
         return decoder(parents["latents"]["latents"], models)
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The decoder over one picture."""
+        return networks.decode(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """A picture in float16."""
+        return 3 * size[0] * size[1] * FLOAT16
 
 
 def decoder(latents: Tensor, models: Models) -> TiledVae:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stages.decode import UNIFORM, decoded_whole, decoder, is_tiled
-from stages.stage import Parents, Stage, StageError, Stream
+from stages.decode import FLOAT16, UNIFORM, decoded_whole, decoder, is_tiled
+from stages.stage import ByFrame, Cost, Networks, Parents, Size, Stage, StageError, Stream, picture_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +36,11 @@ class DecodeVideo(Stage):
         """A step a frame."""
         return 0, self.frames
 
+    @property
+    def passes(self) -> int:
+        """Once: a step is one frame."""
+        return 1
+
     def run(
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
     ) -> dict[str, Stream]:
@@ -58,9 +63,17 @@ class DecodeVideo(Stage):
         """The decoder over the latents of a frame."""
         return decoder(parents["latents"]["latents"][:, :, frame], models)
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The decoder over one frame after another; by tiles, with a frame beside them."""
+        return networks.decode(source, held=picture_bytes(source)).times(frames)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """Frames in float16."""
+        return 3 * size[0] * size[1] * frames * FLOAT16
+
 
 def frames_of(
-    stage: Stage,
+    stage: ByFrame,
     parents: Parents,
     models: Models,
     options: RunOptions,

@@ -7,16 +7,30 @@ detail pass again, with another mask or detail scale, from the latents that `hig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
 from stages.conditioning import conditioning
-from stages.stage import Parents, Running, Stage, StageError, Tensors, latent_shape, level_of, method_of
+from stages.stage import (
+    Cost,
+    Networks,
+    Parents,
+    Running,
+    Size,
+    Stage,
+    StageError,
+    Tensors,
+    latent_shape,
+    level_of,
+    method_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from freescale import Method, Solver
     from stages.models.load import Models
     from stages.spec import RunOptions
@@ -58,10 +72,20 @@ class DenoiseStage(Stage):
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
     motion_fps: float | None = None  # told to a video model with an fps branch
 
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Self:
+        """The stage that has these `params`. Raises `TypeError` for fields that it does not have."""
+        made = super().from_params(params)
+        return replace(made, sampling=Sampling(**params["sampling"]))
+
     @property
     def span(self) -> tuple[int, int]:
         """First step and one past the last."""
         return self.start, self.stop
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The UNet, once a step or more often, under the method's patches."""
+        return networks.denoise(self, frames)
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""

@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from stages.media.png import write_png
 from stages.spec import SpecError
-from stages.stage import Parents, Picture, Stage, Tensors, picture_of
+from stages.stage import Cost, Networks, Parents, Picture, Size, Stage, Tensors, picture_cost, picture_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ SUFFIXES = {"png": ".png", "tiff": ".tiff", "webp": ".webp"}
 WHOLE = 4096 * 4096  # pixels up to which a PNG is made at once
 LARGEST = 8192 * 8192  # of a TIFF or WebP, which is always made at once
 BAND = 256  # rows
+PNG_RATIO = 0.66  # of the raw bytes, of the embedded model's pictures; a photograph takes up to 0.9
 TIFF_DESCRIPTION, EXIF_DESCRIPTION = 270, 0x010E
 
 
@@ -38,9 +39,7 @@ class Export(Stage):
     """The file `picture.<format>` of a level's image. It carries `provenance`: the spec, level and model, as JSON."""
 
     name = "export"
-    version = 1
     by_region = frozenset({"image"})
-    writes_files = True
 
     format: str
     provenance: str
@@ -60,6 +59,23 @@ class Export(Stage):
     def write_files(self, parents: Parents, folder: Path) -> None:
         """`picture.png` or the like, lossless in every format."""
         write_picture(folder / self.file_name, picture_of(parents, "image"), self)
+
+    def tools(self) -> dict[str, str]:
+        """None outside Python."""
+        return {}
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """A picture on the host."""
+        return picture_cost(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """A compressed picture."""
+        return compressed_bytes(size)
+
+
+def compressed_bytes(size: tuple[int, int], frames: int = 1) -> int:
+    """About how many bytes a PNG of a picture has; for the frames of a video it is an upper bound."""
+    return int(PNG_RATIO * 3 * size[0] * size[1] * frames)
 
 
 def write_picture(path: Path, picture: Picture, export: Export) -> None:

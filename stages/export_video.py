@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from stages.export import encode_file, to_pixels
+from stages.export import compressed_bytes, encode_file, to_pixels
 from stages.media.ffmpeg import ENCODERS, Encoding, binary, ffmpeg_version, write_video
-from stages.stage import Parents, Stage, Tensors, Video, video_of
+from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, Video, picture_cost, video_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,9 +44,8 @@ class ExportVideo(Stage):
     """
 
     name = "export"
-    version = 101  # another arithmetic under the same name
+    variant = 1
     streamed = frozenset({"image"})
-    writes_files = True
 
     format: str
     fps: str
@@ -78,6 +77,14 @@ class ExportVideo(Stage):
         previews, durations = small_frames(video, Fraction(self.fps))
         (folder / GIF).write_bytes(_animation(previews, durations, "GIF"))
         (folder / WEBP).write_bytes(_animation(previews, durations, "WEBP"))
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """A frame on the host."""
+        return picture_cost(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """At most the frames as pictures."""
+        return compressed_bytes(size, frames)
 
 
 def encode_video(path: Path, video: Video, export: ExportVideo) -> None:

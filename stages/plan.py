@@ -28,8 +28,7 @@ from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, placed, resolve, settled, solver_of
 from stages.spec import RenderSpec, SpecError
 from stages.stage import Stage, method_record
-from stages.upscale import EncodePicture, Upscale, UpscaleLatents
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import EncodePicture, Upscale, UpscaleLatents, UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

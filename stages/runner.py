@@ -17,14 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from freescale import Step
 from freescale.attention import attention_name
 from stages.device import device_id, device_name, peak_memory
 from stages.observer import Outcome
 from stages.planner.budget import fitted, next_rung
-from stages.stage import Stream
+from stages.resume import Progress, filled, noted, resumed, save
+from stages.stage import WritesFiles
 from storage import (
     ArtifactNotFoundError,
     ArtifactStore,
@@ -40,17 +39,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from freescale import Step
     from stages.call import Call
-    from stages.models.load import Models
+    from stages.models.load import Helpers, Models
     from stages.observer import Observer
     from stages.plan import Plan
+    from stages.resume import Made
     from stages.spec import RunOptions
-    from stages.stage import Helpers, Running, Tensors
+    from stages.stage import Tensors
     from storage import Writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Made = dict[str, Tensor | Pieces]  # by a stage, to be committed
 
 
 class Interrupted(BaseException):
@@ -147,7 +147,7 @@ class Runner:
             if self.models.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.models.device)
             checkpoints = Checkpoints(self.store, key)
-            unfinished, resume = Unfinished(checkpoints), _resumed(checkpoints)
+            unfinished, resume = Unfinished(checkpoints), resumed(checkpoints)
             at = len(unfinished) if resume is None else resume.index + 1
             resumed_at = at if at and call.stage.span[1] else None
             self.observer.started(call, resumed_at)
@@ -158,15 +158,15 @@ class Runner:
                         writer.put_pieces(name, array)
                     else:
                         writer.put(name, array, call.stage.axes_of(name, array.ndim))
-                for name, data in call.stage.files(parents).items():
-                    writer.put_file(name, data)
-                if call.stage.writes_files:
+                tools = dict[str, str]()
+                if isinstance(call.stage, WritesFiles):
                     call.stage.write_files(parents, writer.files_folder())
+                    tools = call.stage.tools()
                 seconds = time.monotonic() - began
                 writer.describe(
                     seconds=seconds,
                     device=device_name(self.models.device),
-                    libraries=libraries() | _attention(call, self.models) | call.stage.tools(),
+                    libraries=libraries() | _attention(call, self.models) | tools,
                     resumed_at=[] if resumed_at is None else [resumed_at],
                     peak_memory=peak_memory(self.models.device),
                     measures=measures,
@@ -187,14 +187,14 @@ class Runner:
         options, measures = fitted(call, self.models.info, self.options, self.models.device)
         while True:
             self.models.helpers = None if self.helpers is None else self.helpers(call)
-            progress = _Progress(resume)
+            progress = Progress(resume)
             try:
                 self.models.make_room(call.stage.part, options.offload)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
-                    return self._consume(call, _filled(running, unfinished), unfinished.flush), measures
-                keep = partial(_save, checkpoints, progress)
-                return self._consume(call, _noted(running, progress), keep), measures
+                    return self._consume(call, filled(running, unfinished), unfinished.flush), measures
+                keep = partial(save, checkpoints, progress)
+                return self._consume(call, noted(running, progress), keep), measures
             except torch.OutOfMemoryError:
                 rung = next_rung(call.stage.part, measures, options)
                 if rung is None:
@@ -239,62 +239,16 @@ class Runner:
             raise Interrupted(call, step)
 
 
-@dataclass
-class _Progress:
-    last: Step | None
-
-
 def writing(store: ArtifactStore, call: Call) -> AbstractContextManager[Writer]:
     """Fill a call's artifact in the body of the `with`, as `ArtifactStore.writing`."""
     return store.writing(
         call.key,
         stage=call.stage.name,
-        version=call.stage.version,
+        version=call.stage.key_version(),
         level=call.level,
         params={**call.stage.params(), **({"model": call.model} if call.model else {})},
         parents={role: parent.key for role, parent in call.parents.items()},
     )
-
-
-def _noted(running: Running, progress: _Progress) -> Generator[int, None, Made]:
-    """The steps of a long stage, each noted."""
-    while True:
-        try:
-            progress.last = next(running)
-        except StopIteration as end:
-            result: Tensors = end.value
-            return dict(result)
-        yield progress.last.index + 1
-
-
-def _filled(result: Mapping[str, Tensor | Stream], unfinished: Unfinished) -> Generator[int, None, Made]:
-    """A result whose streams are written as they are made; the pieces that are there."""
-    made: Made = {}
-    for name, array in result.items():
-        if not isinstance(array, Stream):
-            made[name] = array
-            continue
-        pieces = made[name] = unfinished.array(name, array.shape, array.dtype)
-        missing = pieces.missing
-        for index, piece in zip(missing, array.pieces(pieces) if missing else (), strict=True):
-            pieces.put(index, piece)
-            yield index + 1
-    return made
-
-
-def _save(checkpoints: Checkpoints, progress: _Progress) -> None:
-    step = progress.last
-    if step is not None:
-        tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}
-        checkpoints.save(step.index, {name: t.detach().cpu() for name, t in tensors.items()})
-
-
-def _resumed(checkpoints: Checkpoints) -> Step | None:
-    newest = checkpoints.newest()
-    if newest is None:
-        return None
-    history = sorted(name for name in newest.tensors if name.startswith("history"))
-    return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history))
 
 
 def _attention(call: Call, models: Models) -> dict[str, str]:

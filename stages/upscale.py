@@ -1,4 +1,8 @@
-"""A level's result -> the clean reference of the next level (paper §3.2, tailored self-cascade)."""
+"""A level's result -> the clean reference of the next level (paper §3.2, tailored self-cascade).
+
+`Upscale` enlarges a picture in RGB and encodes it again, `UpscaleVideo` every frame of a video (the ablation of the
+paper's video table), `UpscaleLatents` enlarges latents. `EncodePicture` makes a picture from outside the first level.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freescale import enlarge_latents, normal
+from freescale import Step, enlarge_latents, normal
 from freescale.enlarge import bicubic_region
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
 from stages.decode import is_tiled
+from stages.decode_video import frames_of
 from stages.denoise import LATENT_AXES
-from stages.stage import Parents, Picture, Stage, Tensors, picture_of
+from stages.stage import (
+    Cost,
+    Networks,
+    Parents,
+    Picture,
+    Running,
+    Size,
+    Stage,
+    Tensors,
+    latent_shape,
+    not_in_key,
+    picture_bytes,
+    picture_of,
+    video_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from freescale import Step
     from freescale.enlarge import Interpolation
     from freescale.vae.layers import Region
     from freescale.vae.passes import Run
@@ -58,13 +76,17 @@ class Upscale(Stage):
         """The encoder over the enlarged picture."""
         return TiledVae(models.vae, "encoder", self.size, _enlarged(picture_of(parents, "image"), self.size))
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The encoder over the enlarged picture."""
+        return networks.encode(self.size, source)
+
 
 @dataclass(frozen=True)
 class UpscaleLatents(Stage):
-    """{"latents": (1, C, [F,] h, w)}: no VAE: the paper's way for videos, its ablation for images."""
+    """{"latents": (1, C, [F,] h, w)} without the VAE: the paper's way for videos, and its ablation for images."""
 
     name = "upscale"
-    version = 101  # another arithmetic under the same name
+    variant = 1
     axes = LATENT_AXES
 
     size: tuple[int, int]
@@ -74,6 +96,67 @@ class UpscaleLatents(Stage):
         """Enlarge to an eighth of `size`, each frame for itself."""
         cells = (self.size[0] // 8, self.size[1] // 8)
         return {"latents": enlarge_latents(parents["latents"]["latents"], cells, self.mode)}
+
+
+@dataclass(frozen=True)
+class UpscaleVideo(Stage):
+    """{"latents": (1, C, F, h, w)}: every frame enlarged by bicubic interpolation in RGB and encoded again."""
+
+    name = "upscale"
+    variant = 2
+    part = "vae"
+    axes = LATENT_AXES
+    streamed = frozenset({"image"})
+
+    seed: int
+    level: int
+    size: tuple[int, int]
+    posterior: str
+    frames: int = not_in_key(1)  # of the parent
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """A step a frame."""
+        return 0, self.frames
+
+    @property
+    def passes(self) -> int:
+        """Once: a step is one frame."""
+        return 1
+
+    @torch.no_grad()
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
+        """One frame in memory at output size; the posterior's noise is keyed by level and frame."""
+        latents, first = torch.empty(latent_shape(self.size, models.info.latent_channels, self.frames)), 0
+        if resume is not None:
+            first = resume.index + 1
+            latents[:, :, :first] = resume.latents
+        left = range(first, self.frames)
+        made = frames_of(self, parents, models, options, left, "encoder", self.size)
+        for index, frame in zip(left, made, strict=True):
+            latents[:, :, index] = frame
+            yield Step(index, latents[:, :, : index + 1])
+        return {"latents": latents}
+
+    @torch.no_grad()
+    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
+        """Latents (1, C, h, w) of a frame."""
+        run = models.tiles(index)
+        larger = self._larger(parents, models, index)
+        return encode(models, options, larger, self.posterior, self.seed, self.level, index, run=run)
+
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
+        """The encoder over an enlarged frame."""
+        return TiledVae(models.vae, "encoder", self.size, reader(self._larger(parents, models, frame)))
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The encoder over one enlarged frame after another; by tiles, with a frame beside them."""
+        return networks.encode(self.size, source, held=picture_bytes(self.size)).times(frames)
+
+    def _larger(self, parents: Parents, models: Models, index: int) -> Tensor:
+        """A frame (1, 3, H, W) at this level's size."""
+        image = video_of(parents, "image")[index].to(models.device, torch.float32)
+        return F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -97,6 +180,10 @@ class EncodePicture(Stage):
         if tuple(image.shape[-2:]) != self.size:
             image = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False, antialias=True)
         return {"latents": encode(models, options, image.clamp(-1, 1), self.posterior, self.seed, 0)}
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The encoder over the picture; by tiles, with the picture beside them."""
+        return networks.encode(self.size, source, held=picture_bytes(self.size))
 
 
 def encode(

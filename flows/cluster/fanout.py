@@ -30,6 +30,7 @@ from stages.models.load import Models
 from stages.observer import Outcome
 from stages.runner import Runner
 from stages.spec import RunOptions, SpecError
+from stages.stage import ByFrame, Tiled
 from storage import ArtifactNotFoundError, DamagedArtifactError, LeaseTimeoutError
 from storage.errors import explained
 
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from freescale.vae.tile import Tile, TiledVae
     from stages.call import Call
     from stages.models.folder import ModelInfo
-    from stages.stage import Helpers, Parents
+    from stages.models.load import Helpers
+    from stages.stage import Parents
 
 GROUPS = 4  # tasks that each worker gets in a pass over many tiles
 AHEAD = 2  # frames a worker that are at work, or wait for one before them
@@ -165,7 +167,7 @@ class Spread:
 
 @dataclass
 class _Helpers:
-    """The crew at one call's hand: the `Helpers` of `stages/stage.py`."""
+    """The crew at one call's hand: the `Helpers` of `stages/models/load.py`."""
 
     crew: Crew
     work: Work
@@ -236,10 +238,11 @@ _opened: dict[Stored, Tensor] = {}  # and the map they were made from
 
 def make_frame(work: Work, threads: int, device: str, folder: Path, options: dict[str, Any], index: int) -> Stored:
     """Compute a frame of a video as the render would, with its options of this moment."""
-    (parents, models), how = _meet(work, device), RunOptions.model_validate(options)
+    (parents, models), how, stage = _meet(work, device), RunOptions.model_validate(options), work.call.stage
+    assert isinstance(stage, ByFrame)
     models.make_room(work.call.stage.part, how.offload)
     with _threads(threads):
-        return Stored.put(work.call.stage.make_frame(parents, models, how, index), folder)
+        return Stored.put(stage.make_frame(parents, models, how, index), folder)
 
 
 def compute(
@@ -272,9 +275,10 @@ def _threads(count: int) -> Iterator[None]:
 def _tiled_of(work: Work, device: str, frame: int) -> TiledVae:
     key = (work.home.root, work.call.key, frame)
     if key not in _tiled:
-        parents, models = _meet(work, device)
+        (parents, models), stage = _meet(work, device), work.call.stage
+        assert isinstance(stage, Tiled)
         _tiled.clear()
-        _tiled[key] = work.call.stage.tiled(parents, models, frame)
+        _tiled[key] = stage.tiled(parents, models, frame)
     return _tiled[key]
 
 

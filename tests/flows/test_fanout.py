@@ -28,7 +28,7 @@ from stages.metrics.spec import make_evaluation
 from stages.planner.budget import LADDER
 from stages.runner import Interrupted
 from stages.spec import RunOptions, SpecError, make_spec
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

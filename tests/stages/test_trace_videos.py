@@ -18,7 +18,8 @@ from stages.denoise import DenoiseStage
 from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
 from stages.planner.budget import check, fit
-from stages.planner.estimate import estimate, read_config, rough_bytes, run_step, trace_step
+from stages.planner.estimate import estimate, rough_bytes
+from stages.planner.networks import read_config, run_step, trace_step
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec

@@ -24,7 +24,7 @@ from stages.media.png import write_png
 from stages.models.load import Models
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 
 if TYPE_CHECKING:
     from pathlib import Path

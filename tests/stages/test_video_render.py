@@ -27,7 +27,7 @@ from stages.planner.budget import LADDER
 from stages.runner import Interrupted
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
 
