@@ -21,7 +21,7 @@ import torch
 from freescale.attention import attention_name
 from stages.device import device_id, device_name, peak_memory
 from stages.observer import Outcome
-from stages.planner.budget import fitted, next_rung
+from stages.planner.budget import fitted, next_saving
 from stages.resume import Progress, filled, noted, resumed, save
 from stages.stage import WritesFiles
 from storage import (
@@ -151,7 +151,7 @@ class Runner:
             at = len(unfinished) if resume is None else resume.index + 1
             resumed_at = at if at and call.stage.span[1] else None
             self.observer.started(call, resumed_at)
-            made, measures = self._run(call, parents, checkpoints, unfinished, resume)
+            made, savings = self._run(call, parents, checkpoints, unfinished, resume)
             with writing(self.store, call) as writer:
                 for name, array in made.items():
                     if isinstance(array, Pieces):
@@ -169,7 +169,7 @@ class Runner:
                     libraries=libraries() | _attention(call, self.models) | tools,
                     resumed_at=[] if resumed_at is None else [resumed_at],
                     peak_memory=peak_memory(self.models.device),
-                    measures=measures,
+                    savings=savings,
                     counts={"unet_samples": n} if (n := self.models.unet_samples - samples) else {},
                 )
             checkpoints.clear()
@@ -183,8 +183,11 @@ class Runner:
         unfinished: Unfinished,
         resume: Step | None,
     ) -> tuple[Made, list[str]]:
-        """Run a stage to its end; out of memory, step down the ladder and go on from the last step or frame done."""
-        options, measures = fitted(call, self.models.info, self.options, self.models.device)
+        """Run a stage to its end: its result, and the names of the savings that it took.
+
+        Out of memory, it takes the next saving and goes on from the last step or frame that is done.
+        """
+        options, savings = fitted(call, self.models.info, self.options, self.models.device)
         while True:
             self.models.helpers = None if self.helpers is None else self.helpers(call)
             progress = Progress(resume)
@@ -192,16 +195,16 @@ class Runner:
                 self.models.make_room(call.stage.part, options.offload)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
-                    return self._consume(call, filled(running, unfinished), unfinished.flush), measures
+                    return self._consume(call, filled(running, unfinished), unfinished.flush), savings
                 keep = partial(save, checkpoints, progress)
-                return self._consume(call, noted(running, progress), keep), measures
+                return self._consume(call, noted(running, progress), keep), savings
             except torch.OutOfMemoryError:
-                rung = next_rung(call.stage.part, measures, options)
-                if rung is None:
+                saving = next_saving(call.stage.part, savings, options)
+                if saving is None:
                     raise
-            log.warning("%s: out of memory; going on with %s", call.label, rung.name)
-            measures.append(rung.name)
-            options, resume = options.model_copy(update=dict(rung.change)), progress.last
+            log.warning("%s: out of memory; going on with %s", call.label, saving.name)
+            savings.append(saving.name)
+            options, resume = options.model_copy(update=dict(saving.change)), progress.last
             if self.models.device.type == "cuda":  # here, where the error no longer holds what the stage had made
                 torch.cuda.empty_cache()
 

@@ -54,7 +54,7 @@ class Writer(Draft):
         seconds: float | None = None,
         resumed_at: Sequence[int] = (),
         peak_memory: int | None = None,
-        measures: Sequence[str] = (),
+        savings: Sequence[str] = (),
         counts: Mapping[str, int] | None = None,
     ) -> None:
         """Say how the artifact was made: what does not decide its bytes (fields as in `Manifest`)."""
@@ -64,7 +64,7 @@ class Writer(Draft):
             seconds=seconds,
             resumed_at=tuple(resumed_at),
             peak_memory=peak_memory,
-            measures=tuple(measures),
+            savings=tuple(savings),
             counts=dict(counts or {}),
         )
 

@@ -25,7 +25,7 @@ from flows.rendering.session import Session, prepare
 from freescale.vae.tile import Tile
 from stages.decode_video import DecodeVideo
 from stages.metrics.spec import make_evaluation
-from stages.planner.budget import LADDER
+from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.upscale import UpscaleVideo
@@ -238,8 +238,8 @@ def test_a_worker_out_of_memory_at_a_frame_steps_down(
     (strikes / "scarce-4").unlink()
     assert_same_video(Home(tmp_path), made, video)
     manifests = [Home(tmp_path).store.find(o.key) for o in made.outcomes if o.call.stage.name == "decode"]
-    taken = tuple(rung.name for rung in LADDER if "vae" in rung.parts)
-    assert [found.measures for found in manifests] == [taken] * 2  # type: ignore[union-attr]
+    taken = tuple(saving.name for saving in SAVINGS if "vae" in saving.parts)
+    assert [found.savings for found in manifests] == [taken] * 2  # type: ignore[union-attr]
 
 
 def test_a_slow_task_holds_back_those_far_after_it(tmp_path: Path, client: Client) -> None:
