@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from freescale.vae.passes import decode_tiles, untiled_bytes
+from freescale.vae.passes import decode_tiles
+from freescale.vae.plan import untiled_bytes
 from freescale.vae.tile import TiledVae, reader
 from stages.stage import Cost, Networks, Parents, Size, Stage, StageError, Stream, Tensors
 

@@ -96,10 +96,7 @@ class DenoiseStage(Stage):
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
             guidance_scale=self.sampling.guidance_scale,
             guidance_rescale=self.sampling.guidance_rescale,
-            split_guidance=options.split_guidance,
-            window_rows=options.window_rows,
-            feed_forward_tokens=options.feed_forward_tokens,
-            phase_convs=options.phase_convs,
+            compute=options.compute,
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))

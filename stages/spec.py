@@ -13,7 +13,7 @@ import json
 import math
 import typing
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from freescale import METHODS, Method
+from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.amounts import parse_bytes
 
@@ -39,6 +39,10 @@ FPS = (Fraction(1), Fraction(240))  # of playback
 IMAGE_FORMATS, VIDEO_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", "frames")
 LOSSY = ("mp4", "hevc")
 Pair = tuple[int, int]
+if TYPE_CHECKING:
+    SolverName = str
+else:
+    SolverName = Literal[("auto", *SOLVERS)]  # a new solver of the kernel is a choice here without an edit
 
 
 class SpecError(ValueError):
@@ -161,7 +165,7 @@ class RenderSpec(_Model):
     steps: int | None = Field(None, ge=1, le=1000, description="None: the model's default (50, or 4 for turbo).")
     guidance_scale: float | None = Field(None, ge=0, le=50, description="1 or less: no guidance.")
     guidance_rescale: float = Field(0.0, ge=0, le=1)
-    solver: Literal["auto", "euler", "ddim", "euler_ancestral", "dpmpp_2m"] = "auto"
+    solver: SolverName = "auto"
     eta: float | None = Field(None, ge=0, le=1, description="Stochasticity of `ddim`. None: the method's with `auto`.")
     image: str | None = Field(None, max_length=4096, description="A picture to start from instead of noise.")
     regions: tuple[Region, ...] = Field((), max_length=16)
@@ -264,6 +268,11 @@ class RunOptions(_Model):
     phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")
     checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")
+
+    @property
+    def compute(self) -> Compute:
+        """Return what the denoiser is told: the options that change how a UNet is run."""
+        return Compute(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Compute)})
 
 
 def parse_size(text: str) -> Pair:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freescale.vae.passes import VaeMemoryError
+from freescale.vae.plan import VaeMemoryError
 from stages.amounts import enough_bytes, show_bytes
 from stages.planner.estimate import Estimate, estimate, resident, rough_bytes
 from stages.spec import SpecError

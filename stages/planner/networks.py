@@ -7,15 +7,15 @@ without numbers, at its true size, with its method's patches and the options ask
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from freescale import Step
-from freescale.vae.passes import VaeMemoryError, plan_tiles, untiled_bytes
+from freescale import SOLVERS, Step
+from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton, text_weights
 from stages.planner.trace import Trace
 from stages.spec import SpecError
@@ -116,8 +116,7 @@ class _Asked:
     def __init__(self, stage: DenoiseStage, options: RunOptions) -> None:
         self.stage, self.options = stage, options
         params = {name: value for name, value in stage.params().items() if name != "seed"}
-        savings = (options.split_guidance, options.window_rows, options.feed_forward_tokens, options.phase_convs)
-        self.key = json.dumps([params, savings, stage.name], sort_keys=True)
+        self.key = json.dumps([params, asdict(options.compute), stage.name], sort_keys=True)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -172,7 +171,7 @@ def run_step(
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, frames))
-    resume = Step(step - 1, latents, (latents,) if stage.sampling.solver == "dpmpp_2m" else ())
+    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
     models: Any = _Network(unet, _Scheduled(channels, native), device)
     next(iter(stage.run(_parents(stage, unet.config, latents), models, options, resume)))
 
