@@ -24,6 +24,7 @@ class Call:
     model: str  # fingerprint of the weights that decide the bytes, and the dtype; empty where none do
     size: Size
     frames: int = 1
+    cell: int = 8  # pixels of a latent cell's side
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -48,5 +49,5 @@ class Call:
     @property
     def work(self) -> float:
         """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
-        cells = self.size[0] * self.size[1] / 64
+        cells = self.size[0] * self.size[1] / self.cell**2
         return self.stage.passes * self.frames * cells * (1 + cells / 16384)

@@ -43,7 +43,7 @@ class Decode(Stage):
         latents = parents["latents"]["latents"].to(models.device, torch.float32)
         height, width = latents.shape[-2:]
         if is_tiled(models, "decoder", (height, width), options):
-            shape = (1, 3, 8 * height, 8 * width)
+            shape = (1, 3, models.info.cell * height, models.info.cell * width)
             return {"image": Stream(shape, torch.float16, lambda kept: _others(latents, models, options, kept))}
         image = decoded_whole(latents, models, options)
         if not torch.isfinite(image).all():
@@ -88,7 +88,7 @@ def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: i
         whole: Tensor = models.vae.decode(scaled).sample
         return whole
     assert options.vae_memory is not None
-    image = torch.empty(1, 3, 8 * height, 8 * width)
+    image = torch.empty(1, 3, models.info.cell * height, models.info.cell * width)
     run = models.tiles(frame)
     for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory, run):
         image[..., slice(*rows), slice(*columns)] = tile
@@ -106,7 +106,7 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
 
     Raises `StageError` for a picture that shows nothing, before the last band.
     """
-    height, width = (8 * cells for cells in latents.shape[-2:])
+    height, width = (models.info.cell * cells for cells in latents.shape[-2:])
     assert options.vae_memory is not None
     total = squares = 0.0
     band = torch.empty(0)

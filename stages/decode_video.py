@@ -45,13 +45,13 @@ class DecodeVideo(Stage):
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
     ) -> dict[str, Stream]:
         """Decode while the frames are written. Raises `StageError` for a video that shows nothing."""
-        h, w = parents["latents"]["latents"].shape[-2:]
+        (h, w), cell = parents["latents"]["latents"].shape[-2:], models.info.cell
 
         def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
             missing = [index for index in range(self.frames) if index not in kept]
             return checked(frames_of(self, parents, models, options, missing, "decoder", (h, w)), missing, kept)
 
-        return {"image": Stream((1, 3, self.frames, h * 8, w * 8), torch.float16, pieces)}
+        return {"image": Stream((1, 3, self.frames, h * cell, w * cell), torch.float16, pieces)}
 
     @torch.no_grad()
     def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:

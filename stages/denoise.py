@@ -24,7 +24,6 @@ from stages.stage import (
     StageError,
     Tensors,
     latent_shape,
-    level_of,
     method_of,
 )
 
@@ -123,9 +122,10 @@ class DenoiseStage(Stage):
         return parents["latents"]["latents"].to(models.device)
 
     def _level(self, parents: Parents, method: Method, models: Models) -> Level:
-        frames = models.info.frames
+        frames, cell = models.info.frames, models.info.cell
+        level = Level(self.level, self.size, self.base_size, cell, frames=frames)
         if self.level == 0 or "reference" not in parents:
-            return level_of(self.level, self.size, self.base_size, frames)
+            return level
         reference = parents["reference"]["latents"]
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         tensors: Tensors = {"reference": reference.to(models.device), "noise": noise.to(models.device)}
@@ -135,9 +135,8 @@ class DenoiseStage(Stage):
             masks = [parents[role]["picture"][..., 0].float() / 255 for role, _ in self.regions]
             rest = float(self.method["detail_scale"])
             scales = [scale for _, scale in self.regions]
-            cells = (self.size[0] // 8, self.size[1] // 8)
-            tensors["detail_map"] = region_map(masks, scales, rest, cells).to(models.device)
-        return level_of(self.level, self.size, self.base_size, frames, **tensors)
+            tensors["detail_map"] = region_map(masks, scales, rest, level.latent_hw).to(models.device)
+        return replace(level, **tensors)
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class BaseDenoise(DenoiseStage):
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)
-        shape = latent_shape(self.size, models.info.latent_channels, self.frames)
+        shape = latent_shape(self.size, models.info.latent_channels, models.info.cell, self.frames)
         return method.start(shape, moment).to(models.device)
 
 

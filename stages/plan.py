@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freescale import base_size_for, make_schedule
+from freescale import make_schedule
 from stages.call import Call
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode
@@ -25,7 +25,7 @@ from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise
-from stages.settings import LevelSettings, StageSettings, placed, resolve, settled, solver_of
+from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.spec import RenderSpec, SpecError
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents, UpscaleVideo
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from freescale import Method, Schedule, Solver
     from stages.models.folder import ModelInfo
-    from stages.settings import Size
+    from stages.stage import Size
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,8 @@ def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None)
     Pictures and masks are looked for under `input_root` (None: the working folder). Raises `SpecError`.
     """
     spec = settled(spec, info)
-    base = base_size_for(spec.size, info.native)
-    if spec.cascade == "auto":
-        sizes = spec.method.build().sizes(spec.size, base)
-    else:
-        sizes = tuple((height, width) for width, height in spec.cascade)
-    levels = resolve(spec, info, sizes)
-    exports = _Builder(spec, info, input_root, sizes[0] if len(sizes) > 1 else base, levels).exports()
+    sizes, base = level_sizes(spec, info)
+    exports = _Builder(spec, info, input_root, base, resolve(spec, info, sizes)).exports()
     return Plan(placed(spec, input_root), info, sizes, exports, tuple(_in_order(exports)))
 
 
@@ -211,7 +206,7 @@ class _Builder:
         model = self.info.fingerprints[stage.part] if stage.part else ""
         if stage.part in ("text", "unet"):
             model += f":{self.spec.model.dtype}"
-        return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1)
+        return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
     def _picture(self, field: str, path: str, mode: str, size: Size) -> Call:
         checked = check_picture(field, path, self.root)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from freescale import Moment, video_noise
+from freescale import Level, Moment, video_noise
 from stages.denoise import LATENT_AXES, Sampling
-from stages.stage import Parents, Stage, Tensors, level_of, method_of
+from stages.stage import Parents, Stage, Tensors, method_of
 
 if TYPE_CHECKING:
     from freescale import Step
@@ -33,8 +33,8 @@ class Renoise(Stage):
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """One noise a level, keyed by (seed, level); the denoising stages draw the same one again."""
         reference = parents["reference"]["latents"]
-        frames = models.info.frames
+        frames, cell = models.info.frames, models.info.cell
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
-        level = level_of(self.level, self.size, self.base_size, frames, reference=reference, noise=noise)
+        level = Level(self.level, self.size, self.base_size, cell, reference=reference, noise=noise, frames=frames)
         moment = Moment(level=level, step=self.start, schedule=self.sampling.schedule(models), seed=self.seed)
         return {"latents": method_of(self.method).start(tuple(reference.shape), moment)}

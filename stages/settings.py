@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freescale import METHODS, Method
+from freescale import METHODS, Method, base_size_for
 from freescale.methods import FreeScale
 from stages.media.ffmpeg import check_encoding
 from stages.spec import (
@@ -24,6 +24,7 @@ from stages.spec import (
     SpecError,
     changed_method,
     exact_rate,
+    off_grain,
 )
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from freescale import Solver
     from stages.models.folder import ModelInfo
     from stages.spec import MethodSpec
+    from stages.stage import Size
 
-Size = tuple[int, int]  # (height, width) in pixels
 STAGES = ("base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass")  # of a level, in the order they run
 
 
@@ -72,6 +73,25 @@ def resolve(spec: RenderSpec, info: ModelInfo, sizes: Sequence[Size]) -> tuple[L
         LevelSettings(level, size, **{stage: _settings_at(spec, info, stage, level) for stage in STAGES})
         for level, size in enumerate(sizes)
     )
+
+
+def level_sizes(spec: RenderSpec, info: ModelInfo) -> tuple[tuple[Size, ...], Size]:
+    """Return the sizes of all levels, and the size that a cascade begins at, which a render of one level need not have.
+
+    Raises `SpecError` for a side that does not come to whole latent cells of the model, with the nearest that do.
+    """
+    for name, side in (("width", spec.width), ("height", spec.height)):
+        if side % info.cell:
+            raise SpecError(f"{name}: {off_grain(side, info.cell)} with {info.name}")
+    base = base_size_for(spec.size, info.native, cell=info.cell)
+    if spec.cascade == "auto":
+        sizes = spec.method.build().sizes(spec.size, base, info.cell)
+    else:
+        sizes = tuple((height, width) for width, height in spec.cascade)
+    for height, width in sizes:
+        if height % info.cell or width % info.cell:
+            raise SpecError(f"cascade: level {width}x{height} is not in multiples of {info.cell}, as {info.name} needs")
+    return sizes, sizes[0] if len(sizes) > 1 else base
 
 
 def _settings_at(spec: RenderSpec, info: ModelInfo, stage: str, level: int) -> StageSettings:

@@ -32,7 +32,7 @@ from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.amounts import parse_bytes
 
-CELL = 8  # pixels to one latent cell, and the grain of every size
+GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
 MAX_FRAMES = 1024
 FPS = (Fraction(1), Fraction(240))  # of playback
@@ -130,10 +130,11 @@ class Redo(_Model):
         return self
 
 
-def nearest_sizes(side: int) -> tuple[int, int]:
-    """The two allowed sides around one that is not a multiple of 8."""
-    low = side // CELL * CELL
-    return max(low, MIN_SIDE), max(low + CELL, MIN_SIDE)
+def off_grain(side: int, grain: int) -> str:
+    """What is wrong with a side that is not a multiple of `grain` pixels, with the two allowed sides around it."""
+    low = side // grain * grain
+    nearest = f"{max(low, MIN_SIDE)} and {max(low + grain, MIN_SIDE)}"
+    return f"{side} is not a multiple of {grain}; the nearest that work are {nearest}"
 
 
 def exact_rate(value: Any) -> Any:
@@ -189,9 +190,8 @@ class RenderSpec(_Model):
     @field_validator("width", "height")
     @classmethod
     def _multiple(cls, side: int) -> int:
-        if side % CELL:
-            low, high = nearest_sizes(side)
-            raise ValueError(f"{side} is not a multiple of {CELL}; the nearest that work are {low} and {high}")
+        if side % GRAIN:
+            raise ValueError(off_grain(side, GRAIN))
         return side
 
     @model_validator(mode="after")
@@ -232,8 +232,8 @@ def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
     if not cascade or cascade[-1] != (width, height):
         raise ValueError(f"cascade must end at {width}x{height}, the size asked for")
     for w, h in cascade:
-        if w % CELL or h % CELL or min(w, h) < MIN_SIDE:
-            raise ValueError(f"cascade level {w}x{h}: sides must be multiples of {CELL}, at least {MIN_SIDE}")
+        if w % GRAIN or h % GRAIN or min(w, h) < MIN_SIDE:
+            raise ValueError(f"cascade level {w}x{h}: sides must be multiples of {GRAIN}, at least {MIN_SIDE}")
     for (w, h), (next_w, next_h) in itertools.pairwise(cascade):
         if next_w < w or next_h < h or (w, h) == (next_w, next_h):
             raise ValueError(f"cascade level {next_w}x{next_h} does not grow from {w}x{h}")

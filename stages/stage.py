@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkab
 import torch
 from torch import Tensor
 
-from freescale import METHODS, Level, Method, Step
+from freescale import METHODS, Method, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -234,15 +234,12 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def level_of(index: int, size: Size, base_size: Size, frames: int | None = None, **tensors: Tensor | None) -> Level:
-    """The kernel's `Level` for sizes in pixels; every model here has eight pixels to a latent cell.
-
-    `frames` are those the model was trained for.
-    """
-    return Level(index=index, size=size, base_size=base_size, frames=frames, **tensors)  # type: ignore[arg-type]
+def cells_of(size: Size, cell: int) -> tuple[int, int]:
+    """Latent cells (h, w) of a picture of `size` pixels, of `cell` pixels a side each."""
+    return size[0] // cell, size[1] // cell
 
 
-def latent_shape(size: Size, channels: int, frames: int | None = None) -> tuple[int, ...]:
-    """(1, C, h, w) for a picture of (H, W) pixels, (1, C, F, h, w) for a video."""
-    cells = (size[0] // 8, size[1] // 8)
+def latent_shape(size: Size, channels: int, cell: int, frames: int | None = None) -> tuple[int, ...]:
+    """(1, C, h, w) for a picture of (H, W) pixels, (1, C, F, h, w) for a video; a cell has `cell` pixels a side."""
+    cells = cells_of(size, cell)
     return (1, channels, *cells) if frames is None else (1, channels, frames, *cells)

@@ -29,6 +29,7 @@ from stages.stage import (
     Size,
     Stage,
     Tensors,
+    cells_of,
     latent_shape,
     not_in_key,
     picture_bytes,
@@ -93,8 +94,8 @@ class UpscaleLatents(Stage):
     mode: Interpolation | None = None  # None: bicubic
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
-        """Enlarge to an eighth of `size`, each frame for itself."""
-        cells = (self.size[0] // 8, self.size[1] // 8)
+        """Enlarge to the latent cells of `size`, each frame for itself."""
+        cells = cells_of(self.size, models.info.cell)
         return {"latents": enlarge_latents(parents["latents"]["latents"], cells, self.mode)}
 
 
@@ -127,7 +128,8 @@ class UpscaleVideo(Stage):
     @torch.no_grad()
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """One frame in memory at output size; the posterior's noise is keyed by level and frame."""
-        latents, first = torch.empty(latent_shape(self.size, models.info.latent_channels, self.frames)), 0
+        info, first = models.info, 0
+        latents = torch.empty(latent_shape(self.size, info.latent_channels, info.cell, self.frames))
         if resume is not None:
             first = resume.index + 1
             latents[:, :, :first] = resume.latents

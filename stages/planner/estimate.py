@@ -108,5 +108,6 @@ def rough_bytes(call: Call, info: ModelInfo) -> int:
     first = int(read_config(info.folder, call.stage.part)["block_out_channels"][0])
     if call.stage.part == "vae":
         return 2 * files + ROUGH_VAE * first * height * width * FLOAT32
-    cells = max(height * width, 16 * info.native[0] * info.native[1]) // 64  # views at once, at the training size
+    pixels = max(height * width, 16 * info.native[0] * info.native[1])  # views at once, at the training size
+    cells = pixels // info.cell**2
     return 2 * files + 2 * ROUGH_UNET * first * cells * call.frames * FLOAT32

@@ -7,6 +7,7 @@ without numbers, at its true size, with its method's patches and the options ask
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,11 +16,13 @@ import torch
 from torch.nn import functional as F
 
 from freescale import SOLVERS, Step
+from freescale.cascade import CELL
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
+from stages.models.folder import cell_of
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton, text_weights
 from stages.planner.trace import Trace
 from stages.spec import SpecError
-from stages.stage import Cost, latent_shape, method_of
+from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +55,7 @@ class TracedNetworks:
 
     def latent_bytes(self, size: Size) -> int:
         """Bytes of the float32 latents of a picture of `size` pixels."""
-        return self.info.latent_channels * (size[0] // 8) * (size[1] // 8) * FLOAT32
+        return math.prod(latent_shape(size, self.info.latent_channels, self.info.cell)) * FLOAT32
 
     def text_bytes(self) -> int:
         """Bytes of the float32 rows of one encoded prompt, SDXL's pooled one included."""
@@ -68,7 +71,7 @@ class TracedNetworks:
         """Run all steps of a denoising stage, over `frames` of a video."""
         native = self.info.frames
         video = None if native is None else _Video(frames, native, self.info.motion_adapter)
-        return _denoise_cost(_Asked(stage, self.options), self.info.folder, self.dtype, video)
+        return _denoise_cost(_Asked(stage, self.options), self.info.folder, self.dtype, self.info.cell, video)
 
     def decode(self, size: Size, held: int = 0) -> Cost:
         """Decode a picture of `size` pixels; by tiles, with `held` bytes beside them.
@@ -91,7 +94,7 @@ class TracedNetworks:
         """
         vae: Any = skeleton(self.info.folder, "vae", torch.float32).module
         memory = self.options.vae_memory
-        given = (size[0] // 8, size[1] // 8) if half == "decoder" else size
+        given = cells_of(size, self.info.cell) if half == "decoder" else size
         if not memory or untiled_bytes(vae, half, given) <= memory:
             return whole
         try:
@@ -126,14 +129,14 @@ class _Asked:
 
 
 @lru_cache(maxsize=256)
-def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, video: _Video | None) -> Cost:
+def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, cell: int, video: _Video | None) -> Cost:
     """Trace the second step, or the only one; where a method's steps differ, the last one too."""
     stage, unet = asked.stage, skeleton(folder, "unet", dtype, video.adapter if video else None)
     frames = video[:2] if video else None
     steps = {min(stage.start + 1, stage.stop - 1)}
     if not method_of(stage.method).steady:
         steps.add(stage.stop - 1)
-    costs = [trace_step(stage, unet, asked.options, step, frames) for step in sorted(steps)]
+    costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(steps)]
     flops = sum(cost.flops for cost in costs) / len(costs)
     return Cost(max(cost.activations for cost in costs), flops * (stage.stop - stage.start))
 
@@ -143,6 +146,7 @@ class _Scheduled:
     """What a stage asks of a model beside its networks. No cost depends on noise levels: any schedule will do."""
 
     latent_channels: int
+    cell: int
     frames: int | None = None
     scheduler: Mapping[str, Any] = field(default_factory=dict)
 
@@ -163,21 +167,27 @@ def run_step(
     step: int,
     device: torch.device,
     video: tuple[int, int] | None = None,
+    cell: int = CELL,
 ) -> None:
     """Run one step of a stage with a UNet on its device, from latents that are zero.
 
-    `video` are the frames, and those that the model was trained for.
+    `video` are the frames, and those that the model was trained for; a latent cell has `cell` pixels a side.
     """
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
-    latents = torch.zeros(latent_shape(stage.size, channels, frames))
+    latents = torch.zeros(latent_shape(stage.size, channels, cell, frames))
     resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
-    models: Any = _Network(unet, _Scheduled(channels, native), device)
-    next(iter(stage.run(_parents(stage, unet.config, latents), models, options, resume)))
+    models: Any = _Network(unet, _Scheduled(channels, cell, native), device)
+    next(iter(stage.run(_parents(stage, unet.config, latents, cell), models, options, resume)))
 
 
 def trace_step(
-    stage: DenoiseStage, unet: Skeleton, options: RunOptions, step: int, video: tuple[int, int] | None = None
+    stage: DenoiseStage,
+    unet: Skeleton,
+    options: RunOptions,
+    step: int,
+    video: tuple[int, int] | None = None,
+    cell: int = CELL,
 ) -> Cost:
     """What one step of a stage costs, by running it without numbers."""
     network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
@@ -186,13 +196,13 @@ def trace_step(
         try:
             trace.hold((*unet.module.parameters(), *unet.module.buffers()))
             before = trace.live
-            run_step(stage, network, options, step, torch.device("meta"), video)
+            run_step(stage, network, options, step, torch.device("meta"), video, cell)
         finally:
             unet.trace = None
     return Cost(trace.peak - before, float(trace.flops))
 
 
-def _parents(stage: DenoiseStage, config: Any, latents: Tensor) -> dict[str, dict[str, Tensor]]:
+def _parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) -> dict[str, dict[str, Tensor]]:
     """Inputs of a stage, on the host as a store gives them, of the right shapes."""
     text = {"prompt_embeds": torch.zeros(1, TOKENS, int(config["cross_attention_dim"]))}
     if config.get("addition_embed_type") == "text_time":
@@ -201,9 +211,8 @@ def _parents(stage: DenoiseStage, config: Any, latents: Tensor) -> dict[str, dic
         text |= {f"negative_{name.removeprefix('prompt_')}": value for name, value in text.items()}
     parents = {"text": text, "latents": {"latents": latents}}
     if stage.level:
-        base = [side // 8 for side in stage.base_size]
         parents["reference"] = {"latents": latents}
-        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *base)}
+        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *cells_of(stage.base_size, cell))}
     masks = {role: {"picture": torch.zeros(*latents.shape[-2:], 1, dtype=torch.uint8)} for role, _ in stage.regions}
     return parents | masks
 
@@ -211,7 +220,7 @@ def _parents(stage: DenoiseStage, config: Any, latents: Tensor) -> dict[str, dic
 def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], device: torch.device) -> None:
     """Decode latents of a picture of `size`, or enlarge one of `source` to `size` and encode it, whole, in float32."""
     if way == "decode":
-        latents = torch.zeros(1, vae.config.latent_channels, size[0] // 8, size[1] // 8, device=device)
+        latents = torch.zeros(latent_shape(size, vae.config.latent_channels, cell_of(vae.config)), device=device)
         image = vae.decode(latents / vae.config.scaling_factor).sample
         torch.isfinite(image).all()
         return
