@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One stage of a render with its parents, by role. Two calls with one key have the same bytes."""
+    """One stage of a render, with its parents by role. Calls with equal keys have equal bytes."""
 
     stage: Stage
     level: int
@@ -28,7 +28,7 @@ class Call:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the bytes beside the parents, as plain values."""
+        """What decides the bytes besides the parents, as plain values."""
         return {
             "stage": self.stage.name,
             "version": self.stage.key_version(),
@@ -43,11 +43,11 @@ class Call:
 
     @property
     def label(self) -> str:
-        """For people: the stage's name and, above the first level, the level."""
+        """The stage's name and the level, for messages: `decode 1`."""
         return f"{self.stage.name} {self.level}"
 
     @property
     def work(self) -> float:
-        """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
+        """Rough cost for progress bars: latent cells times steps; attention grows with the square of the cells."""
         cells = self.size[0] * self.size[1] / self.cell**2
         return self.stage.passes * self.frames * cells * (1 + cells / 16384)

@@ -1,4 +1,4 @@
-"""Latents -> picture: whole, or where that would take more than `vae_memory`, by exact tiles into bands of rows."""
+"""Latents -> picture: in one piece, or by exact tiles where that would take more than `vae_memory`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stages.models.load import Models
     from stages.spec import RunOptions
 
-UNIFORM = 2 / 255  # a picture whose deviation is under half a grey level of 255 shows nothing
+UNIFORM = 2 / 255  # a grey level of 255; a picture whose deviation is under half of it shows nothing
 FLOAT16 = 2  # bytes
 BAND = 1024  # rows: a chunk of the store, and a multiple of every tile
 
@@ -72,15 +72,18 @@ def decoder(latents: Tensor, models: Models) -> TiledVae:
 
 
 def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOptions) -> bool:
-    """Whether a half of the VAE takes an input of `size` by tiles: where whole it would take more than `vae_memory`."""
+    """Whether half a VAE works by tiles: where an input of `size` would take more than `vae_memory` in one piece.
+
+    `size` is in pixels for the encoder, in latent cells for the decoder.
+    """
     memory = options.vae_memory
     return memory is not None and 0 < memory < untiled_bytes(models.vae, half, size)
 
 
 def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: int = 0) -> Tensor:
-    """The picture (1, 3, H, W) of clean latents (1, C, h, w) in one piece; made by tiles, it is on the CPU.
+    """Return the picture (1, 3, H, W), about [-1, 1], of clean latents (1, C, h, w); made by tiles, it is on the CPU.
 
-    `frame` says which one of a video it is, if it is one.
+    `frame` is the number of the frame in its video.
     """
     scaled = _scaled(latents, models)
     height, width = latents.shape[-2:]
@@ -96,13 +99,13 @@ def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: i
 
 
 def _others(latents: Tensor, models: Models, options: RunOptions, kept: Container[int]) -> Iterator[Tensor]:
-    """The bands that are not kept; statistics and tiles of all are made for them."""
+    """Yield the bands that are not kept; all are computed, since statistics need the whole picture."""
     bands = enumerate(decoded_bands(latents, models, options))
     return (band for index, band in bands if index not in kept)
 
 
 def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Iterator[Tensor]:
-    """Bands (1, 3, up to `BAND`, W) of the picture of clean latents (1, C, h, w), in float16 on the CPU.
+    """Yield bands (1, 3, up to `BAND`, W) of the picture of clean latents (1, C, h, w), in float16 on the CPU.
 
     Raises `StageError` for a picture that shows nothing, before the last band.
     """
@@ -127,6 +130,6 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
 
 
 def _scaled(latents: Tensor, models: Models) -> Tensor:
-    """As the VAE takes them."""
+    """Return latents in the VAE's own scale."""
     scaled: Tensor = latents / models.vae.config.scaling_factor
     return scaled

@@ -81,9 +81,10 @@ def frames_of(
     half: Half,
     size: tuple[int, int],
 ) -> Iterator[Tensor]:
-    """A stage's `make_frame` of each index, in order, where half a VAE takes inputs of `size`.
+    """Yield a stage's `make_frame` of each index, in order.
 
-    Helpers compute a frame each or, where frames go by tiles, the tiles of one after another.
+    Helpers, where there are any, compute a frame each. Where half a VAE takes inputs of `size` by tiles, they compute
+    the tiles of one frame after another.
     """
     if models.helpers is not None and not is_tiled(models, half, size, options):
         return models.helpers.frames(indices, options)
@@ -91,7 +92,10 @@ def frames_of(
 
 
 def checked(frames: Iterator[Tensor], indices: list[int], kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
-    """Hand on frames (1, 3, H, W), which together with those that are kept must show something."""
+    """Yield frames (1, 3, H, W) unchanged, those of `indices`; `kept` are the frames of an attempt before.
+
+    Raises `StageError` for a frame with NaN or Inf, and where all frames of the video are uniform.
+    """
     shows = False
     for index, frame in zip(indices, frames, strict=True):
         if not torch.isfinite(frame).all():

@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class DenoiseStage(Stage):
-    """Steps `start` to `stop` of a level, under the method's patches, blend and prediction."""
+    """Steps `start` to `stop` - 1 of a level, under the method's patches, blend and prediction."""
 
     part = "unet"
     axes = LATENT_AXES
@@ -69,7 +69,7 @@ class DenoiseStage(Stage):
     stop: int
     time_ids: tuple[int, int] | None
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
-    motion_fps: float | None = None  # told to a video model with an fps branch
+    motion_fps: float | None = None  # for a video model with an fps branch
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:

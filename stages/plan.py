@@ -236,7 +236,7 @@ class _Builder:
         return Sampling(self.steps, *self.solver, settings.guidance_scale, self.spec.guidance_rescale)
 
     def _time_ids(self, method: Method) -> Size | None:
-        """What the method tells a size-conditioned model; one level is told its own size."""
+        """The size that the method gives a size-conditioned model (SDXL's micro-conditioning)."""
         sizes = [level.size for level in self.levels]
         return method.told_size(sizes, self.base) if self.info.size_ids else None
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Renoise(Stage):
-    """{"latents": (1, C, [F,] h, w)}: the method's start of a level: reference + sigma * noise at the restart."""
+    """{"latents": (1, C, [F,] h, w)}: a level's first latents, reference + sigma * noise at the restart step."""
 
     name = "renoise"
     axes = LATENT_AXES
@@ -31,7 +31,7 @@ class Renoise(Stage):
     start: int
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
-        """One noise a level, keyed by (seed, level); the denoising stages draw the same one again."""
+        """Add the level's noise, which is keyed by (seed, level): the denoising stages draw it again."""
         reference = parents["reference"]["latents"]
         frames, cell = models.info.frames, models.info.cell
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)

@@ -1,9 +1,9 @@
 """Look up, run, commit: the only place where a stage meets a disk.
 
-`Runner.render` makes a plan's exports, asking for parents only where something has to be made. A stage is made at
-most once: its fingerprint is looked up, a lease keeps a second process from working in vain, and its result counts
-once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; videos leave every frame
-that is whole. A damaged artifact found on the way is set aside by the store and made again from its parents.
+`Runner.render` makes a plan's exports. It looks for parents only where something has to be made. A stage is made once:
+its key is looked up, a lease keeps a second process from doing the same work, and its result counts once its manifest
+is there. Long stages leave checkpoints, by the clock and when asked to stop; videos leave every whole frame. The store
+moves a damaged artifact to its trash, and the runner makes it again from its parents.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class Runner:
     helpers: Callable[[Call], Helpers] | None = None  # compute tiles and frames of a call; None: this process does
 
     def render(self, plan: Plan) -> list[Outcome]:
-        """Make every export of the plan, in order; outcomes of all calls that were looked at, parents first."""
+        """Make every export of the plan, in order. Return the outcomes of all calls looked at, parents first.
+
+        Raises `Interrupted` when asked to stop, and `StageError` for a result that cannot be right.
+        """
         outcomes: dict[str, Outcome] = {}
         for export in plan.exports:
             self.ensure(export, outcomes)
@@ -100,11 +103,11 @@ class Runner:
         return self._healed(call, outcomes, self.store.read)
 
     def parents(self, call: Call, outcomes: dict[str, Outcome]) -> dict[str, Tensors]:
-        """What a call's stage is given, by role."""
+        """The parents' tensors by role, as the call's stage takes them."""
         return {role: self._parent(call, role, outcomes) for role in call.parents}
 
     def _parent(self, call: Call, role: str, outcomes: dict[str, Outcome]) -> Tensors:
-        """A parent's tensors, or what the stage reads frame by frame or by regions; healed alike."""
+        """A parent's tensors, or a reader of them where the stage takes frames or regions."""
         found: Any
         if role in call.stage.by_region:
             found = self._healed(call.parents[role], outcomes, self.store.open_pictures)
@@ -115,6 +118,7 @@ class Runner:
         return dict(found)
 
     def _healed(self, call: Call, outcomes: dict[str, Outcome], read: Callable[[str], T]) -> T:
+        """Read an artifact; one that is damaged or gone is made again first, at most twice."""
         for _ in range(2):
             try:
                 return read(self.ensure(call, outcomes))
@@ -123,15 +127,15 @@ class Runner:
         return read(self.ensure(call, outcomes))
 
     def file_path(self, call: Call, name: str, outcomes: dict[str, Outcome]) -> Path:
-        """Where a file of a call's artifact lies, verified, to be copied; healed like `read`."""
+        """The path of a file of a call's artifact, verified, to be copied; a damaged artifact is made again first."""
         return self._healed(call, outcomes, lambda key: self.store.file_path(key, name))
 
     def read_file(self, call: Call, name: str, outcomes: dict[str, Outcome]) -> bytes:
-        """A file of a call's artifact, verified; healed like `read`."""
+        """The bytes of a file of a call's artifact, verified; a damaged artifact is made again first."""
         return self._healed(call, outcomes, lambda key: self.store.read_file(key, name))
 
     def _device(self) -> Any:
-        """One render a GPU; a CPU is shared by the kernel's scheduler."""
+        """A lock: one render at a time on a GPU; the operating system shares a CPU."""
         if self.models.device.type == "cpu":
             return nullcontext()
         return device_lock(self.store.place.machine, device_id(self.models.device), on_wait=self._waiting)
@@ -219,7 +223,7 @@ class Runner:
                 return result
             except Exception:
                 raise
-            except BaseException:  # told to end at once, inside a step: keep those before
+            except BaseException:  # killed inside a step: keep the steps before
                 keep()
                 raise
             if call.stage.span[1]:  # a picture that comes in bands is one step
@@ -243,7 +247,7 @@ class Runner:
 
 
 def writing(store: ArtifactStore, call: Call) -> AbstractContextManager[Writer]:
-    """Fill a call's artifact in the body of the `with`, as `ArtifactStore.writing`."""
+    """Return the context in which a call's artifact is filled: `ArtifactStore.writing`, which commits at its end."""
     return store.writing(
         call.key,
         stage=call.stage.name,

@@ -44,9 +44,14 @@ class Picture(Protocol):
     """A picture (1, 3, H, W) that lies on disk, read by regions: spans of rows and of columns."""
 
     @property
-    def size(self) -> Size: ...
-    def region(self, rows: tuple[int, int], columns: tuple[int, int], /) -> Tensor: ...
-    def whole(self) -> Tensor: ...
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+
+    def region(self, rows: tuple[int, int], columns: tuple[int, int], /) -> Tensor:
+        """The part (1, 3, rows, columns) within two spans, [first, one past the last) each."""
+
+    def whole(self) -> Tensor:
+        """All of it."""
 
 
 @dataclass(frozen=True)

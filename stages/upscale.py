@@ -191,10 +191,10 @@ class EncodePicture(Stage):
 def encode(
     models: Models, options: RunOptions, image: Tensor, posterior: str, seed: int, *purpose: int, run: Run | None = None
 ) -> Tensor:
-    """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior.
+    """Return the scaled latents (1, C, h, w) of an image (1, 3, H, W) in [-1, 1].
 
-    The sample is keyed by the seed and by `purpose`: the level and, of a video, the frame. By tiles, computed by `run`,
-    where the whole would take more than `vae_memory`.
+    `posterior` is `mode` or `sample`; a sample is keyed by the seed and by `purpose`: the level and, of a video, the
+    frame. Where the whole would take more than `vae_memory` it works by tiles, which `run` computes.
     """
     size = (image.shape[2], image.shape[3])
     if is_tiled(models, "encoder", size, options):
@@ -205,7 +205,7 @@ def encode(
 
 
 def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
-    """Scaled latents of a posterior: its mean, or for `sample` a keyed draw."""
+    """Return scaled latents of a posterior: its mean, or for `sample` a draw keyed by seed and purpose."""
     latents = mean
     if posterior == "sample":
         noise = normal(tuple(latents.shape), seed, "vae_posterior", *purpose)
@@ -215,19 +215,19 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
 
 
 def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
-    """Moments (1, 2C, h, w) of a picture enlarged to `size`, of which no more than a tile is held."""
+    """Return the moments (1, 2C, h, w) of a picture enlarged to `size`, tile by tile: it is never in memory whole."""
     run = models.tiles()
     return encoded(_enlarged(picture, size), size, models, options, run)
 
 
 def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:
-    """Moments (1, 2C, h, w) of a picture that is read by regions, its tiles computed by `run`."""
+    """Return the moments (1, 2C, h, w) of a picture that is read by regions; `run` computes its tiles."""
     assert options.vae_memory is not None
     return encode_tiles(models.vae, read, size, options.vae_tile, options.vae_memory, run)
 
 
 def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Tensor]:
-    """Regions of a picture enlarged to `size`, each made when it is asked for."""
+    """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for."""
 
     def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         return picture.region(rows, columns).float()
@@ -236,6 +236,6 @@ def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Ten
 
 
 def _posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation that moments (1, 2C, h, w) stand for; the logarithm is bounded as in diffusers."""
+    """Return mean and deviation of moments (1, 2C, h, w); the log variance is clamped as in diffusers."""
     mean, logarithm = moments.chunk(2, dim=1)
     return mean, (0.5 * logarithm.clamp(-30, 20)).exp()
