@@ -22,13 +22,14 @@ from stages.stage import (
     Size,
     Stage,
     StageError,
-    Tensors,
     latent_shape,
     method_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from freescale import Method, Solver
     from stages.models.load import Models
@@ -89,7 +90,7 @@ class DenoiseStage(Stage):
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models)
-        level = self._level(parents, method, models)
+        level = self._level(parents, models)
         denoiser = Denoiser(
             models.unet,
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
@@ -121,22 +122,26 @@ class DenoiseStage(Stage):
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         return parents["latents"]["latents"].to(models.device)
 
-    def _level(self, parents: Parents, method: Method, models: Models) -> Level:
-        frames, cell = models.info.frames, models.info.cell
-        level = Level(self.level, self.size, self.base_size, cell, frames=frames)
+    def _level(self, parents: Parents, models: Models) -> Level:
+        frames, device = models.info.frames, models.device
+        level = Level(self.level, self.size, self.base_size, models.info.cell, frames=frames)
         if self.level == 0 or "reference" not in parents:
             return level
         reference = parents["reference"]["latents"]
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
-        tensors: Tensors = {"reference": reference.to(models.device), "noise": noise.to(models.device)}
-        if "anchor" in parents:
-            tensors["anchor"] = parents["anchor"]["latents"].to(models.device)
-        if self.regions:
-            masks = [parents[role]["picture"][..., 0].float() / 255 for role, _ in self.regions]
-            rest = float(self.method["detail_scale"])
-            scales = [scale for _, scale in self.regions]
-            tensors["detail_map"] = region_map(masks, scales, rest, level.latent_hw).to(models.device)
-        return replace(level, **tensors)
+        return replace(
+            level,
+            reference=reference.to(device),
+            noise=noise.to(device),
+            anchor=parents["anchor"]["latents"].to(device) if "anchor" in parents else None,
+            detail_map=self._detail_map(parents, level.latent_hw).to(device) if self.regions else None,
+        )
+
+    def _detail_map(self, parents: Parents, latent_hw: tuple[int, int]) -> Tensor:
+        """The detail scale of every latent cell (1, 1, h, w), from the masks."""
+        masks = [parents[role]["picture"][..., 0].float() / 255 for role, _ in self.regions]
+        scales = [scale for _, scale in self.regions]
+        return region_map(masks, scales, float(self.method["detail_scale"]), latent_hw)
 
 
 @dataclass(frozen=True)
