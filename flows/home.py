@@ -14,7 +14,7 @@ from stages.spec import SpecError
 from storage import ArtifactStore, Disk, Runs
 
 if TYPE_CHECKING:
-    from storage import Place
+    from storage import Backend
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Home:
         return home
 
     @property
-    def place(self) -> Place:
+    def backend(self) -> Backend:
         """What the store and the runs lie in."""
         if self.bucket is None:
             return Disk(self.root / "store")
@@ -50,12 +50,12 @@ class Home:
     @property
     def store(self) -> ArtifactStore:
         """Artifacts, checkpoints and locks."""
-        return ArtifactStore(self.place)
+        return ArtifactStore(self.backend)
 
     @property
     def runs(self) -> Runs:
         """Records of runs."""
-        return Runs(self.place)
+        return Runs(self.backend)
 
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""
@@ -63,7 +63,7 @@ class Home:
 
 
 @functools.cache
-def _bucket(url: str, root: Path) -> Place:
+def _bucket(url: str, root: Path) -> Backend:
     """One connection for the process, tried once."""
     from storage.bucket import Bucket  # nobody else needs its library
 

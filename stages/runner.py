@@ -138,7 +138,7 @@ class Runner:
         """A lock: one render at a time on a GPU; the operating system shares a CPU."""
         if self.models.device.type == "cpu":
             return nullcontext()
-        return device_lock(self.store.place.machine, device_id(self.models.device), on_wait=self._waiting)
+        return device_lock(self.store.backend.machine, device_id(self.models.device), on_wait=self._waiting)
 
     def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
         """Run one stage whose parents are there, under its lease, and commit it."""

@@ -87,10 +87,10 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
     assert store.verify(key) is not None
     for export in plan.exports:  # so that everything below is asked for
         if (found := store.find(export.key)) is not None and stage != "export":
-            store.set_aside(found.key, "test")
+            store.move_to_trash(found.key, "test")
     for call in plan.calls:
         if call.stage.name in ("decode", "detail_pass") and call.stage.name != stage and store.find(call.key):
-            store.set_aside(call.key, "test")
+            store.move_to_trash(call.key, "test")
     assert render(home, spec).pixels_sha256 == first.pixels_sha256
     assert store.verify(key) is None
 

@@ -310,7 +310,7 @@ def test_a_damaged_frame_is_found_and_the_video_made_again(first: Result, model:
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))
-    store.set_aside(keys["export"], "to be made again")
+    store.move_to_trash(keys["export"], "to be made again")
     again = render(tmp_path, values(model))
     assert {f"{o.call.stage.name} {o.call.level}" for o in again.outcomes if not o.reused} == {"decode 1", "export 1"}
     assert again.pixels_sha256 == first.pixels_sha256
