@@ -10,7 +10,16 @@ import torch
 from freescale.vae.passes import decode_tiles
 from freescale.vae.plan import untiled_bytes
 from freescale.vae.tile import TiledVae, reader
-from stages.stage import Cost, Networks, Parents, Size, Stage, StageError, Stream, Tensors
+from stages.errors import StageError
+from stages.stage import (
+    Cost,
+    Networks,
+    Parents,
+    Size,
+    Stage,
+    Stream,
+    Tensors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from stages.decode import FLOAT16, UNIFORM, decoded_whole, decoder, is_tiled
-from stages.stage import ByFrame, Cost, Networks, Parents, Size, Stage, StageError, Stream, picture_bytes
+from stages.errors import StageError
+from stages.stage import (
+    ByFrame,
+    Cost,
+    Networks,
+    Parents,
+    Size,
+    Stage,
+    Stream,
+    picture_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

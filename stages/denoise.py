@@ -14,6 +14,7 @@ import torch
 
 from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
 from stages.conditioning import conditioning
+from stages.errors import StageError
 from stages.stage import (
     Cost,
     Networks,
@@ -21,7 +22,6 @@ from stages.stage import (
     Running,
     Size,
     Stage,
-    StageError,
     latent_shape,
     method_of,
 )

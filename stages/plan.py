@@ -21,12 +21,12 @@ from stages.conditioning import EncodePrompt
 from stages.decode import Decode
 from stages.decode_video import DecodeVideo
 from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling
+from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
-from stages.spec import RenderSpec, SpecError
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents, UpscaleVideo
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from freescale import Method, Schedule, Solver
     from stages.models.folder import ModelInfo
+    from stages.spec import RenderSpec
     from stages.stage import Size
 
 

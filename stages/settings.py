@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from freescale import METHODS, Method, base_size_for
 from freescale.methods import FreeScale
+from stages.errors import SpecError
 from stages.media.ffmpeg import check_encoding
 from stages.spec import (
     IMAGE_FORMATS,
@@ -21,7 +22,6 @@ from stages.spec import (
     Redo,
     Region,
     RenderSpec,
-    SpecError,
     changed_method,
     exact_rate,
     off_grain,

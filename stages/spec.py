@@ -31,6 +31,7 @@ from pydantic import (
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.amounts import parse_bytes
+from stages.errors import SpecError
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
     SolverName = str
 else:
     SolverName = Literal[("auto", *SOLVERS)]  # a new solver of the kernel is a choice here without an edit
-
-
-class SpecError(ValueError):
-    """A spec that cannot be rendered. The message is one sentence: the field, its value, what is allowed."""
 
 
 class _Model(BaseModel):

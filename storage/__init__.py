@@ -7,34 +7,41 @@ A `Backend` is what they stand on: a folder (`Disk`) or a bucket (`storage.bucke
 readers see the state before or after a commit, nothing in between, and no read returns a byte that was not committed.
 Leases and the `device_lock` are kernel locks that end with the process that holds them; a lease also passes from a
 process that is stopped to another.
+
+Names are imported from their modules at first use: who lists runs does not wait for torch and zarr.
 """
 
 from __future__ import annotations
 
-from storage.arrays import open_dask
-from storage.backend import Backend, Disk
-from storage.checkpoints import Checkpoint, Checkpoints
-from storage.device_lock import device_lock
-from storage.durable import whole_file
-from storage.errors import (
-    ArtifactNotFoundError,
-    DamagedArtifactError,
-    DamagedRunError,
-    InvalidNameError,
-    LeaseTimeoutError,
-    RunExistsError,
-    RunNotFoundError,
-    StorageError,
-    StoreAccessError,
-    StoreFullError,
-    UnsupportedFormatError,
-)
-from storage.fingerprint import canonical, fingerprint
-from storage.frames import Frames
-from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
-from storage.pieces import Pieces, Unfinished
-from storage.runs import Runs
-from storage.store import ArtifactStore, Writer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from storage.fingerprint import canonical, fingerprint  # now: later the name would be the module's
+
+if TYPE_CHECKING:
+    from storage.arrays import open_dask
+    from storage.backend import Backend, Disk
+    from storage.checkpoints import Checkpoint, Checkpoints
+    from storage.device_lock import device_lock
+    from storage.durable import whole_file
+    from storage.errors import (
+        ArtifactNotFoundError,
+        DamagedArtifactError,
+        DamagedRunError,
+        InvalidNameError,
+        LeaseTimeoutError,
+        RunExistsError,
+        RunNotFoundError,
+        StorageError,
+        StoreAccessError,
+        StoreFullError,
+        UnsupportedFormatError,
+    )
+    from storage.frames import Frames
+    from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
+    from storage.pieces import Pieces, Unfinished
+    from storage.runs import Runs
+    from storage.store import ArtifactStore, Writer
 
 __all__ = [
     "ArrayRecord",
@@ -70,3 +77,44 @@ __all__ = [
     "open_dask",
     "whole_file",
 ]
+
+_MODULES = {
+    "ArrayRecord": "manifest",
+    "ArtifactNotFoundError": "errors",
+    "ArtifactStore": "store",
+    "Attempt": "manifest",
+    "Backend": "backend",
+    "Checkpoint": "checkpoints",
+    "Checkpoints": "checkpoints",
+    "DamagedArtifactError": "errors",
+    "DamagedRunError": "errors",
+    "Disk": "backend",
+    "FileRecord": "manifest",
+    "Frames": "frames",
+    "InvalidNameError": "errors",
+    "LeaseTimeoutError": "errors",
+    "Manifest": "manifest",
+    "Pieces": "pieces",
+    "PlannedCall": "manifest",
+    "RunExistsError": "errors",
+    "RunNotFoundError": "errors",
+    "RunRecord": "manifest",
+    "Runs": "runs",
+    "StorageError": "errors",
+    "StoreAccessError": "errors",
+    "StoreFullError": "errors",
+    "Unfinished": "pieces",
+    "UnsupportedFormatError": "errors",
+    "Writer": "store",
+    "device_lock": "device_lock",
+    "open_dask": "arrays",
+    "whole_file": "durable",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` from its module (PEP 562). Raises `AttributeError` for any other."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"storage.{_MODULES[name]}"), name)
+    return value

@@ -1,4 +1,4 @@
-"""The command line. Every command works offline with no service running; none is left behind.
+"""The command line. Every command works offline with no service running, and leaves none behind.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 3 interrupted but resumable. Pictures and progress go to files and
 standard error; with `--json` the last line of standard output is one object.
@@ -15,54 +15,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli import batch as cli_night
-from flows.cli import convert as cli_convert
-from flows.cli import research as cli_field
+from flows.cli import batch, convert, research
+from flows.cli.groups import grouped
 from flows.cli.options import (
-    DaskOption,
-    DeviceOption,
-    EveryOption,
     FpsOption,
-    FramesOption,
     HomeOption,
-    JsonOption,
     MaskOption,
-    MemoryOption,
-    OutOption,
-    OverwriteOption,
+    Memory,
+    Output,
+    Picture,
     RootOption,
-    SplitOption,
-    ThreadsOption,
-    VaeMemoryOption,
-    VaeTileOption,
-    WorkersOption,
+    Running,
+    Sharing,
+    Where,
+    flags_of,
     home_of,
-    options_of,
+    run_options,
     stop_on_signals,
 )
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from flows.rendering.session import Job, Result
-    from stages.spec import RunOptions
+    from flows.rendering.session import Job
+    from stages.spec import RenderSpec, RunOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
-app.command()(cli_field.compare)
-app.command()(cli_field.evaluate)
-app.command()(cli_night.batch)
-app.command()(cli_night.prune)
-app.command()(cli_night.pause)
-app.command()(cli_night.unpause)
-app.command()(cli_night.prefect_setup)
-app.add_typer(cli_field.study, name="study")
-app.add_typer(cli_convert.convert, name="convert")
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, as `freescale runs` lists it.")]
+LevelOption = Annotated[
+    int | None, typer.Option(help="Level of the cascade: 0 is the training size. Default: the last.")
+]
 
 
 @app.callback()
 def every_command(
     store: Annotated[
-        str | None, typer.Option(help="s3://BUCKET/PREFIX instead of a folder; else FREESCALE_STORE.")
+        str | None,
+        typer.Option(
+            help="s3://BUCKET/PREFIX: keep artifacts, checkpoints and runs in a bucket. "
+            "Default: FREESCALE_STORE, else the home folder."
+        ),
     ] = None,
 ) -> None:
     """Given before the command."""
@@ -71,232 +64,178 @@ def every_command(
 
 
 @app.command(context_settings=EXTRA)
+@grouped
 def render(
     context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC", help="Words, or a .yaml or .json spec file.")],
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    steps: Annotated[int | None, typer.Option()] = None,
-    method: Annotated[str | None, typer.Option(help="freescale or direct; its own parameters are flags too.")] = None,
-    model: Annotated[str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")] = None,
-    image: Annotated[str | None, typer.Option(help="A picture to start from.")] = None,
-    frames: FramesOption = None,
-    fps: FpsOption = None,
-    mask: MaskOption = None,
-    out: OutOption = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    checkpoint_every: EveryOption = 60.0,
-    split_guidance: SplitOption = False,
-    memory: MemoryOption = None,
-    vae_memory: VaeMemoryOption = None,
-    vae_tile: VaeTileOption = 512,
-    workers: WorkersOption = None,
-    dask: DaskOption = None,
+    picture: Picture,
+    running: Running,
+    sharing: Sharing,
+    output: Output,
+    where: Where,
     input_root: RootOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
 ) -> None:
-    """Render a picture or video through checkpointed stages; typed again after a crash, it goes on where it was."""
-    from flows.cli import flags as requests
+    """Render a picture or a video in checkpointed stages. The same command again goes on after a crash."""
+    from flows.cli.flags import spec_from
 
-    flags: dict[str, Any] = {"size": size, "seed": seed, "steps": steps, "method": method, "model": model}
-    flags |= {"image": image, "frames": frames, "fps": fps, "mask": mask}
-    place = home_of(home)
-    spec = requests.spec_from(what, flags, context.args)
-    job = _prepare(spec, place, input_root)
-    options = options_of(
-        device=device,
-        threads=threads,
-        checkpoint_every=checkpoint_every,
-        split_guidance=split_guidance,
-        memory=memory,
-        vae_memory=vae_memory,
-        vae_tile=vae_tile,
-    )
-    _run(job, place, options, out or Path.cwd(), overwrite, as_json, dask, workers)
+    spec = spec_from(what, flags_of(picture), context.args)
+    home = home_of(where.home)
+    _run(_prepare(spec, home, input_root), home, run_options(running), sharing, output, where.as_json)
 
 
 @app.command(context_settings=EXTRA)
+@grouped
 def plan(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC|RUN")],
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    steps: Annotated[int | None, typer.Option()] = None,
-    method: Annotated[str | None, typer.Option()] = None,
-    model: Annotated[str | None, typer.Option()] = None,
-    image: Annotated[str | None, typer.Option()] = None,
-    frames: FramesOption = None,
-    fps: FpsOption = None,
-    mask: MaskOption = None,
+    what: Annotated[
+        str, typer.Argument(metavar="PROMPT|SPEC|RUN", help="Words, a .yaml or .json spec file, or the name of a run.")
+    ],
+    picture: Picture,
+    memory: Memory,
+    where: Where,
     why: Annotated[
-        bool, typer.Option("--why", help="Name the fields that differ from the nearest made before.")
+        bool,
+        typer.Option("--why", help="Name the fields that differ from the nearest artifact in the store. Default: no."),
     ] = False,
-    device: DeviceOption = "auto",
-    split_guidance: SplitOption = False,
-    memory: MemoryOption = None,
-    vae_memory: VaeMemoryOption = None,
-    vae_tile: VaeTileOption = 512,
     input_root: RootOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
 ) -> None:
-    """Show levels, stages, what is reused and what it would cost; start nothing."""
-    from flows.cli import flags as requests
+    """Show the levels and stages of a render, what is reused, and memory, time and disk. Nothing is started."""
+    from flows.cli.flags import spec_or_run
 
-    flags: dict[str, Any] = {"size": size, "seed": seed, "steps": steps, "method": method, "model": model}
-    flags |= {"image": image, "frames": frames, "fps": fps, "mask": mask}
-    place = home_of(home)
-    spec = requests.spec_or_run(what, flags, context.args, place)
-    options = options_of(
-        device=device,
-        split_guidance=split_guidance,
-        memory=memory,
-        vae_memory=vae_memory,
-        vae_tile=vae_tile,
-    )
-    _show_plan(_prepare(spec, place, input_root), place, options, why, as_json)
+    home = home_of(where.home)
+    spec = spec_or_run(what, flags_of(picture), context.args, home)
+    _show_plan(_prepare(spec, home, input_root), home, run_options(memory), why, where.as_json)
 
 
 @app.command()
-def resume(
-    run: Annotated[str, typer.Argument()],
-    out: OutOption = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    checkpoint_every: EveryOption = 60.0,
-    split_guidance: SplitOption = False,
-    memory: MemoryOption = None,
-    vae_memory: VaeMemoryOption = None,
-    vae_tile: VaeTileOption = 512,
-    workers: WorkersOption = None,
-    dask: DaskOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@grouped
+def resume(run: RunArgument, running: Running, sharing: Sharing, output: Output, where: Where) -> None:
     """Go on with a run from its last checkpoint, or show that it is done."""
-    from flows.rendering.session import load
-
-    place = home_of(home)
-    record, spec = load(place, run)
-    job = _prepare(spec, place, None, record.origin)
-    options = options_of(
-        device=device,
-        threads=threads,
-        checkpoint_every=checkpoint_every,
-        split_guidance=split_guidance,
-        memory=memory,
-        vae_memory=vae_memory,
-        vae_tile=vae_tile,
-    )
-    _run(job, place, options, out or Path.cwd(), overwrite, as_json, dask, workers)
+    home = home_of(where.home)
+    origin, spec = _recorded(home, run)
+    job = _prepare(spec, home, None, origin)
+    _run(job, home, run_options(running), sharing, output, where.as_json)
 
 
 @app.command(context_settings=EXTRA)
+@grouped
 def redo(
     context: typer.Context,
-    run: Annotated[str, typer.Argument()],
+    run: RunArgument,
     stage: Annotated[
-        str, typer.Option("--from", help="base_denoise, upscale, renoise, highres_denoise or detail_pass.")
+        str,
+        typer.Option(
+            "--from", help="First stage to make again: base_denoise, upscale, renoise, highres_denoise or detail_pass."
+        ),
     ],
-    level: Annotated[int | None, typer.Option(help="Of the cascade; default: the last.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    guidance_scale: Annotated[float | None, typer.Option()] = None,
-    mask: MaskOption = None,
-    dry: Annotated[bool, typer.Option("--plan", help="Show what would be reused; start nothing.")] = False,
-    out: OutOption = None,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    checkpoint_every: EveryOption = 60.0,
-    memory: MemoryOption = None,
-    vae_memory: VaeMemoryOption = None,
-    vae_tile: VaeTileOption = 512,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make a run again from one stage on, with other parameters; everything before is reused."""
-    from flows.cli import flags as requests
-    from flows.rendering.session import load
-
-    place = home_of(home)
-    _, spec = load(place, run)
-    changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
-    again = requests.redo_spec(spec, stage, level, changes, context.args, place)
-    job = _prepare(again, place, None, origin=run)
-    options = options_of(
-        device=device,
-        threads=threads,
-        checkpoint_every=checkpoint_every,
-        memory=memory,
-        vae_memory=vae_memory,
-        vae_tile=vae_tile,
-    )
-    if dry:
-        _show_plan(job, place, options, False, as_json)
-        return
-    _run(job, place, options, out or Path.cwd(), overwrite, as_json)
-
-
-@app.command()
-def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the runs of this home, newest first."""
-    from flows.cli import tables as report
-
-    report.print_runs(home_of(home), as_json)
-
-
-@app.command()
-def show(run: Annotated[str, typer.Argument()], home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show a run: its spec, stages, attempts and pictures."""
-    from flows.cli import tables as report
-    from flows.rendering.session import load
-
-    place = home_of(home)
-    record, spec = load(place, run)
-    report.print_run(record, spec, place, as_json)
-
-
-@app.command()
-def export(
-    run: Annotated[str, typer.Argument()],
-    format: Annotated[
-        str | None, typer.Option(help="png, tiff or webp; of a video mp4, hevc, ffv1 or frames (a zip of PNG files).")
+    running: Running,
+    sharing: Sharing,
+    output: Output,
+    where: Where,
+    level: LevelOption = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, 0 or larger. Default: the run's.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Another guidance scale, 0 to 50. Default: the run's.")
     ] = None,
-    level: Annotated[int | None, typer.Option(help="Of the cascade; default: the last.")] = None,
+    mask: MaskOption = None,
+    dry: Annotated[bool, typer.Option("--plan", help="Show what would be reused; start nothing. Default: no.")] = False,
+) -> None:
+    """Make a run again from one stage on, with other parameters. Everything before that stage is reused."""
+    from flows.cli.flags import redo_spec
+
+    home = home_of(where.home)
+    _, spec = _recorded(home, run)
+    changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
+    job = _prepare(redo_spec(spec, stage, level, changes, context.args, home), home, None, origin=run)
+    options = run_options(running)
+    if dry:
+        _show_plan(job, home, options, False, where.as_json)
+    else:
+        _run(job, home, options, sharing, output, where.as_json)
+
+
+@app.command()
+@grouped
+def runs(where: Where) -> None:
+    """List the runs of this home, newest first."""
+    from flows.cli.tables import print_runs
+
+    print_runs(home_of(where.home), where.as_json)
+
+
+@app.command()
+@grouped
+def show(run: RunArgument, where: Where) -> None:
+    """Show a run: its spec, stages, attempts and pictures."""
+    from flows.cli.tables import print_run
+
+    print_run(home_of(where.home), run, where.as_json)
+
+
+@app.command()
+@grouped
+def export(
+    run: RunArgument,
+    output: Output,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a picture png, tiff or webp; of a video mp4, hevc, ffv1 or frames (a zip of PNG files). "
+            "Default: png, or the video's own."
+        ),
+    ] = None,
+    level: LevelOption = None,
     fps: FpsOption = None,
-    crf: Annotated[int | None, typer.Option(min=0, max=51, help="Quality of mp4 and hevc; smaller is better.")] = None,
-    pixel_format: Annotated[str | None, typer.Option(help="yuv420p or yuv444p, of mp4 and hevc.")] = None,
-    out: OutOption = None,
-    overwrite: OverwriteOption = False,
+    crf: Annotated[
+        int | None,
+        typer.Option(min=0, max=51, help="Quality of mp4 and hevc, 0 to 51; smaller is better. Default: 18."),
+    ] = None,
+    pixel_format: Annotated[
+        str | None, typer.Option(help="Of mp4 and hevc: yuv420p or yuv444p. Default: yuv420p.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Write a level's picture or video of a run in another format."""
-    from flows.rendering.session import export_level, load
+    from flows.rendering.session import export_level
 
     place = home_of(home)
-    _, spec = load(place, run)
+    _, spec = _recorded(place, run)
     how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
-    typer.echo(export_level(place, spec, format, level, out or Path.cwd(), overwrite, **how))
+    typer.echo(export_level(place, spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
 
 
 @app.command()
-def models(home: HomeOption = None, as_json: JsonOption = False) -> None:
+@grouped
+def models(where: Where) -> None:
     """List the models that can be named, and where they were found."""
-    from flows.cli import tables as report
+    from flows.cli.tables import print_models
 
-    report.print_models(home_of(home), as_json)
+    print_models(home_of(where.home), where.as_json)
 
 
 @app.command()
-def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
+@grouped
+def doctor(where: Where) -> None:
     """Check versions, devices, disk and store."""
     from flows.cli import doctor as checks
 
-    raise typer.Exit(checks.report(home_of(home), as_json))
+    raise typer.Exit(checks.report(home_of(where.home), where.as_json))
+
+
+for command in (batch.batch, batch.pause, batch.unpause, batch.prune, batch.prefect_setup):
+    app.command()(command)
+for command in (research.compare, research.evaluate):
+    app.command()(command)
+app.add_typer(research.study, name="study")
+app.add_typer(convert.convert, name="convert")
+
+
+def _recorded(home: Home, run: str) -> tuple[str | None, RenderSpec]:
+    """The origin and the spec of a recorded run. Raises `SpecError` for a name that is none."""
+    from flows.rendering.session import load
+
+    record, spec = load(home, run)
+    return record.origin, spec
 
 
 def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
@@ -306,16 +245,13 @@ def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None
 
 
 def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
-    from flows.cli import show_plan as plan_report
+    from flows.cli.show_plan import print_plan
 
-    plan_report.print_plan(job, home, options, why, as_json)
+    print_plan(job, home, options, why, as_json)
 
 
-def _run(
-    job: Job, home: Home, options: RunOptions, out: Path, overwrite: bool, as_json: bool,
-    dask: str | None = None, workers: int | None = None,
-) -> None:  # fmt: skip
-    """Render with the signals turned into an orderly stop, and print how it went."""
+def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool) -> None:
+    """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went."""
     from flows.cli.terminal import Terminal
     from flows.cluster.fanout import spread_over
     from flows.rendering.advice import remarks
@@ -330,8 +266,8 @@ def _run(
         terminal.say(f"note: {remark}")
     terminal.begin(job.plan)
     try:
-        with spread_over(home, options, session.stop, dask, workers) as session.spread:
-            result: Result = session.render(job, out, overwrite)
+        with spread_over(home, options, session.stop, sharing.dask, sharing.workers) as session.spread:
+            result = session.render(job, output.out or Path.cwd(), output.overwrite)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.end()
         terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")
@@ -351,7 +287,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(3)
     except Exception as error:
-        from stages.spec import SpecError
+        from stages.errors import SpecError
         from storage import StorageError
 
         if isinstance(error, SpecError):

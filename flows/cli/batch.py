@@ -7,110 +7,115 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.groups import grouped
 from flows.cli.options import (
-    DaskOption,
-    DeviceOption,
-    EveryOption,
+    OUTPUT,
     HomeOption,
-    JsonOption,
-    MemoryOption,
-    OutOption,
-    ThreadsOption,
-    VaeMemoryOption,
-    VaeTileOption,
-    WorkersOption,
+    Running,
+    Sharing,
+    Where,
     home_of,
-    options_of,
+    run_options,
     stop_on_signals,
 )
 
+NotifyOption = Annotated[
+    str | None,
+    typer.Option(help="Who is told at the end: an http address, or a Prefect block such as slack-webhook/studio."),
+]
 
+
+@grouped
 def batch(
     jobs: Annotated[Path, typer.Argument(help="A .yaml, .json, .jsonl, .csv or .txt jobs file, or a folder of them.")],
-    out: OutOption = None,
-    until: Annotated[str | None, typer.Option(help="HH:MM after which no job is started.")] = None,
-    zone: Annotated[str | None, typer.Option(help="Time zone of --until; default: this machine's.")] = None,
-    at_end: Annotated[
-        str, typer.Option(help="What runs at --until: finish, or yield (checkpoint and stop).")
-    ] = "finish",
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of jobs that name none.")] = None,
-    method: Annotated[str | None, typer.Option(help="Method of jobs that name none.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of jobs that name none.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out jobs that cannot be, naming each.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
-    workers: WorkersOption = None,
-    dask: DaskOption = None,
-    notify: Annotated[
-        str | None, typer.Option(help="Who is told at the end: an http address, or a block's name.")
+    running: Running,
+    sharing: Sharing,
+    where: Where,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a copy of every final picture. Default: the home alone.", rich_help_panel=OUTPUT),
     ] = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    checkpoint_every: EveryOption = 60.0,
-    memory: MemoryOption = None,
-    vae_memory: VaeMemoryOption = None,
-    vae_tile: VaeTileOption = 512,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
+    until: Annotated[
+        str | None, typer.Option(help="HH:MM, a time of day after which no job is started. Default: no end.")
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="Time zone of --until, such as Europe/Vienna. Default: this machine's.")
+    ] = None,
+    at_end: Annotated[
+        str, typer.Option(help="What a job does that runs at --until: finish, or yield (checkpoint and stop).")
+    ] = "finish",
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the jobs that name none.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method of the jobs that name none.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the jobs that name none.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out jobs that cannot be rendered, naming each. Default: no.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Try again the jobs that were set aside. Default: no.")
+    ] = False,
+    notify: NotifyOption = None,
 ) -> None:
-    """Render all jobs of a file; one that fails is set aside and the night goes on. Typed again, it goes on."""
+    """Render all jobs of a file. A job that fails is set aside, and the others go on. The same command goes on."""
     from flows.batch.runner import Window
-    from flows.cli import run_batch as night
+    from flows.cli import run_batch
 
-    place = home_of(home)
+    home = home_of(where.home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
-    orders = night.checked(jobs, place, defaults, skip_bad)
-    options = options_of(
-        device=device,
-        threads=threads,
-        checkpoint_every=checkpoint_every,
-        memory=memory,
-        vae_memory=vae_memory,
-        vae_tile=vae_tile,
+    checked = run_batch.checked(jobs, home, defaults, skip_bad)
+    options = run_options(running)
+    run_batch.check_memory(checked, home, options)
+    window, stop = Window.of(until, zone, at_end), stop_on_signals()
+    code = run_batch.work(
+        checked, home, options, window, out, again, stop, where.as_json, sharing.dask, sharing.workers, notify
     )
-    night.check_memory(orders, place, options)
-    window = Window.of(until, zone, at_end)
-    stop = stop_on_signals()
-    raise typer.Exit(night.work(orders, place, options, window, out, again, stop, as_json, dask, workers, notify))
+    raise typer.Exit(code)
 
 
+@grouped
 def prune(
+    where: Where,
     older_than: Annotated[str, typer.Option(help="Age of what may go: 12h, 7d, 2w.")] = "7d",
-    run: Annotated[str | None, typer.Option(help="Only what this run has for itself.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Oldest first until the store has at most: 50GiB.")] = None,
-    readings: Annotated[bool, typer.Option("--readings", help="Readings of evaluations too.")] = False,
-    delete: Annotated[bool, typer.Option("--delete", help="Do it; without, only say what would go.")] = False,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
+    run: Annotated[str | None, typer.Option(help="Only what this run alone uses. Default: every run.")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="The oldest go first until the store has at most this: 50GiB. Default: no limit.")
+    ] = None,
+    readings: Annotated[bool, typer.Option("--readings", help="Readings of evaluations too. Default: no.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it. Default: only say what would go.")] = False,
 ) -> None:
-    """Free disk: intermediates of done runs, leftovers of crashes. Pictures and unfinished runs stay."""
+    """Free disk: intermediate results of finished runs, and what crashes left. Pictures and unfinished runs stay."""
     from flows.rendering import prune as pruning
 
-    pruning.run(home_of(home), older_than, run, max_size, readings, delete, as_json)
+    pruning.run(home_of(where.home), older_than, run, max_size, readings, delete, where.as_json)
 
 
 def pause(home: HomeOption = None) -> None:
-    """Halt every night of this home, with checkpoints and the devices free, until `unpause`."""
+    """Stop all batches of this home with checkpoints, and free their devices, until `unpause`."""
     root = home_of(home).root
     root.mkdir(parents=True, exist_ok=True)
     (root / "paused").touch()
-    typer.echo("paused; freescale unpause lets nights go on")
+    typer.echo("paused; go on with: freescale unpause")
 
 
 def unpause(home: HomeOption = None) -> None:
-    """Let the nights of this home go on."""
+    """Let the batches of this home go on."""
     (home_of(home).root / "paused").unlink(missing_ok=True)
-    typer.echo("nights go on")
+    typer.echo("the batches of this home go on")
 
 
 def prefect_setup(
-    cron: Annotated[str | None, typer.Option(help="When the night starts, such as '0 21 * * *'; turns it on.")] = None,
-    zone: Annotated[str | None, typer.Option(help="Time zone of --cron and --until: Europe/Vienna.")] = None,
-    until: Annotated[str | None, typer.Option(help="HH:MM after which the night starts no job.")] = None,
-    notify: Annotated[str | None, typer.Option(help="Who is told at the end: an http address, or a block.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Runs at a time over all workers; default: one a worker.")] = None,
-    api: Annotated[str | None, typer.Option(help="The server, where PREFECT_API_URL does not say.")] = None,
+    cron: Annotated[
+        str | None,
+        typer.Option(help="When the nightly batch starts, such as '0 21 * * *'. Default: no schedule."),
+    ] = None,
+    zone: Annotated[str | None, typer.Option(help="Time zone of --cron and --until, such as Europe/Vienna.")] = None,
+    until: Annotated[str | None, typer.Option(help="HH:MM, a time of day after which it starts no job.")] = None,
+    notify: NotifyOption = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Runs at a time over all workers. Default: one for each worker.")
+    ] = None,
+    api: Annotated[str | None, typer.Option(help="Address of the server. Default: PREFECT_API_URL.")] = None,
 ) -> None:
-    """Make work pool, heartbeat automation and deployments on a Prefect server; safe to run again."""
+    """Make work pool, heartbeat automation and deployments on a Prefect server. Safe to run again."""
     from flows.deployments import setup as prefect_setup
 
     for line in prefect_setup.setup(cron, zone, until, notify, limit, api):

@@ -1,4 +1,4 @@
-"""Commands that turn checkpoints of other formats into safetensors: a model folder, or the weights of a measure."""
+"""Commands that turn checkpoints of other formats into safetensors: a model folder, or the weights of a metric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from flows.cli.options import HomeOption, home_of
 
 convert = typer.Typer(no_args_is_help=True, help="Turn a checkpoint of another format into safetensors.")
-MEASURES = {
+NETWORKS = {
     "inception": "InceptionV3 of FID, KID and IS, from pt_inception-2015-12-05-6726825d.pth.",
     "i3d": "I3D of FVD and KVD, from i3d_pretrained_400.pt.",
     "raft": "RAFT of the dynamic degree, from raft-things.pth.",
@@ -33,14 +33,15 @@ def videocrafter2(
     typer.echo(f"{folder}: render with --model {folder}")
 
 
-def measure(name: str) -> None:
+def add_command(name: str) -> None:
     """Add the command for the weights of one network."""
 
-    @convert.command(name, help=f"{MEASURES[name]} Nothing in the file is run; written whole or not at all.")
+    @convert.command(name, help=f"{NETWORKS[name]} Nothing in the file is run; written whole or not at all.")
     def command(
         file: Annotated[Path, typer.Argument(help="The file as published.")],
         folder: Annotated[
-            Path | None, typer.Argument(help="Where to; default: the home folder's, where `evaluate` looks.")
+            Path | None,
+            typer.Argument(help="Folder for the result. Default: the home's folder, where `evaluate` looks."),
         ] = None,
         home: HomeOption = None,
     ) -> None:
@@ -51,5 +52,5 @@ def measure(name: str) -> None:
         typer.echo(f"{made.path}\nweights.{name}.sha256: {made.sha256}")
 
 
-for name in MEASURES:
-    measure(name)
+for name in NETWORKS:
+    add_command(name)

@@ -7,66 +7,56 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.groups import grouped
 from flows.cli.options import (
-    DaskOption,
-    DeviceOption,
-    EveryOption,
-    FpsOption,
-    FramesOption,
-    HomeOption,
+    OUTPUT,
+    Grid,
     JsonOption,
     OverwriteOption,
-    ThreadsOption,
-    WorkersOption,
+    Running,
+    Sharing,
+    Where,
+    flags_of,
     home_of,
-    options_of,
+    run_options,
     stop_on_signals,
 )
 
 study = typer.Typer(no_args_is_help=True, help="Ask people: a page that shows methods blind, and the count of answers.")
-GridFile = Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="A .yaml or .json file.")]
-ModelOption = Annotated[str | None, typer.Option(help="shapes, a name under the models folder, or a folder.")]
-MethodsOption = Annotated[list[str] | None, typer.Option(help="May be repeated; parameters go into a spec.")]
-SizesOption = Annotated[list[str] | None, typer.Option(help="WIDTHxHEIGHT; may be repeated.")]
-PromptsOption = Annotated[str | None, typer.Option(help="shapes, or a text file with a prompt a line.")]
-CountOption = Annotated[int | None, typer.Option(help="Prompts used.")]
-SeedsOption = Annotated[list[int] | None, typer.Option(help="May be repeated.")]
-StepsOption = Annotated[int | None, typer.Option()]
+GridFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="[SPEC]", help="A .yaml or .json file; the options below replace its fields."),
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the result. Default: a folder in the home.", rich_help_panel=OUTPUT),
+]
 
 
+@grouped
 def compare(
     what: GridFile = None,
-    model: ModelOption = None,
-    method: MethodsOption = None,
-    size: SizesOption = None,
-    prompts: PromptsOption = None,
-    count: CountOption = None,
-    seed: SeedsOption = None,
-    steps: StepsOption = None,
-    frames: FramesOption = None,
-    fps: FpsOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the page; default: under the home folder.")] = None,
+    *,
+    grid: Grid,
+    running: Running,
+    sharing: Sharing,
+    where: Where,
+    out: FolderOption = None,
     overwrite: OverwriteOption = False,
-    again: Annotated[bool, typer.Option("--again", help="Take up what was set aside.")] = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    checkpoint_every: EveryOption = 60.0,
-    workers: WorkersOption = None,
-    dask: DaskOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Try again the pictures that were set aside. Default: no.")
+    ] = False,
 ) -> None:
-    """Show methods side by side: a contact sheet and a page with synchronised zoom. Typed again, it goes on."""
-    from flows.cli import run_compare as compare_requests
+    """Show methods side by side: a contact sheet and a page with synchronised zoom. The same command goes on."""
+    from flows.cli import run_compare
     from flows.cli.flags import grid_values
     from stages.metrics.grid import make_grid
 
-    flags = {"model": model, "method": method, "size": size, "prompts": prompts, "count": count, "seed": seed}
-    spec = make_grid(grid_values(what, flags | {"steps": steps, "frames": frames, "fps": fps}))
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
-    stop = stop_on_signals()
-    place = home_of(home)
-    code = compare_requests.run(spec, place, options, stop, out, overwrite, again, as_json, dask, workers)
+    spec = make_grid(grid_values(what, flags_of(grid)))
+    options, stop, home = run_options(running), stop_on_signals(), home_of(where.home)
+    code = run_compare.run(
+        spec, home, options, stop, out, overwrite, again, where.as_json, sharing.dask, sharing.workers
+    )
     raise typer.Exit(code)
 
 
@@ -96,51 +86,56 @@ def study_tally(
     print_tally(key, ballots, as_json)
 
 
+@grouped
 def evaluate(
     what: GridFile = None,
-    model: ModelOption = None,
-    method: MethodsOption = None,
-    size: SizesOption = None,
-    prompts: PromptsOption = None,
-    count: CountOption = None,
-    seed: SeedsOption = None,
-    steps: StepsOption = None,
-    frames: FramesOption = None,
-    fps: FpsOption = None,
-    protocol: Annotated[str | None, typer.Option(help="Of the reference: base, real or truth.")] = None,
-    reference: Annotated[str | None, typer.Option(help="A folder of pictures, for protocol real.")] = None,
+    *,
+    grid: Grid,
+    running: Running,
+    sharing: Sharing,
+    where: Where,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="What the pictures are measured against: base (the model's own at its training size), real (a folder "
+            "of pictures) or truth (true scenes, for the embedded models)."
+        ),
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="The folder of pictures, for --protocol real.")] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="fid, kid, is, fid_c, kid_c, clip_score, objects; of videos fvd, kvd, dynamic_degree, flicker, "
-            "aesthetic, objects."
+            help="Of pictures fid, kid, is, fid_c, kid_c, clip_score, objects; of videos fvd, kvd, dynamic_degree, "
+            "flicker, aesthetic, objects. May be repeated."
         ),
     ] = None,
-    extractor: Annotated[str | None, typer.Option(help="shapes or inception; of videos shapes-motion or i3d.")] = None,
-    resize: Annotated[str | None, typer.Option(help="Of frames, for i3d: bilinear or antialias.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: under the home folder.")] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(help="The feature network: shapes or inception; of videos shapes-motion or i3d."),
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(help="How frames are resized for i3d: bilinear or antialias. Default: bilinear.")
+    ] = None,
+    out: FolderOption = None,
     readings: Annotated[
         list[Path] | None,
-        typer.Option(help="A file to take readings from and add them to; if repeated, the others are only taken from."),
+        typer.Option(
+            help="A file of readings: those in it are not made again, new ones are added. If repeated, the others are "
+            "only read.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
-    dry: Annotated[bool, typer.Option("--plan", help="Check all, count what is to do, start nothing.")] = False,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    checkpoint_every: EveryOption = 60.0,
-    workers: WorkersOption = None,
-    dask: DaskOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
+    dry: Annotated[
+        bool, typer.Option("--plan", help="Check everything, count what is left to do, start nothing. Default: no.")
+    ] = False,
 ) -> None:
-    """Measure methods: render prompts x methods x sizes x seeds, then FID, KID, IS, crops, words, with intervals."""
-    from flows.cli import run_evaluate as requests
+    """Measure methods: render prompts x methods x sizes x seeds, then FID, KID, IS, CLIP score, with intervals."""
+    from flows.cli import run_evaluate
 
-    flags = {"model": model, "method": method, "size": size, "prompts": prompts, "count": count, "seed": seed}
-    flags |= {"steps": steps, "frames": frames, "fps": fps}
-    flags |= {"protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
-    flags |= {"resize": resize}
-    spec = requests.evaluation_from(what, flags)
-    options = options_of(device=device, threads=threads, checkpoint_every=checkpoint_every)
-    stop, place = stop_on_signals(), home_of(home)
-    requests.run(spec, place, options, stop, out, overwrite, dry, as_json, dask, workers, readings or ())
+    flags = flags_of(grid) | {"protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
+    spec = run_evaluate.evaluation_from(what, flags | {"resize": resize})
+    options, stop, home = run_options(running), stop_on_signals(), home_of(where.home)
+    run_evaluate.run(
+        spec, home, options, stop, out, overwrite, dry, where.as_json, sharing.dask, sharing.workers, readings or ()
+    )

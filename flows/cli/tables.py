@@ -9,17 +9,24 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stages.models.load import available, describe
-from stages.spec import ModelSpec, SpecError
+from stages.errors import SpecError
+from storage import RunNotFoundError
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from stages.spec import RenderSpec
     from storage import RunRecord
 
 
+def recorded(home: Home, run: str) -> RunRecord:
+    """The record of a run. Raises `SpecError` for a name that is none."""
+    try:
+        return home.runs.load(run)
+    except (RunNotFoundError, ValueError) as error:
+        raise SpecError(f"run: {error}") from None
+
+
 def print_runs(home: Home, as_json: bool) -> None:
-    """Every run, newest first."""
+    """Every run of a home, newest first: name, state, when, attempts, picture."""
     records = list(reversed(home.runs.list()))
     if as_json:
         typer.echo(
@@ -38,8 +45,10 @@ def print_runs(home: Home, as_json: bool) -> None:
     Console(highlight=False, soft_wrap=True, width=200).print(table)
 
 
-def print_run(record: RunRecord, spec: RenderSpec, home: Home, as_json: bool) -> None:
-    """One run whole."""
+def print_run(home: Home, run: str, as_json: bool) -> None:
+    """One run: spec, stages, attempts and pictures. Raises `SpecError` for a name that is none."""
+    record = recorded(home, run)
+    spec = record.spec
     stages = [
         {"stage": c.stage, "level": c.level, "key": c.key, "done": home.store.find(c.key) is not None}
         for c in record.plan
@@ -53,8 +62,8 @@ def print_run(record: RunRecord, spec: RenderSpec, home: Home, as_json: bool) ->
     )
     if record.error:
         console.print(f"  {record.error}")
-    video = "" if spec.frames is None else f", {spec.frames} frames at {spec.fps} a second"
-    console.print(f"  {spec.width}x{spec.height}{video}, seed {spec.seed}: {spec.prompt}")
+    video = "" if spec.get("frames") is None else f", {spec['frames']} frames at {spec['fps']} a second"
+    console.print(f"  {spec['width']}x{spec['height']}{video}, seed {spec['seed']}: {spec['prompt']}")
     for s in stages:
         console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
     for a in record.attempts:
@@ -67,7 +76,10 @@ def print_run(record: RunRecord, spec: RenderSpec, home: Home, as_json: bool) ->
 
 
 def print_models(home: Home, as_json: bool) -> None:
-    """Every model that can be named."""
+    """Every model that can be named, with its training size, steps and folder, or what is wrong with it."""
+    from stages.models.load import available, describe
+    from stages.spec import ModelSpec
+
     rows = []
     for name, folder in available(home.root):
         try:

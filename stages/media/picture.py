@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from PIL import Image
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_key, picture_cost
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freescale.cascade import CELL
+from stages.errors import SpecError
 from stages.models.hashes import Hashes
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from freescale import Solver
     from stages.spec import ModelSpec
 
+CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
 EMBEDDED = Path(__file__).parents[1] / "shapes" / "model"
 EMBEDDED_MODELS: Mapping[str, Path] = {
     "shapes": EMBEDDED,

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from freescale import SOLVERS, Step
 from freescale.cascade import CELL
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
+from stages.errors import SpecError
 from stages.models.folder import cell_of
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton, text_weights
 from stages.planner.trace import Trace
-from stages.spec import SpecError
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from PIL import Image
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Session, prepare
+from stages.errors import SpecError
 from stages.models.folder import EMBEDDED, cell_of
 from stages.models.load import describe
 from stages.plan import make_plan
 from stages.planner.estimate import estimate
-from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
+from stages.spec import ModelSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stages.errors import SpecError
 from stages.models.load import describe
 from stages.plan import make_plan
 from stages.settings import STAGES, LevelSettings, resolve
-from stages.spec import ModelSpec, SpecError, make_spec
+from stages.spec import ModelSpec, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,6 +15,7 @@ from flows.rendering.session import Session, prepare
 from flows.rendering.throughput import Pace
 from stages.amounts import show_bytes
 from stages.denoise import DenoiseStage
+from stages.errors import SpecError
 from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
 from stages.planner.budget import check, fit
@@ -22,7 +23,7 @@ from stages.planner.estimate import estimate, rough_bytes
 from stages.planner.networks import read_config, run_step, trace_step
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton
 from stages.planner.trace import Trace
-from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
+from stages.spec import ModelSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,11 +22,11 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Result, Session, export_level, prepare
 from stages.decode_video import DecodeVideo, checked
+from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
 from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
-from stages.spec import RunOptions, SpecError, make_spec
-from stages.stage import StageError
+from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
@@ -87,7 +87,7 @@ def test_the_digest_is_of_all_frames_in_8_bits(first: Result, home: Path) -> Non
     assert (video.shape, video.dtype) == ((1, 3, VIDEO_FRAMES, 128, 160), torch.float16)
     digest = hashlib.sha256()
     for index in range(VIDEO_FRAMES):
-        frame = np.video(np.round((video[0, :, index].numpy().astype(np.float32) + 1) * 127.5), 0, 255)
+        frame = np.clip(np.round((video[0, :, index].numpy().astype(np.float32) + 1) * 127.5), 0, 255)
         digest.update(frame.astype(np.uint8).transpose(1, 2, 0).tobytes())
     assert digest.hexdigest() == first.pixels_sha256
 
