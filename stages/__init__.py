@@ -7,7 +7,7 @@ Stages, in that order:
 
     conditioning            prompts -> text rows
     denoise                 base_denoise, highres_denoise, detail_pass: the sampling loop over a span of steps
-    decode, decode_video    latents -> picture, latents -> frames
+    decode                  latents -> picture or frames
     upscale                 a level's result -> the clean reference of the next level
     renoise                 reference -> noisy latents at the restart step
     export, export_video    picture or frames -> a file
@@ -18,6 +18,7 @@ What every stage meets:
     stage, call             what a stage is; a stage with its parents and the key of its result
     runner, resume          look up, run and commit a call; go on after an interruption
     observer, device        who is told of progress; what a render computes on
+    errors                  a spec that cannot be rendered, a result that cannot be right
 
 Folders: `models` loads pretrained models, `planner` predicts memory and time, `media` reads and writes picture and
 video files, `metrics` judges pictures, `shapes` and `shapes_motion` are the embedded models' worlds. Only `call`,

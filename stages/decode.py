@@ -1,4 +1,7 @@
-"""Latents -> picture: in one piece, or by exact tiles where that would take more than `vae_memory`."""
+"""Latents -> picture, in one piece or by exact tiles; latents of a video -> its frames, one at a time.
+
+Tiles are computed where one piece would take more than `vae_memory`. Of a video memory holds one frame at output size.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,10 @@ from freescale.vae.passes import decode_tiles
 from freescale.vae.plan import untiled_bytes
 from freescale.vae.tile import TiledVae, reader
 from stages.errors import StageError
-from stages.stage import (
-    Cost,
-    Networks,
-    Parents,
-    Size,
-    Stage,
-    Stream,
-    Tensors,
-)
+from stages.stage import Cost, Networks, Parents, Size, Stage, Stream, Tensors, picture_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -30,6 +25,7 @@ if TYPE_CHECKING:
     from freescale.vae.layers import Half
     from stages.models.load import Models
     from stages.spec import RunOptions
+    from stages.stage import ByFrame
 
 UNIFORM = 2 / 255  # a grey level of 255; a picture whose deviation is under half of it shows nothing
 FLOAT16 = 2  # bytes
@@ -72,6 +68,56 @@ class Decode(Stage):
     def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
         """A picture in float16."""
         return 3 * size[0] * size[1] * FLOAT16
+
+
+@dataclass(frozen=True)
+class DecodeVideo(Stage):
+    """{"image": (1, 3, F, H, W)} about [-1, 1], not clamped, in float16; each frame as `Decode` makes a picture."""
+
+    name = "decode"
+    part = "vae"
+
+    frames: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """A step a frame."""
+        return 0, self.frames
+
+    @property
+    def passes(self) -> int:
+        """Once: a step is one frame."""
+        return 1
+
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> dict[str, Stream]:
+        """Decode while the frames are written. Raises `StageError` for a video that shows nothing."""
+        (h, w), cell = parents["latents"]["latents"].shape[-2:], models.info.cell
+
+        def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
+            missing = [index for index in range(self.frames) if index not in kept]
+            return checked(frames_of(self, parents, models, options, missing, "decoder", (h, w)), missing, kept)
+
+        return {"image": Stream((1, 3, self.frames, h * cell, w * cell), torch.float16, pieces)}
+
+    @torch.no_grad()
+    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
+        """A frame (1, 3, H, W) in float16."""
+        latents = parents["latents"]["latents"][:, :, index].to(models.device, torch.float32)
+        return decoded_whole(latents, models, options, index).to(torch.float16).cpu()
+
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
+        """The decoder over the latents of a frame."""
+        return decoder(parents["latents"]["latents"][:, :, frame], models)
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The decoder over one frame after another; by tiles, with a frame beside them."""
+        return networks.decode(source, held=picture_bytes(source)).times(frames)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """Frames in float16."""
+        return 3 * size[0] * size[1] * frames * FLOAT16
 
 
 def decoder(latents: Tensor, models: Models) -> TiledVae:
@@ -142,3 +188,41 @@ def _scaled(latents: Tensor, models: Models) -> Tensor:
     """Return latents in the VAE's own scale."""
     scaled: Tensor = latents / models.vae.config.scaling_factor
     return scaled
+
+
+def frames_of(
+    stage: ByFrame,
+    parents: Parents,
+    models: Models,
+    options: RunOptions,
+    indices: Iterable[int],
+    half: Half,
+    size: tuple[int, int],
+) -> Iterator[Tensor]:
+    """Yield a stage's `make_frame` of each index, in order.
+
+    Helpers, where there are any, compute a frame each. Where half a VAE takes inputs of `size` by tiles, they compute
+    the tiles of one frame after another.
+    """
+    if models.helpers is not None and not is_tiled(models, half, size, options):
+        return models.helpers.frames(indices, options)
+    return (stage.make_frame(parents, models, options, index) for index in indices)
+
+
+def checked(frames: Iterator[Tensor], indices: list[int], kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
+    """Yield frames (1, 3, H, W) unchanged, those of `indices`; `kept` are the frames of an attempt before.
+
+    Raises `StageError` for a frame with NaN or Inf, and where all frames of the video are uniform.
+    """
+    shows = False
+    for index, frame in zip(indices, frames, strict=True):
+        if not torch.isfinite(frame).all():
+            raise StageError(f"decode: frame {index} holds NaN or Inf")
+        shows = shows or _shows(frame)
+        if index == indices[-1] and not shows and not any(map(_shows, kept.values())):
+            raise StageError("decode: every frame is uniform")
+        yield frame
+
+
+def _shows(frame: Tensor) -> bool:
+    return bool(frame.float().std() >= UNIFORM / 2)

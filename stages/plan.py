@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from freescale import make_schedule
 from stages.call import Call
 from stages.conditioning import EncodePrompt
-from stages.decode import Decode
-from stages.decode_video import DecodeVideo
+from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling
 from stages.errors import SpecError
 from stages.export import Export, check_whole

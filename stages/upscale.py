@@ -17,8 +17,7 @@ from freescale import Step, enlarge_latents, normal
 from freescale.enlarge import bicubic_region
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
-from stages.decode import is_tiled
-from stages.decode_video import frames_of
+from stages.decode import frames_of, is_tiled
 from stages.denoise import LATENT_AXES
 from stages.stage import (
     Cost,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stages.conditioning import EncodePrompt
-from stages.decode import Decode
-from stages.decode_video import DecodeVideo
+from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DetailPass, HighresDenoise
 from stages.upscale import EncodePicture, Upscale, UpscaleVideo
 

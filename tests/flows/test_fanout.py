@@ -23,7 +23,7 @@ from flows.evaluate.report import as_json
 from flows.home import Home
 from flows.rendering.session import Session, prepare
 from freescale.vae.tile import Tile
-from stages.decode_video import DecodeVideo
+from stages.decode import DecodeVideo
 from stages.errors import SpecError
 from stages.metrics.spec import make_evaluation
 from stages.planner.budget import SAVINGS
@@ -75,7 +75,7 @@ def strike(dask_worker: Any) -> None:
     Or when it has no memory for a frame.
     """
     from freescale.vae.tile import TiledVae
-    from stages.decode_video import DecodeVideo
+    from stages.decode import DecodeVideo
 
     folder = Path(os.environ["FREESCALE_STRIKES"])
     computing, decoding, rendering, count = TiledVae.compute, DecodeVideo.make_frame, Session.render, [0]

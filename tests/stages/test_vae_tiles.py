@@ -19,7 +19,7 @@ from flows.rendering.session import Result, Session, export_level, prepare
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
-from stages.decode_video import DecodeVideo
+from stages.decode import DecodeVideo
 from stages.errors import SpecError, StageError
 from stages.media.png import write_png
 from stages.models.load import Models

@@ -21,7 +21,7 @@ from flows.cli.flags import redo_spec
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Result, Session, export_level, prepare
-from stages.decode_video import DecodeVideo, checked
+from stages.decode import DecodeVideo, checked
 from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
 from stages.planner.budget import SAVINGS
