@@ -1,7 +1,7 @@
 """The errors of a render: a spec that cannot be rendered, and a result that cannot be right.
 
-    SpecError(ValueError)       the person who wrote the spec can mend it
-    StageError(RuntimeError)    another try gives the same result
+SpecError(ValueError)       the person who wrote the spec can mend it
+StageError(RuntimeError)    another try gives the same result
 """
 
 from __future__ import annotations

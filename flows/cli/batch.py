@@ -56,7 +56,7 @@ def batch(
     notify: NotifyOption = None,
 ) -> None:
     """Render all jobs of a file. A job that fails is set aside, and the others go on. The same command goes on."""
-    from flows.batch.runner import Window
+    from flows.batch.window import Window
     from flows.cli import run_batch
 
     home = home_of(where.home)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.rendering.advice import remarks
-from flows.rendering.session import to_do
-from flows.rendering.throughput import Pace
+from flows.rendering.job import to_do
+from flows.rendering.throughput import Throughput
 from stages.amounts import show_bytes
 from stages.device import pick_device
 from stages.planner.budget import PARTS, check, fit, free_bytes
@@ -20,7 +20,7 @@ from storage import Checkpoints
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from stages.call import Call
     from stages.planner.budget import Fit
     from stages.spec import RunOptions
@@ -98,7 +98,7 @@ class _Planner:
         self.budget = options.memory or free_bytes(self.device)
         found = [home.store.find(key) for key in home.store.list_keys()]
         self.made = [m for m in found if m is not None]
-        self.pace = Pace(home, self.info, options.device, self.made)
+        self.pace = Throughput(home, self.info, options.device, self.made)
 
     def row(self, call: Call, is_left: bool, why: bool) -> dict[str, Any]:
         key, (height, width) = call.key, call.size

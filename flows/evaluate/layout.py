@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flows.home import Home
-from flows.rendering.session import Job, run_name
+from flows.rendering.job import Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
 from stages.call import Call

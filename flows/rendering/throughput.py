@@ -1,8 +1,9 @@
-"""How long a stage will take: its multiply-adds over a rate this device has shown, else over one it is believed of.
+"""How long a stage will take: its floating-point operations over the rate of this device, measured or assumed.
 
-Shown: stages of the same model in the store, made on this device in one go; their multiply-adds are traced like those
-of a plan. The nearest kind counts: the same stage, else the same part of the model. Believed: the device multiplies two
-matrices, and a stage is taken to reach `EFFICIENCY` of that. Stages without a network are timed by the pixel.
+Measured: stages of this model in the store that this device made without a stop; their operations are traced like those
+of a plan. The rate of the nearest kind is taken: the same stage, else the same part of the model. Assumed: the device
+multiplies two matrices, and a stage is taken to reach `EFFICIENCY` of that rate. A stage without a network takes the
+seconds per pixel of earlier ones.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from stages.stage import Stage
     from storage import Manifest
 
-EFFICIENCY = 0.5  # of the matmul rate, before anything was measured; renders of the embedded model reach less
-RECENT = 2  # artifacts of a kind and size that are looked at, newest first
+EFFICIENCY = 0.5  # of the rate of a matrix product, where nothing was measured; the embedded model reaches less
+RECENT = 2  # artifacts of a stage, size and level that are looked at, newest first
 
 
 class Seconds(NamedTuple):
@@ -38,8 +39,8 @@ class Seconds(NamedTuple):
     basis: str
 
 
-class Pace:
-    """The rates of one device for one model, from what a home holds."""
+class Throughput:
+    """The rates of one device for one model, from the artifacts of a home."""
 
     def __init__(self, home: Home, info: ModelInfo, device: str, made: list[Manifest]) -> None:
         self.info, self.device = info, pick_device(device)
@@ -75,7 +76,7 @@ class Pace:
         return stage.cost(TracedNetworks(self.info, dtype, RunOptions()), size, _frames_of(manifest)).flops
 
     def seconds(self, call: Call, estimate: Estimate) -> Seconds | None:
-        """What a call will take; None for a stage without a network that was never made here."""
+        """The seconds that a call will take; None for a stage without a network that this device has not made yet."""
         stage = call.stage.name
         if not estimate.flops:
             known = self.seconds_a_pixel.get(stage)
@@ -114,14 +115,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(5):
-        _settle(device)
+        _synchronize(device)
         began = time.perf_counter()
         a @ a
-        _settle(device)
+        _synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2.0 * side**3 / best
 
 
-def _settle(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -21,7 +21,8 @@ from flows.batch.jobs_file import read_jobs
 from flows.cli.run_batch import check_memory
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, prepare, to_do
+from flows.rendering.job import prepare, to_do
+from flows.rendering.session import Result, Session
 from freescale import METHODS, guidance
 from stages import runner
 from stages.amounts import enough_bytes, parse_bytes, show_bytes
@@ -164,10 +165,10 @@ def test_a_night_is_refused_for_the_job_that_does_not_fit(tmp_path: Path) -> Non
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("a red disc\n")
     home = Home(tmp_path / "home")
-    orders = read_jobs(jobs, home, {"size": "192x128"})
-    check_memory(orders, home, RunOptions())
-    with pytest.raises(SpecError, match=rf"^{orders.jobs[0].name}: memory: "):
-        check_memory(orders, home, RunOptions(memory=2**20))
+    listed = read_jobs(jobs, home, {"size": "192x128"})
+    check_memory(listed, home, RunOptions())
+    with pytest.raises(SpecError, match=rf"^{listed.jobs[0].name}: memory: "):
+        check_memory(listed, home, RunOptions(memory=2**20))
 
 
 def test_what_is_done_needs_no_memory(plain: Result) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.models.folder import EMBEDDED, cell_of
 from stages.models.load import describe

@@ -10,7 +10,8 @@ from PIL import Image
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Result, Session
 from stages.denoise import BaseDenoise
 from stages.errors import SpecError
 from stages.models.load import describe

@@ -14,7 +14,8 @@ from PIL import Image
 from flows.cli.flags import redo_spec
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Result, Session
 from stages.errors import SpecError, StageError
 from stages.export import Export
 from stages.runner import Runner

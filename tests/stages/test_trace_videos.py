@@ -11,8 +11,9 @@ from benchmarks.video_memory import largest
 from benchmarks.videocrafter_folder import write_videocrafter2
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, prepare
-from flows.rendering.throughput import Pace
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
+from flows.rendering.throughput import Throughput
 from stages.amounts import show_bytes
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
@@ -128,7 +129,7 @@ def test_a_video_renders_under_a_budget_and_its_seconds_are_learnt(tmp_path: Pat
     made = home.store.find(call.key)
     assert made is not None
     assert made.savings == ("split guidance",)
-    pace = Pace(home, plan.info, "cpu", [made])
+    pace = Throughput(home, plan.info, "cpu", [made])
     found = pace.seconds(call, estimate(call, plan.info, RunOptions(), "cpu"))
     assert found is not None
     assert (found.basis, found.seconds) == ("measured", pytest.approx(made.seconds, rel=1e-6))

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, export_level, prepare
+from flows.rendering.export import export_level
+from flows.rendering.job import prepare
+from flows.rendering.session import Result, Session
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale

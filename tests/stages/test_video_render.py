@@ -20,7 +20,9 @@ from PIL import Image
 from flows.cli.flags import redo_spec
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, export_level, prepare
+from flows.rendering.export import export_level
+from flows.rendering.job import prepare
+from flows.rendering.session import Result, Session
 from stages.decode import DecodeVideo, checked
 from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
