@@ -8,7 +8,7 @@ readers see the state before or after a commit, nothing in between, and no read 
 Leases and the `device_lock` are kernel locks that end with the process that holds them; a lease also passes from a
 process that is stopped to another.
 
-Names are imported from their modules at first use: who lists runs does not wait for torch and zarr.
+Names are imported from their modules at first use, so that listing runs does not load torch and zarr.
 """
 
 from __future__ import annotations
