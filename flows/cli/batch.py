@@ -83,9 +83,9 @@ def prune(
     delete: Annotated[bool, typer.Option("--delete", help="Delete it. Default: only say what would go.")] = False,
 ) -> None:
     """Free disk: intermediate results of finished runs, and what crashes left. Pictures and unfinished runs stay."""
-    from flows.rendering import prune as pruning
+    from flows.cli import run_prune
 
-    pruning.run(home_of(where.home), older_than, run, max_size, readings, delete, where.as_json)
+    run_prune.run(home_of(where.home), older_than, run, max_size, readings, delete, where.as_json)
 
 
 def pause(home: HomeOption = None) -> None:

@@ -109,7 +109,7 @@ def test_blocks_saved_on_a_server_are_called_by_their_name(
 
 def test_a_hook_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
-    monkeypatch.setattr(notify, "PATIENCE", 0.05)
+    monkeypatch.setattr(notify, "TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(notify, "_post", lambda url, told: over.wait(30))
     assert not notify.notify("http://example.org/", ["done"], tmp_path / "index.html")
     over.set()

@@ -122,7 +122,7 @@ def evaluation_calls(values: dict[str, Any], home: Path) -> tuple[str, dict[str,
 def comparison_names(values: dict[str, Any], home: Path) -> tuple[str, list[str]]:
     """A comparison's name and the names of its runs. Raises `SpecError`."""
     comparison = prepare_comparison(make_grid(values), Home(home))
-    return comparison.name, [order.job.run for order in comparison.orders]
+    return comparison.name, [queued.job.run for queued in comparison.jobs]
 
 
 def fail_at(jobs: Path, home: Path, name: str, step: int) -> None:
