@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Way = Literal["decode", "encode"]
 FLOAT32 = 4  # bytes
 TOKENS = 77  # of CLIP's context
-TEXT_WIDTH = 2048  # of a row; eight such numbers a token are at work in an encoder
+TEXT_WIDTH = 2048  # of a row; an encoder holds eight of them a token
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _Video(NamedTuple):
 
 
 class _Asked:
-    """A stage and options as one key of the memory of traces: equal where the trace would be."""
+    """A stage and its options as a key of the cache of traces: equal where the trace would be."""
 
     def __init__(self, stage: DenoiseStage, options: RunOptions) -> None:
         self.stage, self.options = stage, options
