@@ -1,4 +1,4 @@
-"""What `freescale plan` says: every stage with its state, measures, memory, seconds and disk, and the sums."""
+"""What `freescale plan` says: every stage with its state, savings, memory, seconds and disk, and the sums."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         where = f"  {r['stage']} {r['level']}: "
         if r.get("why"):
             console.print(where + r["why"])
-        if r["measures"] and r["state"] != "reused":
-            console.print(where + ", ".join(r["measures"]))
+        if r["savings"] and r["state"] != "reused":
+            console.print(where + ", ".join(r["savings"]))
         if not r["fits"] and r["state"] != "reused":
             console.print(f"{where}does not fit in {show_bytes(total['memory_budget_bytes'])}")
     for note in total["notes"]:
@@ -121,7 +121,7 @@ class _Planner:
             "weights_bytes": expected.weights,
             "flops": expected.flops,
             "disk_bytes": expected.disk,
-            "measures": [] if found is None else list(found.measures),
+            "savings": [] if found is None else list(found.savings),
             "fits": found is None or found.fits,
         }
         if why and state != "reused":

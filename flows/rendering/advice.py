@@ -8,8 +8,7 @@ import torch
 
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
-from stages.denoise import DenoiseStage
-from stages.highres_denoise import HighresDenoise
+from stages.denoise import DenoiseStage, HighresDenoise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
