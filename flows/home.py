@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from stages.errors import SpecError
-from storage import Disk, Runs
+from storage import ArtifactStore, Disk, Runs
 
 if TYPE_CHECKING:
-    from storage import ArtifactStore, Backend
+    from storage import Backend
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,6 @@ class Home:
     @property
     def store(self) -> ArtifactStore:
         """Artifacts, checkpoints and locks."""
-        from storage import ArtifactStore  # here, where torch and zarr are wanted
-
         return ArtifactStore(self.backend)
 
     @property

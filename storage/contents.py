@@ -4,6 +4,9 @@ Artifacts and checkpoints are both such folders; they differ in the record that 
 
     data/<uuid>/latents.zarr/…    an array, in Zarr's own files
     data/<uuid>/files/image.png   a file
+
+`storage.arrays` and `storage.frames` bring torch and zarr, and are imported where an array is written or read: who
+only looks a manifest up does not wait for them.
 """
 
 from __future__ import annotations
@@ -14,10 +17,8 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from storage.arrays import file_names, read_array, write_array
 from storage.durable import digest, file_digest, flush_folder, make_folder, write_new
 from storage.errors import DamagedArtifactError, InvalidNameError, explained
-from storage.frames import Frames, Regions
 from storage.manifest import NAME, ArrayRecord, Contents, FileRecord
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from storage.frames import Frames, Regions
 
 FILES = "files"
 C = TypeVar("C", bound=Contents)
@@ -68,6 +71,8 @@ class Draft:
         Raises `InvalidNameError` for a name that is not allowed or was put before, and `ValueError` for a dtype that
         cannot be stored or axes that do not fit the shape.
         """
+        from storage.arrays import write_array
+
         if checked_name(name) in self._arrays:
             raise InvalidNameError(f"array {name} was put before.")
         with explained(self.folder / name):
@@ -75,6 +80,8 @@ class Draft:
 
     def put_pieces(self, name: str, pieces: ArrayInPieces) -> None:
         """Add an array that was written piece by piece, by hard links. Raises `ValueError` where a piece is missing."""
+        from storage.arrays import file_names
+
         if checked_name(name) in self._arrays:
             raise InvalidNameError(f"array {name} was put before.")
         if pieces.missing:
@@ -107,6 +114,8 @@ class Draft:
 
         Raises `DamagedArtifactError` if a file is gone: another process has deleted the folder as a leftover.
         """
+        from storage.arrays import file_names
+
         files = {}
         with _present(self.folder):
             for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder after its files
@@ -137,6 +146,8 @@ def check(folder: Path, contents: Contents) -> None:
 
 def read_tensors(folder: Path, contents: Contents) -> dict[str, Tensor]:
     """Return all arrays of `contents` by name, after `check`. Raises `DamagedArtifactError`."""
+    from storage.arrays import read_array
+
     check(folder, contents)
     try:
         with explained(folder):
@@ -151,6 +162,8 @@ def open_frames(folder: Path, contents: Contents) -> dict[str, Frames]:
 
     A frame is checked by its crc32c again when it is read.
     """
+    from storage.frames import Frames
+
     check(folder, contents)
     with explained(folder):
         return {name: Frames(folder, record) for name, record in contents.arrays.items()}
@@ -158,6 +171,8 @@ def open_frames(folder: Path, contents: Contents) -> dict[str, Frames]:
 
 def open_pictures(folder: Path, contents: Contents) -> dict[str, Regions]:
     """Return all arrays of `contents`, each a picture (B, C, H, W) to be read by regions, after `check`."""
+    from storage.frames import Regions
+
     check(folder, contents)
     with explained(folder):
         return {name: Regions(folder, record) for name, record in contents.arrays.items()}
