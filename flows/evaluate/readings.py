@@ -83,10 +83,10 @@ def read_all(
     told: Callable[[int, Picture], None] = lambda done, picture: None,
     pool: WorkerPool | None = None,
 ) -> Readings:
-    """Render and read every picture that is not read yet, telling of each. Raises `Interrupted` when asked to stop.
+    """Render and read every picture that is not read yet; return all readings. `told` is called after each picture.
 
-    `read_one` is `read_picture`, or that inside a task. With a `pool` its workers render and read, and what they found
-    is taken from the store.
+    `read_one` is `read_picture`, or a Prefect task around it. With a `pool` its workers render and read, and the
+    results are taken from the store. Raises `Interrupted` when asked to stop.
     """
     found = Readings()
     lost = {} if pool is None else _read_over(evaluation, session, pool, told)
@@ -108,7 +108,7 @@ def read_all(
 def _read_over(
     evaluation: Evaluation, session: Session, pool: WorkerPool, told: Callable[[int, Picture], None]
 ) -> dict[Picture, str]:
-    """Have workers render and read what is not read yet; return the pictures that cannot be made, and why."""
+    """Have workers render and read what is not read yet; return the pictures that failed, and why."""
     home, pictures = session.home, evaluation.pictures
     left = [picture for picture in pictures if unread(picture, home.store)]
     model = next(p.job for p in pictures if p.job is not None)
@@ -141,7 +141,7 @@ def read_elsewhere(
     home: Home, options: dict[str, Any], info: ModelInfo, dtype: str, stop_file: Path,
     spec: dict[str, Any] | None, readings: tuple[Call, ...],
 ) -> None:  # fmt: skip
-    """In a worker: render a picture, from its last checkpoint, and read it; stop where the file `stop_file` says so."""
+    """In a worker: render a picture, from its last checkpoint, and read it. Stop once the file `stop_file` exists."""
     session = worker_session(home, options)
     session.stop = threading.Event()
     with stop_on_file(stop_file, session.stop), suppress(Interrupted):

@@ -1,4 +1,4 @@
-"""What pages are made of: a template with its data in it, and contact sheets."""
+"""The parts of pages: a template with its data in it, and contact sheets."""
 
 from __future__ import annotations
 
