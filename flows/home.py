@@ -1,4 +1,4 @@
-"""Where everything lies: a folder, and with the address of a bucket the store and the runs in that."""
+"""The home: the folder with everything, and the bucket with the store and the runs where one is used."""
 
 from __future__ import annotations
 

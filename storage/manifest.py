@@ -10,6 +10,7 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AliasChoices,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -110,7 +111,8 @@ class Manifest(Contents):
     seconds: Annotated[float, Field(ge=0)] | None = None
     resumed_at: tuple[NonNegativeInt, ...] = ()  # steps from which an interrupted stage went on
     peak_memory: NonNegativeInt | None = None  # bytes
-    measures: tuple[str, ...] = ()  # savings of memory that were taken
+    savings: Annotated[tuple[str, ...], Field(validation_alias=AliasChoices("savings", "measures"))] = ()
+    """Ways to take less memory that were used, by name; older manifests call them `measures`."""
     counts: dict[str, NonNegativeInt] = Field(default_factory=dict)  # of work done, by name
 
 

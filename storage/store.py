@@ -55,7 +55,7 @@ class Writer(Draft):
         seconds: float | None = None,
         resumed_at: Sequence[int] = (),
         peak_memory: int | None = None,
-        measures: Sequence[str] = (),
+        savings: Sequence[str] = (),
         counts: Mapping[str, int] | None = None,
     ) -> None:
         """Record how the artifact was made: what does not decide its bytes (fields as in `Manifest`)."""
@@ -65,7 +65,7 @@ class Writer(Draft):
             seconds=seconds,
             resumed_at=tuple(resumed_at),
             peak_memory=peak_memory,
-            measures=tuple(measures),
+            savings=tuple(savings),
             counts=dict(counts or {}),
         )
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flows.batch.jobs_file import Ordered
-from flows.rendering.session import prepare
+from flows.batch.jobs_file import QueuedJob
+from flows.rendering.job import prepare
 from stages.models.load import describe
 from stages.spec import make_spec
 from storage import fingerprint
@@ -26,12 +26,12 @@ class Cell:
     """One picture of a comparison, and the job that makes it."""
 
     label: str  # of the method
-    order: Ordered
+    queued: QueuedJob
 
     @property
     def run(self) -> str:
         """The run's name."""
-        return self.order.job.run
+        return self.queued.job.run
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Comparison:
     rows: tuple[Row, ...]
 
     @property
-    def orders(self) -> tuple[Ordered, ...]:
+    def jobs(self) -> tuple[QueuedJob, ...]:
         """Every render once, row by row, so that a stopped night has whole rows."""
-        return tuple({cell.run: cell.order for row in self.rows for cell in row.cells}.values())
+        return tuple({cell.run: cell.queued for row in self.rows for cell in row.cells}.values())
 
 
 def prepare_comparison(spec: GridSpec, home: Home) -> Comparison:
@@ -74,7 +74,7 @@ def prepare_comparison(spec: GridSpec, home: Home) -> Comparison:
                 cells = []
                 for entry in spec.methods:
                     job = prepare(make_spec(spec.render_values(prompt, seed, size, entry)), home)
-                    cells.append(Cell(entry.label, Ordered(f"{entry.label}: {job.run}", 0, "comparison", job)))
+                    cells.append(Cell(entry.label, QueuedJob(f"{entry.label}: {job.run}", 0, "comparison", job)))
                 rows.append(Row(prompt, seed, size, tuple(cells)))
     named = fingerprint([[cell.label, cell.run] for row in rows for cell in row.cells])
     return Comparison(f"comparison-{named[:8]}", spec, tuple(rows))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.pages.html import contact_sheet, html, shown
-from flows.rendering.session import place
+from flows.batch.job_card import job_card
+from flows.pages.html import contact_sheet, html
+from flows.rendering.files import write_whole
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def write(folder: Path, comparison: Comparison, states: Mapping[str, State], hom
     record = as_json(folder, comparison, states, home)
     sheet = [(row.name, cells["cells"]) for row, cells in zip(comparison.rows, record["rows"], strict=True)]
     return [
-        place(html("compare", comparison.name, record).encode(), folder / PAGE),
-        place(contact_sheet(folder, record["methods"], sheet), folder / SHEET),
-        place((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
+        write_whole(html("compare", comparison.name, record).encode(), folder / PAGE),
+        write_whole(contact_sheet(folder, record["methods"], sheet), folder / SHEET),
+        write_whole((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
     ]
 
 
@@ -62,7 +63,8 @@ def as_json(folder: Path, comparison: Comparison, states: Mapping[str, State], h
                 "seed": row.seed,
                 "size": f"{row.size[0]}x{row.size[1]}",
                 "cells": [
-                    {"method": cell.label} | shown(folder, cell.order.job, states[cell.run], home) for cell in row.cells
+                    {"method": cell.label} | job_card(folder, cell.queued.job, states[cell.run], home)
+                    for cell in row.cells
                 ],
             }
             for row in comparison.rows

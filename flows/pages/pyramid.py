@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from flows.rendering.session import place
+from flows.rendering.files import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ class Pyramid:
 def write_pyramid(data: bytes, page: Path, name: str, suffix: str = ".png") -> Pyramid:
     """Put a picture file and its tiles under `page`/pictures; what is there already is left alone."""
     file = f"pictures/{name}{suffix}"
-    place(data, page / file)
+    write_whole(data, page / file)
     with Image.open(BytesIO(data)) as opened:
         width, height = opened.size
         if max(width, height) <= TILE:
@@ -64,7 +64,7 @@ def write_pyramid(data: bytes, page: Path, name: str, suffix: str = ".png") -> P
                 box = (x, y, min(x + TILE, picture.width), min(y + TILE, picture.height))
                 tile = page / folder / f"{levels - 1}-{x // TILE}-{y // TILE}.png"
                 if not tile.is_file():  # named by the run, which names the pixels
-                    place(_png(picture.crop(box)), tile)
+                    write_whole(_png(picture.crop(box)), tile)
         if max(picture.size) <= TILE:
             return Pyramid(width, height, levels, file, folder)
         picture = picture.reduce(2)

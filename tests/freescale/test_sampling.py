@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.methods import Direct
-from freescale.sampling import Schedule, denoise, make_schedule
+from freescale.sampling import denoise
+from freescale.schedule import Schedule, make_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,8 +241,7 @@ def test_what_cannot_be_followed_is_refused(
 class Toward:
     """The perfect denoiser of one picture: eps = (z - x*) / sigma, on a UNet without layers."""
 
-    window_rows = None
-    phase_convs = False
+    compute = Compute()
 
     def __init__(self, truth: Tensor) -> None:
         self.truth, self.unet = truth, nn.Module()

@@ -12,7 +12,8 @@ from PIL import Image
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Result, Session
 from freescale import guidance
 from freescale import scale_fusion as fusion
 from stages.spec import RunOptions, make_spec

@@ -62,7 +62,7 @@ def test_an_artifact_says_how_it_was_made(store: ArtifactStore, key: str) -> Non
         writer.describe(device="cpu", libraries={"torch": "2.13"}, seconds=1.5, resumed_at=[12], peak_memory=7)
     manifest = store.find(key)
     assert manifest == writer.manifest
-    assert (manifest.device, manifest.seconds, manifest.resumed_at, manifest.measures) == (
+    assert (manifest.device, manifest.seconds, manifest.resumed_at, manifest.savings) == (
         "cpu",
         1.5,
         (12,),
