@@ -163,18 +163,19 @@ def exact_rate(value: Any) -> Any:
     return str(rate)
 
 
+Side = Annotated[
+    int, Field(ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8 and of the VAE's latent cell.")
+]
+
+
 class RenderSpec(_Model):
     """All that decides the bytes of one picture or video."""
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
     negative_prompt: str | None = Field(None, max_length=4000, description="What to avoid. None: the model's default.")
     seed: int = Field(0, ge=0, lt=2**63, description="All noise is drawn from it.")
-    width: int = Field(
-        512, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8 and of the VAE's latent cell."
-    )
-    height: int = Field(
-        512, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8 and of the VAE's latent cell."
-    )
+    width: Side = 512
+    height: Side = 512
     model: ModelSpec = Field(ModelSpec(), description="The pretrained model.")
     method: MethodSpec = Field(
         default_factory=lambda: _spec_of("freescale"), description="The high-resolution method and its parameters."
