@@ -33,5 +33,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+.PHONY: docs
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[docs]'
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
+	@echo "open build/site/index.html"
+
 clean:
 	rm -rf $(VENV)
