@@ -115,8 +115,8 @@ for line in sys.argv[2:]:
     sys.argv[:] = shlex.split(line)
     with contextlib.suppress(SystemExit):
         importlib.import_module("{module}").{function}()
-words = ["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", "-k", "resample and TestRecord", "tests/freescale/test_conformance.py"]
-sys.exit(pytest.main(words))
+words = ["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", "-k", "resample and TestRecord"]
+sys.exit(pytest.main([*words, "tests/freescale/test_conformance.py"]))
 """
 
 
