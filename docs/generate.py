@@ -143,11 +143,10 @@ def fields_page() -> str:
     from freescale import METHODS
     from freescale.methods.ablations import CHANGES
     from stages import spec
+    from stages.metrics.grid import GridSpec, MethodEntry
+    from stages.metrics.spec import EvaluationSpec
 
-    evaluation = evaluation_model()
-    grid = next(base for base in evaluation.__mro__ if base.__name__ == "GridSpec")
-    entry = importlib.import_module(grid.__module__).MethodEntry
-    inner = [m for m in vars(importlib.import_module(evaluation.__module__)).values() if _is_part(m, evaluation)]
+        inner = [m for m in vars(importlib.import_module(EvaluationSpec.__module__)).values() if _is_part(m, EvaluationSpec)]
     meanings = Meanings()
     parts = [
         HEAD,
@@ -168,25 +167,16 @@ def fields_page() -> str:
         parts += [f"### {name}", " ".join((METHODS[name].__doc__ or "").split()), rows]
     changes = [(f"`{name}`", f"`{plain(change)[1:-1]}`") for name, change in CHANGES.items()]
     parts += ["### Ablations", "A name for FreeScale with one parameter changed.", table(("name", "sets"), changes)]
-    parts += ["## A comparison", "`freescale compare FILE`.", meanings.table("GridSpec", grid)]
+    parts += ["## A comparison", "`freescale compare FILE`.", meanings.table("GridSpec", GridSpec)]
     parts += ["### An entry of methods", "The name of a method, or a mapping of its parameters and of these fields."]
-    parts += [meanings.table("MethodEntry", entry)]
-    own = tuple(name for name in evaluation.model_fields if name in grid.model_fields)
+    parts += [meanings.table("MethodEntry", MethodEntry)]
+    own = tuple(name for name in EvaluationSpec.model_fields if name in GridSpec.model_fields)
     parts += ["## An evaluation", "`freescale evaluate FILE`: the fields of a comparison, and these."]
-    parts += [meanings.table("EvaluationSpec", evaluation, without=own)]
+    parts += [meanings.table("EvaluationSpec", EvaluationSpec, without=own)]
     for model in inner:
         parts += [f"### {model.__name__}", sentence(model), meanings.table(model.__name__, model)]
     meanings.check()
     return "\n\n".join(parts) + "\n"
-
-
-def evaluation_model() -> type[BaseModel]:
-    """The model of an evaluation's file."""
-    for folder in ("metrics", "measures"):
-        if (ROOT / "stages" / folder / "spec.py").is_file():
-            found: type[BaseModel] = importlib.import_module(f"stages.{folder}.spec").EvaluationSpec
-            return found
-    raise FileNotFoundError("the module of EvaluationSpec")
 
 
 def _is_part(value: Any, evaluation: type[BaseModel]) -> bool:

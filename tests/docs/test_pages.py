@@ -14,7 +14,7 @@ import yaml
 from docs.generate import ROOT, anchor, command_line, pages
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
-from stages.grid import make_grid
+from stages.metrics.grid import make_grid
 from stages.spec import METHOD_MODELS, RenderSpec, load_spec, make_spec
 
 if TYPE_CHECKING:
