@@ -144,9 +144,8 @@ def fields_page() -> str:
     from freescale.methods.ablations import CHANGES
     from stages import spec
     from stages.metrics.grid import GridSpec, MethodEntry
-    from stages.metrics.spec import EvaluationSpec
+    from stages.metrics.spec import Crops, EvaluationSpec, Reference, WeightSpec
 
-        inner = [m for m in vars(importlib.import_module(EvaluationSpec.__module__)).values() if _is_part(m, EvaluationSpec)]
     meanings = Meanings()
     parts = [
         HEAD,
@@ -173,15 +172,10 @@ def fields_page() -> str:
     own = tuple(name for name in EvaluationSpec.model_fields if name in GridSpec.model_fields)
     parts += ["## An evaluation", "`freescale evaluate FILE`: the fields of a comparison, and these."]
     parts += [meanings.table("EvaluationSpec", EvaluationSpec, without=own)]
-    for model in inner:
+    for model in (Reference, Crops, WeightSpec):
         parts += [f"### {model.__name__}", sentence(model), meanings.table(model.__name__, model)]
     meanings.check()
     return "\n\n".join(parts) + "\n"
-
-
-def _is_part(value: Any, evaluation: type[BaseModel]) -> bool:
-    is_model = isinstance(value, type) and issubclass(value, BaseModel)
-    return is_model and value.__module__ == evaluation.__module__ and value is not evaluation
 
 
 class Meanings:

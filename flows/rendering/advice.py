@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from flows.rendering.session import Job
 
-FEW_STEPS = 20  # of DemoFusion: with 8 grain covers what it draws, with 24 hardly (docs/results.md)
+FEW_STEPS = 20  # of DemoFusion: with 8 grain covers what it draws, with 24 hardly (docs/lab/results.md)
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
