@@ -103,12 +103,16 @@ def arguments(command: Any) -> Iterator[tuple[str, str]]:
     """The arguments of a command: name and meaning."""
     for param in command.params:
         if param.param_type_name == "argument":
-            yield f"`{argument(param)}`", cell(param.help or "") + ("" if param.required else " May be left out.")
+            words = [f"`{word}`" for word in argument(param).strip("[]").split("|")]
+            name = " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
+            yield name, cell(param.help or "") + ("" if param.required else " May be left out.")
 
 
 def argument(param: Any) -> str:
     """An argument as it stands in a usage line."""
     word = param.metavar or str(param.name).upper()
+    if not param.required and not word.startswith("["):
+        word = f"[{word}]"
     return word + ("..." if param.nargs == -1 and not word.endswith("...") else "")
 
 
@@ -132,7 +136,8 @@ def option_value(param: Any) -> str:
     low, high = param.min, param.max
     if bounds := _bounds([annotated_types.Interval(ge=low, le=high)]):
         words += f", {bounds}"
-    return words + (", may be repeated" if param.multiple else "")
+    is_said = "may be repeated" in (param.help or "").lower()
+    return words + (", may be repeated" if param.multiple and not is_said else "")
 
 
 # ---------------------------------------------------------------- fields
