@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+TOP = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "benchmarks/shapes/README.md",
+    "benchmarks/shapes_motion/README.md",
+)
 PAGES = [*TOP, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 FOLDERS = ("freescale", "stages", "storage", "flows", "tests", "benchmarks", "examples", "docs")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
