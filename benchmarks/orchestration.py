@@ -26,17 +26,19 @@ import numpy as np
 import torch
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.page import night_folder, write_night
-from flows.batch.runner import Night
+from flows.batch.page import page_folder, write_page
+from flows.batch.runner import Batch
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, _close, _open, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session, begin_attempt, end_attempt
 from stages.call import Call
 from stages.spec import RunOptions, make_spec
 from stages.stage import Stage
 
 if TYPE_CHECKING:
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
     from stages.stage import Tensors
 
 OPTIONS = RunOptions(threads=1)
@@ -85,22 +87,22 @@ def night(folder: Path, jobs: int) -> dict[str, float]:
     home, path = Home(folder), folder / "jobs.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": "a red disc", "seed": n} | SMALLEST) for n in range(jobs)))
     times = [time.perf_counter()]
-    orders = read_jobs(path, home).jobs
+    queued = read_jobs(path, home).jobs
     times.append(time.perf_counter())
     first: list[float] = []
 
     class Trivial(Session):
         def render(self, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
             first.append(time.perf_counter())
-            _close(self.home.runs, _open(job, self.home.runs), "done", None)
+            end_attempt(self.home.runs, begin_attempt(job, self.home.runs), "done", None)
             return None  # type: ignore[return-value]
 
     session = Trivial(home, OPTIONS, Terminal(quiet=True))
-    states = Night(home, OPTIONS, Terminal(quiet=True), session=session).run(orders)
+    states = Batch(home, OPTIONS, Terminal(quiet=True), session=session).run(queued)
     times.append(time.perf_counter())
     assert set(states.values()) == {"done"}
     assert len(states) == jobs
-    write_night(night_folder(home, orders), orders, dict.fromkeys(states, "left"), home)
+    write_page(page_folder(home, queued), queued, dict.fromkeys(states, "left"), home)
     times.append(time.perf_counter())
     read, worked, page = (b - a for a, b in itertools.pairwise(times))
     return {"jobs": jobs, "read_s": read, "first_job_s": first[0] - times[1], "jobs_s": worked, "page_s": page}

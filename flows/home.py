@@ -1,4 +1,4 @@
-"""Where everything lies: a folder, and with the address of a bucket the store and the runs in that."""
+"""The home: the folder with everything, and the bucket with the store and the runs where one is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.errors import SpecError
 from storage import Disk, Runs
 
 if TYPE_CHECKING:
-    from storage import ArtifactStore, Place
+    from storage import ArtifactStore, Backend
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Home:
         return home
 
     @property
-    def place(self) -> Place:
+    def backend(self) -> Backend:
         """What the store and the runs lie in."""
         if self.bucket is None:
             return Disk(self.root / "store")
@@ -52,12 +52,12 @@ class Home:
         """Artifacts, checkpoints and locks."""
         from storage import ArtifactStore  # here, where torch and zarr are wanted
 
-        return ArtifactStore(self.place)
+        return ArtifactStore(self.backend)
 
     @property
     def runs(self) -> Runs:
         """Records of runs."""
-        return Runs(self.place)
+        return Runs(self.backend)
 
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""
@@ -65,7 +65,7 @@ class Home:
 
 
 @functools.cache
-def _bucket(url: str, root: Path) -> Place:
+def _bucket(url: str, root: Path) -> Backend:
     """One connection for the process, tried once."""
     from storage.bucket import Bucket  # nobody else needs its library
 

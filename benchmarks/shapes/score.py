@@ -15,7 +15,8 @@ from typing import Any
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.metrics.grid import FIRST_SCENE
 from stages.shapes.metrics import judge
 from stages.shapes.scenes import sample_scene

@@ -18,7 +18,8 @@ from typing import Any
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.shapes_motion.metrics import judge_video
 from stages.shapes_motion.videos import MOTIONS, sample_video
 from stages.spec import RunOptions, make_spec, parse_size

@@ -1,1 +1,1 @@
-"""A night: many jobs, one after another, each done, set aside with its reason, or left for the next night."""
+"""A batch of jobs, one after another: each is done, set aside with the reason, or left for the next batch."""

@@ -1,4 +1,4 @@
-"""Jobs files: many renders written down, checked whole before the first one starts.
+"""Jobs files: many renders in a file, all checked before the first one starts.
 
 A job is a spec with a `name` and a `priority` (the larger goes first). They are written as a YAML or JSON list, as
 JSON Lines, as CSV with a header (`method.detail_scale` reaches into a field), as plain text with a prompt a line,
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flows.rendering.session import prepare
+from flows.rendering.job import prepare
 from stages.errors import SpecError
 from stages.spec import make_spec, parse_size
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from stages.models.load import ModelInfo
     from stages.spec import ModelSpec
 
@@ -38,7 +38,7 @@ Entry = tuple[int, dict[str, Any]]  # line, fields
 
 @dataclass(frozen=True)
 class Problem:
-    """A job that cannot be: where it is written, and one sentence."""
+    """A job that cannot be rendered: where it is written (`FILE:LINE`), and why, in one sentence."""
 
     where: str
     says: str
@@ -48,25 +48,25 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Ordered:
-    """A checked job in the order of the night."""
+class QueuedJob:
+    """A job of a batch: its name, its priority (the larger goes first) and where it is written."""
 
     name: str
-    priority: int
+    priority: int  # -1000 to 1000
     where: str
     job: Job
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a jobs file asks for: each render once, the most urgent first, and what is wrong with it."""
+class Jobs:
+    """The jobs of a file: each render once, the highest priority first, and the problems of the others."""
 
-    jobs: tuple[Ordered, ...]
+    jobs: tuple[QueuedJob, ...]
     problems: tuple[Problem, ...]
     repeated: int  # jobs left out because another one has the same spec
 
 
-def read_jobs(path: Path, home: Home, defaults: dict[str, Any] | None = None) -> Orders:
+def read_jobs(path: Path, home: Home, defaults: dict[str, Any] | None = None) -> Jobs:
     """Read and check a jobs file or a folder of them; nothing is loaded or written.
 
     `defaults` are fields for every job that does not name them. Pictures and masks are looked for in the folder of
@@ -74,7 +74,7 @@ def read_jobs(path: Path, home: Home, defaults: dict[str, Any] | None = None) ->
     is in `problems`.
     """
     problems: list[Problem] = []
-    jobs: dict[str, Ordered] = {}
+    jobs: dict[str, QueuedJob] = {}
     names: dict[str, str] = {}
     models: dict[ModelSpec, ModelInfo] = {}
     repeated = 0
@@ -82,7 +82,7 @@ def read_jobs(path: Path, home: Home, defaults: dict[str, Any] | None = None) ->
         for line, fields in _entries(file, problems):
             where = f"{file.name}:{line}"
             try:
-                found = _ordered({**(defaults or {}), **fields}, where, file.parent, home, models)
+                found = _queued_job({**(defaults or {}), **fields}, where, file.parent, home, models)
                 if names.setdefault(found.name, found.job.run) != found.job.run:
                     raise SpecError(f"name: {found.name!r} is another job's; names must differ")
             except SpecError as error:
@@ -96,7 +96,7 @@ def read_jobs(path: Path, home: Home, defaults: dict[str, Any] | None = None) ->
         raise SpecError(f"jobs: {path} holds no job")
     if len(jobs) > MAX_JOBS:
         raise SpecError(f"jobs: {path} holds {len(jobs)} jobs, allowed: {MAX_JOBS}")
-    return Orders(tuple(sorted(jobs.values(), key=lambda found: -found.priority)), tuple(problems), repeated)
+    return Jobs(tuple(sorted(jobs.values(), key=lambda found: -found.priority)), tuple(problems), repeated)
 
 
 def _files(path: Path) -> list[Path]:
@@ -124,9 +124,9 @@ def _entries(file: Path, problems: list[Problem]) -> Iterator[Entry]:
         problems.append(Problem(where, f"cannot be read: {str(error).splitlines()[0]}"))
 
 
-def _ordered(
+def _queued_job(
     fields: dict[str, Any], where: str, folder: Path, home: Home, models: dict[ModelSpec, ModelInfo]
-) -> Ordered:
+) -> QueuedJob:
     """Check one job. Raises `SpecError`."""
     fields = dict(fields)
     name, priority, size = (fields.pop(key, None) for key in ("name", "priority", "size"))
@@ -143,7 +143,7 @@ def _ordered(
     if name is not None and (not isinstance(name, str) or not NAME.fullmatch(name)):
         raise SpecError(f"name: {name!r} is not 1 to 121 of a-z, 0-9, '.', '_' and '-', starting with one of the first")
     job = prepare(make_spec(fields), home, folder, known=models)
-    return Ordered(name or job.run, priority or 0, where, job)
+    return QueuedJob(name or job.run, priority or 0, where, job)
 
 
 # ---------------------------------------------------------------- one reader a format

@@ -1,6 +1,6 @@
-"""Tell somebody how a night ended: a web address that takes JSON, or a notification block of Prefect by its name.
+"""Notifications of how a batch ended: to a web address that takes JSON, or to a notification block of Prefect.
 
-A night is done before anybody is told: a hook that fails, hangs or is misspelt is one line of the log.
+The batch is over before one is sent, so a hook that fails, hangs or is misspelt costs a line of the log and no job.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from flows.batch.runner import State
 
 log = logging.getLogger(__name__)
-PATIENCE = 10.0  # seconds
+TIMEOUT_SECONDS = 10.0  # of one request
 
 
 def check_hook(hook: str | None) -> str | None:
-    """A hook that can be: http(s)://… or TYPE/NAME of a block. Raises `SpecError`."""
+    """Return `hook`: None, an http(s) address, or TYPE/NAME of a Prefect block. Raises `SpecError` for another text."""
     if hook is None:
         return None
     address = urllib.parse.urlsplit(hook)
@@ -42,34 +42,37 @@ def check_hook(hook: str | None) -> str | None:
 
 
 def notify(hook: str | None, states: Iterable[State], page: Path | None) -> bool:
-    """Say how many jobs are done, set aside and left, and where the page is; return whether that went through."""
+    """Send how many jobs are done, set aside and left, and where the page is; return whether that succeeded.
+
+    Takes at most twice `TIMEOUT_SECONDS`. A failure is logged, and nothing is raised.
+    """
     if hook is None or page is None:
         return False
     tally = Counter(states)
     subject = "FreeScale: " + ", ".join(f"{tally[state]} {state}" for state in ("done", "set aside", "left"))
-    went: list[bool] = []
+    succeeded: list[bool] = []
 
-    def tell() -> None:
+    def send() -> None:
         try:
             if "://" in hook:
                 _post(hook, {"text": f"{subject}\n{page.as_uri()}", "tally": dict(tally), "page": str(page)})
             else:
                 _through_block(hook, subject, page.as_uri())
-            went.append(True)
+            succeeded.append(True)
         except Exception as error:
             log.warning("notify: %s: %s: %s", hook.split("?")[0], type(error).__name__, error)
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(tell,), name="notify", daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(send,), name="notify", daemon=True)
     thread.start()
-    thread.join(2 * PATIENCE)
-    return bool(went)
+    thread.join(2 * TIMEOUT_SECONDS)
+    return bool(succeeded)
 
 
-def _post(url: str, told: dict[str, Any]) -> None:
+def _post(url: str, message: dict[str, Any]) -> None:
     """One JSON object; `text` is what Slack, Mattermost and their like show."""
-    body = json.dumps(told, ensure_ascii=False).encode()
+    body = json.dumps(message, ensure_ascii=False).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
-    with urllib.request.urlopen(request, timeout=PATIENCE):
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
         pass
 
 

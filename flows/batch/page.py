@@ -1,4 +1,4 @@
-"""One page a night: every picture at full resolution, what was set aside and why, what each cost."""
+"""The page of a batch: every picture at full resolution, the jobs that were set aside and why, and what each cost."""
 
 from __future__ import annotations
 
@@ -6,64 +6,68 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.pages.html import contact_sheet, html, shown
+from flows.batch.job_card import job_card
+from flows.pages.html import contact_sheet, html
 from flows.rendering.costs import cost
-from flows.rendering.session import place
+from flows.rendering.files import write_whole
 from storage import RunNotFoundError, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flows.batch.jobs_file import Ordered
+    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
 
 PAGE, SHEET, RECORD = "index.html", "contact-sheet.png", "night.json"
 COLUMNS = 6  # of the contact sheet
 
 
-def night_folder(home: Home, orders: Sequence[Ordered]) -> Path:
-    """Where the page of these jobs goes today: given again today it is written anew, tomorrow it is another."""
-    jobs = fingerprint(sorted(order.job.run for order in orders))[:8]
-    return home.root / "nights" / f"{datetime.now().astimezone():%Y-%m-%d}-{jobs}"
+def page_folder(home: Home, jobs: Sequence[QueuedJob]) -> Path:
+    """The folder of the page of these jobs: one a day, named by the date and 8 hex digits of the runs."""
+    runs = fingerprint(sorted(queued.job.run for queued in jobs))[:8]
+    return home.root / "nights" / f"{datetime.now().astimezone():%Y-%m-%d}-{runs}"
 
 
-def write_night(folder: Path, orders: Sequence[Ordered], states: Mapping[str, State], home: Home) -> list[Path]:
-    """Write what became of the jobs; return page, contact sheet and record."""
-    jobs = [_told(folder, order, states[order.job.run], home) for order in orders]
-    record = {"night": folder.name, "jobs": jobs}
+def write_page(folder: Path, jobs: Sequence[QueuedJob], states: Mapping[str, State], home: Home) -> list[Path]:
+    """Write the page of a batch, its contact sheet and its record, and return their paths in this order.
+
+    Pictures and videos are copied under `folder`. `states` has the state of every job by its run.
+    """
+    cards = [_card(folder, queued, states[queued.job.run], home) for queued in jobs]
+    record = {"night": folder.name, "jobs": cards}
     rows = [
-        (", ".join(job["name"] for job in jobs[at : at + COLUMNS]), jobs[at : at + COLUMNS])
-        for at in range(0, len(jobs), COLUMNS)
+        (", ".join(card["name"] for card in cards[at : at + COLUMNS]), cards[at : at + COLUMNS])
+        for at in range(0, len(cards), COLUMNS)
     ]
     return [
-        place(html("night", f"Night of {folder.name[:10]}", record).encode(), folder / PAGE),
-        place(contact_sheet(folder, (), rows), folder / SHEET),
-        place((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
+        write_whole(html("night", f"Night of {folder.name[:10]}", record).encode(), folder / PAGE),
+        write_whole(contact_sheet(folder, (), rows), folder / SHEET),
+        write_whole((json.dumps(record, indent=1) + "\n").encode(), folder / RECORD),
     ]
 
 
-def costs(orders: Sequence[Ordered], states: Mapping[str, State], home: Home) -> list[dict[str, Any]]:
-    """A line a job: how it ended, seconds of all its stages, retries."""
+def costs(jobs: Sequence[QueuedJob], states: Mapping[str, State], home: Home) -> list[dict[str, Any]]:
+    """A row for each job: its name and state, the seconds of all its stages (None where unknown), its retries."""
     return [
         {
-            "job": order.name,
-            "state": states[order.job.run],
-            "seconds": None if (spent := cost(home.store, order.job.plan)) is None else round(spent.seconds, 1),
-            "retries": max(len(_attempts(home, order.job)) - 1, 0),
+            "job": queued.name,
+            "state": states[queued.job.run],
+            "seconds": None if (spent := cost(home.store, queued.job.plan)) is None else round(spent.seconds, 1),
+            "retries": max(len(_attempts(home, queued.job)) - 1, 0),
         }
-        for order in orders
+        for queued in jobs
     ]
 
 
-def _told(folder: Path, order: Ordered, state: State, home: Home) -> dict[str, Any]:
-    job, spec = order.job, order.job.spec
+def _card(folder: Path, queued: QueuedJob, state: State, home: Home) -> dict[str, Any]:
+    job, spec = queued.job, queued.job.spec
     stages = list(_stages(home, job))
-    return shown(folder, job, state, home) | {
-        "name": order.name,
-        "where": order.where,
+    return job_card(folder, job, state, home) | {
+        "name": queued.name,
+        "where": queued.where,
         "prompt": spec.prompt,
         "seed": spec.seed,
         "size": f"{spec.width}x{spec.height}",

@@ -36,7 +36,7 @@ from flows.cli.options import (
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from stages.spec import RenderSpec, RunOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -196,12 +196,11 @@ def export(
     home: HomeOption = None,
 ) -> None:
     """Write a level's picture or video of a run in another format."""
-    from flows.rendering.session import export_level
+    from flows.rendering.export import export_level
 
-    place = home_of(home)
-    _, spec = _recorded(place, run)
+    _, spec = _recorded(home_of(home), run)
     how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
-    typer.echo(export_level(place, spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
+    typer.echo(export_level(home_of(home), spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
 
 
 @app.command()
@@ -232,14 +231,14 @@ app.add_typer(convert.convert, name="convert")
 
 def _recorded(home: Home, run: str) -> tuple[str | None, RenderSpec]:
     """The origin and the spec of a recorded run. Raises `SpecError` for a name that is none."""
-    from flows.rendering.session import load
+    from flows.rendering.job import load
 
     record, spec = load(home, run)
     return record.origin, spec
 
 
 def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
-    from flows.rendering.session import prepare
+    from flows.rendering.job import prepare
 
     return prepare(spec, home, root, origin)
 
@@ -253,7 +252,7 @@ def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
 def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool) -> None:
     """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went."""
     from flows.cli.terminal import Terminal
-    from flows.cluster.fanout import spread_over
+    from flows.cluster.fanout import open_fanout
     from flows.rendering.advice import remarks
     from flows.rendering.session import Session
     from stages.device import pick_device
@@ -266,7 +265,7 @@ def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Ou
         terminal.say(f"note: {remark}")
     terminal.begin(job.plan)
     try:
-        with spread_over(home, options, session.stop, sharing.dask, sharing.workers) as session.spread:
+        with open_fanout(home, options, session.stop, sharing.dask, sharing.workers) as session.helpers:
             result = session.render(job, output.out or Path.cwd(), output.overwrite)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.end()

@@ -56,7 +56,7 @@ def batch(
     notify: NotifyOption = None,
 ) -> None:
     """Render all jobs of a file. A job that fails is set aside, and the others go on. The same command goes on."""
-    from flows.batch.runner import Window
+    from flows.batch.window import Window
     from flows.cli import run_batch
 
     home = home_of(where.home)
@@ -83,9 +83,9 @@ def prune(
     delete: Annotated[bool, typer.Option("--delete", help="Delete it. Default: only say what would go.")] = False,
 ) -> None:
     """Free disk: intermediate results of finished runs, and what crashes left. Pictures and unfinished runs stay."""
-    from flows.rendering import prune as pruning
+    from flows.cli import run_prune
 
-    pruning.run(home_of(where.home), older_than, run, max_size, readings, delete, where.as_json)
+    run_prune.run(home_of(where.home), older_than, run, max_size, readings, delete, where.as_json)
 
 
 def pause(home: HomeOption = None) -> None:

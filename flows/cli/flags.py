@@ -26,7 +26,7 @@ SPEC_FLAGS = (
 
 def spec_or_run(what: str, flags: dict[str, Any], extra: list[str], home: Home) -> RenderSpec:
     """Like `spec_from`, and the name of a recorded run gives that run's spec."""
-    from flows.rendering.session import load
+    from flows.rendering.job import load
 
     names = {record.run for record in home.runs.list()}
     if what in names and not extra and not any(flags.values()):
@@ -70,7 +70,7 @@ def redo_spec(
     spec: RenderSpec, stage: str, level: int | None, changes: dict[str, Any], extra: list[str], home: Home
 ) -> RenderSpec:
     """The spec of a run with one more change, which holds from a stage on. Raises `SpecError`."""
-    from flows.rendering.session import prepare
+    from flows.rendering.job import prepare
 
     if level is None:
         level = len(prepare(spec, home).plan.sizes) - 1

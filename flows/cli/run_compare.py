@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.batch.runner import Night
+from flows.batch.runner import Batch
 from flows.cli.run_batch import states_of
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import check_fleet
+from flows.cluster.connect import uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import check_out, write
 
@@ -29,17 +29,17 @@ def run(
     again: bool, as_object: bool, dask: str | None = None, workers: int | None = None,
 ) -> int:  # fmt: skip
     """Render what is not there and write the page; return 0 all shown, 1 some set aside, 3 stopped before the end."""
-    check_fleet(dask, workers)
+    uses_workers(dask, workers)
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
-    states = states_of(comparison.orders, Night(home, options, terminal, stop, again=again), dask, workers)
+    states = states_of(comparison.jobs, Batch(home, options, terminal, stop, again=again), dask, workers)
     files = write(folder, comparison, states, home)
-    for order in comparison.orders:
-        if states[order.job.run] != "done":
-            terminal.say(f"{states[order.job.run]:<10} {order.name}")
+    for queued in comparison.jobs:
+        if states[queued.job.run] != "done":
+            terminal.say(f"{states[queued.job.run]:<10} {queued.name}")
     tally = Counter(states.values())
     terminal.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
     if tally["left"]:

@@ -11,8 +11,8 @@ import typer
 
 from flows.cli.flags import grid_values
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import check_fleet
-from flows.cluster.pool import crew_of
+from flows.cluster.connect import uses_workers
+from flows.cluster.pool import open_pool
 from flows.evaluate.layout import prepare_evaluation
 from flows.evaluate.readings import cells, read_all, unread
 from flows.evaluate.readings_file import ReadingsFile
@@ -52,7 +52,7 @@ def run(
     only_plan: bool, as_object: bool, dask: str | None = None, workers: int | None = None, kept: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Render, read, score, write and print. Exits with 3 when asked to stop; typed again it goes on."""
-    check_fleet(dask, workers)
+    uses_workers(dask, workers)
     evaluation = prepare_evaluation(spec, home)
     folder = out or home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite)
@@ -72,8 +72,8 @@ def run(
         return
     session = Session(home, options, Terminal(quiet=True), stop)
     try:
-        with crew_of(home, stop, dask, workers) as crew:
-            readings = read_all(evaluation, session, told=_Told(terminal, total, left), crew=crew)
+        with open_pool(home, stop, dask, workers) as pool:
+            readings = read_all(evaluation, session, told=_Told(terminal, total, left), pool=pool)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.say(f"{stopped or 'stopped'}; typed again, the evaluation goes on")
         raise typer.Exit(3) from None

@@ -1,4 +1,4 @@
-"""What `freescale plan` says: every stage with its state, measures, memory, seconds and disk, and the sums."""
+"""What `freescale plan` says: every stage with its state, savings, memory, seconds and disk, and the sums."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.rendering.advice import remarks
-from flows.rendering.session import to_do
-from flows.rendering.throughput import Pace
+from flows.rendering.job import to_do
+from flows.rendering.throughput import Throughput
 from stages.amounts import show_bytes
 from stages.device import pick_device
 from stages.planner.budget import PARTS, check, fit, free_bytes
@@ -20,7 +20,7 @@ from storage import Checkpoints
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
     from stages.call import Call
     from stages.planner.budget import Fit
     from stages.spec import RunOptions
@@ -74,8 +74,8 @@ def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         where = f"  {r['stage']} {r['level']}: "
         if r.get("why"):
             console.print(where + r["why"])
-        if r["measures"] and r["state"] != "reused":
-            console.print(where + ", ".join(r["measures"]))
+        if r["savings"] and r["state"] != "reused":
+            console.print(where + ", ".join(r["savings"]))
         if not r["fits"] and r["state"] != "reused":
             console.print(f"{where}does not fit in {show_bytes(total['memory_budget_bytes'])}")
     for note in total["notes"]:
@@ -98,7 +98,7 @@ class _Planner:
         self.budget = options.memory or free_bytes(self.device)
         found = [home.store.find(key) for key in home.store.list_keys()]
         self.made = [m for m in found if m is not None]
-        self.pace = Pace(home, self.info, options.device, self.made)
+        self.pace = Throughput(home, self.info, options.device, self.made)
 
     def row(self, call: Call, is_left: bool, why: bool) -> dict[str, Any]:
         key, (height, width) = call.key, call.size
@@ -121,7 +121,7 @@ class _Planner:
             "weights_bytes": expected.weights,
             "flops": expected.flops,
             "disk_bytes": expected.disk,
-            "measures": [] if found is None else list(found.measures),
+            "savings": [] if found is None else list(found.savings),
             "fits": found is None or found.fits,
         }
         if why and state != "reused":

@@ -1,7 +1,7 @@
-"""The workers of a Dask cluster, for tasks of whoever has them: a render (`flows/cluster/fanout.py`), an evaluation.
+"""The workers of a Dask cluster as a pool for tasks: those of one render (`flows/cluster/fanout.py`) or an evaluation.
 
-A task is a function of a module and what it needs to find its work in the store. One whose worker died is given to
-another; one that kills every worker it is given to is told as such, and takes none of its neighbours with it.
+A task is a function of a module, with arguments that say where its work lies in the store. A task whose worker died
+goes to another worker. One that kills every worker it is given to raises `WorkersDiedError`; the other tasks go on.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from flows.batch.runner import POLL
-from flows.cluster.batch import check_fleet, cluster, width_of
-from flows.rendering.session import place
+from flows.batch.runner import POLL_SECONDS
+from flows.cluster.connect import cluster, uses_workers, worker_count
+from flows.rendering.files import write_whole
 from stages.runner import Interrupted
 
 if TYPE_CHECKING:
@@ -30,87 +30,94 @@ TRIES = 3  # workers that may die of one task
 
 
 class WorkersDiedError(RuntimeError):
-    """A task whose worker died, and the next one, and the next."""
+    """A task whose worker died, `TRIES` times in a row."""
 
 
 @contextmanager
-def crew_of(home: Home, stop: threading.Event, address: str | None, workers: int | None) -> Iterator[Crew | None]:
-    """The workers of a scheduler, or `workers` processes here; None where neither is asked for. Raises `SpecError`."""
-    if not check_fleet(address, workers):
+def open_pool(
+    home: Home, stop: threading.Event, address: str | None, workers: int | None
+) -> Iterator[WorkerPool | None]:
+    """The workers of a scheduler, or `workers` processes of this machine; None where neither is asked for.
+
+    Raises `SpecError` where there are none, or both are asked for.
+    """
+    if not uses_workers(address, workers):
         yield None
         return
     with cluster(home, address, workers or 0, deaths=TRIES - 1) as client:
-        yield Crew(client, stop)
+        yield WorkerPool(client, stop)
 
 
 @dataclass(frozen=True)
-class Crew:
-    """The workers of a cluster, given one task each at a time: what is queued on a worker would die with it."""
+class WorkerPool:
+    """The workers of a cluster, each given one task at a time: a task that waited on a worker would be lost with it."""
 
     client: Client
     stop: threading.Event
 
     @property
     def width(self) -> int:
-        """Tasks at a time."""
-        return width_of(self.client)
+        """How many tasks are worked on at a time."""
+        return worker_count(self.client)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Have a worker call a function of a module."""
+        """Have a worker call a function of a module; return the future of its result."""
         return self.client.submit(function, *arguments, pure=False, resources={"GPU": 1})
 
-    def each(
+    def as_completed(
         self,
         function: Callable[..., Any],
         tasks: Iterable[tuple[Any, ...]],
-        sign: Path | None = None,
+        stop_file: Path | None = None,
         ahead: float = math.inf,
     ) -> Iterator[tuple[int, Any]]:
-        """Number and future of each task as it ends. Raises `Interrupted` when asked to stop.
+        """Number (from 0) and future of each task as it ends. Raises `Interrupted` when asked to stop.
 
-        With `sign`, the tasks are long and heed that file: they are told by it to stop, and waited for. No task begins
-        that is `ahead` or more after the first that has not ended.
+        With `stop_file`, tasks are long and watch that file: it tells them to stop, and they are waited for. No task
+        begins that is `ahead` or more after the first one that has not ended.
         """
-        waiting, ended, flying = iter(tasks), SimpleQueue[Any](), dict[Any, int]()
-        width, due = self.width, 0
+        waiting, ended, running = iter(tasks), SimpleQueue[Any](), dict[Any, int]()
+        width, number = self.width, 0
         try:
             while True:
                 while (
-                    len(flying) < width and due - min(flying.values(), default=due) < ahead and not self.stop.is_set()
+                    not self.stop.is_set()
+                    and len(running) < width
+                    and number - min(running.values(), default=number) < ahead
                 ):
                     if (task := next(waiting, None)) is None:
                         break
                     future = self.submit(function, *task)
-                    flying[future] = due
-                    due += 1
+                    running[future] = number
+                    number += 1
                     future.add_done_callback(ended.put)
-                if self.stop.is_set() and (sign is None or not flying):
+                if self.stop.is_set() and (stop_file is None or not running):
                     raise Interrupted(None, None)
-                if not flying:
+                if not running:
                     return
-                if self.stop.is_set() and sign is not None:
-                    place(b"", sign)
+                if self.stop.is_set() and stop_file is not None:
+                    write_whole(b"", stop_file)
                 with suppress(Empty):
-                    future = ended.get(timeout=POLL)
-                    yield flying.pop(future), future
+                    future = ended.get(timeout=POLL_SECONDS)
+                    yield running.pop(future), future
         finally:
-            for future in flying:
+            for future in running:
                 future.cancel()
 
     def in_order(
         self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], ahead: float = math.inf
     ) -> Iterator[Any]:
-        """What each task gave, in their order; `ahead` bounds how many wait for one before them."""
-        ready, due = dict[int, Any](), 0
-        for number, future in self.each(function, tasks, ahead=ahead):
+        """The result of each task, in the order of the tasks; `ahead` bounds how many wait for one before them."""
+        ready, next_number = dict[int, Any](), 0
+        for number, future in self.as_completed(function, tasks, ahead=ahead):
             ready[number] = result_of(future)
-            while due in ready:
-                yield ready.pop(due)
-                due += 1
+            while next_number in ready:
+                yield ready.pop(next_number)
+                next_number += 1
 
 
 def result_of(future: Any) -> Any:
-    """What a task gave, or raise what it raised; `WorkersDiedError` where it killed them."""
+    """The result of a task. Raises what the task raised, or `WorkersDiedError` where it killed its workers."""
     from distributed import KilledWorker
 
     try:

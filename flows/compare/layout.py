@@ -1,4 +1,4 @@
-"""A comparison laid out: every prompt, seed and size under every method, each picture a run of its own.
+"""The pictures of a comparison: every prompt, seed and size under every method, each picture a run of its own.
 
 The picture of a seed here is the picture that `freescale render` makes of the same words and seed.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flows.batch.jobs_file import Ordered
-from flows.rendering.session import prepare
+from flows.batch.jobs_file import QueuedJob
+from flows.rendering.job import prepare
 from stages.models.load import describe
 from stages.spec import make_spec
 from storage import fingerprint
@@ -26,17 +26,17 @@ class Cell:
     """One picture of a comparison, and the job that makes it."""
 
     label: str  # of the method
-    order: Ordered
+    queued: QueuedJob
 
     @property
     def run(self) -> str:
         """The run's name."""
-        return self.order.job.run
+        return self.queued.job.run
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared with each other: the methods on one prompt, seed and size."""
+    """One row of a comparison: every method on one prompt, seed and size."""
 
     prompt: str
     seed: int
@@ -51,16 +51,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checked comparison: nothing has been rendered yet."""
+    """A checked comparison. Nothing has been rendered yet."""
 
     name: str
     spec: GridSpec
     rows: tuple[Row, ...]
 
     @property
-    def orders(self) -> tuple[Ordered, ...]:
-        """Every render once, row by row, so that a stopped night has whole rows."""
-        return tuple({cell.run: cell.order for row in self.rows for cell in row.cells}.values())
+    def jobs(self) -> tuple[QueuedJob, ...]:
+        """Every render once, row by row, so that a comparison which was stopped has whole rows."""
+        return tuple({cell.run: cell.queued for row in self.rows for cell in row.cells}.values())
 
 
 def prepare_comparison(spec: GridSpec, home: Home) -> Comparison:
@@ -74,7 +74,7 @@ def prepare_comparison(spec: GridSpec, home: Home) -> Comparison:
                 cells = []
                 for entry in spec.methods:
                     job = prepare(make_spec(spec.render_values(prompt, seed, size, entry)), home)
-                    cells.append(Cell(entry.label, Ordered(f"{entry.label}: {job.run}", 0, "comparison", job)))
+                    cells.append(Cell(entry.label, QueuedJob(f"{entry.label}: {job.run}", 0, "comparison", job)))
                 rows.append(Row(prompt, seed, size, tuple(cells)))
     named = fingerprint([[cell.label, cell.run] for row in rows for cell in row.cells])
     return Comparison(f"comparison-{named[:8]}", spec, tuple(rows))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from flows.compare.page import RECORD
 from flows.pages.html import html
-from flows.rendering.session import place
+from flows.rendering.files import write_whole
 from freescale.forward_process import generator
 from stages.errors import SpecError
 from storage import fingerprint
@@ -72,7 +72,7 @@ def make_study(comparison: Path, out: Path, seed: int, overwrite: bool = False) 
     for name, data_ in files.items():
         if (out / name).exists() and not overwrite and (out / name).read_bytes() != data_:
             raise SpecError(f"out: {str(out / name)!r} is of another study; name another folder or say --overwrite")
-    return [place(data_, out / name) for name, data_ in reversed(files.items())]
+    return [write_whole(data_, out / name) for name, data_ in reversed(files.items())]
 
 
 def _record(comparison: Path) -> dict[str, Any]:

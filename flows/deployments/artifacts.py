@@ -22,24 +22,25 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.cli.terminal import Pace
+from flows.rendering.progress import RenderProgress
 from stages.export_video import PREVIEWS, STRIP
 
 if TYPE_CHECKING:
     import logging
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
     from stages.call import Call
     from stages.observer import Outcome
     from stages.plan import Plan
 
 THUMBNAIL = 256  # pixels of a preview's longer side: artifacts live in Prefect's database, twice
-GRACE = 20.0  # seconds the end of a render waits for what is still unsent
+FLUSH_SECONDS = 20.0  # the end of a render waits so long at most for what is still unsent
 
 
 class Sender:
-    """Runs calls to the server one after another, away from the render; only the newest progress is kept."""
+    """Runs calls to the server one after another in a thread; of the progress, only the newest is sent."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -59,9 +60,9 @@ class Sender:
             self._calls.put(self._send_newest)
 
     def close(self) -> None:
-        """Send what is queued, waiting at most `GRACE` seconds."""
+        """Send what is queued; wait at most `FLUSH_SECONDS`."""
         self._calls.put(None)
-        self._thread.join(GRACE)
+        self._thread.join(FLUSH_SECONDS)
 
     def _send_newest(self) -> None:
         call, self._newest = self._newest, None
@@ -80,41 +81,40 @@ class FlowObserver:
     """An observer for a Prefect run: its log, and artifacts of progress, previews and costs."""
 
     def __init__(self, plan: Plan, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-        self.log, self.pace, self.sender = logger, Pace.of(plan), Sender()
-        self._progress: Any = None
-        self._counted: dict[int, float] = {}
+        self.log, self.progress, self.sender = logger, RenderProgress.of(plan), Sender()
+        self._artifact: Any = None  # of the progress bar
 
     def began(self, job: Job) -> None:
-        """The render starts: make the progress bar."""
+        """Log the start of a render, and make the artifact of its progress bar."""
         self.log.info("%s: %s", job.run, " -> ".join(f"{w}x{h}" for h, w in job.plan.sizes))
 
         def make() -> None:
-            self._progress = create_progress_artifact(0.0, key=f"progress-{job.run[-8:]}", description=job.spec.prompt)
+            self._artifact = create_progress_artifact(0.0, key=f"progress-{job.run[-8:]}", description=job.spec.prompt)
 
         self.sender.send(make)
 
     def started(self, call: Call, resumed_at: int | None) -> None:
-        """A stage begins or goes on."""
+        """Log that a stage begins, or that it goes on at a step."""
         if resumed_at is None:
             self.log.info("%s: started", call.label)
         else:
             self.log.info("%s: going on from step %s", call.label, resumed_at)
-            first, last = call.stage.span
-            self._count(call, call.work * (resumed_at - first) / max(last - first, 1), made=False)
+            self.progress.resumed(call, resumed_at)
+            self._update(call)
 
     def stepped(self, call: Call, step: int) -> None:
-        """A step is done."""
-        first, last = call.stage.span
-        self._count(call, call.work / max(last - first, 1), made=True)
+        """Count a step."""
+        self.progress.stepped(call)
+        self._update(call)
 
     def finished(self, outcome: Outcome) -> None:
-        """A stage is there."""
-        call = outcome.call
-        self._count(call, call.work - self._counted.get(id(call), 0.0), made=not outcome.reused)
-        self.log.info("%s: %s", call.label, "reused" if outcome.reused else f"{outcome.seconds:.1f} s")
+        """Count a stage as done, and log its seconds or that it was reused."""
+        self.progress.finished(outcome)
+        self._update(outcome.call)
+        self.log.info("%s: %s", outcome.call.label, "reused" if outcome.reused else f"{outcome.seconds:.1f} s")
 
     def preview(self, level: int, path: Path) -> None:
-        """A level's picture or video is there; of a video its strip of frames is shown."""
+        """Show the picture of a level, or of a video the strip of its frames."""
         strip = path.with_name(f"{path.stem}{PREVIEWS[STRIP]}")
         picture = strip if strip.is_file() else path
         self.sender.send(
@@ -126,7 +126,7 @@ class FlowObserver:
         )
 
     def summary(self, job: Job, result: Result) -> None:
-        """The table of costs."""
+        """Show a table of what each stage cost."""
         rows = [
             {
                 "stage": o.call.label,
@@ -145,24 +145,23 @@ class FlowObserver:
         )
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Send what is left; nothing may be sent after that."""
         self.sender.close()
 
-    def _count(self, call: Call, work: float, made: bool) -> None:
-        self._counted[id(call)] = self._counted.get(id(call), 0.0) + work
-        self.pace.add(work, made)
-        share, left = min(100.0 * self.pace.done / self.pace.total, 100.0), self.pace.seconds_left
+    def _update(self, call: Call) -> None:
+        """Send where the render is now, unless something newer is sent first."""
+        percent, left = self.progress.percent, self.progress.seconds_left
 
         def update() -> None:
-            if self._progress is not None:
-                told = "" if left is None else f"{call.label}, {left:.0f} s left"
-                update_progress_artifact(self._progress, progress=share, description=told)
+            if self._artifact is not None:
+                description = "" if left is None else f"{call.label}, {left:.0f} s left"
+                update_progress_artifact(self._artifact, progress=percent, description=description)
 
         self.sender.offer(update)
 
 
 def picture_link(name: str, path: Path) -> str:
-    """Markdown with the picture in it, small: browsers refuse file links."""
+    """Markdown that holds the picture at `THUMBNAIL` pixels at most, as browsers refuse links to files."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -1,4 +1,4 @@
-"""The `compare` deployment: the command line's own comparison, each picture a Prefect task of its name."""
+"""The `compare` deployment: a comparison as `freescale compare` makes it, each picture a Prefect task of its name."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows.batch.runner import Night
-from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, check_fleet, cluster
+from flows.batch.runner import Batch
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster, uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import SHEET, check_out, write
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import in_task
 from flows.home import Home
 from stages.metrics.grid import GridSpec
+from stages.observer import NullObserver
 from stages.spec import RunOptions
 
 
@@ -31,18 +32,18 @@ def compare(
 ) -> dict[str, Any]:
     """Render and show side by side. Returns what `freescale compare --json` prints; the page is under the home.
 
-    With `workers` so many processes here share the pictures, with `dask` the workers of the scheduler at that address.
+    The pictures are shared by `workers` processes of this machine, or by the workers of the Dask scheduler at `dask`.
     """
     home, log = Home.find(), get_run_logger()
     comparison = prepare_comparison(spec, home)
     folder = Path(out) if out else home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite=False)
-    log.info("%s: %s pictures", comparison.name, len(comparison.orders))
-    if check_fleet(dask, workers):
+    log.info("%s: %s pictures", comparison.name, len(comparison.jobs))
+    if uses_workers(dask, workers):
         with cluster(home, dask, workers or 0) as client:
-            states = Fleet(home, options, client, wrap=in_task).run(comparison.orders)
+            states = ClusterBatch(home, options, client, wrap=in_task).run(comparison.jobs)
     else:
-        states = Night(home, options, Terminal(quiet=True), wrap=in_task).run(comparison.orders)
+        states = Batch(home, options, NullObserver(), wrap=in_task).run(comparison.jobs)
     files = write(folder, comparison, states, home)
     sender = Sender()
     text = f"`{files[0]}`\n\n{picture_link('contact sheet', folder / SHEET)}"

@@ -1,7 +1,7 @@
-"""The `evaluate` deployment: the command line's own evaluation, each picture a Prefect task.
+"""The `evaluate` deployment: an evaluation as `freescale evaluate` makes it, each picture a Prefect task.
 
-A task passes a picture's name and nothing else; the store alone says what is done. A retried task goes on from its
-picture's last checkpoint, a retried flow from the pictures that are not read yet.
+A task passes the name of a picture and nothing else; the store alone says what is done. A task that is tried again goes
+on from the last checkpoint of its picture, a flow that is tried again with the pictures that are not read yet.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
-from flows.cli.terminal import Terminal
-from flows.cluster.pool import crew_of
+from flows.cluster.pool import open_pool
 from flows.deployments.artifacts import Sender
-from flows.deployments.render import RETRIES, RETRY_DELAY
+from flows.deployments.tasks import retried_task
 from flows.evaluate.layout import Evaluation, Picture, prepare_evaluation
 from flows.evaluate.readings import Read, cells, read_all, read_picture
 from flows.evaluate.readings_file import ReadingsFile
 from flows.evaluate.report import as_json, as_markdown, check_out, write
 from flows.home import Home
 from flows.rendering.session import Session
-from stages.errors import SpecError, StageError
 from stages.metrics.spec import EvaluationSpec
+from stages.observer import NullObserver
 from stages.spec import RunOptions
 
 
@@ -39,8 +37,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Render and measure. Returns what `freescale evaluate --json` prints; the tables are under the home folder.
 
-    With `workers` so many processes here share the pictures, with `dask` the workers of the scheduler at that address.
-    `readings_files` are taken from, and the first is added to.
+    The pictures are shared by `workers` processes of this machine, or by the workers of the Dask scheduler at `dask`.
+    Readings are taken from `readings_files` where they have them, and new ones are added to the first.
     """
     home, log = Home.find(), get_run_logger()
     evaluation = prepare_evaluation(spec, home)
@@ -49,10 +47,10 @@ def evaluate(
     file = ReadingsFile(tuple(map(Path, readings_files or ())))
     file.take(evaluation, home.store)
     log.info("%s: %s %ss", evaluation.name, len(evaluation.pictures), evaluation.kind)
-    session = Session(home, options, Terminal(quiet=True))
+    session = Session(home, options, NullObserver())
     try:
-        with crew_of(home, session.stop, dask, workers) as crew:
-            readings = read_all(evaluation, session, _in_task, crew=crew)
+        with open_pool(home, session.stop, dask, workers) as pool:
+            readings = read_all(evaluation, session, _in_task, pool=pool)
     finally:
         file.add(evaluation, home.store)
     found = list(cells(evaluation, readings))
@@ -68,23 +66,10 @@ def _in_task(picture: Picture, evaluation: Evaluation, session: Session) -> Read
     """Read one picture in a task of its own: named, retried, visible."""
     made: list[Read] = []
 
-    @task(
-        name="picture",
-        task_run_name=picture.name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=RETRIES,
-        retry_delay_seconds=RETRY_DELAY,
-        retry_condition_fn=_may_pass_next_time,
-    )
+    @retried_task("picture", picture.name)
     def read(name: str) -> str:
         made.append(read_picture(picture, evaluation, session))
         return name
 
     read(picture.name)
     return made[-1]
-
-
-def _may_pass_next_time(task_: Any, run: Any, state: Any) -> bool:
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, SpecError | StageError)

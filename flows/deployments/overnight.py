@@ -1,14 +1,14 @@
 """The `overnight` deployment: the jobs of a file or a watched folder, worked through within a window.
 
-The night is one flow and its jobs are its tasks. What is done, set aside or left is in the home alone, so the next
-night takes up what this one left, and the same jobs on the command line (`freescale batch`) go on where it was.
+The batch is one flow and its jobs are its tasks. The home alone says which jobs are done, set aside or left. So the
+next night takes up what this one left, and so does `freescale batch` when it is given the jobs.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,19 +17,23 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.batch.jobs_file import read_jobs
 from flows.batch.notify import check_hook
-from flows.batch.notify import notify as tell
-from flows.batch.page import costs, night_folder, write_night
-from flows.batch.runner import Night, Window
-from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, check_fleet, cluster
+from flows.batch.notify import notify as send_notification
+from flows.batch.page import costs, page_folder, write_page
+from flows.batch.runner import Batch
+from flows.batch.window import Window
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
 from stages.errors import SpecError
+from stages.observer import NullObserver
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
-    from flows.batch.jobs_file import Ordered
+    from collections.abc import Callable, Iterator
+
+    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
 
 
@@ -50,49 +54,61 @@ def overnight(
 ) -> dict[str, Any]:
     """Render the jobs of a file or folder until they are done or a clock in `zone` shows `until` (HH:MM).
 
-    With no `jobs`, the folder `jobs` of the home. What is put into a folder while the night goes on is rendered too.
-    `defaults` are fields of jobs that name none. A job that fails is tried twice more, then set aside; `again` takes
-    those up. Bad jobs refuse the night, or with `skip_bad` are left out. The pictures also go to the folder `out`.
-    With `workers` so many processes here share the jobs, with `dask` the workers of the scheduler at that address.
-    `notify` is told how it ended: an http address, or TYPE/NAME of a notification block of this server. Returns
-    the tally and the page of the night.
+    Without `jobs`, the folder `jobs` of the home is taken. Jobs that are put into a folder while others run are
+    rendered too. `defaults` are fields of jobs that do not name them. A job that fails is tried twice more, then set
+    aside; `again` takes up those that were. A job that cannot be rendered refuses the batch, or with `skip_bad` is
+    left out. The pictures also go to the folder `out`. The jobs are shared by `workers` processes of this machine, or
+    by the workers of the Dask scheduler at `dask`. `notify` is told how the batch ended: an http address, or TYPE/NAME
+    of a notification block of this server. Returns the number of jobs by state, and the path of the page.
     """
-    home, log = Home.find(), get_run_logger()
+    home, log, stop = Home.find(), get_run_logger(), threading.Event()
     check_hook(notify)
-    stop = threading.Event()
-    state = FlowState(stop)
-    with ExitStack() as stack:
-        stack.callback(state.close)
+    with closing(FlowState(stop)) as state:
         window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
         source = Path(jobs) if jobs else home.root / "jobs"
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
-        night: Night | Fleet
-        if check_fleet(dask, workers):
-            client = stack.enter_context(cluster(home, dask, workers or 0))
-            night = Fleet(home, options, client, stop, _folder(out), window, again, in_task, lambda: state.is_held)
-        else:
-            paused = home.root / "paused"
-            night = Night(home, options, Terminal(quiet=True), stop, _folder(out), window, again, in_task)
-            night.is_paused = lambda: state.is_held or paused.exists()
-        orders: dict[str, Ordered] = {}
-        states: dict[str, State] = {}
-        while new := [o for o in _checked(source, home, defaults, skip_bad, log) if o.job.run not in orders]:
-            log.info("%s jobs", len(new))
-            orders |= {order.job.run: order for order in new}
-            states |= night.run(new)
-            if "left" in states.values():
-                break
-    page = _shown(home, tuple(orders.values()), states) if orders else None
-    tell(notify, states.values(), page)
+        fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
+        with _open_batch(home, options, state, dask, workers, **fields) as batch:
+            found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
+    page = _write_page(home, found, states) if found else None
+    send_notification(notify, states.values(), page)
     state.end()
     return {"tally": Counter(states.values()), "page": None if page is None else str(page)}
 
 
+@contextmanager
+def _open_batch(
+    home: Home, options: RunOptions, state: FlowState, dask: str | None, workers: int | None, **fields: Any
+) -> Iterator[Batch | ClusterBatch]:
+    """A batch in this process or over workers; it pauses with the flow run, and with the home."""
+    if uses_workers(dask, workers):
+        with cluster(home, dask, workers or 0) as client:
+            yield ClusterBatch(home, options, client, is_paused=lambda: state.is_held, **fields)
+    else:
+        pause_file = home.root / "paused"
+        yield Batch(home, options, NullObserver(), is_paused=lambda: state.is_held or pause_file.exists(), **fields)
+
+
+def _work_off(
+    batch: Batch | ClusterBatch, read: Callable[[], tuple[QueuedJob, ...]], log: Any
+) -> tuple[tuple[QueuedJob, ...], dict[str, State]]:
+    """Run the jobs that `read` gives, and again those that are new since, until there are none or a job is left."""
+    found: dict[str, QueuedJob] = {}
+    states: dict[str, State] = {}
+    while new := [queued for queued in read() if queued.job.run not in found]:
+        log.info("%s jobs", len(new))
+        found |= {queued.job.run: queued for queued in new}
+        states |= batch.run(new)
+        if "left" in states.values():
+            break
+    return tuple(found.values()), states
+
+
 def _checked(
     source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any
-) -> tuple[Ordered, ...]:
-    """The jobs there are now. Raises `SpecError` where one cannot be and is not to be left out."""
+) -> tuple[QueuedJob, ...]:
+    """The jobs that are in `source` now. Raises `SpecError` for one that cannot be rendered, unless `skip_bad`."""
     if source.is_dir() and not any(source.iterdir()):
         return ()
     found = read_jobs(source, home, defaults)
@@ -110,10 +126,10 @@ def _folder(out: str | None) -> Path | None:
     return Path(out)
 
 
-def _shown(home: Home, orders: tuple[Ordered, ...], states: dict[str, State]) -> Path:
-    """Write the page, and tell the server of it; return its path."""
-    page, sheet, _ = write_night(night_folder(home, orders), orders, states, home)
-    sender, table = Sender(), costs(orders, states, home)
+def _write_page(home: Home, jobs: tuple[QueuedJob, ...], states: dict[str, State]) -> Path:
+    """Write the page of the batch and send the server its table and contact sheet; return the page's path."""
+    page, sheet, _ = write_page(page_folder(home, jobs), jobs, states, home)
+    sender, table = Sender(), costs(jobs, states, home)
     text = f"`{page}`\n\n{picture_link('contact sheet', sheet)}"
     sender.send(lambda: create_table_artifact(table, key="overnight-costs", description=str(page)))
     sender.send(lambda: create_markdown_artifact(text, key="overnight-pictures"))

@@ -1,7 +1,7 @@
-"""The `render` deployment: the command line's own runner, each stage that has to be made a Prefect task.
+"""The `render` deployment: a render as `freescale render` makes it, each stage that has to be made a Prefect task.
 
-Prefect says when and where; the store alone says what is done. Tasks pass a stage's label and fingerprint, never
-a tensor, and nothing is cached by Prefect. A retried task goes on from the stage's last checkpoint.
+Prefect decides when and where; the store alone says what is done. Tasks pass the label and the key of a stage, never a
+tensor, and Prefect caches nothing. A task that is tried again goes on from the last checkpoint of its stage.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 
-from flows.cluster.fanout import spread_over
+from flows.cluster.fanout import open_fanout
 from flows.deployments.artifacts import FlowObserver
+from flows.deployments.tasks import retried_task
 from flows.home import Home
-from flows.rendering.session import Job, Session, prepare
+from flows.rendering.job import Job, prepare
+from flows.rendering.session import Session
 from stages.call import Call
-from stages.errors import SpecError, StageError
 from stages.observer import Outcome
 from stages.runner import Runner
 from stages.spec import RenderSpec, RunOptions
-
-RETRIES, RETRY_DELAY = 2, 10  # seconds
 
 
 @flow(name="render")
@@ -35,8 +33,8 @@ def render(
 ) -> dict[str, Any]:
     """Render one picture. Returns what `freescale render --json` prints; the pictures are under the home folder.
 
-    The VAE's tiles, the frames of videos and the exports are computed by `workers` processes here, or by those of the
-    scheduler at `dask`.
+    The tiles of the VAE, the frames of videos and the exports are computed by `workers` processes of this machine, or
+    by the workers of the Dask scheduler at `dask`.
     """
     home = Home.find()
     job = prepare(spec, home)
@@ -44,7 +42,7 @@ def render(
     try:
         observer.began(job)
         session = TaskSession(home, options, observer)
-        with spread_over(home, options, session.stop, dask, workers) as session.spread:
+        with open_fanout(home, options, session.stop, dask, workers) as session.helpers:
             result = session.render(job, Path(out) if out else None)
         for level, path in enumerate(reversed(result.outputs[-len(job.plan.exports) :])):
             observer.preview(level, path)
@@ -70,24 +68,10 @@ class TaskRunner(Runner):
         """Make one stage in a task of its own."""
         made: list[Outcome] = []
 
-        @task(
-            name=call.stage.name,
-            task_run_name=f"{call.label} {key[:8]}",
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retries=RETRIES,
-            retry_delay_seconds=RETRY_DELAY,
-            retry_condition_fn=_may_pass_next_time,
-        )
+        @retried_task(call.stage.name, f"{call.label} {key[:8]}")
         def stage(label: str, fingerprint: str) -> str:
             made.append(Runner.make(self, call, key, outcomes))
             return fingerprint
 
         stage(call.label, key)
         return made[-1]
-
-
-def _may_pass_next_time(task_: Any, run: Any, state: Any) -> bool:
-    """A bad spec or a picture that cannot be right will be so again; anything else may have been the machine."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, SpecError | StageError)

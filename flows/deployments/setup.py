@@ -1,8 +1,8 @@
-"""`freescale prefect-setup`: all that Prefect needs on its side, made in its database by one command.
+"""`freescale prefect-setup`: makes what the deployments need in the database of a Prefect server.
 
-The work pool, an automation that crashes runs whose heartbeat stopped (a worker that was killed or lost leaves its run
-"Running" for ever, and that run would keep the next night waiting), and the deployments of `prefect.yaml`. Run
-again, it brings these up to date and makes none twice; schedules and parameters that a person changed on the server
+That is the work pool, an automation that crashes runs whose heartbeat stopped (a worker that was killed leaves its run
+"Running" for ever, and the next night would wait for that run), and the deployments of `prefect.yaml`. Run again, it
+updates them, their entrypoints too, and makes none twice. Schedules and parameters that a person changed on the server
 stay.
 """
 
@@ -30,7 +30,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.batch.notify import check_hook
-from flows.batch.runner import Window
+from flows.batch.window import Window
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 API = "http://127.0.0.1:4200/api"
 FILE = Path(__file__).parents[2] / "prefect.yaml"
 AUTOMATION = "freescale: crash runs without a heartbeat"
-HEARTBEAT, SILENCE = 30, 90  # seconds; by default a run gives a sign only every 180
+HEARTBEAT_SECONDS, SILENCE_SECONDS = 30, 90  # without a setting, a run sends a heartbeat only every 180 s
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 
 
@@ -55,28 +55,29 @@ def setup(
 ) -> list[str]:
     """Make or update everything on the server; return a line for each thing.
 
-    With `cron` the night is scheduled, in `zone`, and the schedule is on; `limit` is of runs at a time over all
-    workers. A server that is still starting is waited for. Raises `SpecError` for a schedule that cannot be, before
-    anything is made, and where no server answers.
+    With `cron` the deployment `overnight` gets this schedule in the time zone `zone`, switched on; `until` and `notify`
+    become its parameters. `limit` is the number of runs at a time over all workers. A server that is still starting is
+    waited for, at most `patience` seconds. Raises `SpecError` for a value that is refused, before anything is made, and
+    where no server answers.
     """
-    night = _schedule(cron, zone)
+    schedule = _schedule(cron, zone)
     given = _parameters(until, zone, notify)
     if limit is not None and limit < 1:
         raise SpecError(f"limit: {limit} is not 1 or more")
     definition = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    told = []
+    lines = []
     url = api or PREFECT_API_URL.value() or API
     _wait_for(url, patience)
     if PREFECT_API_URL.value() != url and api is None:
         update_current_profile({PREFECT_API_URL: url})
-        told.append(f"PREFECT_API_URL is {url} from now on")
+        lines.append(f"PREFECT_API_URL is {url} from now on")
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         pool = definition["definitions"]["work_pools"]["gpu"]["name"]
-        told += [_pool(client, pool, limit), _automation(client)]
+        lines += [_pool(client, pool, limit), _automation(client)]
         for entry in definition["deployments"]:
-            is_night = entry["name"] == "overnight"
-            told.append(_deployment(client, entry, night if is_night else None, given if is_night else {}))
-    return told
+            is_overnight = entry["name"] == "overnight"
+            lines.append(_deployment(client, entry, schedule if is_overnight else None, given if is_overnight else {}))
+    return lines
 
 
 def _schedule(cron: str | None, zone: str | None) -> CronSchedule | None:
@@ -95,7 +96,7 @@ def _schedule(cron: str | None, zone: str | None) -> CronSchedule | None:
 
 
 def _parameters(until: str | None, zone: str | None, notify: str | None) -> dict[str, str]:
-    """What the night is given, where it can be. Raises `SpecError`."""
+    """The parameters of `overnight` that were given, checked. Raises `SpecError`."""
     Window.of(until, zone)
     values = {"until": until, "zone": zone, "notify": check_hook(notify)}
     return {name: value for name, value in values.items() if value is not None}
@@ -134,10 +135,10 @@ def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> str:
 
 
 def _automation(client: SyncPrefectClient) -> str:
-    """Crash a run that was heard of and then gives no sign, neither of life nor of its end."""
+    """Have the server crash a run that sent a heartbeat, and then neither another one nor its end."""
     wanted = AutomationCore(
         name=AUTOMATION,
-        description=f"No sign for {SILENCE} s: its worker was killed or its machine lost. The next night goes on.",
+        description=f"No heartbeat for {SILENCE_SECONDS} s: the run's worker was killed, or its machine was lost.",
         enabled=True,
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -146,9 +147,9 @@ def _automation(client: SyncPrefectClient) -> str:
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENCE),
+            within=timedelta(seconds=SILENCE_SECONDS),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE_SECONDS} s")],
     )
     found = client.read_automations_by_name(AUTOMATION)
     if not found:
@@ -180,10 +181,10 @@ def _deployment(
         enforce_parameter_schema=True,
         schedules=_schedules(entry, there, schedule),
         concurrency_limit=entry.get("concurrency_limit"),
-        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}},
+        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
         pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(FILE.parent)}}],
     )
-    return f"deployment {label}: {'made' if there is None else 'there'}{_told(client, label)}"
+    return f"deployment {label}: {'made' if there is None else 'there'}{_when(client, label)}"
 
 
 def _schedules(
@@ -205,11 +206,11 @@ def _schedules(
     ]
 
 
-def _told(client: SyncPrefectClient, label: str) -> str:
+def _when(client: SyncPrefectClient, label: str) -> str:
     """When it starts by itself."""
-    told = ""
+    text = ""
     for found in client.read_deployment_by_name(label).schedules:
         assert isinstance(found.schedule, CronSchedule)
         state = "scheduled" if found.active else "not scheduled; --cron does"
-        told += f", {state}: {found.schedule.cron} {found.schedule.timezone}"
-    return told
+        text += f", {state}: {found.schedule.cron} {found.schedule.timezone}"
+    return text

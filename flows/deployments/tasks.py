@@ -1,10 +1,10 @@
-"""A night under Prefect: its jobs as tasks of their names and states, and what the server wants of it."""
+"""Tasks of the deployments: stages and pictures that are tried again, jobs of a batch; and the state of a flow run."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
@@ -12,24 +12,56 @@ from prefect.context import FlowRunContext, get_run_context
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Failed
 
+from stages.errors import SpecError, StageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefect import Task
     from prefect.client.schemas.objects import State as PrefectState
 
-    from flows.batch.jobs_file import Ordered
+    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
 
 
-def in_task(order: Ordered, work: Callable[[], State]) -> State:
-    """Do one job's work in a task of its name; Prefect sees it completed, failed (set aside) or cancelled (left).
+P = ParamSpec("P")
+R = TypeVar("R")
+RETRIES = 2
+RETRY_DELAY_SECONDS = 10
 
-    Only the run's name goes to the server. The night retries by itself, so that it does the same with no server.
+
+def retried_task(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A decorator that makes a function a Prefect task: tried `RETRIES` times more, and never cached by Prefect.
+
+    Whether the work of the task is done, the store alone decides.
+    """
+    return task(
+        name=name,
+        task_run_name=run_name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAY_SECONDS,
+        retry_condition_fn=_may_succeed_again,
+    )
+
+
+def _may_succeed_again(task_: Any, run: Any, state: Any) -> bool:
+    """Whether another try can help: a wrong spec or picture stays wrong, other errors may be the machine's."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, SpecError | StageError)
+
+
+def in_task(queued: QueuedJob, work: Callable[[], State]) -> State:
+    """Do the work on one job in a Prefect task of its name, and return how it ended.
+
+    The task is completed (done), failed (set aside) or cancelled (left). Only the run's name goes to the server. The
+    task has no retries: a batch tries again by itself, also without a server.
     """
     found: list[State] = []
     stopped: list[BaseException] = []
 
-    @task(name="job", task_run_name=order.name.replace("{", "(").replace("}", ")"), cache_policy=NO_CACHE)
+    @task(name="job", task_run_name=queued.name.replace("{", "(").replace("}", ")"), cache_policy=NO_CACHE)
     def job(run: str) -> PrefectState:
         try:
             found.append(work())
@@ -41,19 +73,19 @@ def in_task(order: Ordered, work: Callable[[], State]) -> State:
         made = Completed if found[0] == "done" else Cancelled
         return made(message=f"{run}: {found[0]}")
 
-    job(order.job.run, return_state=True)
+    job(queued.job.run, return_state=True)
     if stopped:
         raise stopped[0]
     return found[0]
 
 
 class FlowState:
-    """What the server wants of this flow run, asked from a thread: go on, hold (paused) or end (suspended, cancelling).
+    """The state of this flow run on the server, read by a thread: run, hold (paused) or end (suspended, cancelling).
 
-    A server that is away wants nothing new: the night goes on as it was.
+    While the server does not answer, the batch goes on as before.
     """
 
-    EVERY = 2.0  # seconds
+    POLL_SECONDS = 2.0
 
     def __init__(self, stop: threading.Event) -> None:
         context = get_run_context()
@@ -66,23 +98,23 @@ class FlowState:
         threading.Thread(target=self._watch, name="flow state", daemon=True).start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop reading the state."""
         self._closed.set()
 
     def end(self) -> None:
-        """Leave a suspended flow the way the engine expects it: it is started again when it is resumed."""
+        """Raise `Pause` where the run was suspended: the engine then starts it again when it is resumed."""
         if self.suspended is not None:
             raise Pause(state=self.suspended)
 
     def _watch(self) -> None:
         with get_client(sync_client=True) as client:
-            while not self._closed.wait(self.EVERY):
+            while not self._closed.wait(self.POLL_SECONDS):
                 with suppress(Exception):
                     state = client.read_flow_run(self.run).state
                     if state is not None:
-                        self._heed(state)
+                        self._follow(state)
 
-    def _heed(self, state: PrefectState) -> None:
+    def _follow(self, state: PrefectState) -> None:
         self.is_held = state.is_paused()
         if state.is_paused() and state.state_details.pause_reschedule:
             self.suspended = state

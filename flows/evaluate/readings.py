@@ -1,7 +1,7 @@
 """Render, read and score what `flows/evaluate/layout.py` laid out.
 
-Each picture is a render of its own and each reading a stage in the store: an evaluation that was stopped anywhere goes
-on where it was, and one that is done is scored again without a step.
+Each picture is a render of its own, and each reading a stage in the store. So an evaluation that was stopped goes on
+where it was, and one that is done is scored again without a new render.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flows.cluster.batch import heeding, session_of
 from flows.cluster.pool import WorkersDiedError, result_of
+from flows.cluster.worker import stop_on_file, worker_session
 from flows.evaluate.layout import REFERENCE, Evaluation, Picture, Size
 from flows.rendering.costs import Cost, cost
-from flows.rendering.session import prepare
+from flows.rendering.job import prepare
 from stages.errors import StageError
 from stages.metrics.clip_score import clip_score
 from stages.metrics.score import DISTANCES, Sample, Score, scores
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from flows.cluster.pool import Crew
+    from flows.cluster.pool import WorkerPool
     from flows.home import Home
     from flows.rendering.session import Session
     from stages.call import Call
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 
 def unread(picture: Picture, store: ArtifactStore, held: Collection[str] = ()) -> bool:
-    """Whether a reading of `picture` is neither in `store` nor among those `held` elsewhere, by fingerprint."""
+    """Whether a reading of `picture` is missing: its key is neither in `store` nor among the keys `held` elsewhere."""
     keys = (call.key for call in picture.readings.values())
     return any(key not in held and store.find(key) is None for key in keys)
 
 
 @dataclass(frozen=True)
 class Read:
-    """A picture that was read, with what rendering it cost; None where a stage was interrupted or is gone."""
+    """A picture that was read. `cost` is that of rendering it; None where a stage was interrupted or was deleted."""
 
     picture: Picture
     tensors: Tensors
@@ -57,7 +57,7 @@ class Read:
 
 @dataclass
 class Readings:
-    """All that was read, and the pictures that cannot be right, with the reason."""
+    """All that was read, and the pictures that failed, with the reason."""
 
     read: list[Read] = field(default_factory=list)
     failed: dict[Picture, str] = field(default_factory=dict)
@@ -65,14 +65,14 @@ class Readings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one size: its scores, the pictures that failed, and what one costs to render, from scratch."""
+    """One method at one size: its scores, the pictures that failed, and what rendering one from the start costs."""
 
     method: str
     size: Size
     scores: tuple[Score, ...]
     failed: int
     seconds: float | None  # mean over `timed` pictures
-    unet_samples: float | None  # likewise
+    unet_samples: float | None  # mean over `timed` pictures
     timed: int
 
 
@@ -81,15 +81,15 @@ def read_all(
     session: Session,
     read_one: Callable[[Picture, Evaluation, Session], Read] | None = None,
     told: Callable[[int, Picture], None] = lambda done, picture: None,
-    crew: Crew | None = None,
+    pool: WorkerPool | None = None,
 ) -> Readings:
     """Render and read every picture that is not read yet, telling of each. Raises `Interrupted` when asked to stop.
 
-    `read_one` is `read_picture`, or that inside a task. With a `crew` its workers render and read, and what they found
+    `read_one` is `read_picture`, or that inside a task. With a `pool` its workers render and read, and what they found
     is taken from the store.
     """
     found = Readings()
-    lost = {} if crew is None else _read_over(evaluation, session, crew, told)
+    lost = {} if pool is None else _read_over(evaluation, session, pool, told)
     for done, picture in enumerate(evaluation.pictures, start=1):
         if picture in lost:
             found.failed[picture] = lost[picture]
@@ -98,53 +98,53 @@ def read_all(
             raise Interrupted(None, None)
         try:
             found.read.append((read_one or read_picture)(picture, evaluation, session))
-        except StageError as error:  # it would be so again: the others are measured without it
+        except StageError as error:  # another try would fail too; the other pictures are scored without it
             found.failed[picture] = str(error)
-        if crew is None:
+        if pool is None:
             told(done, picture)
     return found
 
 
 def _read_over(
-    evaluation: Evaluation, session: Session, crew: Crew, told: Callable[[int, Picture], None]
+    evaluation: Evaluation, session: Session, pool: WorkerPool, told: Callable[[int, Picture], None]
 ) -> dict[Picture, str]:
-    """Have a crew render and read what is not read yet; return the pictures that cannot be made, and why."""
+    """Have workers render and read what is not read yet; return the pictures that cannot be made, and why."""
     home, pictures = session.home, evaluation.pictures
     left = [picture for picture in pictures if unread(picture, home.store)]
     model = next(p.job for p in pictures if p.job is not None)
-    sign = home.root / "cache" / f"stop-{uuid.uuid4().hex}"
-    how = (home, session.options.model_dump(), model.plan.info, model.spec.model.dtype, sign)
+    stop_file = home.root / "cache" / f"stop-{uuid.uuid4().hex}"
+    how = (home, session.options.model_dump(), model.plan.info, model.spec.model.dtype, stop_file)
     specs = (None if p.job is None else p.job.spec.model_dump(mode="json") for p in left)
     tasks = ((*how, spec, tuple(p.readings.values())) for spec, p in zip(specs, left, strict=True))
     failed, done, broken = dict[Picture, str](), len(pictures) - len(left), list[Exception]()
     try:
-        for number, future in crew.each(read_elsewhere, tasks, sign):
+        for number, future in pool.as_completed(read_elsewhere, tasks, stop_file):
             done += 1
             try:
                 result_of(future)
             except (StageError, WorkersDiedError) as error:
                 failed[left[number]] = str(error)
-            except Exception as error:  # not this picture's alone: end the others in order first
+            except Exception as error:  # the cause is not this picture: stop the others with checkpoints first
                 broken.append(error)
-                crew.stop.set()
+                pool.stop.set()
             told(done, left[number])
     except Interrupted:
         if broken:
             raise broken[0] from None
         raise
     finally:
-        sign.unlink(missing_ok=True)
+        stop_file.unlink(missing_ok=True)
     return failed
 
 
 def read_elsewhere(
-    home: Home, options: dict[str, Any], info: ModelInfo, dtype: str, sign: Path,
+    home: Home, options: dict[str, Any], info: ModelInfo, dtype: str, stop_file: Path,
     spec: dict[str, Any] | None, readings: tuple[Call, ...],
 ) -> None:  # fmt: skip
-    """In a worker: render a picture, from its last checkpoint, and read it; stop where the file `sign` says so."""
-    session = session_of(home, options)
+    """In a worker: render a picture, from its last checkpoint, and read it; stop where the file `stop_file` says so."""
+    session = worker_session(home, options)
     session.stop = threading.Event()
-    with heeding(sign, session.stop), suppress(Interrupted):
+    with stop_on_file(stop_file, session.stop), suppress(Interrupted):
         if spec is not None:
             session.render(prepare(make_spec(spec), home))
         runner = session.runner_for(info, dtype)
@@ -153,7 +153,7 @@ def read_elsewhere(
 
 
 def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> Read:
-    """One picture's readings, from the store where they are there."""
+    """The readings of one picture: from the store where they are there, else made now."""
     store = session.home.store
     if picture.job is not None and unread(picture, store):
         session.render(picture.job)
@@ -192,6 +192,7 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
         raise StageError(f"{group[0]}: {len(reads)} pictures are left that could be made, too few to measure")
 
     def rows(name: str) -> torch.Tensor:
+        """The tensors of this name, one below the other; (0, 0) where there are none."""
         found = [read.tensors[name] for read in reads if name in read.tensors]
         return torch.cat(found) if found else torch.empty(0, 0)
 

@@ -1,4 +1,4 @@
-"""What pages are made of: a template with its data in it, contact sheets, and a run's picture with what it cost."""
+"""What pages are made of: a template with its data in it, and contact sheets."""
 
 from __future__ import annotations
 
@@ -6,25 +6,13 @@ import json
 from html import escape
 from importlib.resources import files
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from flows.batch.runner import aside
-from flows.pages.pyramid import write_pyramid
-from flows.rendering.costs import cost
-from flows.rendering.session import file_name, place_copy
-from stages.export_video import WEBP, ExportVideo
-from stages.spec import LOSSY
-from storage import ArtifactNotFoundError, DamagedArtifactError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from flows.batch.runner import State
-    from flows.home import Home
-    from flows.rendering.session import Job
+    from pathlib import Path
 
 THUMBNAIL, SMALLEST, SHEET_SIDE = 256, 16, 16_384  # pixels
 MARGIN, LINE = 8, 20
@@ -32,7 +20,7 @@ MOST_ROWS = (SHEET_SIDE - 2 * LINE) // (SMALLEST + LINE + MARGIN)
 
 
 def html(page: str, title: str, data: dict[str, Any]) -> str:
-    """One of the pages of `flows/pages` with style, scripts and data in it; the data cannot break out of its tag."""
+    """One of the pages of `flows/pages` as text, with style, scripts and data in it. The data cannot end its tag."""
     source = files("flows") / "pages"
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
@@ -43,55 +31,16 @@ def html(page: str, title: str, data: dict[str, Any]) -> str:
         "data": text,
     }
     made = (source / f"{page}.html").read_text(encoding="utf-8")
-    for name, value in parts.items():  # the data last: nothing in it is looked at again
+    for name, value in parts.items():  # the data last, so that nothing in it is replaced
         made = made.replace(f"%{name}%", value)
     return made
 
 
-def shown(folder: Path, job: Job, state: State, home: Home) -> dict[str, Any]:
-    """A job's run, state and cost, and its picture, copied under `folder`, or why there is none."""
-    found: dict[str, Any] = {"run": job.run, "state": state}
-    if state == "set aside":
-        found |= json.loads(aside(home, job.run).read_text(encoding="utf-8"))
-    if state == "done":
-        spent = cost(home.store, job.plan)
-        found["seconds"] = None if spent is None else spent.seconds
-        try:
-            found |= _made(folder, job, home)
-        except (DamagedArtifactError, ArtifactNotFoundError) as error:  # one picture less, not a page less
-            found |= {"state": "damaged", "error": str(error), "again": f"freescale resume {job.run}"}
-    return found
-
-
-def _made(folder: Path, job: Job, home: Home) -> dict[str, Any]:
-    """The picture or video of a job that is done, copied under `folder`."""
-    export = job.plan.exports[-1]
-    if isinstance(export.stage, ExportVideo):
-        return {"video": _video(folder, job, export.stage, home)}
-    data = home.store.read_file(export.key, file_name(export))
-    return {"picture": write_pyramid(data, folder, job.run, Path(file_name(export)).suffix).as_json()}
-
-
-def _video(folder: Path, job: Job, export: ExportVideo, home: Home) -> dict[str, Any]:
-    """What a page shows of a video: its file and the animated preview, copied under `folder`."""
-    key = job.plan.exports[-1].key
-    copies = {}
-    for name in (export.file_name, WEBP):
-        copies[name] = f"pictures/{job.run}{Path(name).suffix}"
-        place_copy(home.store.file_path(key, name), folder / copies[name])
-    return {
-        "file": copies[export.file_name],
-        "thumbnail": copies[WEBP],
-        "plays": export.format in LOSSY,
-        "width": job.spec.width,
-        "height": job.spec.height,
-        "frames": job.spec.frames,
-        "fps": export.fps,
-    }
-
-
 def contact_sheet(folder: Path, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> bytes:
-    """A PNG of thumbnails: a caption and the cells of `shown` for every row, as many as there is room for."""
+    """A PNG of thumbnails: for every row a caption and its job cards (`flows/batch/job_card.py`), while there is room.
+
+    `folder` holds the thumbnails that the cards name; `heads` are the titles of the columns.
+    """
     kept = rows[:MOST_ROWS]
     columns = max(len(cells) for _, cells in rows)
     side = max(SMALLEST, min(THUMBNAIL, SHEET_SIDE // (max(len(kept), columns) + 1) - MARGIN - LINE))

@@ -1,4 +1,4 @@
-"""What a person would want to know before renders start, and is no error."""
+"""Advice before renders start: settings that are valid but slow, or that make worse pictures."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import torch
 
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
-from stages.denoise import DenoiseStage
-from stages.highres_denoise import HighresDenoise
+from stages.denoise import DenoiseStage, HighresDenoise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
 
-FEW_STEPS = 20  # of DemoFusion: with 8 grain covers what it draws, with 24 hardly (docs/lab/results.md)
+FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain, with 24 hardly (docs/lab/results.md)
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
-    """A sentence for each method or part of one that has too few steps, and each dtype that the CPU only emulates.
+    """Sentences on steps that are too few for a method, and on a dtype that the CPU only emulates; each only once.
 
-    Jobs come with a label to be told by, "" where there is but one; nothing is said twice.
+    Each job comes with a label for its sentences, which is empty where there is only one job.
     """
-    return list(dict.fromkeys(said for label, job in jobs for said in _remarks(label and f"{label}: ", job, device)))
+    return list(dict.fromkeys(text for label, job in jobs for text in _remarks(label and f"{label}: ", job, device)))
 
 
 def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a whole render, from scratch: seconds, and samples through the UNet (guidance counts two, a window one)."""
+    """The cost of a whole render: seconds, and the samples (items of a batch) that went through the UNet."""
 
     seconds: float
     unet_samples: int
 
 
 def cost(store: ArtifactStore, plan: Plan) -> Cost | None:
-    """What making every stage cost; None where one is gone, or went on after a stop and has not all of its time."""
+    """The cost of every stage; None where one is not in the store, or went on after a stop and lost its first time."""
     seconds, samples = 0.0, 0
     for call in plan.calls:
         manifest = store.find(call.key)

@@ -1,18 +1,15 @@
-"""`freescale prune`: what of a home may go. Pictures stay; of a run that is not done, everything stays.
+"""What of a home may be deleted: pictures and videos stay, and everything of a run that is not done.
 
-Roots are the plans of all runs. A done run needs its exports; what they were made from is made again by `redo`, or
-when somebody asks. Artifacts that no run's plan names are readings of an evaluation, and stay unless asked for.
+What is needed follows from the plans of all runs. A run that is done needs its exports; what they were made from is
+made again when `redo` or another command needs it. Artifacts that are in no run's plan are readings of an evaluation;
+they stay unless they are asked for.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-
-import typer
 
 from stages.errors import SpecError
 from storage import DamagedRunError
@@ -29,7 +26,7 @@ SIZES = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def parse_age(text: str) -> timedelta:
-    """`12h`, `7d`, `2w`. Raises `SpecError`."""
+    """The age that a text like `12h`, `7d` or `2w` says. Raises `SpecError` for another text."""
     match = re.fullmatch(r"(\d{1,6})([hdw])", text)
     if match is None:
         raise SpecError(f"older_than: {text!r} is not a number and h, d or w, for example 7d")
@@ -37,7 +34,7 @@ def parse_age(text: str) -> timedelta:
 
 
 def parse_bytes(text: str) -> int:
-    """`500MiB`, `50GiB`, `1.5TiB`. Raises `SpecError`."""
+    """The bytes that a text like `500MiB`, `50GiB` or `1.5TiB` says. Raises `SpecError` for another text."""
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(MiB|GiB|TiB)", text)
     if match is None:
         raise SpecError(f"max_size: {text!r} is not a number and MiB, GiB or TiB, for example 50GiB")
@@ -47,9 +44,10 @@ def parse_bytes(text: str) -> int:
 def needless(
     home: Home, age: timedelta, run: str | None = None, most: int | None = None, readings: bool = False
 ) -> list[Leftover]:
-    """What may go, oldest first: of one run alone, or just so much that the store has at most `most` bytes.
+    """What may be deleted and is older than `age`, oldest first; `readings` of evaluations only where asked for.
 
-    Raises `SpecError` where a run's record cannot be read: what it needs is not known then, and nothing goes.
+    With `run`, only what no other run needs; with `most`, only so much that the store has at most `most` bytes then.
+    Raises `SpecError` for an unknown run, and where a run's record cannot be read: what it needs is not known then.
     """
     records = list(_records(home))
     planned = {call.key for record in records for call in record.plan}
@@ -83,37 +81,9 @@ def _until(found: list[Leftover], excess: int) -> Iterator[Leftover]:
 
 
 def prune(home: Home, found: list[Leftover], again: list[Leftover]) -> tuple[list[Leftover], list[Leftover]]:
-    """Delete what was found needless both times: a run that began in between keeps what it needs."""
+    """Delete what was found needless both times, so that a run that began in between keeps what it needs.
+
+    Returns what was deleted and what was left because it is in use.
+    """
     still = {(one.kind, one.name) for one in again}
     return sweep(home.store, [one for one in found if (one.kind, one.name) in still])
-
-
-def run(
-    home: Home, older_than: str, run_: str | None, max_size: str | None, readings: bool, delete: bool, as_json: bool
-) -> None:
-    """Say what would go and how much that is, or with `delete` what went."""
-    age, most = parse_age(older_than), None if max_size is None else parse_bytes(max_size)
-    found = needless(home, age, run_, most, readings)
-    gone, left = prune(home, found, needless(home, age, run_, most, readings)) if delete else (found, [])
-    counts = Counter(one.kind for one in gone)
-    record = {
-        "deleted": delete,
-        "bytes": sum(one.bytes for one in gone),
-        "counts": counts,
-        "skipped": len(left),
-        "store_bytes": size(home.store),
-    }
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
-    for kind, count in sorted(counts.items()):
-        typer.echo(f"{kind:<12} {count:>6}  {_mib(sum(one.bytes for one in gone if one.kind == kind))}")
-    typer.echo(f"{'gone' if delete else 'would go':<12} {len(gone):>6}  {_mib(sum(one.bytes for one in gone))}")
-    if left:
-        typer.echo(f"{'in use':<12} {len(left):>6}")
-    if not delete and found:
-        typer.echo("nothing was deleted; --delete does it")
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"

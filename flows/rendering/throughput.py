@@ -1,8 +1,9 @@
-"""How long a stage will take: its multiply-adds over a rate this device has shown, else over one it is believed of.
+"""How long a stage will take: its floating-point operations over the rate of this device, measured or assumed.
 
-Shown: stages of the same model in the store, made on this device in one go; their multiply-adds are traced like those
-of a plan. The nearest kind counts: the same stage, else the same part of the model. Believed: the device multiplies two
-matrices, and a stage is taken to reach `EFFICIENCY` of that. Stages without a network are timed by the pixel.
+Measured: stages of this model in the store that this device made without a stop; their operations are traced like those
+of a plan. The rate of the nearest kind is taken: the same stage, else the same part of the model. Assumed: the device
+multiplies two matrices, and a stage is taken to reach `EFFICIENCY` of that rate. A stage without a network takes the
+seconds per pixel of earlier ones.
 """
 
 from __future__ import annotations
@@ -10,22 +11,16 @@ from __future__ import annotations
 import statistics
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from stages.base_denoise import BaseDenoise
-from stages.denoise import DenoiseStage, Sampling
-from stages.detail_pass import DetailPass
 from stages.device import device_name, pick_device
-from stages.highres_denoise import HighresDenoise
-from stages.planner.estimate import stage_cost
+from stages.planner.networks import TracedNetworks
+from stages.planner.recorded import recorded_stage
 from stages.spec import RunOptions
-from stages.upscale import Upscale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from flows.home import Home
     from stages.call import Call
     from stages.models.load import ModelInfo
@@ -33,10 +28,8 @@ if TYPE_CHECKING:
     from stages.stage import Stage
     from storage import Manifest
 
-EFFICIENCY = 0.5  # of the matmul rate, before anything was measured; renders of the embedded model reach less
-RECENT = 2  # artifacts of a kind and size that are looked at, newest first
-SHARES = {"base_denoise": "unet", "highres_denoise": "unet", "detail_pass": "unet", "decode": "vae", "upscale": "vae"}
-DENOISING: Mapping[str, type[DenoiseStage]] = {kind.name: kind for kind in (BaseDenoise, HighresDenoise, DetailPass)}
+EFFICIENCY = 0.5  # of the rate of a matrix product, where nothing was measured; the embedded model reaches less
+RECENT = 2  # artifacts of a stage, size and level that are looked at, newest first
 
 
 class Seconds(NamedTuple):
@@ -46,8 +39,8 @@ class Seconds(NamedTuple):
     basis: str
 
 
-class Pace:
-    """The rates of one device for one model, from what a home holds."""
+class Throughput:
+    """The rates of one device for one model, from the artifacts of a home."""
 
     def __init__(self, home: Home, info: ModelInfo, device: str, made: list[Manifest]) -> None:
         self.info, self.device = info, pick_device(device)
@@ -65,53 +58,34 @@ class Pace:
 
     def _learn(self, manifest: Manifest) -> None:
         assert manifest.seconds is not None
-        flops = self._flops(manifest)
-        if flops:
-            for kind in (manifest.stage, SHARES.get(manifest.stage, "")):
+        stage = recorded_stage(manifest.stage, manifest.version, manifest.params)
+        flops = 0.0 if stage is None else self._flops(manifest, stage)
+        if stage is not None and flops:
+            for kind in (stage.name, stage.part):
                 self.rates.setdefault(kind, []).append(flops / manifest.seconds)
         elif manifest.level is not None and (pixels := _pixels(manifest)):
             self.seconds_a_pixel.setdefault(manifest.stage, []).append(manifest.seconds / pixels)
 
-    def _flops(self, manifest: Manifest) -> float:
+    def _flops(self, manifest: Manifest, stage: Stage) -> float:
         """Floating-point operations of an artifact of this model; 0 where they cannot be told."""
-        stage, size = _stage_of(manifest), _size_of(manifest)
+        size = _size_of(manifest)
         model = str(manifest.params.get("model", ""))
         if model.split(":")[0] not in self.info.fingerprints.values() or size is None:
             return 0.0
         dtype = getattr(torch, model.partition(":")[2] or "float32")
-        cost = None if stage is None else stage_cost(stage, self.info, dtype, RunOptions(), size, _frames_of(manifest))
-        return 0.0 if cost is None else cost.flops
+        return stage.cost(TracedNetworks(self.info, dtype, RunOptions()), size, _frames_of(manifest)).flops
 
     def seconds(self, call: Call, estimate: Estimate) -> Seconds | None:
-        """What a call will take; None for a stage without a network that was never made here."""
+        """The seconds that a call will take; None for a stage without a network that this device has not made yet."""
         stage = call.stage.name
         if not estimate.flops:
             known = self.seconds_a_pixel.get(stage)
             return Seconds(statistics.median(known) * call.size[0] * call.size[1], "measured") if known else None
-        for kind in (stage, SHARES.get(stage, "")):
+        for kind in (stage, call.stage.part):
             if kind in self.rates:
                 return Seconds(estimate.flops / statistics.median(self.rates[kind]), "measured")
         dtype = torch.float32 if call.stage.part == "vae" else getattr(torch, call.model.rpartition(":")[2])
         return Seconds(estimate.flops / (EFFICIENCY * matmul_rate(self.device, dtype)), "assumed")
-
-
-def _stage_of(manifest: Manifest) -> Stage | None:
-    """The stage that made an artifact, as far as its cost goes."""
-    params = {name: value for name, value in manifest.params.items() if name != "model"}
-    try:
-        if (kind := DENOISING.get(manifest.stage)) is not None:
-            return kind(**_frozen(params) | {"sampling": Sampling(**params["sampling"]), "method": params["method"]})  # type: ignore[arg-type]
-        if manifest.stage == "upscale" and "posterior" in params:
-            return Upscale(**_frozen(params))
-    except TypeError:  # of an older version, with other fields
-        return None
-    return None
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _frozen(inner) for name, inner in value.items()}
-    return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
 
 
 def _size_of(manifest: Manifest) -> tuple[int, int] | None:
@@ -125,8 +99,8 @@ def _size_of(manifest: Manifest) -> tuple[int, int] | None:
 
 def _frames_of(manifest: Manifest) -> int:
     """Of the video that an artifact holds; 1 for a picture."""
-    latents = manifest.arrays.get("latents")
-    return latents.shape[2] if latents is not None and len(latents.shape) == 5 else 1
+    shapes = [array.shape for name, array in manifest.arrays.items() if name in ("latents", "image")]
+    return next((shape[2] for shape in shapes if len(shape) == 5), 1)
 
 
 def _pixels(manifest: Manifest) -> int:
@@ -141,14 +115,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(5):
-        _settle(device)
+        _synchronize(device)
         began = time.perf_counter()
         a @ a
-        _settle(device)
+        _synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2.0 * side**3 / best
 
 
-def _settle(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

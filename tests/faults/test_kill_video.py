@@ -15,7 +15,8 @@ import torch
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.spec import RunOptions, make_spec
 from storage import ArtifactStore
 from tests.toys import video_folder

@@ -17,19 +17,21 @@ import torch
 
 from flows.batch import runner as batch
 from flows.batch.jobs_file import read_jobs
-from flows.batch.runner import aside
+from flows.batch.set_aside import set_aside_path
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import Fleet, cluster
+from flows.cluster.batch import ClusterBatch
+from flows.cluster.connect import cluster
 from flows.home import Home
 from flows.rendering.session import Session
-from flows.rendering.session import _open as begin
+from flows.rendering.session import begin_attempt as begin
 from stages.spec import RunOptions
 from storage import StoreFullError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 JOBS = int(os.environ.get("FREESCALE_NIGHT", "10"))
 FAULTS = ("killed", "memory", "disk", "poison")  # each once in forty jobs, and at least once
@@ -44,11 +46,11 @@ def faulty(dask_worker: Any) -> None:
 
     def rendering(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
         fault = fault_of(job.spec.seed)
-        sign = self.home.root / f"struck-{job.spec.seed}"
+        struck = self.home.root / f"struck-{job.spec.seed}"
         if fault == "poison":
             raise RuntimeError("poisoned")
-        if fault is not None and not sign.exists():
-            sign.touch()
+        if fault is not None and not struck.exists():
+            struck.touch()
             if fault == "killed":
                 begin(job, self.home.runs)
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -56,7 +58,7 @@ def faulty(dask_worker: Any) -> None:
         return render(self, job, out, overwrite)
 
     Session.render = rendering  # type: ignore[method-assign]
-    batch.BACKOFF = (0.1, 0.1)
+    batch.BACKOFF_SECONDS = (0.1, 0.1)
 
 
 def fault_of(seed: int) -> str | None:
@@ -87,21 +89,21 @@ def test_every_healthy_job_is_done_once_and_the_poison_set_aside(tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch, cluster(home, None, 2) as client:
         patch.setenv("FREESCALE_NIGHT", str(JOBS))
         client.register_plugin(Faults())
-        states = Fleet(home, options, client).run(jobs)
-    struck = {order.job.run: fault_of(order.job.spec.seed) for order in jobs}
+        states = ClusterBatch(home, options, client).run(jobs)
+    struck = {queued.job.run: fault_of(queued.job.spec.seed) for queued in jobs}
     assert {run for run, state in states.items() if state == "set aside"} == {
         run for run, fault in struck.items() if fault == "poison"
     }
     assert all(state in ("done", "set aside") for state in states.values())
     session = Session(quiet, options, Terminal(quiet=True))
-    for order in jobs:
-        run = order.job.run
+    for queued in jobs:
+        run = queued.job.run
         if struck[run] == "poison":
-            assert json.loads(aside(home, run).read_text())["error"] == "RuntimeError: poisoned"
+            assert json.loads(set_aside_path(home, run).read_text())["error"] == "RuntimeError: poisoned"
             continue
-        again = Session(home, options, Terminal(quiet=True)).render(order.job)
+        again = Session(home, options, Terminal(quiet=True)).render(queued.job)
         assert all(outcome.reused for outcome in again.outcomes)
-        assert again.pixels_sha256 == session.render(order.job).pixels_sha256
+        assert again.pixels_sha256 == session.render(queued.job).pixels_sha256
         ended = [attempt.state for attempt in home.runs.load(run).attempts[:-1]]
         assert ended.count("done") == 1, ended
     print(dict(Counter(str(fault) for fault in struck.values())), dict(Counter(states.values())))

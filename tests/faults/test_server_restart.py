@@ -32,7 +32,7 @@ from storage import RunNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flows.batch.jobs_file import Ordered
+    from flows.batch.jobs_file import QueuedJob
 
 AWAY = float(os.environ.get("FREESCALE_AWAY", "60"))
 PATIENCE = 600.0
@@ -103,18 +103,18 @@ def wait(until: Callable[[], Any], what: str) -> None:
         time.sleep(0.1)
 
 
-def done(home: Home, orders: tuple[Ordered, ...]) -> int:
+def done(home: Home, jobs: tuple[QueuedJob, ...]) -> int:
     """How many of the jobs are."""
     count = 0
-    for order in orders:
+    for queued in jobs:
         try:
-            count += home.runs.load(order.job.run).state == "done"
+            count += home.runs.load(queued.job.run).state == "done"
         except RunNotFoundError:
             continue
     return count
 
 
-def evening(tmp_path: Path, count: int) -> tuple[Home, tuple[Ordered, ...]]:
+def evening(tmp_path: Path, count: int) -> tuple[Home, tuple[QueuedJob, ...]]:
     """A home with `count` jobs in the folder that the nights watch."""
     home = Home(tmp_path / "home")
     jobs = home.root / "jobs"
@@ -142,47 +142,47 @@ def ask(place: Place) -> None:
 
 
 def test_a_night_whose_machine_is_lost_is_crashed_and_the_next_one_ends_it(tmp_path: Path) -> None:
-    home, orders = evening(tmp_path, 24)
+    home, jobs = evening(tmp_path, 24)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         _, worker = begin(place)
-        wait(lambda: done(home, orders) >= 1, "the first job")
+        wait(lambda: done(home, jobs) >= 1, "the first job")
         lost = psutil.Process(worker.pid)
         for process in (*lost.children(recursive=True), lost):
             process.kill()
-        gone, before = time.monotonic(), done(home, orders)
-        assert 1 <= before < len(orders)
+        gone, before = time.monotonic(), done(home, jobs)
+        assert 1 <= before < len(jobs)
         assert place.states().count("Running") == 1  # as a server sees it that nobody tells
         wait(lambda: "Crashed" in place.states(), "the automation crashes the run")
-        print(f"\n{before} of {len(orders)} jobs done; told as crashed after {time.monotonic() - gone:.0f} s")
+        print(f"\n{before} of {len(jobs)} jobs done; told as crashed after {time.monotonic() - gone:.0f} s")
         place.start("prefect", "worker", "start", "--pool", "gpu-local", "--limit", "1")
         ask(place)
         wait(lambda: "Completed" in place.states(), "the next night is told to be completed")
-    assert done(home, orders) == len(orders)
-    killed = [[attempt.state for attempt in home.runs.load(order.job.run).attempts] for order in orders]
+    assert done(home, jobs) == len(jobs)
+    killed = [[attempt.state for attempt in home.runs.load(queued.job.run).attempts] for queued in jobs]
     assert sum("running" in states for states in killed) <= 1  # the one in flight, taken up by the next night
 
 
 def test_a_night_goes_on_without_its_server_and_ends_with_it(tmp_path: Path) -> None:
-    home, orders = evening(tmp_path, 8)
+    home, jobs = evening(tmp_path, 8)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         server, _ = begin(place)
-        wait(lambda: done(home, orders) >= 1, "the first job")
+        wait(lambda: done(home, jobs) >= 1, "the first job")
         end(server)
-        gone, before = time.monotonic(), done(home, orders)
+        gone, before = time.monotonic(), done(home, jobs)
         time.sleep(AWAY)
-        during = done(home, orders) - before
+        during = done(home, jobs) - before
         print(f"\n{during} jobs done in the {time.monotonic() - gone:.0f} s without a server, {before} before")
         place.start("prefect", "server", "start")
         wait(lambda: "Completed" in place.states(), "the night is told to be completed")
         assert place.states().count("Completed") == 1
-    assert done(home, orders) == len(orders)
+    assert done(home, jobs) == len(jobs)
     assert during >= 1
     assert list(home.root.glob("nights/*/index.html"))
     quiet = Session(Home(tmp_path / "quiet"), RunOptions(threads=1), Terminal(quiet=True))
-    for order in orders:
-        again = Session(home, RunOptions(threads=1), Terminal(quiet=True)).render(order.job)
+    for queued in jobs:
+        again = Session(home, RunOptions(threads=1), Terminal(quiet=True)).render(queued.job)
         assert all(outcome.reused for outcome in again.outcomes)
-        assert [a.state for a in home.runs.load(order.job.run).attempts].count("done") == 2  # the night's and this
-        assert again.pixels_sha256 == quiet.render(order.job).pixels_sha256
+        assert [a.state for a in home.runs.load(queued.job.run).attempts].count("done") == 2  # the night's and this
+        assert again.pixels_sha256 == quiet.render(queued.job).pixels_sha256

@@ -9,13 +9,13 @@ import torch
 
 from flows.home import Home
 from flows.rendering.advice import remarks
-from flows.rendering.session import prepare
+from flows.rendering.job import prepare
 from stages.spec import make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.rendering.session import Job
+    from flows.rendering.job import Job
 
 
 def job(home: Path, **values: Any) -> Job:

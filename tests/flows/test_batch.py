@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.runner import Night, Window, aside
+from flows.batch.runner import Batch
+from flows.batch.set_aside import set_aside_path
+from flows.batch.window import Window
 from flows.cli import app as cli
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering import session
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.spec import RunOptions, make_spec
 from storage import StoreFullError
@@ -24,7 +27,8 @@ from storage import StoreFullError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 PROMPTS = ("a red disc", "a poison square", "a green ring")
 SMALL = {"size": "64x64", "steps": 2}
@@ -32,15 +36,15 @@ SMALL = {"size": "64x64", "steps": 2}
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.setattr("flows.batch.runner.BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr("flows.batch.runner.BACKOFF_SECONDS", (0.0, 0.0))
     return Home(tmp_path / "home")
 
 
-def night(home: Home, tmp_path: Path, **settings: Any) -> Night:
-    return Night(home, RunOptions(threads=1), Terminal(quiet=True), **settings)
+def night(home: Home, tmp_path: Path, **settings: Any) -> Batch:
+    return Batch(home, RunOptions(threads=1), Terminal(quiet=True), **settings)
 
 
-def orders(home: Home, tmp_path: Path, prompts: tuple[str, ...] = PROMPTS) -> Any:
+def queue(home: Home, tmp_path: Path, prompts: tuple[str, ...] = PROMPTS) -> Any:
     path = tmp_path / "jobs.txt"
     path.write_text("\n".join(prompts), encoding="utf-8")
     return read_jobs(path, home, SMALL).jobs
@@ -65,20 +69,20 @@ def test_the_poison_is_set_aside_and_the_others_are_as_in_a_quiet_run(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = failing(monkeypatch, RuntimeError("poisoned"), times=99)
-    jobs = orders(home, tmp_path)
+    jobs = queue(home, tmp_path)
     states = night(home, tmp_path).run(jobs)
     assert [states[o.job.run] for o in jobs] == ["done", "set aside", "done"]
     assert tried.count("a poison square") == 3
     poison = next(o for o in jobs if "poison" in o.job.spec.prompt)
-    record = json.loads(aside(home, poison.job.run).read_text())
+    record = json.loads(set_aside_path(home, poison.job.run).read_text())
     assert record["error"] == "RuntimeError: poisoned"
     assert "Traceback" in record["traceback"]
     assert make_spec(record["spec"]) == poison.job.spec
     quiet = Home(tmp_path / "quiet")
-    for order in jobs:
-        if order is not poison:
-            alone = Session(quiet, RunOptions(threads=1), Terminal(quiet=True)).render(prepare(order.job.spec, quiet))
-            made = Session(home, RunOptions(threads=1), Terminal(quiet=True)).render(order.job)
+    for queued in jobs:
+        if queued is not poison:
+            alone = Session(quiet, RunOptions(threads=1), Terminal(quiet=True)).render(prepare(queued.job.spec, quiet))
+            made = Session(home, RunOptions(threads=1), Terminal(quiet=True)).render(queued.job)
             assert made.pixels_sha256 == alone.pixels_sha256
             assert all(outcome.reused for outcome in made.outcomes)
     tried.clear()
@@ -90,7 +94,7 @@ def test_the_poison_is_set_aside_and_the_others_are_as_in_a_quiet_run(
 
 def test_a_passing_fault_costs_a_retry(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = failing(monkeypatch, OSError("the cable"), times=2)
-    states = night(home, tmp_path).run(orders(home, tmp_path))
+    states = night(home, tmp_path).run(queue(home, tmp_path))
     assert set(states.values()) == {"done"}
     assert tried.count("a poison square") == 3
 
@@ -99,14 +103,14 @@ def test_a_full_disk_is_waited_for_and_counts_for_nothing(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = failing(monkeypatch, StoreFullError("no space."), times=5)
-    monkeypatch.setattr("flows.batch.runner.POLL", 0.0)
-    states = night(home, tmp_path).run(orders(home, tmp_path, PROMPTS[1:2]))
+    monkeypatch.setattr("flows.batch.runner.POLL_SECONDS", 0.0)
+    states = night(home, tmp_path).run(queue(home, tmp_path, PROMPTS[1:2]))
     assert set(states.values()) == {"done"}
     assert len(tried) == 6
 
 
 def test_a_run_held_by_another_process_is_passed_over(home: Home, tmp_path: Path) -> None:
-    jobs = orders(home, tmp_path, PROMPTS[::2])
+    jobs = queue(home, tmp_path, PROMPTS[::2])
     working = night(home, tmp_path)
     with home.runs.claim(jobs[0].job.run):
         thread = threading.Thread(target=working.run, args=(jobs,))
@@ -119,7 +123,7 @@ def test_a_run_held_by_another_process_is_passed_over(home: Home, tmp_path: Path
 
 
 def test_the_window(home: Home, tmp_path: Path) -> None:
-    jobs = orders(home, tmp_path)
+    jobs = queue(home, tmp_path)
     closed = Window(until=datetime(2020, 1, 1, tzinfo=UTC))
     assert set(night(home, tmp_path, window=closed).run(jobs).values()) == {"left"}
     evening = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
@@ -152,20 +156,20 @@ def test_command_line(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_pause_frees_the_device_and_keeps_the_step(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = orders(home, tmp_path, PROMPTS[:1])
-    sign = home.root / "paused"
+    jobs = queue(home, tmp_path, PROMPTS[:1])
+    pause_file = home.root / "paused"
     told: list[str] = []
     release, started = Session.release, Terminal.started
 
     def freed(self: Session) -> None:
         release(self)
         told.append("free")
-        threading.Timer(1.0, sign.unlink).start()
+        threading.Timer(1.0, pause_file.unlink).start()
 
     def begun(self: Terminal, call: Any, resumed_at: int | None) -> None:
         started(self, call, resumed_at)
         if call.stage.name == "base_denoise" and "free" not in told:
-            sign.touch()
+            pause_file.touch()
             while not working._halt.is_set():
                 time.sleep(0.01)
         if resumed_at is not None:

@@ -9,17 +9,19 @@ import pytest
 from PIL import Image
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.page import costs, night_folder, write_night
-from flows.batch.runner import Night
+from flows.batch.page import costs, page_folder, write_page
+from flows.batch.runner import Batch
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Session, file_name
+from flows.rendering.export import file_name
+from flows.rendering.session import Session
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 JOBS = """
 - {prompt: a red disc on sand, size: 192x128, steps: 3, name: good}
@@ -34,7 +36,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
     home = Home(tmp_path_factory.mktemp("home"))
     path = home.root / "jobs.yaml"
     path.write_text(JOBS, encoding="utf-8")
-    orders = read_jobs(path, home).jobs
+    jobs = read_jobs(path, home).jobs
     render, tried = Session.render, list[str]()
 
     def faulty(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
@@ -45,11 +47,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "render", faulty)
-        patch.setattr("flows.batch.runner.BACKOFF", (0.0, 0.0))
-        night = Night(home, RunOptions(threads=1), Terminal(quiet=True))
-        states = night.run(orders[:2]) | {orders[2].job.run: "left"}
-    page = write_night(night_folder(home, orders), orders, states, home)[0]
-    assert [line["state"] for line in costs(orders, states, home)] == ["done", "set aside", "left"]
+        patch.setattr("flows.batch.runner.BACKOFF_SECONDS", (0.0, 0.0))
+        night = Batch(home, RunOptions(threads=1), Terminal(quiet=True))
+        states = night.run(jobs[:2]) | {jobs[2].job.run: "left"}
+    page = write_page(page_folder(home, jobs), jobs, states, home)[0]
+    assert [line["state"] for line in costs(jobs, states, home)] == ["done", "set aside", "left"]
     return home, page
 
 
@@ -70,13 +72,13 @@ def test_a_picture_damaged_since_costs_its_place_and_no_more(tmp_path: Path) -> 
     home = Home(tmp_path)
     (tmp_path / "jobs.txt").write_text("a red disc on sand\na green ring on snow\n", encoding="utf-8")
     defaults = {"width": 64, "height": 64, "steps": 1, "method": {"name": "direct"}}
-    orders = read_jobs(tmp_path / "jobs.txt", home, defaults).jobs
-    night = Night(home, RunOptions(threads=1), Terminal(quiet=True))
-    states = night.run(orders)
-    export = orders[0].job.plan.exports[-1]
+    jobs = read_jobs(tmp_path / "jobs.txt", home, defaults).jobs
+    night = Batch(home, RunOptions(threads=1), Terminal(quiet=True))
+    states = night.run(jobs)
+    export = jobs[0].job.plan.exports[-1]
     file = home.store.file_path(export.key, file_name(export))
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    page = write_night(tmp_path / "night", orders, states, home)[0]
+    page = write_page(tmp_path / "night", jobs, states, home)[0]
     damaged, whole = json.loads(page.with_name("night.json").read_text())["jobs"]
     assert (damaged["state"], damaged["again"]) == ("damaged", f"freescale resume {damaged['run']}")
     assert "differs from its checksum" in damaged["error"]

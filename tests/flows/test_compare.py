@@ -15,12 +15,14 @@ from flows.compare.layout import prepare_comparison
 from flows.home import Home
 from flows.pages.html import contact_sheet, html
 from flows.pages.pyramid import TILE, write_pyramid
-from flows.rendering.session import Job, Result, Session
+from flows.rendering.session import Result, Session
 from stages.errors import SpecError
 from stages.metrics.grid import make_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flows.rendering.job import Job
 
 SMALL = ["--size", "192x128", "--steps", "3", "--threads", "1"]
 
@@ -69,7 +71,7 @@ def test_a_cell_is_the_picture_that_render_makes(folder: Path, home: Path) -> No
     job = prepare_comparison(
         make_grid({"methods": ["direct"], "prompts": [row["prompt"]], "sizes": ["192x128"], "steps": 3}), Home(home)
     )
-    assert job.orders[0].job.run == row["cells"][1]["run"]
+    assert job.jobs[0].job.run == row["cells"][1]["run"]
 
 
 def test_the_record_has_every_cell_and_an_ablation_is_what_it_says(folder: Path) -> None:
@@ -85,13 +87,13 @@ def test_the_record_says_the_models_own_values_and_is_the_same_comparison_again(
     assert found["spec"]["methods"][0]["method"]["restart"] == 0.9  # of the card of `shapes`; a method's own is 0.3
     again = prepare_comparison(make_grid(found["spec"]), Home(home))
     assert again.name == found["comparison"]
-    assert [cell.order.job.spec.method for cell in again.rows[0].cells] == [e.method for e in again.spec.methods]
+    assert [cell.queued.job.spec.method for cell in again.rows[0].cells] == [e.method for e in again.spec.methods]
 
 
 def test_a_method_may_have_steps_and_guidance_of_its_own(home: Path) -> None:
     slow = {"name": "direct", "label": "slow", "steps": 9, "guidance_scale": 0.0}
     grid = make_grid({"methods": ["direct", slow], "prompts": ["a red disc on snow"], "sizes": ["128x128"], "steps": 3})
-    plain, own = (cell.order.job.spec for cell in prepare_comparison(grid, Home(home)).rows[0].cells)
+    plain, own = (cell.queued.job.spec for cell in prepare_comparison(grid, Home(home)).rows[0].cells)
     assert (plain.steps, own.steps, own.guidance_scale) == (3, 9, 0.0)
     assert plain.guidance_scale != 0
     with pytest.raises(SpecError, match=r"methods.*steps"):

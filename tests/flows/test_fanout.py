@@ -14,22 +14,24 @@ import pytest
 import torch
 
 from flows.cli.terminal import Terminal
-from flows.cluster.batch import cluster
-from flows.cluster.fanout import Stored, _Helpers, helping, spread_over
-from flows.cluster.pool import Crew, crew_of
+from flows.cluster.connect import cluster
+from flows.cluster.fanout import CallHelpers, fanout_over, open_fanout
+from flows.cluster.pool import WorkerPool, open_pool
+from flows.cluster.stored import Stored
 from flows.evaluate.layout import prepare_evaluation
 from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_json
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from freescale.vae.tile import Tile
-from stages.decode_video import DecodeVideo
+from stages.decode import DecodeVideo
 from stages.errors import SpecError
 from stages.metrics.spec import make_evaluation
-from stages.planner.budget import LADDER
+from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
 from stages.spec import RunOptions, make_spec
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +77,7 @@ def strike(dask_worker: Any) -> None:
     Or when it has no memory for a frame.
     """
     from freescale.vae.tile import TiledVae
-    from stages.decode_video import DecodeVideo
+    from stages.decode import DecodeVideo
 
     folder = Path(os.environ["FREESCALE_STRIKES"])
     computing, decoding, rendering, count = TiledVae.compute, DecodeVideo.make_frame, Session.render, [0]
@@ -83,15 +85,15 @@ def strike(dask_worker: Any) -> None:
     def compute(self: TiledVae, *how: Any) -> Any:
         count[0] += 1
         (folder / f"computed-{os.getpid()}").touch()
-        if (sign := folder / "tile").exists() and count[0] % 5 == 0:
-            sign.unlink()
+        if (strike_file := folder / "tile").exists() and count[0] % 5 == 0:
+            strike_file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return computing(self, *how)
 
     def make_frame(self: DecodeVideo, parents: Any, models: Any, options: RunOptions, index: int) -> Any:
         (folder / f"decoded-{os.getpid()}").touch()
-        if (sign := folder / f"frame-{index}").exists():
-            sign.unlink()
+        if (strike_file := folder / f"frame-{index}").exists():
+            strike_file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         if (folder / f"scarce-{index}").exists() and not options.offload:
             raise torch.OutOfMemoryError("no memory left")
@@ -145,7 +147,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def rendered(home: Home, client: Client | None, spec: dict[str, Any] = SMALL, options: RunOptions = TILED) -> Result:
     session = Session(home, options, Terminal(quiet=True))
-    with helping(client and Crew(client, session.stop), home, options) as session.spread:
+    with fanout_over(client and WorkerPool(client, session.stop), home, options) as session.helpers:
         return session.render(prepare(make_spec(spec), home))
 
 
@@ -211,13 +213,13 @@ def test_the_tiles_of_a_videos_frames_over_workers_are_the_same(
     options = TILED.model_copy(update={"vae_memory": 10 << 20})  # enough for a frame of the first level
     quiet = rendered(homes[0], None, spec, options)
     monkeypatch.setattr(TiledVae, "compute", None)  # nothing is computed here
-    helped, tiles = [], _Helpers.tiles
+    helped, tiles = [], CallHelpers.tiles
 
-    def noted(self: _Helpers, frame: int = 0) -> Any:
-        helped.append(f"{self.work.call.label}, frame {frame}")
+    def noted(self: CallHelpers, frame: int = 0) -> Any:
+        helped.append(f"{self.task.call.label}, frame {frame}")
         return tiles(self, frame)
 
-    monkeypatch.setattr(_Helpers, "tiles", noted)
+    monkeypatch.setattr(CallHelpers, "tiles", noted)
     assert_same_video(homes[1], rendered(homes[1], client, spec, options), (homes[0], quiet))
     assert helped == [f"{label}, frame {index}" for label in ("upscale 1", "decode 1") for index in range(2)]
 
@@ -239,12 +241,12 @@ def test_a_worker_out_of_memory_at_a_frame_steps_down(
     (strikes / "scarce-4").unlink()
     assert_same_video(Home(tmp_path), made, video)
     manifests = [Home(tmp_path).store.find(o.key) for o in made.outcomes if o.call.stage.name == "decode"]
-    taken = tuple(rung.name for rung in LADDER if "vae" in rung.parts)
-    assert [found.measures for found in manifests] == [taken] * 2  # type: ignore[union-attr]
+    taken = tuple(saving.name for saving in SAVINGS if "vae" in saving.parts)
+    assert [found.savings for found in manifests] == [taken] * 2  # type: ignore[union-attr]
 
 
 def test_a_slow_task_holds_back_those_far_after_it(tmp_path: Path, client: Client) -> None:
-    results = Crew(client, threading.Event()).in_order(wait_or_pass, ((tmp_path, n) for n in range(9)), ahead=4)
+    results = WorkerPool(client, threading.Event()).in_order(wait_or_pass, ((tmp_path, n) for n in range(9)), ahead=4)
     assert next(results) == 0
     assert len(list(tmp_path.glob("begun-*"))) <= 4
     assert list(results) == list(range(1, 9))
@@ -253,7 +255,7 @@ def test_a_slow_task_holds_back_those_far_after_it(tmp_path: Path, client: Clien
 def evaluated(home: Home, client: Client | None) -> tuple[Evaluation, Readings]:
     evaluation = prepare_evaluation(make_evaluation(MEASURED), home)
     session = Session(home, OPTIONS, Terminal(quiet=True))
-    return evaluation, read_all(evaluation, session, crew=client and Crew(client, session.stop))
+    return evaluation, read_all(evaluation, session, pool=client and WorkerPool(client, session.stop))
 
 
 def numbers(evaluation: Evaluation, readings: Readings) -> Any:
@@ -277,7 +279,7 @@ def test_an_evaluation_over_workers_has_the_same_numbers(
     stop, home = threading.Event(), Home(tmp_path)
     session = Session(home, OPTIONS, Terminal(quiet=True), stop)
     with pytest.raises(Interrupted):
-        read_all(evaluation, session, told=lambda done, picture: stop.set(), crew=Crew(client, stop))
+        read_all(evaluation, session, told=lambda done, picture: stop.set(), pool=WorkerPool(client, stop))
     made = len(home.store.list_keys())
     monkeypatch.setattr(Session, "render", None)  # nothing is rendered here
     found = evaluated(home, client)
@@ -306,7 +308,7 @@ def test_a_stop_reaches_the_tiles(tmp_path: Path, client: Client) -> None:
     session = Session(Home(tmp_path), TILED, Terminal(quiet=True))
     call = prepare(make_spec(SMALL), session.home).plan.exports[0].parents["image"]
     tiles = [Tile(0, 1, ((0, 8), (0, 8)), {})]
-    with helping(Crew(client, session.stop), session.home, TILED) as session.spread:
+    with fanout_over(WorkerPool(client, session.stop), session.home, TILED) as session.helpers:
         run = session.runner(prepare(make_spec(SMALL), session.home)).helpers
         assert run is not None
         session.stop.set()
@@ -318,9 +320,9 @@ def test_a_stop_reaches_the_tiles(tmp_path: Path, client: Client) -> None:
 
 def test_no_workers_where_none_are_asked_for(tmp_path: Path) -> None:
     home, stop = Home(tmp_path), threading.Event()
-    with spread_over(home, TILED, stop, None, None) as spread:
-        assert spread is None
-    with pytest.raises(SpecError, match="workers: 0"), crew_of(home, stop, None, 0):
+    with open_fanout(home, TILED, stop, None, None) as fanout:
+        assert fanout is None
+    with pytest.raises(SpecError, match="workers: 0"), open_pool(home, stop, None, 0):
         pass
 
 

@@ -59,19 +59,19 @@ SAME: dict[str, str] = {
 
 @pytest.mark.parametrize("name", SAME)
 def test_every_format_says_the_same(home: Home, tmp_path: Path, name: str) -> None:
-    orders = read_jobs(write(tmp_path, name, SAME[name]), home)
-    assert orders.problems == ()
-    assert next((o.name, o.priority, o.job.spec.size) for o in orders.jobs) == ("ring", 5, (128, 192))
+    listed = read_jobs(write(tmp_path, name, SAME[name]), home)
+    assert listed.problems == ()
+    assert next((o.name, o.priority, o.job.spec.size) for o in listed.jobs) == ("ring", 5, (128, 192))
     reference = read_jobs(write(tmp_path, "reference.yaml", SAME["list.yaml"]), home)
-    assert [o.job.run for o in orders.jobs] == [o.job.run for o in reference.jobs]
+    assert [o.job.run for o in listed.jobs] == [o.job.run for o in reference.jobs]
     assert not (home.root / "store").exists()
 
 
 def test_prompts_take_the_defaults_and_repetitions_are_one_job(home: Home, tmp_path: Path) -> None:
     path = write(tmp_path, "prompts.txt", "# tonight\na red disc\n\na red disc\na green ring\n")
-    orders = read_jobs(path, home, {"size": "256x192"})
-    assert {o.job.spec.size for o in orders.jobs} == {(192, 256)}
-    assert (len(orders.jobs), orders.repeated) == (2, 1)
+    listed = read_jobs(path, home, {"size": "256x192"})
+    assert {o.job.spec.size for o in listed.jobs} == {(192, 256)}
+    assert (len(listed.jobs), listed.repeated) == (2, 1)
 
 
 def test_a_grid_is_every_combination(home: Home, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_hostile_names_and_paths_write_nothing(home: Home, tmp_path: Path, name:
     row: dict[str, Any] = {"prompt": "x", "name": name, "image": image}
     row["regions"] = [{"mask": mask, "detail_scale": 1.0}]
     path = write(tmp_path, "hostile.jsonl", json.dumps(row) + "\n")
-    orders = read_jobs(path, home)
-    assert orders.jobs == ()
-    assert len(orders.problems) == 1
+    listed = read_jobs(path, home)
+    assert listed.jobs == ()
+    assert len(listed.problems) == 1
     assert {p.name for p in tmp_path.iterdir()} <= {"hostile.jsonl", "home"}

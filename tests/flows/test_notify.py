@@ -11,7 +11,7 @@ import pytest
 
 from flows.batch import notify
 from flows.batch.notify import check_hook
-from flows.batch.runner import Night
+from flows.batch.runner import Batch
 from flows.cli import app as cli
 from stages.errors import SpecError
 
@@ -50,10 +50,10 @@ def hook() -> Iterator[tuple[str, type[Hook]]]:
 def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str) -> int:
     """A night from the command line, over before it began."""
 
-    def run(self: Night, orders: Any) -> dict[str, State]:
-        return {order.job.run: "left" for order in orders}
+    def run(self: Batch, jobs: Any) -> dict[str, State]:
+        return {queued.job.run: "left" for queued in jobs}
 
-    monkeypatch.setattr(Night, "run", run)
+    monkeypatch.setattr(Batch, "run", run)
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("a red disc\na green ring\na blue star\n", encoding="utf-8")
     words = ["freescale", "batch", str(jobs), "--notify", hook, "--home", str(tmp_path / "home")]
@@ -109,7 +109,7 @@ def test_blocks_saved_on_a_server_are_called_by_their_name(
 
 def test_a_hook_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
-    monkeypatch.setattr(notify, "PATIENCE", 0.05)
+    monkeypatch.setattr(notify, "TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(notify, "_post", lambda url, told: over.wait(30))
     assert not notify.notify("http://example.org/", ["done"], tmp_path / "index.html")
     over.set()

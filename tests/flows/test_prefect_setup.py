@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.settings import PREFECT_API_URL
 
+from flows.deployments.overnight import overnight
 from flows.deployments.setup import AUTOMATION, setup
 from stages.errors import SpecError
 
@@ -49,6 +52,25 @@ def test_once_makes_all_and_twice_doubles_nothing(prefect_server: str) -> None:
         trigger = automation.trigger
         assert (trigger.posture.value, trigger.within.total_seconds()) == ("Proactive", 90)
         assert trigger.for_each == {"prefect.resource.id"}
+
+
+def test_a_deployment_made_before_names_the_flow_of_today(prefect_server: str) -> None:
+    """A server that knows a flow by the module it was in before: setup changes the deployment and keeps its choices."""
+    setup("15 22 * * *", "Europe/Vienna", "04:30", api=prefect_server)
+    with get_client(sync_client=True) as client:
+        known = client.read_deployment_by_name("overnight/overnight")
+        client.create_deployment(
+            known.flow_id, known.name, entrypoint="flows.overnight.overnight", parameters=known.parameters,
+            schedules=[DeploymentScheduleCreate(schedule=s.schedule, active=s.active) for s in known.schedules],
+        )  # fmt: skip
+        assert client.read_deployment(known.id).entrypoint == "flows.overnight.overnight"
+        setup(api=prefect_server)
+        found = client.read_deployment(known.id)
+    module, _, name = str(found.entrypoint).rpartition(".")
+    assert getattr(importlib.import_module(module), name) is overnight
+    assert (found.parameters["until"], found.parameters["zone"]) == ("04:30", "Europe/Vienna")
+    (evening,) = found.schedules
+    assert (evening.active, evening.schedule.cron) == (True, "15 22 * * *")
 
 
 @pytest.mark.parametrize(

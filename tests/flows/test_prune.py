@@ -15,8 +15,9 @@ from flows.cli import app as cli
 from flows.cli.flags import redo_spec
 from flows.cli.terminal import Terminal
 from flows.home import Home
+from flows.rendering.job import prepare
 from flows.rendering.prune import needless, parse_age, parse_bytes, prune
-from flows.rendering.session import Session, prepare
+from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.runner import Interrupted, Runner
 from stages.spec import RunOptions, make_spec
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
 
 SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}

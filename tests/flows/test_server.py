@@ -25,9 +25,11 @@ from flows.deployments.overnight import overnight
 from flows.deployments.render import render
 from flows.deployments.tasks import FlowState
 from flows.home import Home
-from flows.rendering.session import Session, prepare
+from flows.rendering.job import prepare
+from flows.rendering.session import Session
 from stages.metrics.grid import make_grid
 from stages.metrics.spec import make_evaluation
+from stages.observer import NullObserver
 from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import State as PrefectState
 
-    from flows.rendering.session import Job, Result
+    from flows.rendering.job import Job
+    from flows.rendering.session import Result
     from stages.call import Call
 
 OPTIONS = RunOptions(threads=1)
@@ -116,7 +119,7 @@ def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
 
     job_line = job
     monkeypatch.setattr(Session, "render", faulty)
-    monkeypatch.setattr("flows.batch.runner.BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr("flows.batch.runner.BACKOFF_SECONDS", (0.0, 0.0))
     jobs(home.root / "jobs", one=job("a red disc") + job("a poison square"))
     made = overnight(options=OPTIONS)
     assert made["tally"] == {"done": 2, "set aside": 1}
@@ -145,9 +148,9 @@ def running(home: Home, **settings: Any) -> Iterator[tuple[UUID, Future[PrefectS
     """A night in another thread, once its first step is done, and its end."""
     found: list[UUID] = []
     stepped = threading.Event()
-    consume = Terminal.stepped
+    consume = NullObserver.stepped
 
-    def told(self: Terminal, call: Call, step: int) -> None:
+    def told(self: NullObserver, call: Call, step: int) -> None:
         stepped.set()
         time.sleep(0.05)
         consume(self, call, step)
@@ -156,7 +159,7 @@ def running(home: Home, **settings: Any) -> Iterator[tuple[UUID, Future[PrefectS
         found.append(run.id)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
-        patch.setattr(Terminal, "stepped", told)
+        patch.setattr(NullObserver, "stepped", told)
         flow = overnight.with_options()
         flow.on_running(started)
         end = pool.submit(copy_context().run, flow, options=OPTIONS, return_state=True, **settings)
@@ -195,14 +198,14 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
     checkpoints = list((home.root / "store" / "steps").glob("*/*"))
     assert checkpoints
     quiet = Home(home.root / "quiet")
-    order = read_jobs(home.root / "jobs", home).jobs[0]
-    plain = Session(quiet, OPTIONS, Terminal(quiet=True)).render(order.job)
+    queued = read_jobs(home.root / "jobs", home).jobs[0]
+    plain = Session(quiet, OPTIONS, Terminal(quiet=True)).render(queued.job)
     resumed: list[int | None] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Terminal, "started", lambda self, call, at: resumed.append(at))
+        patch.setattr(NullObserver, "started", lambda self, call, at: resumed.append(at))
         assert overnight(options=OPTIONS)["tally"] == {"done": 1}
     assert any(at for at in resumed)
-    again = Session(home, OPTIONS, Terminal(quiet=True)).render(order.job)
+    again = Session(home, OPTIONS, Terminal(quiet=True)).render(queued.job)
     assert again.pixels_sha256 == plain.pixels_sha256
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.page import write_night
+from flows.batch.page import write_page
 from flows.cli.terminal import Terminal
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import write
@@ -37,16 +37,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     grid |= {"model": {"name": str(model)}, "frames": VIDEO_FRAMES - 1, "fps": "25/2", "steps": 2}
     comparison = prepare_comparison(make_grid(grid), home)
     session = Session(home, RunOptions(threads=1), Terminal(quiet=True))
-    results = [session.render(order.job) for order in comparison.orders]
-    write(root / "comparison", comparison, {order.job.run: "done" for order in comparison.orders}, home)
+    results = [session.render(queued.job) for queued in comparison.jobs]
+    write(root / "comparison", comparison, {queued.job.run: "done" for queued in comparison.jobs}, home)
     line = {"prompt": "a ring", "size": "96x64", "frames": VIDEO_FRAMES - 1, "steps": 2, "format": "ffv1"}
     line |= {"model": str(model), "method": "direct", "seed": 0}
     (root / "jobs.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"frames": 0}))
-    orders = read_jobs(root / "jobs.jsonl", home)
-    assert [str(problem).split(": ")[:2] for problem in orders.problems] == [["jobs.jsonl:2", "frames"]]
-    result = session.render(orders.jobs[0].job)
+    listed = read_jobs(root / "jobs.jsonl", home)
+    assert [str(problem).split(": ")[:2] for problem in listed.problems] == [["jobs.jsonl:2", "frames"]]
+    result = session.render(listed.jobs[0].job)
     assert [o.call.stage.name for o in result.outcomes if not o.reused] == ["export"]  # another file, the same video
-    write_night(root / "night", orders.jobs, {orders.jobs[0].job.run: "done"}, home)
+    write_page(root / "night", listed.jobs, {listed.jobs[0].job.run: "done"}, home)
     return root / "comparison", root / "night", results[0].outputs[0].parent
 
 

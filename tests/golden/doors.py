@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.batch.jobs_file import read_jobs
-from flows.batch.runner import Night
+from flows.batch.runner import Batch
 from flows.compare.layout import prepare_comparison
 from flows.evaluate.layout import prepare_evaluation
 from flows.home import Home
-from flows.rendering.session import load, planned, prepare
+from flows.rendering.job import load, planned, prepare
 from freescale.methods import METHODS
 from freescale.methods.ablations import CHANGES as ABLATIONS
 from stages.errors import StageError
@@ -122,13 +122,13 @@ def evaluation_calls(values: dict[str, Any], home: Path) -> tuple[str, dict[str,
 def comparison_names(values: dict[str, Any], home: Path) -> tuple[str, list[str]]:
     """A comparison's name and the names of its runs. Raises `SpecError`."""
     comparison = prepare_comparison(make_grid(values), Home(home))
-    return comparison.name, [order.job.run for order in comparison.orders]
+    return comparison.name, [queued.job.run for queued in comparison.jobs]
 
 
 def fail_at(jobs: Path, home: Path, name: str, step: int) -> None:
     """Work through a jobs file as a night does; the job `name` fails at a step, with a checkpoint of the one before."""
     watcher = _Failing(step)
-    night = Night(Home(home), RunOptions(device="cpu", threads=1, checkpoint_every=0), watcher)
+    night = Batch(Home(home), RunOptions(device="cpu", threads=1, checkpoint_every=0), watcher)
 
     def wrap(order: Any, work: Callable[[], Any]) -> Any:
         watcher.fails = order.name == name

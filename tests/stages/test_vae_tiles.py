@@ -15,16 +15,18 @@ from torch.nn import functional as F
 
 from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.rendering.session import Result, Session, export_level, prepare
+from flows.rendering.export import export_level
+from flows.rendering.job import prepare
+from flows.rendering.session import Result, Session
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
-from stages.decode_video import DecodeVideo
+from stages.decode import DecodeVideo
 from stages.errors import SpecError, StageError
 from stages.media.png import write_png
 from stages.models.load import Models
 from stages.spec import RunOptions, make_spec
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,7 +127,10 @@ def _bands(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = [(rows, columns, picture[..., slice(*rows), slice(*columns)]) for rows, columns in spans]
     monkeypatch.setattr(decode, "decode_tiles", lambda *_: iter(made))
     models: Any = SimpleNamespace(
-        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), helpers=None, tiles=lambda frame=0: None
+        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)),
+        info=SimpleNamespace(cell=8),
+        helpers=None,
+        tiles=lambda frame=0: None,
     )
     return decode.decoded_bands(torch.zeros(1, 4, height // 8, width // 8), models, RunOptions(vae_memory=1))
 

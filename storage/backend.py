@@ -1,7 +1,7 @@
-"""Where a store's bytes lie: a folder of this machine, or a bucket (`storage.bucket`) with working copies in a folder.
+"""What a store stands on: a folder of this machine, or a bucket (`storage.bucket`) with working copies in a folder.
 
-A place holds records (`manifests/ab/<key>.json`) and data folders (`data/<uuid>`), by names relative to its root. A
-folder is filled on the local disk and then kept; a record that refers to it comes after, in one instant.
+A backend holds records (`manifests/ab/<key>.json`) and data folders (`data/<uuid>`), by names relative to its root. A
+folder is filled on the local disk and then kept; a record that refers to it is written after it, in one instant.
 """
 
 from __future__ import annotations
@@ -24,127 +24,131 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """Something in a place: its name, the bytes of all in it, and when any of that last changed."""
+    """A record or folder of a backend: its name, its size in bytes, and when anything in it last changed."""
 
     name: str
     bytes: int
     changed: datetime
 
 
-class Place(Protocol):
-    """What a store needs of the ground it stands on.
+class Backend(Protocol):
+    """The operations that a store needs. Names are relative to the backend's root, with `/` between their parts.
 
-    `root` is a local folder, for drafts and copies; `machine` one that is the same for every place of a home, for what
-    this machine's processes share: its accelerators.
+    `root` is a local folder for drafts and copies. `machine` is a local folder that every backend of a home shares, for
+    the locks on what this machine's processes share: its accelerators. Every operation raises `StoreAccessError` where
+    the bytes cannot be reached, and `StoreFullError` where there is no room for them.
     """
 
     root: Path
     machine: Path
 
     def where(self, name: str) -> str:
-        """A name as a person finds it."""
+        """Return the path or the address of `name`, for messages."""
 
     def get(self, name: str) -> bytes:
-        """A record. Raises `FileNotFoundError`."""
+        """Return the bytes of a record. Raises `FileNotFoundError`."""
 
     def put(self, name: str, data: bytes, *, exclusive: bool = False) -> None:
-        """Make a record hold `data`, in one instant; `exclusive`: raise `FileExistsError` if the name is taken."""
+        """Make a record hold `data`, in one instant. With `exclusive`: raise `FileExistsError` if the name is taken."""
 
     def delete(self, name: str) -> None:
-        """Delete a record, if it is there."""
+        """Delete a record, if it exists."""
 
     def names(self, pattern: str) -> list[str]:
-        """The records of a pattern such as `manifests/??/*.json`, sorted; `*` and `?` stop at a slash."""
+        """Return the records that match a pattern such as `manifests/??/*.json`, sorted; `*` and `?` match no slash."""
 
     def keep(self, folder: str, files: Iterable[str] | None = None) -> None:
-        """Make a folder that was filled under `root` part of the place, every file of it or those that are named."""
+        """Make a folder that was filled under `root` part of the backend: all its files, or those of `files`."""
 
     def fetch(self, folder: str, files: Mapping[str, FileRecord]) -> Path:
-        """A local folder with the files of a kept one; what the place has lost or damaged is missing or differs."""
+        """Return a local folder with the files of a kept one.
+
+        A file that the backend has lost is missing, one that was damaged differs from its record: the caller checks.
+        """
 
     def discard(self, folder: str) -> None:
         """Delete a folder and its local copy, as far as that is possible."""
 
     def move(self, name: str, folder: str) -> None:
-        """Move a record or a folder, if it is there, into another folder."""
+        """Move a record or a folder, if it exists, into the folder `folder`."""
 
     def entries(self, pattern: str) -> list[Entry]:
-        """The records and folders of a pattern such as `data/*`, each with all that is in it."""
+        """Return the records and folders that match a pattern such as `data/*`, each with the size of all in it."""
 
     def lease(
         self, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """Be the only one that holds `name`; arguments as for `storage.locks.lease`."""
+        """Hold the lease `name` for the body of the `with`. Arguments and errors as for `storage.locks.lease`."""
 
 
 class Disk:
-    """A folder of a local disk."""
+    """A backend on a local disk: the folder `root`."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = self.machine = Path(root)
 
     def where(self, name: str) -> str:
-        """The path."""
+        """Return the path of `name`."""
         return str(self.root / name)
 
     def get(self, name: str) -> bytes:
-        """The file's bytes."""
+        """Return the bytes of the file. Raises `FileNotFoundError`."""
         with explained(self.root / name):
             return (self.root / name).read_bytes()
 
     def put(self, name: str, data: bytes, *, exclusive: bool = False) -> None:
-        """Written beside its place, flushed, put there, and its folder flushed."""
+        """Write a new file beside it, flush it, rename it to `name` and flush the folder."""
         path = self.root / name
         with explained(path):
             make_folder(path.parent)
             put_in_place(path, data, exclusive=exclusive)
 
     def delete(self, name: str) -> None:
-        """The file, if it is there."""
+        """Delete the file, if it exists."""
         with explained(self.root / name):
             (self.root / name).unlink(missing_ok=True)
 
     def names(self, pattern: str) -> list[str]:
-        """Paths below the root."""
+        """Return the paths below the root that match."""
         return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern))
 
     def keep(self, folder: str, files: Iterable[str] | None = None) -> None:
-        """Nothing to do: the folder was flushed where it lies."""
+        """Do nothing: the folder was flushed where it lies."""
 
     def fetch(self, folder: str, files: Mapping[str, FileRecord]) -> Path:
-        """The folder itself."""
+        """Return the folder itself, not a copy."""
         return self.root / folder
 
     def discard(self, folder: str) -> None:
-        """The tree."""
+        """Delete the folder and all that is in it, as far as that is possible."""
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def move(self, name: str, folder: str) -> None:
-        """A rename."""
+        """Rename it into `folder`."""
         with explained(self.root / folder):
             make_folder(self.root / folder)
             with suppress(FileNotFoundError):
                 (self.root / name).rename(self.root / folder / Path(name).name)
 
     def entries(self, pattern: str) -> list[Entry]:
-        """Sizes and times of all inner paths."""
+        """Return sizes and times of the paths that match, over all that is in them."""
         paths = sorted(self.root.glob(pattern))
         return [Entry(path.relative_to(self.root).as_posix(), *_looked_at(path)) for path in paths]
 
     def lease(
         self, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """A kernel lock with a heartbeat: gone with the process, or taken over when that is stopped."""
+        """Hold a kernel lock with a heartbeat: it ends with the process, and is taken over when that is stopped."""
         return lease(self.root / "locks" / f"{name}.lock", on_wait=on_wait, timeout=timeout)
 
 
-def place_of(where: Path | str | Place) -> Place:
-    """A place as it is, or the folder at a path."""
+def backend_of(where: Path | str | Backend) -> Backend:
+    """Return a backend as it is, or the `Disk` at a path."""
     return Disk(where) if isinstance(where, str | Path) else where
 
 
 def _looked_at(path: Path) -> tuple[int, datetime]:
-    """Bytes, and the last change; of what is gone meanwhile nothing, as if it were new."""
+    """Return bytes and last change. What is gone meanwhile has no bytes and changed now."""
     total, last = 0, 0.0
     for inner in (path, *path.rglob("*")):
         try:

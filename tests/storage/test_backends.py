@@ -1,4 +1,4 @@
-"""One conformance and crash suite over both grounds of a store: a folder, and a bucket of a real local server."""
+"""One conformance and crash suite over both backends of a store: a folder, and a bucket of a real local server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from storage import Place
+    from storage import Backend
 
 KILLS = 6
 SEEN = iter(range(10**6))
@@ -56,8 +56,8 @@ def processes(server: str) -> Iterator[Processes]:
 
 
 @pytest.fixture(params=["disk", "bucket"])
-def machine(request: pytest.FixtureRequest, tmp_path: Path, server: str) -> Callable[[str], Place]:
-    """The same place as the machine of a name sees it: with copies of its own, where it has any."""
+def machine(request: pytest.FixtureRequest, tmp_path: Path, server: str) -> Callable[[str], Backend]:
+    """One backend as the machine of a name sees it: with copies of its own, where it has any."""
     if request.param == "disk":
         return lambda name: Disk(tmp_path / "store")
     url = f"s3://studio/test-{next(SEEN)}"
@@ -84,7 +84,7 @@ def spoilt(store: ArtifactStore, key: str) -> None:
         writer.put("x", torch.ones(3), "BC")
 
 
-def test_what_one_machine_commits_another_reads(machine: Callable[[str], Place], key: str) -> None:
+def test_what_one_machine_commits_another_reads(machine: Callable[[str], Backend], key: str) -> None:
     here, there = ArtifactStore(machine("here")), ArtifactStore(machine("there"))
     with pytest.raises(ArtifactNotFoundError):
         there.read(key)
@@ -102,37 +102,37 @@ def test_what_one_machine_commits_another_reads(machine: Callable[[str], Place],
     assert [float(frame.mean()) for frame in there.open_frames(video)["image"]] == [1.0, 2.0]
 
 
-def test_of_two_commits_the_first_stays(machine: Callable[[str], Place], key: str) -> None:
+def test_of_two_commits_the_first_stays(machine: Callable[[str], Backend], key: str) -> None:
     here, there = ArtifactStore(machine("here")), ArtifactStore(machine("there"))
     with here.writing(key, stage="decode", version=1) as writer:
         writer.put("image", torch.ones(3))
         with there.writing(key, stage="decode", version=1) as faster:
             faster.put("image", torch.ones(3))
     assert writer.manifest.data == faster.manifest.data
-    assert [entry.name for entry in here.place.entries("data/*")] == [f"data/{faster.manifest.data}"]
+    assert [entry.name for entry in here.backend.entries("data/*")] == [f"data/{faster.manifest.data}"]
 
 
-def test_a_body_that_fails_leaves_nothing(machine: Callable[[str], Place], key: str) -> None:
+def test_a_body_that_fails_leaves_nothing(machine: Callable[[str], Backend], key: str) -> None:
     store = ArtifactStore(machine("here"))
     with pytest.raises(ValueError, match="x has shape"):
         spoilt(store, key)
-    assert (store.find(key), store.place.entries("data/*"), store.place.entries("manifests/*/*")) == (None, [], [])
+    assert (store.find(key), store.backend.entries("data/*"), store.backend.entries("manifests/*/*")) == (None, [], [])
     filled(store, key)
     assert store.verify(key) is None
 
 
-def test_damage_in_the_place_is_found_by_every_machine(machine: Callable[[str], Place], key: str) -> None:
+def test_damage_in_the_place_is_found_by_every_machine(machine: Callable[[str], Backend], key: str) -> None:
     here, there = ArtifactStore(machine("here")), ArtifactStore(machine("there"))
     filled(here, key)
     manifest = here.find(key)
     assert manifest is not None
     name = f"data/{manifest.data}/files/note.txt"
-    here.place.put(name, b"1.1")
+    here.backend.put(name, b"1.1")
     with pytest.raises(DamagedArtifactError, match="differs from its checksum"):
         there.read(key)
     assert there.find(key) is None
-    assert "checksum" in there.place.get(there.place.names("trash/*/reason.txt")[0]).decode()
-    assert there.place.names(f"trash/{key}-*/{key}.json")
+    assert "checksum" in there.backend.get(there.backend.names("trash/*/reason.txt")[0]).decode()
+    assert there.backend.names(f"trash/{key}-*/{key}.json")
     filled(there, key)
     assert here.read_file(key, "note.txt") == b"1.0"
 
@@ -149,7 +149,7 @@ def test_a_damaged_copy_is_fetched_again(server: str, tmp_path: Path, key: str) 
 
 
 def test_copies_are_bounded(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.bucket.IN_USE", 0.0)
+    monkeypatch.setattr("storage.bucket.IN_USE_SECONDS", 0.0)
     store = ArtifactStore(Bucket("s3://studio/bounded", tmp_path / "here", copies_bytes=20_000))
     keys = [fingerprint(number) for number in range(12)]
     for key in keys:
@@ -160,7 +160,7 @@ def test_copies_are_bounded(server: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert all(torch.equal(store.read(key)["latents"], torch.ones(1, 4, 8, 8)) for key in keys)
 
 
-def test_another_machine_goes_on_from_the_last_checkpoint(machine: Callable[[str], Place], key: str) -> None:
+def test_another_machine_goes_on_from_the_last_checkpoint(machine: Callable[[str], Backend], key: str) -> None:
     here = Checkpoints(ArtifactStore(machine("here")), key)
     assert here.newest() is None
     for step in range(4):
@@ -170,18 +170,18 @@ def test_another_machine_goes_on_from_the_last_checkpoint(machine: Callable[[str
     assert newest is not None
     assert (newest.step, newest.meta, newest.tensors["latents"].tolist()) == (3, {"note": 3}, [3.0, 3.0])
     assert there.steps() == [3, 2]
-    assert len(there.place.entries(f"steps/{key}/*")) == 4  # two records, two folders
-    name = there.place.names(f"steps/{key}/step-000003.json")[0]
-    there.place.put(name, there.place.get(name).replace(b'"step": 3', b'"step": 2'))
+    assert len(there.backend.entries(f"steps/{key}/*")) == 4  # two records, two folders
+    name = there.backend.names(f"steps/{key}/step-000003.json")[0]
+    there.backend.put(name, there.backend.get(name).replace(b'"step": 3', b'"step": 2'))
     older = there.newest()
     assert older is not None
     assert older.step == 2
     there.clear()
     assert here.newest() is None
-    assert here.place.entries("steps/*") == []
+    assert here.backend.entries("steps/*") == []
 
 
-def test_another_machine_goes_on_from_the_frames_that_were_flushed(machine: Callable[[str], Place], key: str) -> None:
+def test_another_machine_goes_on_from_the_frames_that_were_flushed(machine: Callable[[str], Backend], key: str) -> None:
     frames = [torch.full((1, 3, 8, 8), i).half() for i in range(4)]
     here, there = (Checkpoints(ArtifactStore(machine(name)), key) for name in ("here", "there"))
     first = Unfinished(here)
@@ -191,21 +191,21 @@ def test_another_machine_goes_on_from_the_frames_that_were_flushed(machine: Call
             first.flush()
         pieces.put(index, frames[index])
     again = Unfinished(Checkpoints(there.store, key))
-    on_disk = isinstance(there.place, Disk)  # there the third is seen too, flushed or not
+    on_disk = isinstance(there.backend, Disk)  # there the third is seen too, flushed or not
     assert len(again) == (3 if on_disk else 2)
     found = again.array("image", (1, 3, 4, 8, 8), torch.float16)
     assert all(torch.equal(frame, frames[index]) for index, frame in found.items())
     assert len(Unfinished(Checkpoints(here.store, key))) == 3
     again.flush()
-    name = there.place.names(f"steps/{key}/*/image.zarr/c/0/0/1/0/0")
+    name = there.backend.names(f"steps/{key}/*/image.zarr/c/0/0/1/0/0")
     for one in name:
-        there.place.put(one, b"torn")
+        there.backend.put(one, b"torn")
     assert len(Unfinished(Checkpoints(ArtifactStore(machine("elsewhere")), key))) == len(again) - 1
     Checkpoints(there.store, key).clear()
-    assert there.place.entries("steps/*") == []
+    assert there.backend.entries("steps/*") == []
 
 
-def test_runs_are_seen_by_every_machine(machine: Callable[[str], Place], key: str) -> None:
+def test_runs_are_seen_by_every_machine(machine: Callable[[str], Backend], key: str) -> None:
     here, there = Runs(machine("here")), Runs(machine("there"))
     with pytest.raises(RunNotFoundError):
         there.load("night-1")
@@ -226,11 +226,11 @@ def test_runs_are_seen_by_every_machine(machine: Callable[[str], Place], key: st
 
 
 def test_a_lease_of_a_killed_holder_is_taken_over(
-    machine: Callable[[str], Place], key: str, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+    machine: Callable[[str], Backend], key: str, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket_lease, "HEARTBEAT", 0.5)
-    place = machine("there")
-    store, report = ArtifactStore(place), tmp_path / "report"
+    monkeypatch.setattr(bucket_lease, "HEARTBEAT_SECONDS", 0.5)
+    backend = machine("there")
+    store, report = ArtifactStore(backend), tmp_path / "report"
     holder = processes.start("hold", _said(machine("here")), report, key)
     wait_for(report, 1)
     with pytest.raises(LeaseTimeoutError), store.lease(key, timeout=0):
@@ -243,24 +243,24 @@ def test_a_lease_of_a_killed_holder_is_taken_over(
 def test_a_holder_that_gives_signs_keeps_its_lease(
     server: str, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket_lease, "HEARTBEAT", 0.3)
+    monkeypatch.setattr(bucket_lease, "HEARTBEAT_SECONDS", 0.3)
     here, there = (ArtifactStore(Bucket("s3://studio/signs", tmp_path / name)) for name in ("here", "there"))
     with here.lease(key), pytest.raises(LeaseTimeoutError), there.lease(key, timeout=3):
         pass
     with there.lease(key, timeout=3):
         pass
-    assert there.place.names("locks/*.json") == []
+    assert there.backend.names("locks/*.json") == []
 
 
 def test_prune_finds_the_same_in_both(
-    machine: Callable[[str], Place], key: str, monkeypatch: pytest.MonkeyPatch
+    machine: Callable[[str], Backend], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "GRACE", timedelta(0))
     store, kept = ArtifactStore(machine("here")), fingerprint("kept")
     filled(store, key)
     filled(store, kept)
     Checkpoints(store, kept).save(1, {"latents": torch.ones(2)})
-    store.place.put("data/" + "f" * 32 + "/x.zarr/zarr.json", b"{}")
+    store.backend.put("data/" + "f" * 32 + "/x.zarr/zarr.json", b"{}")
     time.sleep(1.1)  # a bucket tells whole seconds
     found = pruning.survey(store, {kept}, _now())
     assert sorted((one.kind, one.name) for one in found) == sorted(
@@ -274,7 +274,7 @@ def test_prune_finds_the_same_in_both(
 
 
 def test_killed_in_mid_commit_nothing_is_torn_or_lost(
-    machine: Callable[[str], Place], tmp_path: Path, processes: Processes
+    machine: Callable[[str], Backend], tmp_path: Path, processes: Processes
 ) -> None:
     acks, draw = tmp_path / "acks", random.Random(0)
     for kill in range(KILLS):
@@ -289,11 +289,11 @@ def test_killed_in_mid_commit_nothing_is_torn_or_lost(
     for key in store.list_keys():
         value: Any = store.find(key).params["i"]  # type: ignore[union-attr]
         assert torch.equal(store.read(key)["latents"], torch.full((1, 4, 32, 32), float(value)))
-    assert store.place.entries("trash/*") == []
+    assert store.backend.entries("trash/*") == []
 
 
 def test_killed_in_mid_checkpoint_the_old_or_the_new_is_there(
-    machine: Callable[[str], Place], key: str, tmp_path: Path, processes: Processes
+    machine: Callable[[str], Backend], key: str, tmp_path: Path, processes: Processes
 ) -> None:
     acks, draw = tmp_path / "acks", random.Random(1)
     for kill in range(KILLS):
@@ -318,9 +318,9 @@ def test_a_bucket_that_is_not_there_is_said(server: str, tmp_path: Path) -> None
         Bucket("s3://nobody/x", tmp_path).probe()
 
 
-def _said(place: Place) -> str:
-    """A place in the words of `worker.py`."""
-    return f"{place.url} {place.root}" if isinstance(place, Bucket) else str(place.root)
+def _said(backend: Backend) -> str:
+    """A backend in the words of `worker.py`."""
+    return f"{backend.url} {backend.root}" if isinstance(backend, Bucket) else str(backend.root)
 
 
 def _now() -> datetime:

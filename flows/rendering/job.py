@@ -1,0 +1,99 @@
+"""A job: a checked spec with its plan and the name of its run, before anything is loaded or written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.errors import SpecError
+from stages.models.load import describe
+from stages.plan import make_plan
+from stages.spec import RenderSpec
+from storage import PlannedCall, RunNotFoundError, fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flows.home import Home
+    from stages.call import Call
+    from stages.models.load import ModelInfo
+    from stages.plan import Plan
+    from stages.spec import ModelSpec
+    from storage import RunRecord
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked spec with its plan; no model was loaded and nothing was written for it."""
+
+    run: str
+    spec: RenderSpec
+    plan: Plan
+    origin: str | None = None
+    origin_stage: str | None = None
+
+
+def prepare(
+    spec: RenderSpec,
+    home: Home,
+    input_root: Path | None = None,
+    origin: str | None = None,
+    known: dict[ModelSpec, ModelInfo] | None = None,
+) -> Job:
+    """Check a spec against its model and the pictures it names, and return it with its plan and its run's name.
+
+    Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
+    found of each model, for many specs at one time. Raises `SpecError`; nothing is written.
+    """
+    known = {} if known is None else known
+    if spec.model not in known:
+        known[spec.model] = describe(spec.model, home.root)
+    plan = make_plan(spec, known[spec.model], input_root)
+    stage = spec.redo[-1].stage if origin and spec.redo else None
+    return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
+
+
+def run_name(spec: RenderSpec, plan: Plan) -> str:
+    """The name of a run: words of the prompt (40 characters at most), the seed, 8 hex digits of the exports' keys."""
+    words = "-".join(re.findall(r"[a-z0-9]+", spec.prompt.lower()))[:40].strip("-") or "picture"
+    return f"{words}-{spec.seed}-{fingerprint([call.key for call in plan.exports])[:8]}"
+
+
+def load(home: Home, run: str) -> tuple[RunRecord, RenderSpec]:
+    """The record of a run and its spec. Raises `SpecError` where the home has no such run."""
+    try:
+        record = home.runs.load(run)
+    except (RunNotFoundError, ValueError) as error:
+        raise SpecError(f"run: {error}") from None
+    return record, RenderSpec.model_validate(dict(record.spec))
+
+
+def to_do(plan: Plan, home: Home) -> list[Call]:
+    """The calls that still have to be made: the store has neither their artifact nor one that is made from it."""
+    needed: list[Call] = []
+
+    def visit(call: Call) -> None:
+        if call not in needed and home.store.find(call.key) is None:
+            needed.append(call)
+            for parent in call.parents.values():
+                visit(parent)
+
+    for export in plan.exports:
+        visit(export)
+    return needed
+
+
+def planned(plan: Plan) -> tuple[PlannedCall, ...]:
+    """The plan as the record of a run keeps it: name, version, level, key and parameters of every stage."""
+    return tuple(
+        PlannedCall(
+            stage=call.stage.name,
+            version=call.stage.key_version(),
+            level=call.level,
+            key=call.key,
+            params=call.stage.params(),
+            parents={role: parent.key for role, parent in call.parents.items()},
+        )
+        for call in plan.calls
+    )
