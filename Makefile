@@ -18,6 +18,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: docs
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[docs]'
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
+	@echo "open build/site/index.html"
+
 benchmarks: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 

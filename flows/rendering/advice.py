@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flows.rendering.job import Job
 
-FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain, with 24 hardly (docs/results.md)
+FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain, with 24 hardly (docs/lab/results.md)
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:

@@ -1,8 +1,9 @@
 """What a model folder says of itself, read without loading a weight or a library.
 
 A model is a diffusers pipeline folder in safetensors. Images come from `StableDiffusionXLPipeline` and
-`StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/video.md`), `TextToVideoSDPipeline`
-(ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
+`StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/reference/models.md`),
+`TextToVideoSDPipeline` (ModelScope, zeroscope),
+`AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
 give defaults and what their configuration has no field for.
 """
 

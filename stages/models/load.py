@@ -84,7 +84,7 @@ class Models:
     def vae(self) -> AutoencoderKL:
         """The VAE; in float32, since SDXL's overflows in half precision (`force_upcast`).
 
-        On a CPU its weights are laid out channels last, as its convolutions like them (`docs/performance.md`).
+        On a CPU its weights are laid out channels last, as its convolutions like them (`docs/lab/speed.md`).
         """
         from diffusers import AutoencoderKL
 

@@ -5,7 +5,8 @@ are multiply-adds over a rate that the caller knows (`flows/rendering/throughput
 
 What is counted on an accelerator: the weights of the parts that stay there during the stage, and what the stage makes.
 Where the CPU is the device, every part that has been used stays. Not counted: the interpreter and its libraries, an
-accelerator's context, workspaces inside a kernel, the allocator's rounding; `docs/planner.md` has the errors.
+accelerator's context, workspaces inside a kernel, the allocator's rounding.
+`docs/explanation/planner.md` has the errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `docs/performance.md` promises of the options: some keep every bit, the others change rounding at most."""
+"""What `docs/explanation/determinism.md` promises: some options keep every bit, the others change rounding at most."""
 
 from __future__ import annotations
 
