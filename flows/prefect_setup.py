@@ -9,6 +9,7 @@ stay.
 from __future__ import annotations
 
 import importlib
+import importlib.resources
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +31,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.batch import Window
+from flows.home import Home
 from flows.notify import check_hook
 from stages.spec import SpecError
 
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 API = "http://127.0.0.1:4200/api"
-FILE = Path(__file__).parents[1] / "prefect.yaml"
 AUTOMATION = "freescale: crash runs without a heartbeat"
 HEARTBEAT, SILENCE = 30, 90  # seconds; by default a run gives a sign only every 180
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
@@ -63,7 +64,7 @@ def setup(
     given = _parameters(until, zone, notify)
     if limit is not None and limit < 1:
         raise SpecError(f"limit: {limit} is not 1 or more")
-    definition = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    definition, folder = _definition()
     told = []
     url = api or PREFECT_API_URL.value() or API
     _wait_for(url, patience)
@@ -75,8 +76,23 @@ def setup(
         told += [_pool(client, pool, limit), _automation(client)]
         for entry in definition["deployments"]:
             is_night = entry["name"] == "overnight"
-            told.append(_deployment(client, entry, night if is_night else None, given if is_night else {}))
+            told.append(_deployment(client, entry, folder, night if is_night else None, given if is_night else {}))
     return told
+
+
+def _definition() -> tuple[dict[str, Any], Path]:
+    """What `prefect.yaml` says, and the folder that runs of its deployments work in.
+
+    A checkout has the file beside the package `flows`, and its runs work there. A wheel has a copy inside the package;
+    those runs work in the home, because relative names should not mean files among the installed packages.
+    """
+    beside = Path(__file__).parents[1] / "prefect.yaml"
+    if beside.is_file():
+        return yaml.safe_load(beside.read_text(encoding="utf-8")), beside.parent
+    inside = importlib.resources.files("flows") / "prefect.yaml"
+    home = Home.folder().absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    return yaml.safe_load(inside.read_text(encoding="utf-8")), home
 
 
 def _schedule(cron: str | None, zone: str | None) -> CronSchedule | None:
@@ -159,7 +175,11 @@ def _automation(client: SyncPrefectClient) -> str:
 
 
 def _deployment(
-    client: SyncPrefectClient, entry: dict[str, Any], schedule: CronSchedule | None, given: dict[str, str]
+    client: SyncPrefectClient,
+    entry: dict[str, Any],
+    folder: Path,
+    schedule: CronSchedule | None,
+    given: dict[str, str],
 ) -> str:
     module, _, name = entry["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
@@ -181,7 +201,7 @@ def _deployment(
         schedules=_schedules(entry, there, schedule),
         concurrency_limit=entry.get("concurrency_limit"),
         job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}},
-        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(FILE.parent)}}],
+        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
     )
     return f"deployment {label}: {'made' if there is None else 'there'}{_told(client, label)}"
 
