@@ -25,18 +25,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flows.batch import Night
+from flows.batch.jobs_file import read_jobs
+from flows.batch.page import night_folder, write_night
+from flows.batch.runner import Night
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.jobs import read_jobs
-from flows.night_page import night_folder, write_night
-from flows.progress import Terminal
-from flows.session import Session, _close, _open, prepare
-from stages.plan import Call
+from flows.rendering.session import Session, _close, _open, prepare
+from stages.call import Call
 from stages.spec import RunOptions, make_spec
 from stages.stage import Stage
 
 if TYPE_CHECKING:
-    from flows.session import Job, Result
+    from flows.rendering.session import Job, Result
     from stages.stage import Tensors
 
 OPTIONS = RunOptions(threads=1)

@@ -21,16 +21,16 @@ import torch
 
 from benchmarks.harness import here, peak_memory
 from stages.denoise import DenoiseStage
-from stages.estimate import read_config, run_step, run_vae, stage_cost
-from stages.models import EMBEDDED, describe, empty_part
+from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
+from stages.planner.estimate import read_config, run_step, run_vae, stage_cost
+from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
-from stages.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stages.plan import Call
+    from stages.call import Call
 
 MEASURES: dict[str, dict[str, Any]] = {
     "none": {},

@@ -26,9 +26,9 @@ import torch
 
 from benchmarks.harness import here, parser, peak_memory, settled, synchronise
 from freescale import normal
-from freescale.tiled_vae import decode_tiles, plan_tiles, untiled_bytes
+from freescale.vae.passes import decode_tiles, plan_tiles, untiled_bytes
 from stages.export import to_levels
-from stages.png import write_png
+from stages.media.png import write_png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,8 +2,8 @@
 
     python -m benchmarks.video_memory
 
-What `freescale plan` says of a clip of 16 frames on a GPU (`docs/planner.md`), in float16, method by method and measure
-by measure: GiB beyond the weights. A table, then one line of JSON.
+What `freescale plan` says of a video of 16 frames on a GPU (`docs/planner.md`), in float16, method by method and
+saving by saving: GiB beyond the weights. A table, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from benchmarks.videocrafter_folder import write_videocrafter2
-from stages.estimate import Estimate, estimate
-from stages.models import ModelInfo, describe
+from stages.models.load import ModelInfo, describe
 from stages.plan import make_plan
+from stages.planner.estimate import Estimate, estimate
 from stages.spec import ModelSpec, RunOptions, make_spec
 
 GIB = 2**30

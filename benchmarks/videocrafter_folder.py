@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from stages.convert_videocrafter2 import INDEX, SCHEDULER, Architecture
-from stages.videocrafter import empty_networks
+from stages.models.convert_videocrafter2 import INDEX, SCHEDULER, Architecture
+from stages.models.videocrafter import empty_networks
 
 if TYPE_CHECKING:
     from pathlib import Path

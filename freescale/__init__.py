@@ -12,7 +12,7 @@ from freescale.detail import region_map
 from freescale.enlarge import enlarge_latents
 from freescale.forward_process import generator, normal, renoise
 from freescale.guidance import Conditioning, Denoiser
-from freescale.long_clips import clip_noise
+from freescale.long_videos import video_noise
 from freescale.methods import METHODS, Method
 from freescale.sampling import Moment, Schedule, Solver, Step, denoise, make_schedule
 from freescale.unet_patches import Patch, patched
@@ -30,7 +30,6 @@ __all__ = [
     "Step",
     "base_size_for",
     "cascade_sizes",
-    "clip_noise",
     "denoise",
     "enlarge_latents",
     "generator",
@@ -39,4 +38,5 @@ __all__ = [
     "patched",
     "region_map",
     "renoise",
+    "video_noise",
 ]

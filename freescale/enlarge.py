@@ -1,6 +1,6 @@
 """Enlarging latents: where one level's result becomes the next one's reference without leaving latent space.
 
-The paper does so for video, since what RGB upsampling blurs helps images and hurts clips. White latents lose
+The paper does so for video, since what RGB upsampling blurs helps images and hurts videos. White latents lose
 deviation on the way: at twice the size 0.63 is left bilinear, 0.86 bicubic, 1.00 nearest; nothing is put back.
 """
 

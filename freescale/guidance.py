@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from freescale.methods.demofusion.views import Views
     from freescale.sampling import Schedule
     from freescale.unet_patches import Patch
-    from freescale.views import Views
 
 Side = Literal["negative", "positive"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from freescale.forward_process import normal
-from freescale.long_clips import temporal_patches
+from freescale.long_videos import temporal_patches
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def denoise(
     """Yield each finished step of `start .. stop - 1`, the latents (B, C, [F,] h, w) in it.
 
     `latents` stand before step `start` (`Method.start`, or a `Step`), on the UNet's device. Wherever the loop
-    is cut, going on from the last `Step` gives the same bits. The UNet is clean at every yield. A clip of more frames
+    is cut, going on from the last `Step` gives the same bits. The UNet is clean at every yield. A video of more frames
     than the model was trained for (`Level.frames`) is attended in windows of as many.
     """
     method.check(latents)

@@ -62,7 +62,7 @@ def has_motion_modules(unet: nn.Module) -> bool:
     return any(hasattr(block, "motion_modules") for block in blocks)
 
 
-def is_clip_unet(unet: nn.Module) -> bool:
+def is_video_unet(unet: nn.Module) -> bool:
     """Whether a UNet has layers over frames: `transformer_in` and `temp_attentions`, or motion modules."""
     return hasattr(unet, "transformer_in") or has_motion_modules(unet)
 

@@ -11,7 +11,7 @@ from stages.stage import latent_shape
 
 if TYPE_CHECKING:
     from freescale import Level, Method, Schedule
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.stage import Parents
 
 
@@ -21,7 +21,7 @@ class BaseDenoise(DenoiseStage):
 
     name = "base_denoise"
 
-    frames: int | None = None  # of a clip
+    frames: int | None = None  # of a video
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)

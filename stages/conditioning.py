@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from freescale import Step
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 

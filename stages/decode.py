@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from freescale.tiled_vae import decode_tiles, untiled_bytes
-from freescale.vae_tile import TiledVae, reader
+from freescale.vae.passes import decode_tiles, untiled_bytes
+from freescale.vae.tile import TiledVae, reader
 from stages.stage import Parents, Stage, StageError, Stream, Tensors
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale import Step
-    from freescale.vae_layers import Half
-    from stages.models import Models
+    from freescale.vae.layers import Half
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 UNIFORM = 2 / 255  # a picture whose deviation is under half a grey level of 255 shows nothing
@@ -70,7 +70,7 @@ def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOpti
 def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: int = 0) -> Tensor:
     """The picture (1, 3, H, W) of clean latents (1, C, h, w) in one piece; made by tiles, it is on the CPU.
 
-    `frame` says which one of a clip it is, if it is one.
+    `frame` says which one of a video it is, if it is one.
     """
     scaled = _scaled(latents, models)
     height, width = latents.shape[-2:]

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freescale import Denoiser, Level, Schedule, Step, clip_noise, denoise, make_schedule, region_map
+from freescale import Denoiser, Level, Schedule, Step, denoise, make_schedule, region_map, video_noise
 from stages.conditioning import conditioning
 from stages.stage import Parents, Running, Stage, StageError, Tensors, level_of, method_of
 
 if TYPE_CHECKING:
     from freescale import Method, Solver
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 LATENT_AXES = {"latents": "BChw"}
@@ -106,7 +106,7 @@ class DenoiseStage(Stage):
         if self.level == 0 or "reference" not in parents:
             return level_of(self.level, self.size, self.base_size, frames)
         reference = parents["reference"]["latents"]
-        noise = clip_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
+        noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         tensors: Tensors = {"reference": reference.to(models.device), "noise": noise.to(models.device)}
         if "anchor" in parents:
             tensors["anchor"] = parents["anchor"]["latents"].to(models.device)

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from stages.png import write_png
+from stages.media.png import write_png
 from stages.spec import SpecError
 from stages.stage import Parents, Picture, Stage, Tensors, picture_of
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale import Step
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 SUFFIXES = {"png": ".png", "tiff": ".tiff", "webp": ".webp"}

@@ -11,72 +11,35 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freescale import METHODS, Method, base_size_for, make_schedule
 from freescale.methods import FreeScale
 from stages.base_denoise import BaseDenoise
+from stages.call import Call, Size
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode
-from stages.decode_clip import DecodeClip
+from stages.decode_video import DecodeVideo
 from stages.denoise import DenoiseStage, Sampling
 from stages.detail_pass import DetailPass
 from stages.export import Export, check_whole
-from stages.ffmpeg import check_encoding
+from stages.export_video import ExportVideo
 from stages.highres_denoise import HighresDenoise
-from stages.picture import LoadPicture, check_aspect, check_picture
+from stages.media.ffmpeg import check_encoding
+from stages.media.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise
-from stages.spec import CLIP_FORMATS, IMAGE_FORMATS, LOSSY, Region, RenderSpec, SpecError, exact_rate
+from stages.spec import IMAGE_FORMATS, LOSSY, VIDEO_FORMATS, Region, RenderSpec, SpecError, exact_rate
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents
-from stages.upscale_clip import UpscaleClip
-from stages.video_export import ExportClip
+from stages.upscale_video import UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale import Solver
-    from stages.models import ModelInfo
+    from stages.models.load import ModelInfo
     from stages.spec import MethodSpec
-
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One stage of a render with its parents, by role. Two calls with one identity have the same bytes."""
-
-    stage: Stage
-    level: int
-    parents: Mapping[str, Call]
-    model: str  # fingerprint of the weights that decide the bytes, and the dtype; empty where none do
-    size: Size
-    frames: int = 1
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """All that decides the bytes, as plain values, parents named by their own identities' digests."""
-        return {
-            "stage": self.stage.name,
-            "version": self.stage.version,
-            "params": self.stage.params(),
-            "model": self.model,
-        }
-
-    @property
-    def label(self) -> str:
-        """For people: the stage's name and, above the first level, the level."""
-        return f"{self.stage.name} {self.level}"
-
-    @property
-    def work(self) -> float:
-        """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
-        cells = self.size[0] * self.size[1] / 64
-        first, last = self.stage.span
-        steps = 1 if isinstance(self.stage, DecodeClip | UpscaleClip) else max(last - first, 1)
-        return steps * self.frames * cells * (1 + cells / 16384)
 
 
 @dataclass(frozen=True)
@@ -103,9 +66,9 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     method = spec.method
     if info.is_video and not method.build().video:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
-        raise SpecError(f"method: {method.name!r} makes images only; {able} make clips with {info.name}")
-    clip = _clip_settings(spec, info) if info.is_video else _picture_settings(spec, info)
-    return spec.model_copy(update={"method": settled_method(method, info), **clip})
+        raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")
+    video = _video_settings(spec, info) if info.is_video else _picture_settings(spec, info)
+    return spec.model_copy(update={"method": settled_method(method, info), **video})
 
 
 def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
@@ -123,25 +86,27 @@ def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
 
 
 def _picture_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
-    """Format of a picture. Raises `SpecError` for what only a clip has."""
+    """Format of a picture. Raises `SpecError` for what only a video has."""
     for name in ("frames", "fps", "motion_fps", "crf", "pixel_format"):
         if getattr(spec, name) is not None:
-            raise SpecError(f"{name}: {getattr(spec, name)} is for clips, and {info.name} makes pictures; leave it out")
+            raise SpecError(
+                f"{name}: {getattr(spec, name)} is for videos, and {info.name} makes pictures; leave it out"
+            )
     if spec.format not in (None, *IMAGE_FORMATS):
         raise SpecError(
-            f"format: {spec.format} is for clips, and {info.name} makes pictures: {', '.join(IMAGE_FORMATS)}"
+            f"format: {spec.format} is for videos, and {info.name} makes pictures: {', '.join(IMAGE_FORMATS)}"
         )
     return {"format": spec.format or "png"}
 
 
-def _clip_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
-    """Format, frames and rates of a clip. Raises `SpecError` for what it cannot have."""
-    if spec.format not in (None, *CLIP_FORMATS):
+def _video_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
+    """Format, frames and rates of a video. Raises `SpecError` for what it cannot have."""
+    if spec.format not in (None, *VIDEO_FORMATS):
         raise SpecError(
-            f"format: {spec.format} is for pictures, and {info.name} makes clips: {', '.join(CLIP_FORMATS)}"
+            f"format: {spec.format} is for pictures, and {info.name} makes videos: {', '.join(VIDEO_FORMATS)}"
         )
     if spec.image is not None:
-        raise SpecError(f"image: {info.name} makes clips, and none can start from a picture; leave it out")
+        raise SpecError(f"image: {info.name} makes videos, and none can start from a picture; leave it out")
     if spec.motion_fps is not None and info.motion_fps is None:
         raise SpecError(f"motion_fps: {info.name} has no fps branch to tell it to; leave it out")
     format = spec.format or "mp4"
@@ -213,17 +178,17 @@ class _Builder:
             if level:
                 latents = self._higher(level, latents, exports[-1].parents["image"])
             frames = self.spec.frames
-            image = self._call(Decode() if frames is None else DecodeClip(frames), level, {"latents": latents})
+            image = self._call(Decode() if frames is None else DecodeVideo(frames), level, {"latents": latents})
             exports.append(self._call(self._export(level), level, {"image": image}))
         return tuple(exports)
 
-    def _export(self, level: int) -> Export | ExportClip:
+    def _export(self, level: int) -> Export | ExportVideo:
         spec, provenance = self.spec, self._provenance(level)
         assert spec.format is not None
         if spec.fps is None:
             check_whole(spec.format, self.sizes[level])
             return Export(spec.format, provenance)
-        return ExportClip(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format)
+        return ExportVideo(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format)
 
     def _call(self, stage: Stage, level: int, parents: Mapping[str, Call]) -> Call:
         model = self.info.fingerprints[stage.part] if stage.part else ""
@@ -251,7 +216,7 @@ class _Builder:
     def _solver(self) -> tuple[Solver, float]:
         """The spec's solver and eta, else the method's, else the model's; a few-step model keeps its own."""
         spec, own = self.spec, (self.info.solver, 0.0)
-        published = None if self.info.is_video else spec.method.build().solver  # none is published for clips: eta = 0
+        published = None if self.info.is_video else spec.method.build().solver  # none is published for videos: eta = 0
         if spec.solver != "auto":
             solver, eta = spec.solver, 0.0
         else:
@@ -292,7 +257,7 @@ class _Builder:
             reference = self._call(UpscaleLatents(size, method.interpolation), level, {"latents": latents})
         else:
             how, frames = (seed, level, size, method.posterior), self.spec.frames
-            enlarge = Upscale(*how) if frames is None else UpscaleClip(*how, frames)
+            enlarge = Upscale(*how) if frames is None else UpscaleVideo(*how, frames)
             reference = self._call(enlarge, level, {"image": image})
         schedule = make_schedule(self.info.scheduler, self.steps, *self._solver())
         start, detail = method.restart_step(schedule), method.detail_step(schedule)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from freescale import Moment, clip_noise
+from freescale import Moment, video_noise
 from stages.denoise import LATENT_AXES, Sampling
 from stages.stage import Parents, Stage, Tensors, level_of, method_of
 
 if TYPE_CHECKING:
     from freescale import Step
-    from stages.models import Models
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 
@@ -34,7 +34,7 @@ class Renoise(Stage):
         """One noise a level, keyed by (seed, level); the denoising stages draw the same one again."""
         reference = parents["reference"]["latents"]
         frames = models.info.frames
-        noise = clip_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
+        noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         level = level_of(self.level, self.size, self.base_size, frames, reference=reference, noise=noise)
         moment = Moment(level=level, step=self.start, schedule=self.sampling.schedule(models), seed=self.seed)
         return {"latents": method_of(self.method).start(tuple(reference.shape), moment)}

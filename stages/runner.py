@@ -2,28 +2,28 @@
 
 `Runner.render` makes a plan's exports, asking for parents only where something has to be made. A stage is made at
 most once: its fingerprint is looked up, a lease keeps a second process from working in vain, and its result counts
-once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; clips leave every frame
+once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; videos leave every frame
 that is whole. A damaged artifact found on the way is set aside by the store and made again from its parents.
 """
 
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from freescale import Step
 from freescale.attention import attention_name
-from stages.budget import fitted, next_rung
+from stages.device import device_id, device_name, peak_memory
+from stages.observer import Outcome
+from stages.planner.budget import fitted, next_rung
 from stages.stage import Stream
 from storage import (
     ArtifactNotFoundError,
@@ -33,7 +33,6 @@ from storage import (
     Pieces,
     Unfinished,
     device_lock,
-    fingerprint,
 )
 
 if TYPE_CHECKING:
@@ -41,8 +40,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from stages.models import Models
-    from stages.plan import Call, Plan
+    from stages.call import Call
+    from stages.models.load import Models
+    from stages.observer import Observer
+    from stages.plan import Plan
     from stages.spec import RunOptions
     from stages.stage import Helpers, Running, Tensors
     from storage import Writer
@@ -58,30 +59,6 @@ class Interrupted(BaseException):
     def __init__(self, call: Call | None, step: int | None) -> None:
         super().__init__(f"stopped in {call.label} after step {step}" if call and step else "stopped between stages")
         self.call, self.step = call, step
-
-
-class Observer(Protocol):
-    """Who watches a render: a terminal, a Prefect run, a test. Nothing it does decides a byte."""
-
-    def started(self, call: Call, resumed_at: int | None) -> None:
-        """A stage begins, or goes on at a step."""
-
-    def stepped(self, call: Call, step: int) -> None:
-        """A step of a long stage is done; `step` counts from 1."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """A stage's artifact is there, made or found."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one call of a plan came to be."""
-
-    call: Call
-    key: str
-    reused: bool
-    seconds: float = 0.0
-    resumed_at_step: int | None = None
 
 
 @dataclass
@@ -104,7 +81,7 @@ class Runner:
 
     def ensure(self, call: Call, outcomes: dict[str, Outcome]) -> str:
         """Return the key of a call's artifact, made now if it is not there. Raises `Interrupted` when asked to stop."""
-        key = key_of(call)
+        key = call.key
         if key in outcomes and self.store.find(key) is not None:
             return key
         if self.store.find(key) is None:
@@ -267,24 +244,15 @@ class _Progress:
     last: Step | None
 
 
-def key_of(call: Call) -> str:
-    """The fingerprint of a call: its identity and its parents' fingerprints. It alone decides what is done."""
-    known: str | None = call.__dict__.get("key")
-    if known is None:
-        known = fingerprint(call.identity, {role: key_of(parent) for role, parent in call.parents.items()})
-        call.__dict__["key"] = known
-    return known
-
-
 def writing(store: ArtifactStore, call: Call) -> AbstractContextManager[Writer]:
     """Fill a call's artifact in the body of the `with`, as `ArtifactStore.writing`."""
     return store.writing(
-        key_of(call),
+        call.key,
         stage=call.stage.name,
         version=call.stage.version,
         level=call.level,
         params={**call.stage.params(), **({"model": call.model} if call.model else {})},
-        parents={role: key_of(parent) for role, parent in call.parents.items()},
+        parents={role: parent.key for role, parent in call.parents.items()},
     )
 
 
@@ -327,25 +295,6 @@ def _resumed(checkpoints: Checkpoints) -> Step | None:
         return None
     history = sorted(name for name in newest.tensors if name.startswith("history"))
     return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history))
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the accelerator's own name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def device_id(device: torch.device) -> str:
-    """The same in every process: `cuda:0` is another GPU where `CUDA_VISIBLE_DEVICES` says so."""
-    if device.type != "cuda":
-        return str(device)
-    return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak bytes: of the accelerator since its last reset, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _attention(call: Call, models: Models) -> dict[str, str]:

@@ -36,7 +36,7 @@ CELL = 8  # pixels to one latent cell, and the grain of every size
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
 MAX_FRAMES = 1024
 FPS = (Fraction(1), Fraction(240))  # of playback
-IMAGE_FORMATS, CLIP_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", "frames")
+IMAGE_FORMATS, VIDEO_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", "frames")
 LOSSY = ("mp4", "hevc")
 Pair = tuple[int, int]
 
@@ -146,7 +146,7 @@ def exact_rate(value: Any) -> Any:
 
 
 class RenderSpec(_Model):
-    """One picture or clip, wholly described. Sizes are pixels; every other unit is named by its field."""
+    """One picture or video, wholly described. Sizes are pixels; every other unit is named by its field."""
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
     negative_prompt: str | None = Field(
@@ -167,9 +167,9 @@ class RenderSpec(_Model):
     regions: tuple[Region, ...] = Field((), max_length=16)
     redo: tuple[Redo, ...] = Field((), max_length=16)
     format: Literal["png", "tiff", "webp", "mp4", "hevc", "ffv1", "frames"] | None = Field(
-        None, description="None: png for a picture, mp4 for a clip. `frames`: a zip of PNG files."
+        None, description="None: png for a picture, mp4 for a video. `frames`: a zip of PNG files."
     )
-    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of a clip; none: as many as its model makes.")
+    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of a video; none: as many as its model makes.")
     fps: Annotated[str | None, BeforeValidator(exact_rate)] = Field(None, description="Playback rate: 24, 24000/1001.")
     motion_fps: float | None = Field(None, gt=0, le=240, description="Told to an fps branch: more is less motion.")
     crf: int | None = Field(None, ge=0, le=51, description="Quality of mp4 and hevc, smaller is better; none: 18.")

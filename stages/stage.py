@@ -1,6 +1,6 @@
 """What a stage is: a name, a version, frozen parameters, parents, and a run from tensors to tensors.
 
-A stage's fields are the parameters that decide its bytes; a field marked `aside()` does not (a path whose content
+A stage's fields are the parameters that decide its bytes; a field marked `not_in_key()` does not (a path whose content
 is named by a digest beside it). Short stages return their tensors, long ones are generators that yield a kernel
 `Step` after each step and return them. Nothing here knows of disks, Prefect or progress.
 """
@@ -21,9 +21,9 @@ from freescale import METHODS, Level, Method, Step
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from freescale.tiled_vae import Run
-    from freescale.vae_tile import TiledVae
-    from stages.models import Models
+    from freescale.vae.passes import Run
+    from freescale.vae.tile import TiledVae
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 Tensors = dict[str, Tensor]
@@ -31,8 +31,8 @@ Parents = Mapping[str, Tensors]
 Running = Generator[Step, None, Tensors]
 
 
-class Clip(Protocol):
-    """Frames of a clip that lies on disk, each (1, 3, H, W), read when asked for."""
+class Video(Protocol):
+    """Frames of a video that lies on disk, each (1, 3, H, W), read when asked for."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Tensor: ...
@@ -50,7 +50,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Stream:
-    """A clip (1, C, F, H, W) of which `pieces` makes one frame (1, C, H, W) at a time, in order, each written at once.
+    """A video (1, C, F, H, W) of which `pieces` makes one frame (1, C, H, W) at a time, in order, each written at once.
 
     Of a picture (1, C, H, W) it makes bands of rows (1, C, rows, W), all but the last as high as the store's chunks.
     What is there already, of an attempt that was cut off, is given to it by number, and it makes the others.
@@ -65,7 +65,7 @@ class Helpers(Protocol):
     """Other processes at a call's hand, which compute what it would compute, to the same bits."""
 
     def tiles(self, frame: int = 0) -> Run:
-        """Who computes the VAE's tiles over the call's picture, or over a frame of its clip."""
+        """Who computes the VAE's tiles over the call's picture, or over a frame of its video."""
 
     def frames(self, indices: Iterable[int], options: RunOptions) -> Iterator[Tensor]:
         """The stage's `make_frame` of each, in order."""
@@ -75,9 +75,9 @@ class StageError(RuntimeError):
     """A stage whose result cannot be right (NaN, a uniform picture). Nothing of it is kept."""
 
 
-def aside(default: Any = dataclasses.MISSING) -> Any:
+def not_in_key(default: Any = dataclasses.MISSING) -> Any:
     """A field that says how to get at an input, not what it is; left out of the fingerprint."""
-    return field(default=default, metadata={"aside": True}, compare=False)
+    return field(default=default, metadata={"not_in_key": True}, compare=False)
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class Stage:
     version: ClassVar[int] = 1
     part: ClassVar[str] = ""
     axes: ClassVar[Mapping[str, str]] = {}  # of its arrays, as single letters: "BCHW", "HWC"
-    streamed: ClassVar[frozenset[str]] = frozenset()  # parents that are read frame by frame: `clip_of`
+    streamed: ClassVar[frozenset[str]] = frozenset()  # parents that are read frame by frame: `video_of`
     by_region: ClassVar[frozenset[str]] = frozenset()  # parents that are read by regions: `picture_of`
     writes_files: ClassVar[bool] = False
 
     def params(self) -> dict[str, Any]:
         """The parameters that decide the bytes, as JSON has them."""
-        decisive = {f.name for f in dataclasses.fields(self) if not f.metadata.get("aside")}
+        decisive = {f.name for f in dataclasses.fields(self) if not f.metadata.get("not_in_key")}
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {name: value for name, value in values.items() if name in decisive}
 
     def axes_of(self, name: str, dimensions: int) -> str | None:
-        """The axes of an array: a clip has frames where a picture has none."""
+        """The axes of an array: a video has frames where a picture has none."""
         axes = self.axes.get(name)
         return axes.replace("C", "CF") if axes is not None and dimensions == len(axes) + 1 else axes
 
@@ -135,8 +135,8 @@ class Stage:
         raise NotImplementedError
 
 
-def clip_of(parents: Parents, role: str, name: str = "image") -> Clip:
-    """The clip of a parent that the stage lists in `streamed`."""
+def video_of(parents: Parents, role: str, name: str = "image") -> Video:
+    """The video of a parent that the stage lists in `streamed`."""
     return parents[role][name]
 
 
@@ -177,6 +177,6 @@ def level_of(
 
 
 def latent_shape(size: tuple[int, int], channels: int, frames: int | None = None) -> tuple[int, ...]:
-    """(1, C, h, w) for a picture of (H, W) pixels, (1, C, F, h, w) for a clip."""
+    """(1, C, h, w) for a picture of (H, W) pixels, (1, C, F, h, w) for a video."""
     cells = (size[0] // 8, size[1] // 8)
     return (1, channels, *cells) if frames is None else (1, channels, frames, *cells)

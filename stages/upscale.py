@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from freescale import enlarge_latents, normal
 from freescale.enlarge import bicubic_region
-from freescale.tiled_vae import encode_tiles
-from freescale.vae_tile import TiledVae, reader
+from freescale.vae.passes import encode_tiles
+from freescale.vae.tile import TiledVae, reader
 from stages.decode import is_tiled
 from stages.denoise import LATENT_AXES
 from stages.stage import Parents, Picture, Stage, Tensors, picture_of
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from freescale import Step
     from freescale.enlarge import Interpolation
-    from freescale.tiled_vae import Run
-    from freescale.vae_layers import Region
-    from freescale.vae_tile import Read
-    from stages.models import Models
+    from freescale.vae.layers import Region
+    from freescale.vae.passes import Run
+    from freescale.vae.tile import Read
+    from stages.models.load import Models
     from stages.spec import RunOptions
 
 
@@ -61,7 +61,7 @@ class Upscale(Stage):
 
 @dataclass(frozen=True)
 class UpscaleLatents(Stage):
-    """{"latents": (1, C, [F,] h, w)}: no VAE: the paper's way for clips, its ablation for images."""
+    """{"latents": (1, C, [F,] h, w)}: no VAE: the paper's way for videos, its ablation for images."""
 
     name = "upscale"
     version = 101  # another arithmetic under the same name
@@ -104,7 +104,7 @@ def encode(
 ) -> Tensor:
     """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior.
 
-    The sample is keyed by the seed and by `purpose`: the level and, of a clip, the frame. By tiles, computed by `run`,
+    The sample is keyed by the seed and by `purpose`: the level and, of a video, the frame. By tiles, computed by `run`,
     where the whole would take more than `vae_memory`.
     """
     size = (image.shape[2], image.shape[3])

@@ -2,7 +2,7 @@
 
 An `ArtifactStore` keeps the result of every stage call under the `fingerprint` of all that decides its bytes;
 it exists once its `Manifest` does, which lists and hashes every file and is made last. `Checkpoints` keep the
-state inside a long stage, `Unfinished` the frames of a clip in the making, `Runs` what was asked for and how it
+state inside a long stage, `Unfinished` the frames of a video in the making, `Runs` what was asked for and how it
 went. After a crash at any instant readers see the state before or after a commit and nothing in between, and no read
 returns a byte other than those committed. Leases and the `device_lock` are kernel locks, gone with the process that
 held them; a lease also passes on from a process that is stopped.

@@ -134,7 +134,7 @@ def read_tensors(folder: Path, contents: Contents) -> dict[str, Tensor]:
 
 
 def open_frames(folder: Path, contents: Contents) -> dict[str, Frames]:
-    """Return all arrays of `contents`, each a clip, to be read frame by frame, after `check`.
+    """Return all arrays of `contents`, each a video, to be read frame by frame, after `check`.
 
     A frame is checked by its crc32c once more when it is read.
     """

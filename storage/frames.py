@@ -1,6 +1,6 @@
-"""Clips one frame at a time, pictures by regions: read as they are wanted, never held whole.
+"""Videos one frame at a time, pictures by regions: read as they are wanted, never held whole.
 
-Their arrays are as in `storage.arrays`: of a clip axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
+Their arrays are as in `storage.arrays`: of a video axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
 `storage.pieces` writes them.
 """
 
@@ -24,7 +24,7 @@ PICTURE_AXES = "BCHW"
 
 
 class Frames:
-    """A stored clip (B, C, F, H, W): its length is F, and its items are the frames, (B, C, H, W)."""
+    """A stored video (B, C, F, H, W): its length is F, and its items are the frames, (B, C, H, W)."""
 
     def __init__(self, folder: Path, record: ArrayRecord) -> None:
         self.shape, self.dtype = record.shape, record.dtype

@@ -1,4 +1,4 @@
-"""Arrays in the making: a frame of a clip, or a band of a picture, is kept as soon as it is whole.
+"""Arrays in the making: a frame of a video, or a band of a picture, is kept as soon as it is whole.
 
     steps/<key>/<uuid>/image.zarr/…              Zarr's own files, as the artifact will have them
     steps/<key>/<uuid>/pieces/image-000012.json  which of them are piece 12, with their hashes; written after them
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AXIS = 2  # along which there are pieces: F of a clip, H of a picture
+AXIS = 2  # along which there are pieces: F of a video, H of a picture
 
 
 class Unfinished:
@@ -66,7 +66,7 @@ class Unfinished:
             return make_folder(folder)
 
     def array(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Pieces:
-        """An array to be filled, with what was found of it: a clip (B, C, F, H, W) or a picture (B, C, H, W)."""
+        """An array to be filled, with what was found of it: a video (B, C, F, H, W) or a picture (B, C, H, W)."""
         if name not in self._arrays:
             self._arrays[name] = Pieces(self, name, shape, dtype)
         return self._arrays[name]
@@ -158,7 +158,7 @@ class Pieces(Mapping[int, "Tensor"]):
         with explained(self.folder / name):
             self._array, self.record = create_array(self.folder, name, shape, dtype, axes)
             self._layout = digest((self.folder / self.record.path / "zarr.json").read_bytes())
-        self._is_clip, self._dtype = axes == AXES, dtype
+        self._is_video, self._dtype = axes == AXES, dtype
         self._unfinished, self._there = unfinished, unfinished.found(name, self._layout)
 
     @property
@@ -169,7 +169,7 @@ class Pieces(Mapping[int, "Tensor"]):
 
     def put(self, index: int, piece: Tensor) -> None:
         """Write a piece. Raises `ValueError` for what is none of this array."""
-        whole = piece.unsqueeze(AXIS) if self._is_clip else piece
+        whole = piece.unsqueeze(AXIS) if self._is_video else piece
         span, shape = self._span(index), self.record.shape
         wanted = (*shape[:AXIS], span.stop - span.start, *shape[AXIS + 1 :])
         if index < 0 or tuple(whole.shape) != wanted or piece.dtype != self._dtype:
@@ -183,7 +183,7 @@ class Pieces(Mapping[int, "Tensor"]):
         if index not in self._there:
             raise KeyError(index)
         found = from_bits(np.array(self._array[:, :, self._span(index)]), self.record)
-        return found.squeeze(AXIS) if self._is_clip else found
+        return found.squeeze(AXIS) if self._is_video else found
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._there))

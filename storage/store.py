@@ -96,7 +96,7 @@ class ArtifactStore:
             return read_tensors(self._fetched(manifest), manifest)
 
     def open_frames(self, key: str) -> dict[str, Frames]:
-        """Return the clips of an artifact, to be read frame by frame, after every byte of it was checked.
+        """Return the videos of an artifact, to be read frame by frame, after every byte of it was checked.
 
         Damage found by the check is handled as in `read`.
         """

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.processes", "flows.cli", "flows.requests", "flows.session", "flows.progress"])
+_SERVER.set_forkserver_preload(
+    ["tests.processes", "flows.cli.app", "flows.cli.flags", "flows.rendering.session", "flows.cli.terminal"]
+)
 
 
 def freescale(told: Path, *words: str, heartbeat: float = 10.0) -> ForkServerProcess:
@@ -30,7 +32,7 @@ def freescale(told: Path, *words: str, heartbeat: float = 10.0) -> ForkServerPro
 
 
 def _main(told: str, words: tuple[str, ...], heartbeat: float) -> None:
-    from flows import cli
+    from flows.cli import app as cli
     from storage import locks
 
     locks.HEARTBEAT = heartbeat

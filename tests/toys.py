@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.views import Views
+    from freescale.methods.demofusion.views import Views
 
 BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
 
@@ -125,15 +125,15 @@ def _lively(module: Any) -> Any:
 
 
 @cache
-def clip_unet(kind: str) -> Any:
-    """A UNet for clips at toy width with random weights, all temporal layers alive; text 32 wide.
+def video_unet(kind: str) -> Any:
+    """A UNet for videos at toy width with random weights, all temporal layers alive; text 32 wide.
 
     `videocrafter2` has four levels and the fps branch, `modelscope` the same without it, `animatediff` the topology of
     Stable Diffusion 1.5 with motion modules for up to 8 frames, `animatediff-sdxl` that of SDXL (pooled text 16).
     """
     from diffusers import UNet3DConditionModel, UNetMotionModel
 
-    from stages.videocrafter import VideoCrafterUNet
+    from stages.models.videocrafter import VideoCrafterUNet
 
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"sample_size": (8, 10), "norm_num_groups": 4, "cross_attention_dim": 32}
@@ -162,8 +162,8 @@ def clip_unet(kind: str) -> Any:
     )
 
 
-def clip_text(kind: str) -> Conditioning:
-    """Random text for `clip_unet`, one row; with fps where the UNet has a branch for it, pooled rows for SDXL."""
+def video_text(kind: str) -> Conditioning:
+    """Random text for `video_unet`, one row; with fps where the UNet has a branch for it, pooled rows for SDXL."""
     fps = torch.tensor([28.0]) if kind == "videocrafter2" else None
     added: list[dict[str, Tensor]] = [{}, {}]
     if kind == "animatediff-sdxl":
@@ -177,7 +177,7 @@ def video_folder(root: Path, kind: str) -> Path:
     from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from stages.model_folder import EMBEDDED
+    from stages.models.folder import EMBEDDED
 
     folder, names = root / kind, _CLASS_NAMES[kind]
     torch.manual_seed(0)
@@ -192,7 +192,7 @@ def video_folder(root: Path, kind: str) -> Path:
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**sizes, **width)),
         }
     scheduler = DDIMScheduler(**_VIDEO_SCHEDULER)
-    for part, module in {"unet": clip_unet(kind), "vae": vae, "scheduler": scheduler, **texts}.items():
+    for part, module in {"unet": video_unet(kind), "vae": vae, "scheduler": scheduler, **texts}.items():
         module.save_pretrained(folder / part)
     for name in texts:
         shutil.copytree(EMBEDDED / "tokenizer", folder / name.replace("text_encoder", "tokenizer"))

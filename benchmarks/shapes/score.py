@@ -3,7 +3,7 @@
     python -m benchmarks.shapes.score --count 128
 
 Renders go through the store, so a stopped run goes on where it was. Prompts are captions of scenes that training never
-saw; the counting rules are those of `stages/shapes/measures.py`. Above the training size, `table.yaml` is evaluated.
+saw; the counting rules are those of `stages/shapes/metrics.py`. Above the training size, `table.yaml` is evaluated.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.session import Session, prepare
-from stages.grid import FIRST_SCENE
-from stages.shapes.measures import judge
+from flows.rendering.session import Session, prepare
+from stages.metrics.grid import FIRST_SCENE
+from stages.shapes.metrics import judge
 from stages.shapes.scenes import sample_scene
 from stages.spec import RunOptions, make_spec
 

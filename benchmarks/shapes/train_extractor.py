@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.shapes.train import HELD_OUT, steps, stream, training
-from stages.measures.shapes_net import HEADS, INPUT, MAX_COUNT, WEIGHTS, ShapesNet
+from stages.metrics.shapes_net import HEADS, INPUT, MAX_COUNT, WEIGHTS, ShapesNet
 from stages.shapes.scenes import BACKGROUNDS, COLORS, SHAPES, TEXTURES, Scene, draw, draw_objects, sample_scene
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""Score `shapes-motion`: clips whose every frame shows just what was asked for, and that keep the named motion.
+"""Score `shapes-motion`: videos whose every frame shows just what was asked for, and that keep the named motion.
 
     python -m benchmarks.shapes_motion.score --count 64                             # the training size, 128x80
     python -m benchmarks.shapes_motion.score --count 16 --size 256x160 --method freescale
 
-Renders go through the store, so a stopped run goes on where it was. Prompts are captions of clips that training never
-saw; the rules are those of `stages/shapes_motion/measures.py`.
+Renders go through the store, so a stopped run goes on where it was. Prompts are captions of videos that training never
+saw; the rules are those of `stages/shapes_motion/metrics.py`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.session import Session, prepare
-from stages.shapes_motion.clips import MOTIONS, sample_clip
-from stages.shapes_motion.measures import judge_clip
+from flows.rendering.session import Session, prepare
+from stages.shapes_motion.metrics import judge_video
+from stages.shapes_motion.videos import MOTIONS, sample_video
 from stages.spec import RunOptions, make_spec, parse_size
 
-FIRST_CLIP = 3_000_000  # of the held-out clips: no training sees them
+FIRST_VIDEO = 3_000_000  # of the held-out videos: no training sees them
 COLUMNS = ("objects", "one_object", "color_ok", "shape_ok", "background_ok", "motion_ok", "right", "flicker")
 
 
 def score(session: Session, seed: int, size: tuple[int, int], method: str, model: str) -> dict[str, Any]:
-    """Render the caption of clip `seed` and read it frame by frame."""
-    clip = sample_clip(seed)
-    caption = clip.caption
+    """Render the caption of video `seed` and read it frame by frame."""
+    video = sample_video(seed)
+    caption = video.caption
     values = {"prompt": caption, "seed": seed, "width": size[0], "height": size[1], "method": {"name": method}}
     job = prepare(make_spec({**values, "model": {"name": model}}), session.home)
     image = session.runner(job).read(job.plan.exports[-1].parents["image"], {})["image"][0]
-    verdict = judge_clip((frame.float() for frame in image.unbind(1)), caption)
-    return {"caption": caption, "motion": clip.motion, **asdict(verdict), "right": verdict.right}
+    verdict = judge_video((frame.float() for frame in image.unbind(1)), caption)
+    return {"caption": caption, "motion": video.motion, **asdict(verdict), "right": verdict.right}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -46,7 +46,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def kept_motions(rows: list[dict[str, Any]]) -> str:
-    """How many clips of each motion keep it, for example `growing 7 of 7`."""
+    """How many videos of each motion keep it, for example `growing 7 of 7`."""
     asked, kept = (Counter(row["motion"] for row in rows if row["motion_ok"] or every) for every in (True, False))
     return ", ".join(f"{motion} {kept[motion]} of {asked[motion]}" for motion in MOTIONS)
 
@@ -64,7 +64,7 @@ def main() -> None:
     session = Session(Home(options.home), RunOptions(threads=options.threads), Terminal(quiet=True))
     rows = []
     for index in range(options.count):
-        rows.append(score(session, FIRST_CLIP + index, parse_size(options.size), options.method, options.model))
+        rows.append(score(session, FIRST_VIDEO + index, parse_size(options.size), options.method, options.model))
         if len(rows) % 8 == 0:
             print(summary(rows), flush=True)
     print("| n | objects | one object | colour | shape | ground | motion | right | flicker |")

@@ -26,18 +26,18 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from benchmarks.shapes.train import Float32Attention, Training, denoising_loss, new_tokenizer, steps, training
-from stages.convert_videocrafter2 import SCHEDULER
+from stages.models.convert_videocrafter2 import SCHEDULER
+from stages.models.videocrafter import VideoCrafterUNet
 from stages.shapes.scenes import stream
-from stages.shapes_motion.clips import FRAMES, MOTIONS, Clip, draw_clip, sample_clip
-from stages.videocrafter import VideoCrafterUNet
+from stages.shapes_motion.videos import FRAMES, MOTIONS, Video, draw_video, sample_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 IMAGE_MODEL = Path(__file__).parents[2] / "stages" / "shapes" / "model"
 HEIGHT, WIDTH = 80, 128  # pixels: 10 x 16 latent cells, the aspect of VideoCrafter2's 320 x 512
-CLIPS = 3_000  # training clips, five of each seed 0...; the seeds from HELD_OUT on are never trained on
-AVERAGED, PLACES = 200, 8  # for so many training clips, the average over clips of the same words is known too
+VIDEOS = 3_000  # training videos, five of each seed 0...; the seeds from HELD_OUT on are never trained on
+AVERAGED, PLACES = 200, 8  # for so many training videos, the average over videos of the same words is known too
 HELD_OUT = 1_000_000
 TEXT_STEPS, TEXT_BATCH = 300, 64
 UNET_STEPS, UNET_BATCH, RATE = 1040, 8, 1e-3
@@ -144,10 +144,10 @@ class ImageText:
         pair = [encoder(ids, output_hidden_states=True).hidden_states[-2] for encoder in (self.one, self.two)]
         return torch.cat(pair, -1).float()
 
-    def with_motion(self, clips: list[Clip]) -> Tensor:
-        """(B, 16, 96) for captions of clips: the words of the motion repeat the state before them."""
-        rows = self.states([clip.caption.replace(f" {clip.motion}", "") for clip in clips])
-        words = [len(clip.motion.split()) for clip in clips]
+    def with_motion(self, videos: list[Video]) -> Tensor:
+        """(B, 16, 96) for captions of videos: the words of the motion repeat the state before them."""
+        rows = self.states([video.caption.replace(f" {video.motion}", "") for video in videos])
+        words = [len(video.motion.split()) for video in videos]
         said = (torch.cat((row[:4], row[3:4].expand(n, -1), row[4:]))[:16] for row, n in zip(rows, words, strict=True))
         return torch.stack(tuple(said))
 
@@ -173,10 +173,10 @@ def train_text(work: Path, folder: Path | None = None) -> None:
     state = training({"text": text}, work / "text.safetensors", 2e-3, 1e-4)
     for step, losses in steps(state, TEXT_STEPS, 2e-3, work / "text.jsonl"):
         seeds = torch.randint(0, HELD_OUT, (TEXT_BATCH,), generator=stream(step, "text batch")).tolist()
-        clips = [sample_clip(seed) for seed in seeds]
-        ids = tokens(tokenizer, [clip.caption for clip in clips])
-        targets = known.with_motion(clips) if isinstance(known, ImageText) else known(ids).last_hidden_state
-        marks = torch.stack([motion_marks(clip.motion) for clip in clips])
+        videos = [sample_video(seed) for seed in seeds]
+        ids = tokens(tokenizer, [video.caption for video in videos])
+        targets = known.with_motion(videos) if isinstance(known, ImageText) else known(ids).last_hidden_state
+        marks = torch.stack([motion_marks(video.motion) for video in videos])
         loss = F.mse_loss(state.modules["text"](ids).last_hidden_state, targets + marks)
         _descend(state, loss, losses)
 
@@ -197,46 +197,46 @@ def _descend(state: Training, loss: Tensor, losses: list[float]) -> None:
     losses.append(loss.item())
 
 
-# ---------------------------------------------------------------- latents of the training clips
+# ---------------------------------------------------------------- latents of the training videos
 
 
-def training_clip(index: int) -> Clip:
-    """Clip `index` of the training set, which has every scene once with each motion, one after the other."""
+def training_video(index: int) -> Video:
+    """Video `index` of the training set, which has every scene once with each motion, one after the other."""
     scene, motion = divmod(index, len(MOTIONS))
-    return sample_clip(scene, motion=MOTIONS[motion])
+    return sample_video(scene, motion=MOTIONS[motion])
 
 
-def elsewhere(clip: Clip, seed: int) -> Clip:
-    """A clip of the same caption and rate whose object has the place, size and way of `seed`."""
-    other = sample_clip(seed, motion=clip.motion)
-    same = {name: getattr(clip.scene, name) for name in ("color", "shape", "background")}
-    return replace(other, scene=replace(other.scene, **same), motion_fps=clip.motion_fps)
+def elsewhere(video: Video, seed: int) -> Video:
+    """A video of the same caption and rate whose object has the place, size and way of `seed`."""
+    other = sample_video(seed, motion=video.motion)
+    same = {name: getattr(video.scene, name) for name in ("color", "shape", "background")}
+    return replace(other, scene=replace(other.scene, **same), motion_fps=video.motion_fps)
 
 
 @torch.no_grad()
 def make_latents(work: Path) -> None:
-    """Encode the training clips once: (clips, 4, frames, h, w) float16 means, scaled.
+    """Encode the training videos once: (videos, 4, frames, h, w) float16 means, scaled.
 
-    With them, for the first `AVERAGED` of the clips, the average over `PLACES` clips of the same caption.
+    With them, for the first `AVERAGED` of the videos, the average over `PLACES` videos of the same caption.
     """
     if (work / "latents.safetensors").exists():
         return
     vae = AutoencoderKL.from_pretrained(IMAGE_MODEL / "vae").float().to(memory_format=torch.channels_last)
 
-    def encoded(clip: Clip) -> Tensor:
-        frames = draw_clip(clip, FRAMES, HEIGHT, WIDTH).transpose(0, 1)
+    def encoded(video: Video) -> Tensor:
+        frames = draw_video(video, FRAMES, HEIGHT, WIDTH).transpose(0, 1)
         means = vae.encode(frames.contiguous(memory_format=torch.channels_last)).latent_dist.mean
         return (means * vae.config.scaling_factor).transpose(0, 1)
 
     rows = []
-    for index in range(CLIPS):
-        rows.append(encoded(training_clip(index)).half())
+    for index in range(VIDEOS):
+        rows.append(encoded(training_video(index)).half())
         if index % 500 == 499:
-            print(f"encoded {index + 1} clips", flush=True)
+            print(f"encoded {index + 1} videos", flush=True)
     averages = []
     for index in range(AVERAGED):
-        clip, first = training_clip(index), CLIPS + index // len(MOTIONS) * PLACES
-        placed = [encoded(elsewhere(clip, seed)) for seed in range(first, first + PLACES)]
+        video, first = training_video(index), VIDEOS + index // len(MOTIONS) * PLACES
+        placed = [encoded(elsewhere(video, seed)) for seed in range(first, first + PLACES)]
         averages.append(torch.stack(placed).mean(0).half())
     made = {"latents": torch.stack(rows), "averages": torch.stack(averages)}
     save_file({name: rows.contiguous() for name, rows in made.items()}, work / "latents.safetensors")
@@ -254,7 +254,7 @@ class Bearings(nn.Module):
     """Linear probes of the UNet's blocks, for training alone: where and when a place is, and what the caption says.
 
     That a left-going object is at the right at first is a product of three: a word, the frame's number (which layers
-    over time know only by the zeros beyond the ends of a clip) and the column. As long as one of them is missing the
+    over time know only by the zeros beyond the ends of a video) and the column. As long as one of them is missing the
     other two gain nothing, so that the error of the noise alone teaches none of them; the probes ask for each.
     """
 
@@ -273,7 +273,7 @@ class Bearings(nn.Module):
         self.seen[index] = made[0]
 
     def loss(self, motions: list[str]) -> Tensor:
-        """Mean squared error of the probes about the first clips the UNet was last called with, of these motions."""
+        """Mean squared error of the probes about the first videos the UNet was last called with, of these motions."""
         total = torch.zeros(())
         for index, probe in enumerate(self.probes):
             maps = self.seen[index].float().unflatten(0, (-1, FRAMES))[: len(motions)].movedim(2, -1)
@@ -284,7 +284,7 @@ class Bearings(nn.Module):
 
 
 def bearings(motion: str, height: int, width: int) -> Tensor:
-    """(frames, h, w, 6): what the probes are to say of a clip of `motion`."""
+    """(frames, h, w, 6): what the probes are to say of a video of `motion`."""
     axes = (torch.linspace(-1.5, 1.5, n) for n in (FRAMES, height, width))
     f, y, x = torch.meshgrid(*axes, indexing="ij")
     meant = {"moving left": -f * x, "moving right": f * x, "moving up": -f * y, "growing": f, "spinning": 0 * f}
@@ -295,7 +295,7 @@ Told = Literal["early", "last"]  # at which timesteps motions are told apart
 
 
 class Drawn(NamedTuple):
-    """The clips of one step: numbers, whether the caption is said, timesteps, and noise (B, 4, frames, h, w)."""
+    """The videos of one step: numbers, whether the caption is said, timesteps, and noise (B, 4, frames, h, w)."""
 
     rows: Tensor
     spoken: Tensor
@@ -304,23 +304,23 @@ class Drawn(NamedTuple):
 
 
 def draw_batch(step: int, batch: int, shape: torch.Size, averaged: int, told: Told | None) -> Drawn:
-    """Draw a step's clips from latents of `shape` (clips, 4, frames, h, w).
+    """Draw a step's videos from latents of `shape` (videos, 4, frames, h, w).
 
     If motions are to be `told` apart, the first five are one scene with each of them, in the same noise at the same
     timestep: nothing but their captions tells them apart, so what differs between their errors is what the network has
-    yet to learn about motions, without the noise of noise. They are one of the first `averaged` clips for the last
+    yet to learn about motions, without the noise of noise. They are one of the first `averaged` videos for the last
     timestep. The others are spread over the schedule.
     """
-    g, (clips, *of_clip) = stream(step, "unet batch"), shape
-    rows = torch.randint(0, clips, (batch,), generator=g)
+    g, (videos, *of_video) = stream(step, "unet batch"), shape
+    rows = torch.randint(0, videos, (batch,), generator=g)
     spoken = torch.rand(batch, generator=g) > 0.1
-    noise = torch.randn(batch, *of_clip, generator=g)
+    noise = torch.randn(batch, *of_video, generator=g)
     five = len(MOTIONS) if told else 0
     share = ((torch.arange(batch) - five + torch.rand(batch, generator=g)) / (batch - five)).clamp(min=0)
     t = ((share**0.6 if told else share) * 1000).long().clamp(max=LAST)
     if told:
         is_last = told == "last"
-        rows[:five] = rows[0] % (averaged if is_last else clips) // five * five + torch.arange(five)
+        rows[:five] = rows[0] % (averaged if is_last else videos) // five * five + torch.arange(five)
         spoken[:five], noise[:five] = True, noise[0].clone()
         t[:five] = LAST if is_last else torch.randint(EARLY, LAST, (1,), generator=g)
     return Drawn(rows, spoken, t, noise)
@@ -351,8 +351,8 @@ class Stretch:
 class StepLoss:
     """Noise prediction under the dynamic scale, min-SNR weights and coarse means as for `shapes`.
 
-    At the last timestep the network sees noise alone, as it does when a clip is begun; with motions told apart there,
-    it is to predict what clips of the caption average.
+    At the last timestep the network sees noise alone, as it does when a video is begun; with motions told apart there,
+    it is to predict what videos of the caption average.
     """
 
     def __init__(self, work: Path, tokenizer: CLIPTokenizer, modules: nn.ModuleDict, stretch: Stretch) -> None:
@@ -366,8 +366,8 @@ class StepLoss:
     def __call__(self, step: int) -> Tensor:
         told, batch = self.stretch.told(step), self.stretch.batch
         rows, spoken, t, noise = draw_batch(step, batch, self.latents.shape, len(self.averages), told)
-        clips = [training_clip(row) for row in rows.tolist()]
-        said = [clip.caption if kept else "" for clip, kept in zip(clips, spoken.tolist(), strict=True)]
+        videos = [training_video(row) for row in rows.tolist()]
+        said = [video.caption if kept else "" for video, kept in zip(videos, spoken.tolist(), strict=True)]
         x0 = self.latents[rows].float()
         if told == "last":
             x0[: len(MOTIONS)] = self.averages[rows[: len(MOTIONS)]].float()
@@ -376,7 +376,7 @@ class StepLoss:
         is_last = (t == LAST).view(-1, 1, 1, 1, 1)
         noisy = torch.where(is_last, noise, a.sqrt() * x0 + (1 - a).sqrt() * noise)
         target = (noisy - a.sqrt() * x0) / (1 - a).sqrt()
-        rates = torch.tensor([float(clip.motion_fps) for clip in clips])
+        rates = torch.tensor([float(video.motion_fps) for video in videos])
         embeds = self.modules["text"](tokens(self.tokenizer, said)).last_hidden_state
         with torch.autocast("cpu", self.stretch.dtype, enabled=self.stretch.dtype != torch.float32):
             predicted = self.modules["unet"](noisy, t, embeds, timestep_cond=rates).sample.float()
@@ -389,7 +389,7 @@ class StepLoss:
             apart = of_picture.unflatten(0, (batch, FRAMES))[: len(MOTIONS)]
             if told == "last":  # the same noise alone went in: the mean of the five is no matter of motion
                 apart = 2 * (apart - apart.mean(0))
-            pointed = self.modules["bearings"].loss([clip.motion for clip in clips[: len(MOTIONS)]])
+            pointed = self.modules["bearings"].loss([video.motion for video in videos[: len(MOTIONS)]])
             loss = loss + 0.5 * apart.square().mean() + 0.2 * pointed
         return loss
 
@@ -425,7 +425,7 @@ def train_unet(work: Path, stretch: Stretch) -> None:
 
 
 def pack(work: Path, out: Path) -> None:
-    """Write the averages as a folder for `stages/model_folder.py`: float16, and float8 for the UNet's matrices."""
+    """Write the averages as a folder for `stages/models/folder.py`: float16, and float8 for the UNet's matrices."""
     tokenizer = tokenizer_in(work / "tokenizer")
     trained = load_file(work / "unet.safetensors")
     for part, module in {"unet": new_unet(), "text": new_text(tokenizer)}.items():
@@ -438,7 +438,7 @@ def pack(work: Path, out: Path) -> None:
     from_the_top = {**SCHEDULER, "timestep_spacing": "trailing", "steps_offset": 0}  # see README.md: colours
     DDIMScheduler.from_config(from_the_top).save_pretrained(out / "scheduler")
     parts = {
-        "unet": ["stages.videocrafter", "VideoCrafterUNet"],
+        "unet": ["stages.models.videocrafter", "VideoCrafterUNet"],
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -478,7 +478,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=UNET_STEPS)
     parser.add_argument("--from", dest="folder", type=Path, help="a packed model to go on from; else `shapes`")
-    parser.add_argument("--batch", type=int, default=UNET_BATCH, help="clips of one step of the UNet")
+    parser.add_argument("--batch", type=int, default=UNET_BATCH, help="videos of one step of the UNet")
     parser.add_argument("--rate", type=float, default=RATE, help="of learning, the largest")
     parser.add_argument("--tell-every", type=int, default=1, help="steps from one that tells motions apart to the next")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the UNet's products")

@@ -1,8 +1,8 @@
-"""Train the feature network of the `shapes-motion` measures on true clips.
+"""Train the feature network of the `shapes-motion` measures on true videos.
 
     python -m benchmarks.shapes_motion.train_extractor --work build/motion_extractor      # one core: some minutes
 
-Deterministic and resumable as `benchmarks/shapes/train_extractor.py` is. Clips 0 to 999 999 train it, seeds from
+Deterministic and resumable as `benchmarks/shapes/train_extractor.py` is. Videos 0 to 999 999 train it, seeds from
 1 000 000 on test it; it never sees what a model draws.
 """
 
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from benchmarks.shapes.train import HELD_OUT, steps, stream, training
 from benchmarks.shapes.train_extractor import averaged, bring_to_unit, finish, forget_beyond, options_of
-from stages.measures.motion_net import FRAMES, HEADS, INPUT, WEIGHTS, MotionNet
+from stages.metrics.motion_net import FRAMES, HEADS, INPUT, WEIGHTS, MotionNet
 from stages.shapes.scenes import BACKGROUNDS, COLORS
-from stages.shapes_motion.clips import MOTIONS, SHAPES, draw_clip, sample_clip
+from stages.shapes_motion.videos import MOTIONS, SHAPES, draw_video, sample_video
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,28 +28,28 @@ ASPECTS = (1.6, 1.0)
 
 
 def example(seed: int, aspect: float = 1.6) -> tuple[Tensor, dict[str, int]]:
-    """A clip (3, 8, 64, 64) in [-1, 1], drawn as it would be squashed, with its labels."""
-    clip = sample_clip(seed, aspect)
-    frames = draw_clip(clip, FRAMES, INPUT, round(INPUT * aspect))
+    """A video (3, 8, 64, 64) in [-1, 1], drawn as it would be squashed, with its labels."""
+    video = sample_video(seed, aspect)
+    frames = draw_video(video, FRAMES, INPUT, round(INPUT * aspect))
     if frames.shape[-1] != INPUT:
         frames = F.interpolate(frames, (INPUT, INPUT), mode="bilinear", antialias=True)
     labels = {
-        "motion": MOTIONS.index(clip.motion),
-        "color": list(COLORS).index(clip.scene.color),
-        "shape": SHAPES.index(clip.scene.shape),
-        "background": list(BACKGROUNDS).index(clip.scene.background),
+        "motion": MOTIONS.index(video.motion),
+        "color": list(COLORS).index(video.scene.color),
+        "shape": SHAPES.index(video.scene.shape),
+        "background": list(BACKGROUNDS).index(video.scene.background),
     }
     return frames, labels
 
 
 def batch(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clips (B, 3, 8, 64, 64), a little noisy, with labels."""
+    """Videos (B, 3, 8, 64, 64), a little noisy, with labels."""
     g = stream(step, "motion extractor batch")
     seeds = torch.randint(0, HELD_OUT, (BATCH,), generator=g).tolist()
     made = [example(seed, ASPECTS[seed % 2]) for seed in seeds]
-    clips = torch.stack([clip for clip, _ in made])
-    noise = torch.rand((BATCH, 1, 1, 1, 1), generator=g) * 0.08 * torch.randn(clips.shape, generator=g)
-    return clips + noise, {name: torch.tensor([labels[name] for _, labels in made]) for name in HEADS}
+    videos = torch.stack([video for video, _ in made])
+    noise = torch.rand((BATCH, 1, 1, 1, 1), generator=g) * 0.08 * torch.randn(videos.shape, generator=g)
+    return videos + noise, {name: torch.tensor([labels[name] for _, labels in made]) for name in HEADS}
 
 
 def train(work: Path, total: int) -> MotionNet:
@@ -58,8 +58,8 @@ def train(work: Path, total: int) -> MotionNet:
     state = training({"net": MotionNet()}, work / "extractor.safetensors", RATE, 1e-3)
     forget_beyond(work / "extractor.jsonl", state.step)
     for step, losses in steps(state, total, RATE, work / "extractor.jsonl", every=20):
-        clips, labels = batch(step)
-        logits = state.modules["net"](clips)
+        videos, labels = batch(step)
+        logits = state.modules["net"](videos)
         loss = sum((F.cross_entropy(logits[name], labels[name]) for name in HEADS), torch.zeros(()))
         state.optimizer.zero_grad()
         loss.backward()
@@ -72,9 +72,9 @@ def train(work: Path, total: int) -> MotionNet:
 
 @torch.no_grad()
 def accuracy(net: MotionNet) -> dict[str, float]:
-    """Share of held-out clips whose word each head says."""
+    """Share of held-out videos whose word each head says."""
     made = [example(HELD_OUT + i) for i in range(TEST)]
-    said = {name: row.argmax(-1) for name, row in net(torch.stack([clip for clip, _ in made])).items()}
+    said = {name: row.argmax(-1) for name, row in net(torch.stack([video for video, _ in made])).items()}
     wanted = {name: torch.tensor([labels[name] for _, labels in made]) for name in HEADS}
     return {name: round(float((said[name] == wanted[name]).float().mean()), 4) for name in HEADS}
 

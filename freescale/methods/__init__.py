@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from freescale.methods.base import Method
-from freescale.methods.demofusion import DemoFusion
+from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.direct import Direct
-from freescale.methods.fouriscale import FouriScale
+from freescale.methods.fouriscale.method import FouriScale
 from freescale.methods.freescale import FreeScale
-from freescale.methods.hidiffusion import HiDiffusion
-from freescale.methods.scalecrafter import ScaleCrafter
+from freescale.methods.hidiffusion.method import HiDiffusion
+from freescale.methods.scalecrafter.method import ScaleCrafter
 
 METHODS: dict[str, type[Method]] = {
     "direct": Direct,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from freescale.forward_process import renoise
-from freescale.long_clips import clip_noise
+from freescale.long_videos import video_noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,14 +31,14 @@ class Method:
 
     name: ClassVar[str] = "method"
     version: ClassVar[int] = 1  # raised when the arithmetic changes
-    video: ClassVar[bool] = True  # whether it can make clips
+    video: ClassVar[bool] = True  # whether it can make videos
     by_views: ClassVar[bool] = False  # whether it calls the UNet many times a step, alike but for what it sees
     steady: ClassVar[bool] = False  # whether all steps of a stage cost the same
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
 
     @classmethod
     def check(cls, latents: Tensor) -> None:
-        """Raise for latents of a clip, (B, C, F, h, w), where the method is for images only."""
+        """Raise for latents of a video, (B, C, F, h, w), where the method is for images only."""
         if latents.ndim == 5 and not cls.video:
             raise ValueError(f"method is {cls.name!r}, allowed for video: one that is not for images only")
 
@@ -114,7 +114,7 @@ class Method:
         if level.reference is None or level.noise is None:
             if not level.is_base:
                 raise ValueError(f"level {level.index} lacks reference or noise, allowed: both above level 0")
-            noise = clip_noise(shape, level.frames, moment.seed, "init_noise", level.index, stride=level.frame_stride)
+            noise = video_noise(shape, level.frames, moment.seed, "init_noise", level.index, stride=level.frame_stride)
             latents = noise * moment.schedule.init_sigma
         else:
             sigma = moment.schedule.sigmas[self.restart_step(moment.schedule)]

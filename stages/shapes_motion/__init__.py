@@ -1,1 +1,1 @@
-"""`shapes-motion`, the embedded model for clips: its moving world, and how a clip is read back into words."""
+"""`shapes-motion`, the embedded model for videos: its moving world, and how a video is read back into words."""

@@ -45,7 +45,7 @@ RENDER += ["--threads", "1"]
 
 def start(home: Path, *words: str) -> subprocess.Popen[str]:
     """The command line in a process of its own, with a checkpoint after every step."""
-    command = [sys.executable, "-m", "flows.cli", *words, "--checkpoint-every", "0", "--home", str(home), "--json"]
+    command = [sys.executable, "-m", "flows.cli.app", *words, "--checkpoint-every", "0", "--home", str(home), "--json"]
     return subprocess.Popen(
         [*command, "--out", str(home / "out.png")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from flows import batch
-from flows.batch import aside
-from flows.fleet import Fleet, cluster
+from flows.batch import runner as batch
+from flows.batch.jobs_file import read_jobs
+from flows.batch.runner import aside
+from flows.cli.terminal import Terminal
+from flows.cluster.batch import Fleet, cluster
 from flows.home import Home
-from flows.jobs import read_jobs
-from flows.progress import Terminal
-from flows.session import Session
-from flows.session import _open as begin
+from flows.rendering.session import Session
+from flows.rendering.session import _open as begin
 from stages.spec import RunOptions
 from storage import StoreFullError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.session import Job, Result
+    from flows.rendering.session import Job, Result
 
 JOBS = int(os.environ.get("FREESCALE_NIGHT", "10"))
 FAULTS = ("killed", "memory", "disk", "poison")  # each once in forty jobs, and at least once

@@ -26,7 +26,7 @@ from storage import (
     Unfinished,
 )
 from tests.disk import Crash, Disk, build, crashes, nothing_more
-from tests.storage.conftest import put_clip
+from tests.storage.conftest import put_video
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def commit(root: Path, key: str) -> None:
     with store.lease(key), store.writing(key, stage="decode", version=1) as writer:
         writer.put("latents", torch.full((1, 4, 8, 8), float(key[0])), "BChw")
         frames = [torch.full((1, 1, 4, 4), n, dtype=torch.uint8) for n in (3, 4)]
-        put_clip(store, writer, "clip", (1, 1, 2, 4, 4), torch.uint8, frames)
+        put_video(store, writer, "clip", (1, 1, 2, 4, 4), torch.uint8, frames)
         writer.put_file("note.txt", key.encode())
     Checkpoints(store, key).clear()
 
@@ -58,7 +58,7 @@ def frame(index: int) -> torch.Tensor:
 
 
 def save_frames(root: Path) -> None:
-    """Go on with a clip of four frames: two more, and those are flushed."""
+    """Go on with a video of four frames: two more, and those are flushed."""
     unfinished = Unfinished(Checkpoints(ArtifactStore(root), CLIP))
     pieces = unfinished.array("clip", (1, 1, 4, 4, 4), torch.uint8)
     for index in pieces.missing[:2]:
@@ -67,7 +67,7 @@ def save_frames(root: Path) -> None:
 
 
 def frames_found(root: Path) -> int:
-    """How many frames of that clip are there, all of them right."""
+    """How many frames of that video are there, all of them right."""
     unfinished = Unfinished(Checkpoints(ArtifactStore(root), CLIP))
     pieces = unfinished.array("clip", (1, 1, 4, 4, 4), torch.uint8)
     assert all(torch.equal(found, frame(index)) for index, found in pieces.items())

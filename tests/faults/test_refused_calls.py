@@ -74,7 +74,7 @@ def step_of(root: Path) -> int | None:
 
 
 def save_frames(root: Path, count: int = 3) -> None:
-    """Go on with a clip until `count` of its four frames are there, and flush them."""
+    """Go on with a video until `count` of its four frames are there, and flush them."""
     unfinished = Unfinished(Checkpoints(ArtifactStore(root), CLIP))
     pieces = unfinished.array("clip", (1, 3, 4, 8, 8), torch.float16)
     for index in range(count):

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from flows.batch.jobs_file import read_jobs
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.jobs import read_jobs
-from flows.progress import Terminal
-from flows.session import Session
+from flows.rendering.session import Session
 from stages.spec import RunOptions
 from storage import RunNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flows.jobs import Ordered
+    from flows.batch.jobs_file import Ordered
 
 AWAY = float(os.environ.get("FREESCALE_AWAY", "60"))
 PATIENCE = 600.0
@@ -128,7 +128,7 @@ def begin(place: Place) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes
     """Server and worker, and a night that was asked for."""
     server = place.start("prefect", "server", "start")
     wait(lambda: (place.folder / "server.log").stat().st_size, "the server starts")
-    told = place.run("flows.cli", "prefect-setup", "--cron", "0 21 * * *", "--zone", "Europe/Vienna")
+    told = place.run("flows.cli.app", "prefect-setup", "--cron", "0 21 * * *", "--zone", "Europe/Vienna")
     assert "overnight/overnight: made, scheduled: 0 21 * * * Europe/Vienna" in told
     worker = place.start("prefect", "worker", "start", "--pool", "gpu-local", "--limit", "1")
     ask(place)

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows import cli, session
-from flows.batch import Night, Window, aside
+from flows.batch.jobs_file import read_jobs
+from flows.batch.runner import Night, Window, aside
+from flows.cli import app as cli
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.jobs import read_jobs
-from flows.progress import Terminal
-from flows.session import Session, prepare
+from flows.rendering import session
+from flows.rendering.session import Session, prepare
 from stages.spec import RunOptions, SpecError, make_spec
 from storage import StoreFullError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.session import Job, Result
+    from flows.rendering.session import Job, Result
 
 PROMPTS = ("a red disc", "a poison square", "a green ring")
 SMALL = {"size": "64x64", "steps": 2}
@@ -30,7 +31,7 @@ SMALL = {"size": "64x64", "steps": 2}
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.setattr("flows.batch.BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr("flows.batch.runner.BACKOFF", (0.0, 0.0))
     return Home(tmp_path / "home")
 
 
@@ -97,7 +98,7 @@ def test_a_full_disk_is_waited_for_and_counts_for_nothing(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = failing(monkeypatch, StoreFullError("no space."), times=5)
-    monkeypatch.setattr("flows.batch.POLL", 0.0)
+    monkeypatch.setattr("flows.batch.runner.POLL", 0.0)
     states = night(home, tmp_path).run(orders(home, tmp_path, PROMPTS[1:2]))
     assert set(states.values()) == {"done"}
     assert len(tried) == 6

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows import cli, home
+from flows import home
+from flows.cli import app as cli
 from flows.home import Home
 from tests.bucket_server import bucket_server
 
@@ -82,7 +83,7 @@ def test_a_render_killed_on_one_machine_is_ended_by_another(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = "s3://studio/killed"
-    words = [sys.executable, "-m", "flows.cli", "--store", url, "render", *WORDS, "--home", str(tmp_path / "here")]
+    words = [sys.executable, "-m", "flows.cli.app", "--store", url, "render", *WORDS, "--home", str(tmp_path / "here")]
     out = ["--out", str(tmp_path / "killed.png")]
     process = subprocess.Popen([*words, *out], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     monkeypatch.setenv("FREESCALE_STORE", url)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from flows import cli
+from flows.cli import app as cli
 
 if TYPE_CHECKING:
     from pathlib import Path

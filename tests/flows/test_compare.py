@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image, ImageChops
 
-from flows import cli, session
-from flows.comparison import prepare_comparison
+from flows.cli import app as cli
+from flows.compare.layout import prepare_comparison
 from flows.home import Home
-from flows.page import contact_sheet, html
-from flows.session import Session
-from flows.tiles import TILE, write_pyramid
-from stages.grid import make_grid
+from flows.pages.html import contact_sheet, html
+from flows.pages.pyramid import TILE, write_pyramid
+from flows.rendering.session import Job, Result, Session
+from stages.metrics.grid import make_grid
 from stages.spec import SpecError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_what_fails_is_set_aside_and_shown_as_such(
 ) -> None:
     render = Session.render
 
-    def faulty(self: Session, job: session.Job, out: Path | None = None, overwrite: bool = False) -> session.Result:
+    def faulty(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
         if job.spec.method.name == "direct":
             raise SpecError("<poisoned>")
         return render(self, job, out, overwrite)

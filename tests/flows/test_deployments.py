@@ -25,7 +25,7 @@ def test_parameters_are_what_the_flow_takes(deployment: dict[str, Any]) -> None:
 
 
 def test_short_forms_pass_the_servers_check() -> None:
-    from flows.compare import compare
+    from flows.deployments.compare import compare
 
     schema = parameter_schema(compare).model_dump_for_openapi()
     short = {"methods": ["freescale/no-fusion", {"name": "direct", "label": "plain"}], "sizes": ["512x512", [64, 64]]}

@@ -17,23 +17,23 @@ import pytest
 import torch
 from PIL import Image
 
-from flows import cli
-from flows.evaluation import REFERENCE, Evaluation, prepare_evaluation
-from flows.evaluation_report import as_csv, as_json, as_markdown, rows
-from flows.evaluation_requests import evaluation_from
+from flows.cli import app as cli
+from flows.cli.options import SIGNALS
+from flows.cli.run_evaluate import evaluation_from
+from flows.cli.terminal import Terminal
+from flows.evaluate.layout import REFERENCE, Evaluation, prepare_evaluation
+from flows.evaluate.readings import Readings, cells, read_all
+from flows.evaluate.report import as_csv, as_json, as_markdown, rows
 from flows.home import Home
-from flows.measuring import Readings, cells, read_all
-from flows.options import SIGNALS
-from flows.progress import Terminal
-from flows.session import Session
-from stages.measures.spec import EvaluationSpec, make_evaluation
+from flows.rendering.session import Session
+from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, Runner
 from stages.shapes.scenes import draw, sample_scene
 from stages.spec import RunOptions, SpecError
 from stages.stage import StageError
 
 if TYPE_CHECKING:
-    from flows.evaluation import Picture
+    from flows.evaluate.layout import Picture
 
 SMALL: dict[str, Any] = {
     "methods": ["direct", {"name": "freescale", "label": "no fusion", "fusion": False}],
@@ -150,7 +150,7 @@ def test_stopped_and_gone_on_gives_the_same_numbers(
 def test_killed_and_typed_again_gives_the_same_numbers(whole: tuple[Evaluation, Readings], tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SMALL))
-    words = [sys.executable, "-m", "flows.cli", "evaluate", str(spec), "--threads", "1", "--json"]
+    words = [sys.executable, "-m", "flows.cli.app", "evaluate", str(spec), "--threads", "1", "--json"]
     words += ["--home", str(tmp_path / "home"), "--checkpoint-every", "0"]
     killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("home/store/manifests/*/*.json")) and killed.poll() is None:
@@ -198,7 +198,7 @@ def test_a_folder_is_the_reference_and_true_pictures_lie_nearer_than_noise(home:
 
 
 def test_a_picture_that_cannot_be_right_is_named_and_left_out(whole: tuple[Evaluation, Readings], home: Path) -> None:
-    from flows.measuring import Read, read_picture
+    from flows.evaluate.readings import Read, read_picture
 
     def fails(picture: Picture, evaluation: Evaluation, session: Session) -> Read:
         if picture.group == "direct" and picture.id == "1-0":
@@ -241,10 +241,10 @@ def making(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"count": 1}, "count: 1 picture a method is too few"),
         ({"count": 2, "splits": 5}, "splits: 5 parts need as many pictures, and there are 2"),
         ({"metrics": ["vmaf"]}, "metrics.0: 'vmaf'"),
-        ({"metrics": ["dynamic_degree"]}, "metrics: 'dynamic_degree' is of clips"),
+        ({"metrics": ["dynamic_degree"]}, "metrics: 'dynamic_degree' is of videos"),
         ({"resize": "antialias"}, "resize: 'antialias' is a choice for i3d; shapes has a resize of its own"),
-        ({"metrics": ["fvd"]}, "metrics: 'fvd' is of clips, and shapes makes pictures"),
-        ({"extractor": "shapes-motion"}, "extractor: 'shapes-motion' reads clips, and shapes makes pictures"),
+        ({"metrics": ["fvd"]}, "metrics: 'fvd' is of videos, and shapes makes pictures"),
+        ({"extractor": "shapes-motion"}, "extractor: 'shapes-motion' reads videos, and shapes makes pictures"),
         ({"prompts": "no-such-file.txt"}, "prompts: no-such-file.txt does not exist"),
         ({"prompts": ["a", "b"], "metrics": ["objects"]}, "'objects' is known only for prompts 'shapes'"),
         ({"prompts": ["a", "b"], "reference": {"protocol": "truth"}}, "'truth' is known only for prompts 'shapes'"),

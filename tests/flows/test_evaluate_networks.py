@@ -1,4 +1,4 @@
-"""`freescale evaluate` over I3D and RAFT on clips of `shapes-motion`: random weights of the real names and shapes."""
+"""`freescale evaluate` over I3D and RAFT on videos of `shapes-motion`: random weights of the real names and shapes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.evaluation import REFERENCE, Evaluation, prepare_evaluation
-from flows.evaluation_report import as_json, as_markdown
+from flows.cli.app import app
+from flows.cli.terminal import Terminal
+from flows.evaluate.layout import REFERENCE, Evaluation, prepare_evaluation
+from flows.evaluate.readings import Readings, cells, read_all
+from flows.evaluate.report import as_json, as_markdown
 from flows.home import Home
-from flows.measuring import Readings, cells, read_all
-from flows.progress import Terminal
-from flows.session import Session
-from stages.measures.clip_extractors import load_clip_network, load_flow
-from stages.measures.clip_readings import levels
-from stages.measures.clips import dynamics
-from stages.measures.convert import convert
-from stages.measures.extractors import find_weights, measures_folder
-from stages.measures.i3d import I3D
-from stages.measures.raft import Raft
-from stages.measures.spec import make_evaluation
-from stages.runner import Interrupted, key_of
+from flows.rendering.session import Session
+from stages.metrics.convert import convert
+from stages.metrics.extractors import find_weights, measures_folder
+from stages.metrics.i3d import I3D
+from stages.metrics.raft import Raft
+from stages.metrics.spec import make_evaluation
+from stages.metrics.video_extractors import load_flow, load_video_network
+from stages.metrics.video_readings import levels
+from stages.metrics.videos import dynamics
+from stages.runner import Interrupted
 from stages.spec import RunOptions, SpecError
 from tests.toys import random_weights
 
 if TYPE_CHECKING:
-    from flows.evaluation import Picture
-    from flows.measuring import Read
+    from flows.evaluate.layout import Picture
+    from flows.evaluate.readings import Read
 
 CPU = torch.device("cpu")
 VALUES: dict[str, Any] = {
@@ -67,7 +67,7 @@ def session(home: Path, stop: threading.Event | None = None) -> Session:
 
 @pytest.fixture(scope="module")
 def whole(home: Path) -> tuple[Evaluation, Readings]:
-    """Stopped after the first clip and typed again."""
+    """Stopped after the first video and typed again."""
     evaluation, stop = prepare_evaluation(make_evaluation(VALUES), Home(home)), threading.Event()
 
     def stop_at_once(done: int, picture: Picture) -> None:
@@ -80,7 +80,7 @@ def whole(home: Path) -> tuple[Evaluation, Readings]:
 
 def frames_of(read: Read, home: Path) -> list[torch.Tensor]:
     assert read.picture.job is not None
-    key = key_of(read.picture.job.plan.exports[-1].parents["image"])
+    key = read.picture.job.plan.exports[-1].parents["image"].key
     return [levels(frame) for frame in Home(home).store.open_frames(key)["image"]]
 
 
@@ -105,12 +105,12 @@ def test_the_numbers_are_there_and_say_how_they_were_taken(whole: tuple[Evaluati
     page = as_markdown(evaluation, found)
     assert page.startswith("| method | size | n | FVD | KVD | dynamic degree |")
     assert f"Network: i3d ({evaluation.weights[0].sha256[:8]}), resize bilinear." in page
-    assert "clips at 30 frames a second" in page
+    assert "videos at 30 frames a second" in page
 
 
 def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Readings], home: Path) -> None:
     evaluation, readings = whole
-    network, flow = load_clip_network(evaluation.weights[0], CPU, "bilinear"), load_flow(evaluation.weights[1], CPU)
+    network, flow = load_video_network(evaluation.weights[0], CPU, "bilinear"), load_flow(evaluation.weights[1], CPU)
     one = next(read for read in readings.read if read.picture.group != REFERENCE)
     frames = frames_of(one, home)
     assert len(frames) == 16

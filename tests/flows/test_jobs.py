@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.batch.jobs_file import read_jobs
 from flows.home import Home
-from flows.jobs import read_jobs
 from stages.spec import SpecError
 
 if TYPE_CHECKING:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows import cli, notify
-from flows.batch import Night
-from flows.notify import check_hook
+from flows.batch import notify
+from flows.batch.notify import check_hook
+from flows.batch.runner import Night
+from flows.cli import app as cli
 from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flows.batch import State
+    from flows.batch.runner import State
 
 
 class Hook(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 
-from flows.prefect_setup import AUTOMATION, setup
+from flows.deployments.setup import AUTOMATION, setup
 from stages.spec import SpecError
 
 if TYPE_CHECKING:

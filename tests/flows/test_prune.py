@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows import cli
+from flows.cli import app as cli
+from flows.cli.flags import redo_spec
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.pruning import needless, parse_age, parse_bytes, prune
-from flows.requests import redo_spec
-from flows.session import Session, prepare
-from stages.runner import Interrupted, Runner, key_of
+from flows.rendering.prune import needless, parse_age, parse_bytes, prune
+from flows.rendering.session import Session, prepare
+from stages.runner import Interrupted, Runner
 from stages.spec import RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
-    from flows.session import Job, Result
+    from flows.rendering.session import Job, Result
 
 SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
@@ -52,8 +52,8 @@ def gone(home: Home, **wanted: Any) -> set[str]:
 
 def test_pictures_stay_and_what_they_were_made_from_is_made_again(home: Home) -> None:
     job, first = done(home)
-    exports = {key_of(call) for call in job.plan.exports}
-    assert gone(home) == {key_of(call) for call in job.plan.calls} - exports
+    exports = {call.key for call in job.plan.exports}
+    assert gone(home) == {call.key for call in job.plan.calls} - exports
     assert set(home.store.list_keys()) == exports
     again = session(home).render(job)
     assert all(outcome.reused for outcome in again.outcomes)
@@ -93,7 +93,7 @@ class Stopping(Terminal):
 def test_what_another_run_shares_stays_when_one_run_is_pruned(home: Home) -> None:
     one, _ = done(home)
     other, _ = done(home, method=SMALL["method"] | {"fusion": False})
-    shared = {key_of(c) for c in one.plan.calls} & {key_of(c) for c in other.plan.calls}
+    shared = {c.key for c in one.plan.calls} & {c.key for c in other.plan.calls}
     went = gone(home, run=one.run)
     assert went
     assert not went & shared
@@ -146,7 +146,7 @@ def test_beside_a_running_worker(home: Home) -> None:
     """Pruned with no grace for as long as another process renders."""
     done(home)  # something to sweep that the other process will want
     code = ["render", SMALL["prompt"], "--size", "192x128", "--steps", "4", "--restart", "0.3", "--seed", "1"]
-    command = [sys.executable, "-m", "flows.cli", *code, "--home", str(home.root), "--threads", "1", "--json"]
+    command = [sys.executable, "-m", "flows.cli.app", *code, "--home", str(home.root), "--threads", "1", "--json"]
     command += ["--out", str(home.root / "out.png")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
     while process.poll() is None:

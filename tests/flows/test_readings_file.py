@@ -8,22 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flows import cli
-from flows.evaluation import prepare_evaluation
-from flows.evaluation_report import rows
+from flows.cli import app as cli
+from flows.cli.terminal import Terminal
+from flows.evaluate.layout import prepare_evaluation
+from flows.evaluate.readings import cells, read_all
+from flows.evaluate.readings_file import FORMAT, ReadingsFile
+from flows.evaluate.report import rows
 from flows.home import Home
-from flows.measuring import cells, read_all
-from flows.progress import Terminal
-from flows.readings_file import FORMAT, ReadingsFile
-from flows.session import Session
-from stages.measures.spec import EvaluationSpec, make_evaluation
-from stages.runner import Runner, key_of
+from flows.rendering.session import Session
+from stages.metrics.spec import EvaluationSpec, make_evaluation
+from stages.runner import Runner
 from stages.spec import RunOptions, SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.evaluation import Evaluation
+    from flows.evaluate.layout import Evaluation
 
 SMALL: dict[str, Any] = {
     "methods": ["direct"],
@@ -143,7 +143,7 @@ def test_places_where_no_file_can_be_are_refused(tmp_path: Path) -> None:
 def test_a_reading_that_its_stage_would_not_give_is_refused(tmp_path: Path, name: str, tensor: Any) -> None:
     home = Home(tmp_path / "home")
     evaluation = prepare_evaluation(small([0]), home)
-    key = key_of(next(iter(evaluation.pictures[0].readings.values())))
+    key = next(iter(evaluation.pictures[0].readings.values())).key
     save_file({f"{key}/{name}": tensor}, tmp_path / "file", FORMAT)
     with pytest.raises(SpecError, match=f"holds {name} .* for render_features, which gives no such thing"):
         ReadingsFile((tmp_path / "file",)).take(evaluation, home.store)

@@ -17,17 +17,17 @@ from prefect import get_client
 from prefect.exceptions import Pause
 from prefect.states import Cancelling, Paused, Suspended
 
-from flows.compare import compare
-from flows.evaluate import evaluate
+from flows.batch.jobs_file import read_jobs
+from flows.cli.terminal import Terminal
+from flows.deployments.compare import compare
+from flows.deployments.evaluate import evaluate
+from flows.deployments.overnight import overnight
+from flows.deployments.render import render
+from flows.deployments.tasks import FlowState
 from flows.home import Home
-from flows.jobs import read_jobs
-from flows.overnight import overnight
-from flows.progress import Terminal
-from flows.render import render
-from flows.session import Session, prepare
-from flows.tasks import FlowState
-from stages.grid import make_grid
-from stages.measures.spec import make_evaluation
+from flows.rendering.session import Session, prepare
+from stages.metrics.grid import make_grid
+from stages.metrics.spec import make_evaluation
 from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import State as PrefectState
 
-    from flows.session import Job, Result
-    from stages.plan import Call
+    from flows.rendering.session import Job, Result
+    from stages.call import Call
 
 OPTIONS = RunOptions(threads=1)
 
@@ -116,7 +116,7 @@ def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
 
     job_line = job
     monkeypatch.setattr(Session, "render", faulty)
-    monkeypatch.setattr("flows.batch.BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr("flows.batch.runner.BACKOFF", (0.0, 0.0))
     jobs(home.root / "jobs", one=job("a red disc") + job("a poison square"))
     made = overnight(options=OPTIONS)
     assert made["tally"] == {"done": 2, "set aside": 1}

@@ -13,8 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy.stats import norm
 
-from flows.study import QUESTIONS, make_study
-from flows.study_tally import Ballot, Key, print_tally, read_study, tally
+from flows.compare.study import QUESTIONS, make_study
+from flows.compare.study_tally import Ballot, Key, print_tally, read_study, tally
 from stages.spec import SpecError
 
 if TYPE_CHECKING:

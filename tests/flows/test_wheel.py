@@ -14,7 +14,7 @@ import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.prefect_setup import AUTOMATION
+from flows.deployments.setup import AUTOMATION
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flows", "freescale", "stages", "storage")
@@ -105,13 +105,13 @@ def test_it_has_every_file_of_the_packages_and_no_other_folder(wheel: Path) -> N
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert inside == there | {"flows/prefect.yaml"}
+    assert inside == there | {"flows/deployments/prefect.yaml"}
 
 
 def test_it_has_the_deployments_and_the_license_unchanged(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (license_file,) = (name for name in archive.namelist() if name.endswith("/licenses/LICENSE"))
-        assert archive.read("flows/prefect.yaml") == (ROOT / "prefect.yaml").read_bytes()
+        assert archive.read("flows/deployments/prefect.yaml") == (ROOT / "prefect.yaml").read_bytes()
         assert archive.read(license_file) == (ROOT / "LICENSE").read_bytes()
 
 

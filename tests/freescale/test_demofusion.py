@@ -18,9 +18,9 @@ from freescale.forward_process import generator, normal, renoise
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import DemoFusion, Direct
-from freescale.methods.demofusion import dilated_factor
+from freescale.methods.demofusion.method import dilated_factor
+from freescale.methods.demofusion.views import Views, dilated_views, match_moments, predict_views, window_views
 from freescale.sampling import Moment, Schedule, make_schedule
-from freescale.views import Views, dilated_views, match_moments, predict_views, window_views
 from freescale.windows import Windows, place_windows
 from tests.oracles import demofusion as oracle
 from tests.toys import level_at, render

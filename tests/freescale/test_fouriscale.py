@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from freescale.buckets import BUCKETS, bucket_for, training_side, whole_scale
 from freescale.cascade import Level, base_size_for
 from freescale.dilation import convs_under
 from freescale.forward_process import normal
-from freescale.fourier_dilation import FourierDilation, fourier_dilate, share_attention_maps
 from freescale.frequency import fourier_filter, low_pass_mask
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import Direct, FouriScale
-from freescale.methods.fouriscale import SD, SDXL
+from freescale.methods.fouriscale.buckets import BUCKETS, bucket_for, training_side, whole_scale
+from freescale.methods.fouriscale.fourier_dilation import FourierDilation, fourier_dilate, share_attention_maps
+from freescale.methods.fouriscale.method import SD, SDXL
 from freescale.sampling import Moment, denoise, make_schedule
 from freescale.unet_patches import dilate_convs, patched, spatial_self_attentions
 from tests.freescale.test_unet_patches import is_same, snapshot

@@ -16,9 +16,9 @@ from freescale.cascade import Level, base_size_for
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import Direct, HiDiffusion
-from freescale.rau_net import layout_of, rau_net
+from freescale.methods.hidiffusion.rau_net import layout_of, rau_net
+from freescale.methods.hidiffusion.shifted_windows import ShiftedWindows, shifted_windows
 from freescale.sampling import Moment, make_schedule
-from freescale.shifted_windows import ShiftedWindows, shifted_windows
 from freescale.unet_patches import patched
 from freescale.windows import rolled_halves
 from tests.oracles import hidiffusion as oracle

@@ -73,7 +73,7 @@ def test_other_embeddings_are_not_mistaken(sdxl_unet: Any) -> None:
 
 
 def test_views_of_a_canvas_have_texts_of_their_own(denoiser: Denoiser) -> None:
-    from freescale.views import dilated_views
+    from freescale.methods.demofusion.views import dilated_views
 
     assert denoiser.for_views(dilated_views((8, 10), 2), 1).text is None
 

@@ -18,9 +18,15 @@ from freescale.cascade import Level, base_size_for
 from freescale.forward_process import normal
 from freescale.guidance import Denoiser
 from freescale.methods import Direct, ScaleCrafter
-from freescale.methods.scalecrafter import layers_at, progressive_factor
-from freescale.redilation import disperse, dispersion_matrix, factors_under, redilate, redilate_convs
-from freescale.redilation_settings import RELEASED, SD, SDXL, Setting, setting_for
+from freescale.methods.scalecrafter.method import layers_at, progressive_factor
+from freescale.methods.scalecrafter.redilation import (
+    disperse,
+    dispersion_matrix,
+    factors_under,
+    redilate,
+    redilate_convs,
+)
+from freescale.methods.scalecrafter.settings import RELEASED, SD, SDXL, Setting, setting_for
 from freescale.sampling import Moment, denoise, make_schedule
 from freescale.unet_patches import patched
 from tests.freescale.test_unet_patches import is_same, snapshot

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from freescale.forward_process import normal
-from freescale.tiled_vae import decode_tiles, encode_tiles, plan_tiles, untiled_bytes
-from freescale.vae_tile import Tile, TiledVae, reader
+from freescale.vae.passes import decode_tiles, encode_tiles, plan_tiles, untiled_bytes
+from freescale.vae.tile import Tile, TiledVae, reader
 
 AMPLE, MIB = 1 << 33, 1 << 20
 SIZES = [(7, 9), (13, 5), (11, 22)]  # latent cells; no tile below divides their pixels
@@ -93,7 +93,8 @@ def test_the_tile_edge_does_not_matter(tile: int) -> None:
 
 
 def test_neither_does_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from freescale import tiled_vae, vae_tile
+    from freescale.vae import passes as tiled_vae
+    from freescale.vae import tile as vae_tile
 
     for module in (tiled_vae, vae_tile):
         monkeypatch.setattr(module, "BLOCK", 16)  # several blocks of queries and of keys

@@ -57,9 +57,9 @@ def unit(state: Mapping[str, Tensor], name: str, x: Tensor, stride: int = 1) -> 
     return ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
 
 
-def logits(state: Mapping[str, Tensor], clips: Tensor) -> Tensor:
-    """(B, 400) for clips (B, 3, F, h, w)."""
-    x = unit(state, "Conv3d_1a_7x7", clips, 2)
+def logits(state: Mapping[str, Tensor], videos: Tensor) -> Tensor:
+    """(B, 400) for videos (B, 3, F, h, w)."""
+    x = unit(state, "Conv3d_1a_7x7", videos, 2)
     x = unit(state, "Conv3d_2b_1x1", pool(x, (1, 3, 3), (1, 2, 2)))
     x = pool(unit(state, "Conv3d_2c_3x3", x), (1, 3, 3), (1, 2, 2))
     for name in MODULES:

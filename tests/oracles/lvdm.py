@@ -1,7 +1,7 @@
 """VideoCrafter2 as its own code has it, written out from a state dict: names and shapes, and what is computed.
 
 The UNet (LVDM), the VAE's two halves and OpenCLIP's text tower, as functions of a mapping of tensors by the names in
-the checkpoint. Nothing is shared with the package, diffusers or transformers. Clips are (B, C, F, h, w).
+the checkpoint. Nothing is shared with the package, diffusers or transformers. Videos are (B, C, F, h, w).
 """
 
 from __future__ import annotations
@@ -281,13 +281,13 @@ class UNet:
         h = h + linear(w, f"{name}.emb_layers.1", F.silu(emb))[:, :, None, None]
         h = conv(w, f"{name}.out_layers.3", F.silu(norm(w, f"{name}.out_layers.0", h, groups, 1e-5)))
         h = h + (conv(w, f"{name}.skip_connection", x) if f"{name}.skip_connection.weight" in w else x)
-        clip = over_time = frames_inside(h, frames)
+        video = over_time = frames_inside(h, frames)
         for n in (1, 2, 3, 4):
             stem = f"{name}.temopral_conv.conv{n}"
             over_time = F.silu(norm(w, f"{stem}.0", over_time, groups, 1e-5))
             last = f"{stem}.{2 if n == 1 else 3}"
             over_time = F.conv3d(over_time, w[f"{last}.weight"], w[f"{last}.bias"], padding=(1, 0, 0))
-        return frames_first(clip + over_time)
+        return frames_first(video + over_time)
 
     def spatial(self, name: str, x: Tensor, text: Tensor) -> Tensor:
         tokens = norm(self.w, f"{name}.norm", x, self.s.groups, 1e-6).flatten(2).transpose(1, 2)
@@ -295,9 +295,9 @@ class UNet:
         return x + tokens.transpose(1, 2).reshape(x.shape)
 
     def temporal(self, name: str, x: Tensor, frames: int, heads: int | None = None) -> Tensor:
-        clip = norm(self.w, f"{name}.norm", frames_inside(x, frames), self.s.groups, 1e-6)
-        batch, channels, _, height, width = clip.shape
-        tokens = clip.permute(0, 3, 4, 2, 1).reshape(-1, frames, channels)
+        video = norm(self.w, f"{name}.norm", frames_inside(x, frames), self.s.groups, 1e-6)
+        batch, channels, _, height, width = video.shape
+        tokens = video.permute(0, 3, 4, 2, 1).reshape(-1, frames, channels)
         tokens = self.transformed(name, tokens, None, heads or channels // self.s.head)
         back = tokens.reshape(batch, height, width, frames, channels).permute(0, 3, 4, 1, 2)
         return x + back.reshape(x.shape)

@@ -17,20 +17,19 @@ from PIL import Image
 from pydantic import ValidationError
 
 from benchmarks.sdxl_folder import write_sdxl
+from flows.batch.jobs_file import read_jobs
+from flows.cli.run_batch import check_memory
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.jobs import read_jobs
-from flows.night import check_memory
-from flows.progress import Terminal
-from flows.session import Result, Session, prepare, to_do
+from flows.rendering.session import Result, Session, prepare, to_do
 from freescale import METHODS, guidance
 from stages import runner
 from stages.amounts import enough_bytes, parse_bytes, show_bytes
-from stages.budget import LADDER, PARTS, check, fit, next_rung, return_freed
 from stages.decode import Decode
-from stages.estimate import estimate, resident, rough_bytes
-from stages.models import Models, describe
+from stages.models.load import Models, describe
 from stages.plan import make_plan
-from stages.runner import key_of
+from stages.planner.budget import LADDER, PARTS, check, fit, next_rung, return_freed
+from stages.planner.estimate import estimate, resident, rough_bytes
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ def test_at_the_end_of_the_ladder_the_stage_fails_and_what_is_done_stays(
     with pytest.raises(torch.OutOfMemoryError):
         render(tmp_path)
     home = Home(tmp_path)
-    done = [c.label for c in prepare(make_spec(SMALL), home).plan.calls if home.store.find(key_of(c)) is not None]
+    done = [c.label for c in prepare(make_spec(SMALL), home).plan.calls if home.store.find(c.key) is not None]
     assert done == ["conditioning 0", "base_denoise 0"]
     monkeypatch.setattr(Decode, "run", decode)
     render(tmp_path)
@@ -348,7 +347,7 @@ def test_a_worker_of_dask_keeps_freed_memory_as_any_process_does() -> None:
     """Pages that 50 tensors of 4 MiB, made one after another, are faulted in on; 1,024 make up one of them."""
     script = """
 import resource, torch
-from stages.budget import keep_freed
+from stages.planner.budget import keep_freed
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

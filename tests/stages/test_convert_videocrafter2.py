@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from flows.cli import app
+from flows.cli.app import app
 from freescale import Conditioning, Denoiser, make_schedule, normal
-from stages.checkpoint_file import read_checkpoint, shapes_of
-from stages.convert_videocrafter2 import CARD, INDEX, Architecture, arranged, convert
-from stages.model_folder import describe
-from stages.models import Models
+from stages.models.checkpoint_file import read_checkpoint, shapes_of
+from stages.models.convert_videocrafter2 import CARD, INDEX, Architecture, arranged, convert
+from stages.models.folder import describe
+from stages.models.load import Models
+from stages.models.videocrafter import VideoCrafterUNet, empty_networks, load_tokenizer
 from stages.spec import ModelSpec, SpecError
-from stages.videocrafter import VideoCrafterUNet, empty_networks, load_tokenizer
 from tests.oracles import lvdm
 from tests.toys import EMBEDDED_TOKENIZER
 
@@ -231,7 +231,7 @@ class TestTheFolder:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("stages.convert_videocrafter2._write", full)
+        monkeypatch.setattr("stages.models.convert_videocrafter2._write", full)
         (tmp_path / ".out.partial").mkdir()  # of one that was killed
         with pytest.raises(SpecError, match="No space left"):
             convert(converted.parent / "model.ckpt", tmp_path / "out", EMBEDDED_TOKENIZER, SMALL_ARCHITECTURE)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.session import Result, Session, prepare
+from flows.rendering.session import Result, Session, prepare
 from freescale import guidance
 from freescale import scale_fusion as fusion
 from stages.spec import RunOptions, make_spec

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from stages import ffmpeg
-from stages.ffmpeg import Encoding, check_encoding, encoders, read_comment, read_video, write_video
+from stages.media import ffmpeg
+from stages.media.ffmpeg import Encoding, check_encoding, encoders, read_comment, read_video, write_video
 from stages.spec import SpecError, exact_rate
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def listed(path: Path) -> tuple[Fraction, tuple[int, int], list[int]]:
 @pytest.mark.parametrize("fps", ["10", "24000/1001", "60"])
 @pytest.mark.parametrize("format", ["mp4", "hevc", "ffv1"])
 def test_frames_size_and_rate_are_exact(tmp_path: Path, format: str, fps: str) -> None:
-    path = written(tmp_path / f"clip.{'mkv' if format == 'ffv1' else 'mp4'}", format, fps)
+    path = written(tmp_path / f"video.{'mkv' if format == 'ffv1' else 'mp4'}", format, fps)
     assert listed(path) == (Fraction(fps), SIZE, list(range(COUNT)))
     assert json.loads(read_comment(path)) == json.loads(COMMENT)
 
@@ -98,7 +98,7 @@ def test_odd_sides_and_missing_encoders_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_ffmpeg_says_is_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"ffmpeg could not write clip\.nothing"):
+    with pytest.raises(RuntimeError, match=r"ffmpeg could not write video\.nothing"):
         write_video(tmp_path / "clip.nothing", [b"\0" * 9216], Encoding("mp4", SIZE, Fraction(10)))
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     with pytest.raises(RuntimeError, match="cannot be decoded"):

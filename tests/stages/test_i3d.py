@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stages.measures.i3d import I3D, max_pool, same
+from stages.metrics.i3d import I3D, max_pool, same
 from tests.oracles import i3d as oracle
 from tests.toys import random_weights
 
@@ -90,13 +90,13 @@ def test_padding_is_tensorflows(size: int, window: int, stride: int) -> None:
 
 
 def test_logits_are_those_of_a_slow_network() -> None:
-    """A small clip of odd sizes, float64 on both sides: what is left is the order of sums."""
+    """A small video of odd sizes, float64 on both sides: what is left is the order of sums."""
     state = {name: tensor.double() for name, tensor in random_weights(I3D(), 1).items()}
     net = I3D().double().eval()
     net.load_state_dict(state)
-    clips = torch.rand(2, 3, 9, 30, 41, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
+    videos = torch.rand(2, 3, 9, 30, 41, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
     with torch.no_grad():
-        found = net(clips)
+        found = net(videos)
     assert found.shape == (2, 400)
     assert found.std() > 1e-3
-    assert torch.allclose(found, oracle.logits(state, clips), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found, oracle.logits(state, videos), rtol=1e-9, atol=1e-12)

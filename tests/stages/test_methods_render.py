@@ -11,9 +11,9 @@ import torch
 
 from freescale import METHODS
 from freescale.methods.freescale import FreeScale
-from stages.models import Models, describe
-from stages.plan import Call, Plan, make_plan
-from stages.runner import Interrupted, Outcome, Runner, key_of
+from stages.models.load import Models, describe
+from stages.plan import Plan, make_plan
+from stages.runner import Interrupted, Runner
 from stages.spec import ModelSpec, RunOptions, make_spec
 from storage import ArtifactStore
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from stages.call import Call
+    from stages.observer import Outcome
 
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 224, "height": 192, "steps": 4}
 """1.6 and 1.75 times the training size: rounded, 2, so that every method has something to do."""
@@ -124,5 +127,5 @@ def test_a_recorded_spec_says_the_models_own_values_and_is_the_same_render(model
     recorded = json.loads(json.dumps(plan.spec.model_dump(mode="json")))
     assert recorded["method"]["restart"] == plan.info.method_defaults["restart"]
     again = make_plan(make_spec(recorded), models.info)
-    assert [key_of(call) for call in again.calls] == [key_of(call) for call in plan.calls]
-    assert key_of(plan_of("freescale", models).exports[-1]) != key_of(plan.exports[-1])
+    assert [call.key for call in again.calls] == [call.key for call in plan.calls]
+    assert plan_of("freescale", models).exports[-1].key != plan.exports[-1].key

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.session import Result, Session, prepare
+from flows.rendering.session import Result, Session, prepare
 from stages.base_denoise import BaseDenoise
-from stages.models import describe
+from stages.models.load import describe
 from stages.plan import settled_method
 from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.measures import correlation
-from stages.measures.correlation import Correlation
-from stages.measures.raft import Raft, upsampled
+from stages.metrics import correlation
+from stages.metrics.correlation import Correlation
+from stages.metrics.raft import Raft, upsampled
 from tests.oracles import raft as oracle
 from tests.toys import random_weights
 

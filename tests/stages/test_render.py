@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.cli.flags import redo_spec
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.requests import redo_spec
-from flows.session import Result, Session, prepare
+from flows.rendering.session import Result, Session, prepare
 from stages.export import Export
-from stages.runner import Runner, key_of
+from stages.runner import Runner
 from stages.spec import RenderSpec, RunOptions, SpecError, make_spec
 from stages.stage import StageError
 
@@ -73,7 +73,7 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
     spec = make_spec(SMALL)
     plan = prepare(spec, Home(home)).plan
     store = Home(home).store
-    key = next(key_of(c) for c in reversed(plan.calls) if c.stage.name == stage)
+    key = next(c.key for c in reversed(plan.calls) if c.stage.name == stage)
     manifest = store.find(key)
     if manifest is None:  # an earlier healing made nothing that nobody asked for
         render(home, spec)
@@ -86,11 +86,11 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
     path.write_bytes(bytes(data))
     assert store.verify(key) is not None
     for export in plan.exports:  # so that everything below is asked for
-        if (found := store.find(key_of(export))) is not None and stage != "export":
+        if (found := store.find(export.key)) is not None and stage != "export":
             store.set_aside(found.key, "test")
     for call in plan.calls:
-        if call.stage.name in ("decode", "detail_pass") and call.stage.name != stage and store.find(key_of(call)):
-            store.set_aside(key_of(call), "test")
+        if call.stage.name in ("decode", "detail_pass") and call.stage.name != stage and store.find(call.key):
+            store.set_aside(call.key, "test")
     assert render(home, spec).pixels_sha256 == first.pixels_sha256
     assert store.verify(key) is None
 
@@ -144,7 +144,7 @@ def test_not_a_number_fails_the_stage_and_keeps_nothing(tmp_path: Path, monkeypa
     with pytest.raises(StageError, match="after step 1"):
         render(tmp_path, spec)
     plan = prepare(spec, Home(tmp_path)).plan
-    assert Home(tmp_path).store.find(next(key_of(c) for c in plan.calls if c.stage.name == "base_denoise")) is None
+    assert Home(tmp_path).store.find(next(c.key for c in plan.calls if c.stage.name == "base_denoise")) is None
     assert [r.state for r in Home(tmp_path).runs.list()] == ["failed"]
 
 

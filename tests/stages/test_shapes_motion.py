@@ -1,4 +1,4 @@
-"""The moving world of `shapes-motion`: clips at every size, read back into words; its model and its feature network."""
+"""The moving world of `shapes-motion`: videos at every size, read back into words; its model, its feature network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.measures import motion_net
-from stages.measures.motion_net import MotionNet, frame_input, frame_numbers
-from stages.model_folder import EMBEDDED_MODELS
-from stages.shapes.measures import largest_mask
-from stages.shapes_motion.clips import FRAMES, MOTIONS, SHAPES, Clip, draw_clip, frame_scene, sample_clip
-from stages.shapes_motion.measures import judge_clip, parse_clip_caption, read_clip
+from stages.metrics import motion_net
+from stages.metrics.motion_net import MotionNet, frame_input, frame_numbers
+from stages.models.folder import EMBEDDED_MODELS
+from stages.shapes.metrics import largest_mask
+from stages.shapes_motion.metrics import judge_video, parse_video_caption, read_video
+from stages.shapes_motion.videos import FRAMES, MOTIONS, SHAPES, Video, draw_video, frame_scene, sample_video
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,24 +28,24 @@ FIRST = 2_000_000  # seeds from here on are never trained on
 MODEL = EMBEDDED_MODELS["shapes-motion"]
 
 
-def true_clip(seed: int, height: int = 80, width: int = 128, frames: int = FRAMES) -> tuple[Clip, list[Tensor]]:
-    clip = sample_clip(FIRST + seed, aspect=width / height)
-    return clip, list(draw_clip(clip, frames, height, width).unbind(1))
+def true_video(seed: int, height: int = 80, width: int = 128, frames: int = FRAMES) -> tuple[Video, list[Tensor]]:
+    video = sample_video(FIRST + seed, aspect=width / height)
+    return video, list(draw_video(video, frames, height, width).unbind(1))
 
 
-def of_motion(motion: str, start: int = 0) -> tuple[Clip, list[Tensor]]:
-    return true_clip(next(s for s in range(start, start + 200) if sample_clip(FIRST + s).motion == motion))
+def of_motion(motion: str, start: int = 0) -> tuple[Video, list[Tensor]]:
+    return true_video(next(s for s in range(start, start + 200) if sample_video(FIRST + s).motion == motion))
 
 
 @pytest.mark.parametrize("size", [(80, 128), (160, 256), (96, 128)])
-def test_true_clips_are_read_right(size: tuple[int, int]) -> None:
-    verdicts = [judge_clip(frames, clip) for clip, frames in (true_clip(seed, *size) for seed in range(16))]
+def test_true_videos_are_read_right(size: tuple[int, int]) -> None:
+    verdicts = [judge_video(frames, video) for video, frames in (true_video(seed, *size) for seed in range(16))]
     assert all(v.right for v in verdicts)
-    assert max(v.flicker for v in verdicts) < 0.1, "the ground of a true clip stands still"
+    assert max(v.flicker for v in verdicts) < 0.1, "the ground of a true video stands still"
 
 
 def test_every_motion_is_drawn_and_told_apart() -> None:
-    read = {motion: read_clip(of_motion(motion)[1]).motion for motion in MOTIONS}
+    read = {motion: read_video(of_motion(motion)[1]).motion for motion in MOTIONS}
     assert read == {motion: motion for motion in MOTIONS}
 
 
@@ -53,41 +53,41 @@ def test_every_motion_is_drawn_and_told_apart() -> None:
     ("motion", "backwards"),
     [("moving left", "moving right"), ("moving right", "moving left"), ("moving up", "moving down")],
 )
-def test_a_clip_played_backwards_is_another_motion(motion: str, backwards: str) -> None:
-    assert read_clip(list(reversed(of_motion(motion)[1]))).motion == backwards
+def test_a_video_played_backwards_is_another_motion(motion: str, backwards: str) -> None:
+    assert read_video(list(reversed(of_motion(motion)[1]))).motion == backwards
 
 
-def test_a_still_clip_and_a_wrong_frame_are_not_right() -> None:
-    clip, frames = of_motion("moving left")
-    assert read_clip([frames[0]] * 8).motion == "still"
-    other = replace(clip, scene=replace(clip.scene, color="red" if clip.scene.color != "red" else "green"))
-    wrong = [*frames[:-1], draw_clip(other, 8, 80, 128)[:, -1]]
-    verdict = judge_clip(wrong, clip)
+def test_a_still_video_and_a_wrong_frame_are_not_right() -> None:
+    video, frames = of_motion("moving left")
+    assert read_video([frames[0]] * 8).motion == "still"
+    other = replace(video, scene=replace(video.scene, color="red" if video.scene.color != "red" else "green"))
+    wrong = [*frames[:-1], draw_video(other, 8, 80, 128)[:, -1]]
+    verdict = judge_video(wrong, video)
     assert not verdict.right
     assert verdict.color_ok == 7 / 8
 
 
 def test_flicker_is_what_changes_behind_the_object() -> None:
-    clip, frames = of_motion("spinning")
+    video, frames = of_motion("spinning")
     lit = [frame + (index % 2) * 10 / 127.5 for index, frame in enumerate(frames)]
-    assert judge_clip(lit, clip).flicker == pytest.approx(10, rel=0.1)
+    assert judge_video(lit, video).flicker == pytest.approx(10, rel=0.1)
 
 
 def test_the_first_frame_does_not_depend_on_how_many_there_are() -> None:
-    clip = sample_clip(FIRST)
-    assert torch.equal(draw_clip(clip, 2, 40, 64)[:, 0], draw_clip(clip, 16, 40, 64)[:, 0])
-    slow = replace(clip, motion_fps=16)
-    fast = replace(clip, motion_fps=8)
+    video = sample_video(FIRST)
+    assert torch.equal(draw_video(video, 2, 40, 64)[:, 0], draw_video(video, 16, 40, 64)[:, 0])
+    slow = replace(video, motion_fps=16)
+    fast = replace(video, motion_fps=8)
     assert frame_scene(slow, 8) == frame_scene(fast, 4), "twice the rate, half as far"
 
 
 def test_captions() -> None:
-    assert parse_clip_caption("a blue square moving left over sand")[1] == "moving left"
+    assert parse_video_caption("a blue square moving left over sand")[1] == "moving left"
     for seed in range(30):
-        clip = sample_clip(seed)
-        assert parse_clip_caption(clip.caption)[0].shape == clip.scene.shape
+        video = sample_video(seed)
+        assert parse_video_caption(video.caption)[0].shape == video.scene.shape
     with pytest.raises(ValueError, match=r"is not 'a COLOUR SHAPE MOTION over BACKGROUND'"):
-        parse_clip_caption("a blue square over sand")
+        parse_video_caption("a blue square over sand")
 
 
 def test_largest_mask_is_the_object() -> None:
@@ -102,10 +102,10 @@ def test_the_feature_network_knows_its_world() -> None:
     net.load_state_dict({name: weight.float() for name, weight in load_file(motion_net.WEIGHTS).items()})
     right = 0
     for seed in range(24):
-        clip, frames = true_clip(seed)
+        video, frames = true_video(seed)
         x = torch.stack([frame_input(frames[i]) for i in frame_numbers(len(frames))], dim=1)
         with torch.no_grad():
-            right += MOTIONS[int(net(x[None])["motion"].argmax())] == clip.motion
+            right += MOTIONS[int(net(x[None])["motion"].argmax())] == video.motion
     assert right >= 21
     assert motion_net.WEIGHTS.stat().st_size < 2**20
 
@@ -145,20 +145,20 @@ def test_every_shape_survives_the_latents_at_the_training_size() -> None:
     vae = AutoencoderKL.from_pretrained(MODEL / "vae").float().eval()
     read: dict[str, list[bool]] = {shape: [] for shape in SHAPES}
     for seed in range(18):
-        clip, frames = true_clip(seed)
+        video, frames = true_video(seed)
         with torch.no_grad():
             latents = vae.encode(torch.stack(frames[::7])).latent_dist.mean
-            again = judge_clip(vae.decode(latents).sample, clip)
-        read[clip.scene.shape].append(again.shape_ok == 1.0)
+            again = judge_video(vae.decode(latents).sample, video)
+        read[video.scene.shape].append(again.shape_ok == 1.0)
     assert all(len(right) >= 3 and sum(right) / len(right) >= 0.5 for right in read.values()), read
 
 
-def test_a_scene_has_a_clip_of_every_motion() -> None:
-    clips = [sample_clip(FIRST, motion=motion) for motion in MOTIONS]
-    assert [clip.motion for clip in clips] == list(MOTIONS)
-    assert len({(clip.scene.color, clip.scene.background, clip.motion_fps) for clip in clips}) == 1
-    own = sample_clip(FIRST)
-    assert own == sample_clip(FIRST, motion=own.motion)
+def test_a_scene_has_a_video_of_every_motion() -> None:
+    videos = [sample_video(FIRST, motion=motion) for motion in MOTIONS]
+    assert [video.motion for video in videos] == list(MOTIONS)
+    assert len({(video.scene.color, video.scene.background, video.motion_fps) for video in videos}) == 1
+    own = sample_video(FIRST)
+    assert own == sample_video(FIRST, motion=own.motion)
 
 
 @pytest.mark.parametrize("told", ["early", "last"])
@@ -167,9 +167,9 @@ def test_training_tells_motions_apart_by_their_captions_alone(told: Literal["ear
 
     shape = torch.Size((500, 4, 8, 10, 16))
     drawn = train.draw_batch(6, 9, shape, 20, told)
-    clips = [train.training_clip(row) for row in drawn.rows.tolist()]
-    assert [clip.motion for clip in clips[:5]] == list(MOTIONS)
-    assert len({clip.scene.seed for clip in clips[:5]}) == 1
+    videos = [train.training_video(row) for row in drawn.rows.tolist()]
+    assert [video.motion for video in videos[:5]] == list(MOTIONS)
+    assert len({video.scene.seed for video in videos[:5]}) == 1
     assert all(torch.equal(noise, drawn.noise[0]) for noise in drawn.noise[:5])
     assert drawn.spoken[:5].all()
     assert len(set(drawn.t[:5].tolist())) == 1
@@ -184,7 +184,7 @@ def test_training_tells_motions_apart_by_their_captions_alone(told: Literal["ear
 
 def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.shapes_motion import train
-    from stages.videocrafter import VideoCrafterUNet
+    from stages.models.videocrafter import VideoCrafterUNet
 
     def small_unet() -> VideoCrafterUNet:
         widths = {"block_out_channels": (16, 16, 16, 16), "cross_attention_dim": 96, "attention_head_dim": 16}

@@ -15,12 +15,12 @@ from freescale import METHODS, Denoiser, make_schedule
 from freescale.frequency import blur_matrix
 from freescale.guidance import Conditioning
 from freescale.sampling import denoise
-from stages.estimate import estimate
-from stages.models import EMBEDDED, describe, empty_part
+from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
-from stages.skeleton import Skeleton, text_weights
+from stages.planner.estimate import estimate
+from stages.planner.skeleton import Skeleton, text_weights
+from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
-from stages.trace import Trace
 from tests.toys import TARGET, level_at
 
 if TYPE_CHECKING:

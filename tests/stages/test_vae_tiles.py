@@ -13,19 +13,18 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from flows.cli.terminal import Terminal
 from flows.home import Home
-from flows.progress import Terminal
-from flows.session import Result, Session, export_level, prepare
+from flows.rendering.session import Result, Session, export_level, prepare
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
-from stages.decode_clip import DecodeClip
-from stages.models import Models
-from stages.png import write_png
-from stages.runner import key_of
+from stages.decode_video import DecodeVideo
+from stages.media.png import write_png
+from stages.models.load import Models
 from stages.spec import RunOptions, SpecError, make_spec
 from stages.stage import StageError
-from stages.upscale_clip import UpscaleClip
+from stages.upscale_video import UpscaleVideo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,9 +95,9 @@ def test_frames_by_tiles_are_decoded_and_enlarged_as_whole(shapes: Any, monkeypa
     ]
     assert used == ["decode_tiles"] * 2
     torch.testing.assert_close(frames[2:], frames[:2], atol=1e-5, rtol=0)
-    made = DecodeClip(2).run({"latents": {"latents": latents}}, shapes, RunOptions(**TILED))["image"]
+    made = DecodeVideo(2).run({"latents": {"latents": latents}}, shapes, RunOptions(**TILED))["image"]
     assert [tuple(frame.shape) for frame in made.pieces({})] == [(1, 3, 136, 192)] * 2
-    stage = UpscaleClip(5, 1, (152, 216), "sample", 2)
+    stage = UpscaleVideo(5, 1, (152, 216), "sample", 2)
     parents: Any = {"image": {"image": frames[:2]}}
     whole, tiled = (list(stage.run(parents, shapes, RunOptions(**more))) for more in ({}, TILED))
     assert used == ["decode_tiles"] * 4 + ["encode_tiles"] * 2
@@ -176,7 +175,7 @@ def test_a_large_export_is_the_small_one(tmp_path: Path, monkeypatch: pytest.Mon
     job = prepare(make_spec(SMALL), Home(tmp_path / "two"))
     again = export_level(Home(tmp_path / "two"), job.spec, "png", None, tmp_path, False)
     assert again.read_bytes() == other.outputs[0].read_bytes()
-    picture = Home(tmp_path / "two").store.open_pictures(key_of(job.plan.exports[-1].parents["image"]))["image"]
+    picture = Home(tmp_path / "two").store.open_pictures(job.plan.exports[-1].parents["image"].key)["image"]
     assert torch.equal(picture.region((3, 9), (100, 130)), picture.whole()[..., 3:9, 100:130])
 
 
@@ -187,7 +186,7 @@ def test_a_format_that_is_made_whole_has_a_largest_size(tmp_path: Path) -> None:
 
 
 def test_a_vae_memory_that_nothing_fits_is_refused(tmp_path: Path) -> None:
-    from stages.estimate import estimate
+    from stages.planner.estimate import estimate
 
     plan = prepare(make_spec(SMALL | {"width": 2048, "height": 2048}), Home(tmp_path)).plan
     call = plan.exports[-1].parents["image"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from freescale import METHODS, Conditioning, Denoiser, Level, Moment, denoise, make_schedule, normal
-from stages.model_folder import VIDEO, describe
-from stages.models import Models
-from stages.skeleton import skeleton, weight_bytes
+from stages.models.folder import VIDEO, describe
+from stages.models.load import Models
+from stages.planner.skeleton import skeleton, weight_bytes
 from stages.spec import ModelSpec, SpecError
-from tests.oracles import clips as oracle
-from tests.toys import VIDEO_FRAMES, VIDEO_KINDS, VIDEO_SIZE, clip_unet, video_folder
+from tests.oracles import videos as oracle
+from tests.toys import VIDEO_FRAMES, VIDEO_KINDS, VIDEO_SIZE, video_folder, video_unet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ def test_render_a_step(kind: str, folders: dict[str, Path], tmp_path: Path) -> N
     latents = normal((1, 4, 3, 8, 10), 1)
     with torch.no_grad():
         output = Denoiser(models.unet, told, 3.0)(latents, 0, schedule)
-        saved = Denoiser(clip_unet(kind), told, 3.0)(latents, 0, schedule)
+        saved = Denoiser(video_unet(kind), told, 3.0)(latents, 0, schedule)
     assert output.shape == latents.shape
     assert torch.equal(output, saved)
     assert models.unet_samples == 2
@@ -139,8 +139,8 @@ def test_a_motion_adapter_beside_a_picture_model(folders: dict[str, Path], tmp_p
     told = Conditioning(**models.encode_prompt("a blue square", ""))
     schedule = make_schedule(models.info.scheduler, 4)
     with torch.no_grad():
-        clip = Denoiser(models.unet, told, 3.0)(normal((1, 4, 2, 8, 8), 1), 0, schedule)
-    assert clip.isfinite().all()
+        video = Denoiser(models.unet, told, 3.0)(normal((1, 4, 2, 8, 8), 1), 0, schedule)
+    assert video.isfinite().all()
     planned = skeleton(folder, "unet", torch.float32, models.info.motion_adapter)
     assert planned.weights == weight_bytes(models.unet)
     before = models.info.fingerprints["unet"]
@@ -166,7 +166,7 @@ def test_a_unet_that_does_not_belong(tmp_path: Path) -> None:
 
 
 def test_shapes_motion_is_named_or_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import stages.model_folder as module
+    import stages.models.folder as module
 
     monkeypatch.setattr(module, "EMBEDDED_MODELS", {"shapes-motion": video_folder(tmp_path, "videocrafter2")})
     assert describe(ModelSpec(name="shapes-motion"), tmp_path).frames == VIDEO_FRAMES
@@ -197,7 +197,7 @@ def test_a_folder_that_diffusers_saved(kind: str, folders: dict[str, Path], tmp_
     stock = diffusers.AnimateDiffSDXLPipeline if is_xl else diffusers.AnimateDiffPipeline
     pipeline = stock(
         vae=diffusers.AutoencoderKL.from_pretrained(given / "vae"),
-        unet=clip_unet(kind),
+        unet=video_unet(kind),
         scheduler=diffusers.DDIMScheduler.from_pretrained(given / "scheduler"),
         motion_adapter=adapter,
         **parts,
@@ -207,7 +207,7 @@ def test_a_folder_that_diffusers_saved(kind: str, folders: dict[str, Path], tmp_
     assert (models.info.frames, models.info.unet_class, models.info.steps) == (8, "UNetMotionModel", 50)
     text = models.encode_prompt("a blue square", "a red one")
     assert all(torch.equal(x, text[name]) for name, x in plain.encode_prompt("a blue square", "a red one").items())
-    saved, own = models.unet.state_dict(), clip_unet(kind).state_dict()
+    saved, own = models.unet.state_dict(), video_unet(kind).state_dict()
     assert all(torch.equal(saved[name], x) for name, x in own.items())
 
 
@@ -222,7 +222,7 @@ def test_direct_render_is_the_stock_pipeline(kind: str, folders: dict[str, Path]
         "animatediff-sdxl": "AnimateDiffSDXLPipeline",
     }
     components: dict[str, Any] = {} if kind == "modelscope" else {"motion_adapter": None}
-    components |= {"unet": clip_unet(kind)}
+    components |= {"unet": video_unet(kind)}
     stock = getattr(diffusers, names[kind]).from_pretrained(folders[kind], **components)
     stock.set_progress_bar_config(disable=True)
     models, shape = models_of(folders[kind], tmp_path), (1, 4, 3, 8, 10)
@@ -261,7 +261,7 @@ def test_vc2_by_hand(folders: dict[str, Path], tmp_path: Path) -> None:
     direct = direct_render(
         Denoiser(models.unet, told, 12.0), make_schedule(models.info.scheduler, 5, models.info.solver), shape
     )
-    unet = clip_unet("videocrafter2")
+    unet = video_unet("videocrafter2")
 
     def model(x: torch.Tensor, t: int) -> torch.Tensor:
         sides = [text["negative_embeds"], text["prompt_embeds"]]

@@ -60,10 +60,10 @@ class Processes:
         return int(self._worker.stdout.readline())
 
 
-def put_clip(
+def put_video(
     store: ArtifactStore, writer: Writer, name: str, shape: Sequence[int], dtype: torch.dtype, frames: Iterable[Tensor]
 ) -> None:
-    """Add a clip to an artifact frame by frame; what lies in `steps/` is for the caller to clear after the commit."""
+    """Add a video to an artifact frame by frame; what lies in `steps/` is for the caller to clear after the commit."""
     pieces = Unfinished(Checkpoints(store, writer.manifest.key)).array(name, shape, dtype)
     for index, frame in enumerate(frames):
         pieces.put(index, frame)

@@ -1,4 +1,4 @@
-"""Clips frame by frame: what was written comes back, too few or other frames are refused, damage is found."""
+"""Videos frame by frame: what was written comes back, too few or other frames are refused, damage is found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from storage import ArtifactStore, Checkpoints, DamagedArtifactError, fingerprint
-from tests.storage.conftest import put_clip
+from tests.storage.conftest import put_video
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHAPE = (1, 3, 4, 8, 10)
-KEY = fingerprint("a clip")
+KEY = fingerprint("a video")
 
 
-def clip(dtype: torch.dtype = torch.float16) -> Tensor:
+def video(dtype: torch.dtype = torch.float16) -> Tensor:
     values = torch.randint(-9, 9, SHAPE, generator=torch.Generator().manual_seed(1)).to(dtype)
     values[:, :, 2] = 0  # a frame of zeros is written like any other
     return values
@@ -28,14 +28,14 @@ def clip(dtype: torch.dtype = torch.float16) -> Tensor:
 
 def put(store: ArtifactStore, frames: Iterable[Tensor], dtype: torch.dtype = torch.float16) -> None:
     with store.writing(KEY, stage="decode", version=1) as writer:
-        put_clip(store, writer, "image", SHAPE, dtype, frames)
+        put_video(store, writer, "image", SHAPE, dtype, frames)
         (writer.files_folder() / "large.bin").write_bytes(b"large")
     Checkpoints(store, KEY).clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.uint8, torch.float32])
 def test_frames_come_back_lazily_and_whole(tmp_path: Path, dtype: torch.dtype) -> None:
-    store, given = ArtifactStore(tmp_path), clip(dtype)
+    store, given = ArtifactStore(tmp_path), video(dtype)
     put(store, given.unbind(2), dtype)
     frames = store.open_frames(KEY)["image"]
     assert (len(frames), frames.shape, frames.dtype) == (4, SHAPE, str(dtype).removeprefix("torch."))
@@ -45,7 +45,7 @@ def test_frames_come_back_lazily_and_whole(tmp_path: Path, dtype: torch.dtype) -
     assert store.file_path(KEY, "large.bin").read_bytes() == b"large"
 
 
-@pytest.mark.parametrize("frames", [clip().unbind(2)[:3], [*clip().unbind(2)[:3], torch.zeros(1, 3, 8, 9)]])
+@pytest.mark.parametrize("frames", [video().unbind(2)[:3], [*video().unbind(2)[:3], torch.zeros(1, 3, 8, 9)]])
 def test_other_frames_than_said_leave_nothing(tmp_path: Path, frames: list[Tensor]) -> None:
     store = ArtifactStore(tmp_path)
     with pytest.raises(ValueError, match=r"lacks 1 of its pieces, the first of them 3|piece 3 is \(1, 3, 8, 9\)"):
@@ -57,7 +57,7 @@ def test_other_frames_than_said_leave_nothing(tmp_path: Path, frames: list[Tenso
 @pytest.mark.parametrize("what", ["c/0/0/1/0/0", "large.bin"])
 def test_damage_is_found_before_anything_is_read(tmp_path: Path, what: str) -> None:
     store = ArtifactStore(tmp_path)
-    put(store, clip().unbind(2))
+    put(store, video().unbind(2))
     path = next(p for p in tmp_path.rglob(what.rsplit("/", 1)[-1]) if p.as_posix().endswith(what))
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(DamagedArtifactError):

@@ -29,9 +29,9 @@ def attempt(store: ArtifactStore, key: str) -> tuple[Unfinished, Pieces]:
     return unfinished, unfinished.array("image", SHAPE, torch.float16)
 
 
-def fill(pieces: Pieces, *indices: int, clip: Tensor = CLIP) -> None:
+def fill(pieces: Pieces, *indices: int, video: Tensor = CLIP) -> None:
     for index in indices:
-        pieces.put(index, clip[:, :, index])
+        pieces.put(index, video[:, :, index])
 
 
 def commit(store: ArtifactStore, key: str, pieces: Pieces) -> None:
@@ -115,7 +115,7 @@ def test_who_was_stopped_and_wakes_disturbs_nobody(store: ArtifactStore, key: st
     old = Unfinished(stopped).array("image", SHAPE, torch.float16)
     fill(old, 0, 1)
     unfinished, heir = attempt(store, key)
-    fill(old, 0, 2, clip=CLIP + 1)
+    fill(old, 0, 2, video=CLIP + 1)
     fill(heir, 2, 3)
     stopped.clear()
     fill(heir, 4)
@@ -130,8 +130,8 @@ def test_the_artifact_does_not_change_with_what_it_was_linked_from(store: Artifa
     fill(pieces, *range(5))
     with store.writing(key, stage="decode", version=1) as writer:
         writer.put_pieces("image", pieces)
-        fill(pieces, 3, clip=CLIP + 1)
-    fill(pieces, 2, clip=CLIP + 1)
+        fill(pieces, 3, video=CLIP + 1)
+    fill(pieces, 2, video=CLIP + 1)
     assert torch.equal(store.read(key)["image"], CLIP)
 
 

@@ -29,7 +29,7 @@ from storage import (
 from storage import prune as pruning
 from storage.bucket import Bucket
 from tests.bucket_server import bucket_server
-from tests.storage.conftest import Processes, put_clip
+from tests.storage.conftest import Processes, put_video
 from tests.storage.test_processes import lines, wait_for
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def filled(store: ArtifactStore, key: str, value: float = 1.0) -> None:
     with store.writing(key, stage="decode", version=1, params={"value": value}) as writer:
         writer.put("latents", torch.full((1, 4, 8, 8), value), "BChw")
         writer.put("half", torch.full((3,), value, dtype=torch.bfloat16))
-        put_clip(store, writer, "clip", (1, 3, 2, 8, 8), torch.float16, [torch.zeros(1, 3, 8, 8).half()] * 2)
+        put_video(store, writer, "clip", (1, 3, 2, 8, 8), torch.float16, [torch.zeros(1, 3, 8, 8).half()] * 2)
         writer.put_file("note.txt", str(value).encode())
     Checkpoints(store, key).clear()
 
@@ -95,11 +95,11 @@ def test_what_one_machine_commits_another_reads(machine: Callable[[str], Place],
     assert (there.read_file(key, "note.txt"), there.file_path(key, "note.txt").read_bytes()) == (b"1.0", b"1.0")
     assert (there.list_keys(), there.verify(key)) == ([key], None)
     assert there.find(key) == here.find(key)
-    clip = fingerprint("a clip")
-    with here.writing(clip, stage="decode", version=1) as writer:
+    video = fingerprint("a video")
+    with here.writing(video, stage="decode", version=1) as writer:
         frames = [torch.full((1, 3, 8, 8), i).half() for i in (1, 2)]
-        put_clip(here, writer, "image", (1, 3, 2, 8, 8), torch.float16, frames)
-    assert [float(frame.mean()) for frame in there.open_frames(clip)["image"]] == [1.0, 2.0]
+        put_video(here, writer, "image", (1, 3, 2, 8, 8), torch.float16, frames)
+    assert [float(frame.mean()) for frame in there.open_frames(video)["image"]] == [1.0, 2.0]
 
 
 def test_of_two_commits_the_first_stays(machine: Callable[[str], Place], key: str) -> None:

@@ -1,0 +1,86 @@
+"""Tell somebody how a night ended: a web address that takes JSON, or a notification block of Prefect by its name.
+
+A night is done before anybody is told: a hook that fails, hangs or is misspelt is one line of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import logging
+import threading
+import urllib.parse
+import urllib.request
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from stages.spec import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from flows.batch.runner import State
+
+log = logging.getLogger(__name__)
+PATIENCE = 10.0  # seconds
+
+
+def check_hook(hook: str | None) -> str | None:
+    """A hook that can be: http(s)://… or TYPE/NAME of a block. Raises `SpecError`."""
+    if hook is None:
+        return None
+    address = urllib.parse.urlsplit(hook)
+    is_web = address.scheme in ("http", "https") and bool(address.hostname)
+    is_block = not address.scheme and len(parts := hook.split("/")) == 2 and all(parts)
+    if not is_web and not is_block:
+        raise SpecError(
+            f"notify: {hook!r} is neither an http address nor TYPE/NAME of a Prefect block: slack-webhook/studio"
+        )
+    return hook
+
+
+def notify(hook: str | None, states: Iterable[State], page: Path | None) -> bool:
+    """Say how many jobs are done, set aside and left, and where the page is; return whether that went through."""
+    if hook is None or page is None:
+        return False
+    tally = Counter(states)
+    subject = "FreeScale: " + ", ".join(f"{tally[state]} {state}" for state in ("done", "set aside", "left"))
+    went: list[bool] = []
+
+    def tell() -> None:
+        try:
+            if "://" in hook:
+                _post(hook, {"text": f"{subject}\n{page.as_uri()}", "tally": dict(tally), "page": str(page)})
+            else:
+                _through_block(hook, subject, page.as_uri())
+            went.append(True)
+        except Exception as error:
+            log.warning("notify: %s: %s: %s", hook.split("?")[0], type(error).__name__, error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(tell,), name="notify", daemon=True)
+    thread.start()
+    thread.join(2 * PATIENCE)
+    return bool(went)
+
+
+def _post(url: str, told: dict[str, Any]) -> None:
+    """One JSON object; `text` is what Slack, Mattermost and their like show."""
+    body = json.dumps(told, ensure_ascii=False).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
+    with urllib.request.urlopen(request, timeout=PATIENCE):
+        pass
+
+
+def _through_block(name: str, subject: str, body: str) -> None:
+    """Any block that notifies (e-mail, chat), or a plain webhook block, as it was saved on the server."""
+    from prefect.blocks.abstract import NotificationBlock
+    from prefect.blocks.core import Block
+
+    block: Any = Block.load(name)
+    notifies = isinstance(block, NotificationBlock)
+    if notifies:
+        block.notify(body, subject=subject)
+    else:
+        asyncio.run(block.call({"text": f"{subject}\n{body}"})).raise_for_status()

@@ -1,0 +1,303 @@
+"""The command line. Every command works offline with no service running, and leaves none behind.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 interrupted but resumable. Pictures and progress go to files and
+standard error; with `--json` the last line of standard output is one object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli import batch, convert, research
+from flows.cli.groups import grouped
+from flows.cli.options import (
+    FpsOption,
+    HomeOption,
+    MaskOption,
+    Memory,
+    Output,
+    Picture,
+    RootOption,
+    Running,
+    Sharing,
+    Where,
+    flags_of,
+    home_of,
+    run_options,
+    stop_on_signals,
+)
+
+if TYPE_CHECKING:
+    from flows.home import Home
+    from flows.rendering.session import Job
+    from stages.spec import RenderSpec, RunOptions
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, as `freescale runs` lists it.")]
+LevelOption = Annotated[
+    int | None, typer.Option(help="Level of the cascade: 0 is the training size. Default: the last.")
+]
+
+
+@app.callback()
+def every_command(
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="s3://BUCKET/PREFIX: keep artifacts, checkpoints and runs in a bucket. "
+            "Default: FREESCALE_STORE, else the home folder."
+        ),
+    ] = None,
+) -> None:
+    """Given before the command."""
+    if store is not None:
+        os.environ["FREESCALE_STORE"] = store
+
+
+@app.command(context_settings=EXTRA)
+@grouped
+def render(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC", help="Words, or a .yaml or .json spec file.")],
+    picture: Picture,
+    running: Running,
+    sharing: Sharing,
+    output: Output,
+    where: Where,
+    input_root: RootOption = None,
+) -> None:
+    """Render a picture or a video in checkpointed stages. The same command again goes on after a crash."""
+    from flows.cli.flags import spec_from
+
+    spec = spec_from(what, flags_of(picture), context.args)
+    home = home_of(where.home)
+    _run(_prepare(spec, home, input_root), home, run_options(running), sharing, output, where.as_json)
+
+
+@app.command(context_settings=EXTRA)
+@grouped
+def plan(
+    context: typer.Context,
+    what: Annotated[
+        str, typer.Argument(metavar="PROMPT|SPEC|RUN", help="Words, a .yaml or .json spec file, or the name of a run.")
+    ],
+    picture: Picture,
+    memory: Memory,
+    where: Where,
+    why: Annotated[
+        bool,
+        typer.Option("--why", help="Name the fields that differ from the nearest artifact in the store. Default: no."),
+    ] = False,
+    input_root: RootOption = None,
+) -> None:
+    """Show the levels and stages of a render, what is reused, and memory, time and disk. Nothing is started."""
+    from flows.cli.flags import spec_or_run
+
+    home = home_of(where.home)
+    spec = spec_or_run(what, flags_of(picture), context.args, home)
+    _show_plan(_prepare(spec, home, input_root), home, run_options(memory), why, where.as_json)
+
+
+@app.command()
+@grouped
+def resume(run: RunArgument, running: Running, sharing: Sharing, output: Output, where: Where) -> None:
+    """Go on with a run from its last checkpoint, or show that it is done."""
+    home = home_of(where.home)
+    origin, spec = _recorded(home, run)
+    job = _prepare(spec, home, None, origin)
+    _run(job, home, run_options(running), sharing, output, where.as_json)
+
+
+@app.command(context_settings=EXTRA)
+@grouped
+def redo(
+    context: typer.Context,
+    run: RunArgument,
+    stage: Annotated[
+        str,
+        typer.Option(
+            "--from", help="First stage to make again: base_denoise, upscale, renoise, highres_denoise or detail_pass."
+        ),
+    ],
+    running: Running,
+    sharing: Sharing,
+    output: Output,
+    where: Where,
+    level: LevelOption = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, 0 or larger. Default: the run's.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Another guidance scale, 0 to 50. Default: the run's.")
+    ] = None,
+    mask: MaskOption = None,
+    dry: Annotated[bool, typer.Option("--plan", help="Show what would be reused; start nothing. Default: no.")] = False,
+) -> None:
+    """Make a run again from one stage on, with other parameters. Everything before that stage is reused."""
+    from flows.cli.flags import redo_spec
+
+    home = home_of(where.home)
+    _, spec = _recorded(home, run)
+    changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
+    job = _prepare(redo_spec(spec, stage, level, changes, context.args, home), home, None, origin=run)
+    options = run_options(running)
+    if dry:
+        _show_plan(job, home, options, False, where.as_json)
+    else:
+        _run(job, home, options, sharing, output, where.as_json)
+
+
+@app.command()
+@grouped
+def runs(where: Where) -> None:
+    """List the runs of this home, newest first."""
+    from flows.cli.tables import print_runs
+
+    print_runs(home_of(where.home), where.as_json)
+
+
+@app.command()
+@grouped
+def show(run: RunArgument, where: Where) -> None:
+    """Show a run: its spec, stages, attempts and pictures."""
+    from flows.cli.tables import print_run
+
+    print_run(home_of(where.home), run, where.as_json)
+
+
+@app.command()
+@grouped
+def export(
+    run: RunArgument,
+    output: Output,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a picture png, tiff or webp; of a video mp4, hevc, ffv1 or frames (a zip of PNG files). "
+            "Default: png, or the video's own."
+        ),
+    ] = None,
+    level: LevelOption = None,
+    fps: FpsOption = None,
+    crf: Annotated[
+        int | None,
+        typer.Option(min=0, max=51, help="Quality of mp4 and hevc, 0 to 51; smaller is better. Default: 18."),
+    ] = None,
+    pixel_format: Annotated[
+        str | None, typer.Option(help="Of mp4 and hevc: yuv420p or yuv444p. Default: yuv420p.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write a level's picture or video of a run in another format."""
+    from flows.rendering.session import export_level
+
+    place = home_of(home)
+    _, spec = _recorded(place, run)
+    how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
+    typer.echo(export_level(place, spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
+
+
+@app.command()
+@grouped
+def models(where: Where) -> None:
+    """List the models that can be named, and where they were found."""
+    from flows.cli.tables import print_models
+
+    print_models(home_of(where.home), where.as_json)
+
+
+@app.command()
+@grouped
+def doctor(where: Where) -> None:
+    """Check versions, devices, disk and store."""
+    from flows.cli import doctor as checks
+
+    raise typer.Exit(checks.report(home_of(where.home), where.as_json))
+
+
+for command in (batch.batch, batch.pause, batch.unpause, batch.prune, batch.prefect_setup):
+    app.command()(command)
+for command in (research.compare, research.evaluate):
+    app.command()(command)
+app.add_typer(research.study, name="study")
+app.add_typer(convert.convert, name="convert")
+
+
+def _recorded(home: Home, run: str) -> tuple[str | None, RenderSpec]:
+    """The origin and the spec of a recorded run. Raises `SpecError` for a name that is none."""
+    from flows.rendering.session import load
+
+    record, spec = load(home, run)
+    return record.origin, spec
+
+
+def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
+    from flows.rendering.session import prepare
+
+    return prepare(spec, home, root, origin)
+
+
+def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
+    from flows.cli.show_plan import print_plan
+
+    print_plan(job, home, options, why, as_json)
+
+
+def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool) -> None:
+    """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went."""
+    from flows.cli.terminal import Terminal
+    from flows.cluster.fanout import spread_over
+    from flows.rendering.advice import remarks
+    from flows.rendering.session import Session
+    from stages.device import pick_device
+    from stages.runner import Interrupted
+
+    terminal = Terminal()
+    session = Session(home, options, terminal, stop_on_signals())
+    terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
+    for remark in remarks([("", job)], pick_device(options.device)):
+        terminal.say(f"note: {remark}")
+    terminal.begin(job.plan)
+    try:
+        with spread_over(home, options, session.stop, sharing.dask, sharing.workers) as session.spread:
+            result = session.render(job, output.out or Path.cwd(), output.overwrite)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        terminal.end()
+        terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")
+        raise typer.Exit(3) from None
+    finally:
+        terminal.end()
+    terminal.say(f"{result.outputs[0]}  {result.seconds:.1f} s  pixels {result.pixels_sha256[:16]}")
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+
+
+def main() -> None:
+    """The console script."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(3)
+    except Exception as error:
+        from stages.spec import SpecError
+        from storage import StorageError
+
+        if isinstance(error, SpecError):
+            print(f"freescale: {error}", file=sys.stderr)
+            sys.exit(2)
+        logging.getLogger("freescale").debug("failed", exc_info=True)
+        kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
+        print(f"freescale: {kind}{error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

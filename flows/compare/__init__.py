@@ -1,0 +1,1 @@
+"""Methods side by side: which pictures a comparison is made of, its page, and a blind study over it."""

@@ -1,0 +1,51 @@
+"""The `compare` deployment: the command line's own comparison, each picture a Prefect task of its name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from flows.batch.runner import Night
+from flows.cli.terminal import Terminal
+from flows.cluster.batch import Fleet, check_fleet, cluster
+from flows.compare.layout import prepare_comparison
+from flows.compare.page import SHEET, check_out, write
+from flows.deployments.artifacts import Sender, picture_link
+from flows.deployments.tasks import in_task
+from flows.home import Home
+from stages.metrics.grid import GridSpec
+from stages.spec import RunOptions
+
+
+@flow(name="compare")
+def compare(
+    spec: GridSpec = GridSpec(),  # noqa: B008
+    options: RunOptions = RunOptions(),  # noqa: B008
+    out: str | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
+) -> dict[str, Any]:
+    """Render and show side by side. Returns what `freescale compare --json` prints; the page is under the home.
+
+    With `workers` so many processes here share the pictures, with `dask` the workers of the scheduler at that address.
+    """
+    home, log = Home.find(), get_run_logger()
+    comparison = prepare_comparison(spec, home)
+    folder = Path(out) if out else home.root / "comparisons" / comparison.name
+    check_out(folder, comparison, overwrite=False)
+    log.info("%s: %s pictures", comparison.name, len(comparison.orders))
+    if check_fleet(dask, workers):
+        with cluster(home, dask, workers or 0) as client:
+            states = Fleet(home, options, client, wrap=in_task).run(comparison.orders)
+    else:
+        states = Night(home, options, Terminal(quiet=True), wrap=in_task).run(comparison.orders)
+    files = write(folder, comparison, states, home)
+    sender = Sender()
+    text = f"`{files[0]}`\n\n{picture_link('contact sheet', folder / SHEET)}"
+    sender.send(lambda: create_markdown_artifact(text, key=comparison.name))
+    sender.close()
+    return {"comparison": comparison.name, "tally": Counter(states.values()), "files": [str(path) for path in files]}

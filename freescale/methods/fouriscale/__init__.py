@@ -1,0 +1,1 @@
+"""FouriScale (arXiv:2403.12963): the method, its filtered convolutions, its base sizes."""

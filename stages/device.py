@@ -1,0 +1,46 @@
+"""The device that a render computes on: which one, its name, its memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+from stages.spec import SpecError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` -> the first accelerator at hand. Raises `SpecError` for one that is not there."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise SpecError(f"device: {wanted!r} is not one of auto, cpu, mps, cuda, cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise SpecError(f"device: {wanted!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SpecError("device: 'mps' is not there")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the accelerator's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def device_id(device: torch.device) -> str:
+    """A name of the device that holds in every process: `CUDA_VISIBLE_DEVICES` decides which GPU is `cuda:0`."""
+    if device.type != "cuda":
+        return str(device)
+    return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes: of the accelerator since its last reset, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

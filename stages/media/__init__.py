@@ -1,0 +1,1 @@
+"""Media files: PNG, source pictures and masks, and ffmpeg."""

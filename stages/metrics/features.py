@@ -1,0 +1,163 @@
+"""Stages that read a picture: features of the whole and of its crops, and for `shapes` what it shows.
+
+Being stages, their results are in the store under what decides them, so an evaluation of a thousand pictures goes on
+where it was, and another crop count or network renders nothing again. A picture is read as the 8-bit RGB that is
+exported, whatever it came from: a render, a file, or a scene drawn at the target size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.export import to_pixels
+from stages.media.picture import LoadPicture
+from stages.metrics import resize
+from stages.metrics.crops import Box, grid_boxes, random_boxes
+from stages.metrics.extractors import WeightFile, load_extractor
+from stages.shapes.metrics import judge
+from stages.shapes.scenes import draw, sample_scene
+from stages.stage import Parents, Stage, Tensors, not_in_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from freescale import Step
+    from stages.models.load import Models
+    from stages.spec import RunOptions
+
+BATCH = 16  # crops in the network at once
+
+
+@dataclass(frozen=True)
+class Features(Stage):
+    """{"features": (1, d), "logits": (1, c), "crops": (k, d)}, the last two where network and fields give any.
+
+    `picture` names the picture for its crops. With `crop_side` 0 there are none; crops of the network's own size are
+    not resized.
+    """
+
+    axes: ClassVar[Mapping[str, str]] = {"features": "ND", "logits": "NC", "crops": "ND"}
+
+    extractor: str
+    weights: str  # sha256
+    resize: str
+    crop_side: int
+    crop_count: int  # 0: all of a grid
+    crop_seed: int
+    picture: str
+    path: str = not_in_key("")  # of the weights
+
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
+        """Read the picture once, then its crops `BATCH` at a time."""
+        network = load_extractor(WeightFile(self.extractor, self.path, self.weights), models.device)
+        pixels = self.pixels(parents)
+        found = network.extract(pixels[None])
+        if self.crop_side:
+            crops = [box.of(pixels) for box in self.boxes((pixels.shape[-2], pixels.shape[-1]))]
+            parts = [torch.stack(crops[at : at + BATCH]) for at in range(0, len(crops), BATCH)]
+            found["crops"] = torch.cat([network.extract(part)["features"] for part in parts])
+        return {name: rows.float().contiguous() for name, rows in found.items()}
+
+    def boxes(self, size: tuple[int, int]) -> list[Box]:
+        """Where the crops of a picture of `size` (height, width) are."""
+        if self.crop_count:
+            return random_boxes(size, self.crop_side, self.crop_count, self.crop_seed, self.picture)
+        return grid_boxes(size, self.crop_side)
+
+    def pixels(self, parents: Parents) -> Tensor:
+        """The picture, (3, H, W) uint8."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RenderFeatures(Features):
+    """Of a render's decoded image, as it is exported."""
+
+    name = "render_features"
+
+    def pixels(self, parents: Parents) -> Tensor:
+        """The exported pixels of the parent `image`."""
+        return torch.from_numpy(np.array(to_pixels(parents["image"]["image"]))).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class FileFeatures(Features):
+    """Of a picture file, known by its sha256."""
+
+    name = "file_features"
+
+    digest: str = ""
+    file: str = not_in_key("")
+
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
+        """Decode the file, which must still be the one that was checked, and read it."""
+        picture = LoadPicture(self.digest, "RGB", self.file).run({}, models, options)
+        return super().run({"picture": picture}, models, options)
+
+    def pixels(self, parents: Parents) -> Tensor:
+        """The decoded file."""
+        return parents["picture"]["picture"].permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class SceneFeatures(Features):
+    """Of a true rendering of a `shapes` scene at `size` (height, width)."""
+
+    name = "scene_features"
+
+    scene: int = 0
+    size: tuple[int, int] = (0, 0)
+
+    def pixels(self, parents: Parents) -> Tensor:
+        """The scene, drawn."""
+        height, width = self.size
+        image = draw(sample_scene(self.scene, width / height), height, width)
+        return torch.from_numpy(np.array(to_pixels(image[None]))).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Judge(Stage):
+    """{"verdict": (4) int64}: objects found, then 1 or 0 for colour, shape and background as the caption has them."""
+
+    name = "judge"
+    axes: ClassVar[Mapping[str, str]] = {"verdict": "N"}
+
+    caption: str
+    base_area: int  # pixels of a training picture
+
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
+        """Hold the parent `image` against the caption."""
+        found = judge(parents["image"]["image"][0].float(), self.caption, base_area=self.base_area)
+        return {"verdict": torch.tensor([found.count, found.color_ok, found.shape_ok, found.background_ok]).long()}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How every picture of an evaluation is read: one network over one set of crops."""
+
+    weights: WeightFile
+    crop_side: int = 0
+    crop_count: int = 0
+    crop_seed: int = 0
+
+    def _fields(self, picture: str) -> tuple[str, str, str, int, int, int, str, str]:
+        crops = (self.crop_side, self.crop_count, self.crop_seed)
+        return (self.weights.name, self.weights.sha256, resize.NAME, *crops, picture, self.weights.path)
+
+    def render(self, picture: str) -> RenderFeatures:
+        """The stage that reads a render's image."""
+        return RenderFeatures(*self._fields(picture))
+
+    def file(self, picture: str, digest: str, path: Path) -> FileFeatures:
+        """The stage that reads a checked file."""
+        return FileFeatures(*self._fields(picture), digest, str(path))
+
+    def scene(self, picture: str, seed: int, size: tuple[int, int]) -> SceneFeatures:
+        """The stage that draws a scene and reads it."""
+        return SceneFeatures(*self._fields(picture), seed, size)

@@ -1,0 +1,272 @@
+"""What a model folder says of itself, read without loading a weight or a library.
+
+A model is a diffusers pipeline folder in safetensors. Images come from `StableDiffusionXLPipeline` and
+`StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/video.md`), `TextToVideoSDPipeline`
+(ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
+give defaults and what their configuration has no field for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.models.hashes import Hashes
+from stages.spec import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from freescale import Solver
+    from stages.spec import ModelSpec
+
+EMBEDDED = Path(__file__).parents[1] / "shapes" / "model"
+EMBEDDED_MODELS: Mapping[str, Path] = {
+    "shapes": EMBEDDED,
+    "shapes-motion": Path(__file__).parents[1] / "shapes_motion" / "model",
+}
+PARTS: Mapping[str, tuple[str, ...]] = {  # which folders decide the bytes of which stages
+    "text": ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+    "unet": ("unet", "scheduler"),
+    "vae": ("vae",),
+}
+NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
+TURBO: Mapping[str, Any] = {
+    "restart": 0.5,
+    "dilation": (0.0, 1.0),
+    "rad": (0.0, 0.0),
+    "pool": (0.0, 0.5),
+}  # of four steps: two a level, dilated throughout; HiDiffusion as released for SDXL-Turbo
+VIDEO: Mapping[str, Any] = {"freeu": None, "upsample": "latent", "interpolation": "bilinear"}
+"""What the paper changes for video: no FreeU, levels enlarged in latent space (the mode is our choice)."""
+
+
+@dataclass(frozen=True)
+class VideoDefaults:
+    """Of one kind of pipeline; a card may say otherwise."""
+
+    guidance_scale: float
+    fps: float  # of playback
+    frames: int = 16
+    dynamic_scale: tuple[float, int] | None = None
+    pad_token_id: int | None = None
+
+
+VIDEO_KINDS: Mapping[str, VideoDefaults] = {
+    "VideoCrafter2Pipeline": VideoDefaults(12.0, 10.0, dynamic_scale=(0.7, 400), pad_token_id=0),
+    "TextToVideoSDPipeline": VideoDefaults(9.0, 8.0),
+    "AnimateDiffPipeline": VideoDefaults(7.5, 8.0),
+    "AnimateDiffSDXLPipeline": VideoDefaults(5.0, 8.0),
+}
+VIDEO_UNETS = ("VideoCrafterUNet", "UNet3DConditionModel", "UNetMotionModel")
+IMAGE_KINDS = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
+MOTION_FPS = 28.0  # VideoCrafter2's release; with smaller numbers there is more motion
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model folder says of itself; the fields from `frames` on are for video."""
+
+    name: str
+    folder: Path
+    native: tuple[int, int]  # (height, width) in pixels it was trained at
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    solver: Solver
+    scheduler: Mapping[str, Any]  # with `dynamic_scale`, where there is one: all that `make_schedule` needs
+    size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
+    latent_channels: int
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    method_defaults: Mapping[str, Any] = field(default_factory=dict)  # where the spec names none
+    frames: int | None = None  # it was trained for; None: an image model
+    fps: float | None = None  # of playback, by default
+    motion_fps: float | None = None  # default of the fps branch; None where there is none
+    dynamic_scale: tuple[float, int] | None = None  # (b, steps): x0 shrinks from 1 to b over the first steps
+    motion_adapter: Path | None = None  # the folder that makes a Stable Diffusion model a video model
+    pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
+    unet_class: str = "UNet2DConditionModel"
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it makes videos, (B, C, F, h, w)."""
+        return self.frames is not None
+
+
+def models_folder(home: Path) -> Path:
+    """Where named models are looked for."""
+    return home / "models"
+
+
+def locate(spec: ModelSpec, home: Path) -> Path:
+    """The folder a model name or path leads to. Raises `SpecError` that says where it looked."""
+    if spec.name in EMBEDDED_MODELS:
+        folder = EMBEDDED_MODELS[spec.name]
+        if not (folder / "model_index.json").is_file():
+            raise SpecError(f"model: {spec.name!r} is not in this installation ({folder} is missing)")
+        return folder
+    looked = [Path(spec.name).expanduser()]
+    if not looked[0].is_absolute() and ".." not in looked[0].parts:
+        looked += [models_folder(home) / spec.name, *_cached_snapshots(spec)]
+    for place in looked:
+        if (place / "model_index.json").is_file():
+            return place.resolve()
+    if looked[0].suffix == ".safetensors" and looked[0].is_file():
+        raise SpecError(
+            f"model: {spec.name!r} is a checkpoint in one file; make a folder of it once with diffusers, "
+            "StableDiffusionXLPipeline.from_single_file(FILE, config=FOLDER_OF_ITS_KIND).save_pretrained(FOLDER), "
+            "and give that folder"
+        )
+    places = ", ".join(str(p) for p in looked)
+    raise SpecError(
+        f"model: {spec.name!r} is not on disk (looked at {places}); give the path of a local diffusers folder "
+        f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
+        ".safetensors file is first saved as such a folder"
+    )
+
+
+def _cached_snapshots(spec: ModelSpec) -> list[Path]:
+    """Where the hub's own cache would hold this repository; nothing is fetched."""
+    root = Path(os.path.expanduser("~/.cache/huggingface/hub")) / f"models--{spec.name.replace('/', '--')}"
+    if spec.revision:
+        return [root / "snapshots" / spec.revision]
+    main = root / "refs" / "main"
+    return [root / "snapshots" / main.read_text().strip()] if main.is_file() else [root / "snapshots"]
+
+
+def available(home: Path) -> Iterator[tuple[str, Path]]:
+    """Every model that can be named: the embedded ones, then those under the models folder."""
+    yield from ((name, folder) for name, folder in EMBEDDED_MODELS.items() if folder.is_dir())
+    root = models_folder(home)
+    for index in sorted(root.glob("*/model_index.json")) if root.is_dir() else []:
+        yield index.parent.name, index.parent
+
+
+def describe(spec: ModelSpec, home: Path) -> ModelInfo:
+    """Read a model's configuration and fingerprints. Raises `SpecError` for a folder that cannot serve."""
+    folder = locate(spec, home)
+    kind = read_json(folder / "model_index.json").get("_class_name")
+    if kind not in (*IMAGE_KINDS, *VIDEO_KINDS):
+        known = ", ".join((*IMAGE_KINDS, *VIDEO_KINDS))
+        raise SpecError(f"model: {folder} is a {kind}; what can be rendered is {known}")
+    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get("_class_name", "")
+    card = read_json(folder / "freescale.json") if (folder / "freescale.json").is_file() else {}
+    is_video = kind in VIDEO_KINDS or "motion_adapter" in card
+    unet_class = _unet_class(folder, unet, is_video)
+    hashes = Hashes(home)
+    info = ModelInfo(
+        name=spec.name,
+        folder=folder,
+        native=_native(folder, unet, card),
+        steps=card.get("steps", 4 if turbo else 50),
+        guidance_scale=card.get("guidance_scale", 0.0 if turbo else 7.5),
+        negative_prompt=card.get("negative_prompt", NEGATIVE),
+        solver=_solver(scheduler),
+        scheduler=scheduler,
+        size_ids=unet.get("addition_embed_type") == "text_time",
+        latent_channels=int(vae["latent_channels"]),
+        fingerprints={part: hashes.folders(folder, names) for part, names in PARTS.items()},
+        method_defaults=TURBO if turbo else card.get("method", {}),
+        unet_class=unet_class,
+    )
+    return _as_video(info, str(kind), unet, card, hashes) if is_video else info
+
+
+def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
+    """The class its UNet's configuration names; an image UNet in a video model needs a motion adapter."""
+    name = str(unet.get("_class_name", "UNet2DConditionModel"))
+    allowed = ("UNet2DConditionModel", *VIDEO_UNETS) if is_video else ("UNet2DConditionModel",)
+    if name not in allowed:
+        raise SpecError(f"model: {folder} has a UNet of the class {name}; {', '.join(allowed)} would work in it")
+    return name
+
+
+def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) in pixels: the card's `native`, else the UNet's `sample_size` in latent cells."""
+    cells = unet.get("sample_size")
+    given = card.get("native", [side * 8 for side in cells] if isinstance(cells, list) else [int(cells or 0) * 8] * 2)
+    if not (isinstance(given, list) and len(given) == 2 and all(isinstance(n, int) and n >= 64 for n in given)):
+        raise SpecError(f"model: {folder} gives the native size {given}; two sides of 64 pixels or more work")
+    return given[0], given[1]
+
+
+def _as_video(
+    info: ModelInfo, kind: str, unet: Mapping[str, Any], card: Mapping[str, Any], hashes: Hashes
+) -> ModelInfo:
+    """The same with what a video model has besides, and with defaults of its own."""
+    defaults = (
+        VIDEO_KINDS.get(kind) or VIDEO_KINDS["AnimateDiffSDXLPipeline" if info.size_ids else "AnimateDiffPipeline"]
+    )
+    own = "motion_adapter" if info.unet_class == "UNet2DConditionModel" else None  # a part of the folder
+    place = card.get("motion_adapter", own)
+    adapter = None if place is None else (info.folder / str(place)).resolve()
+    longest = (read_json(adapter / "config.json") if adapter else unet).get("motion_max_seq_length", 2**15)
+    frames = card.get("frames", min(defaults.frames, longest))
+    if not isinstance(frames, int) or not 1 <= frames <= longest:
+        raise SpecError(f"model: {info.folder} gives {frames} frames; 1 to {longest} work with its motion modules")
+    scale = _dynamic_scale(info.folder, card.get("dynamic_scale", defaults.dynamic_scale))
+    decisive = {"kind": kind, "frames": frames, "dynamic_scale": scale}
+    if adapter:
+        decisive["motion_adapter"] = hashes.folders(adapter, ("",))
+    pad = card.get("pad_token_id", defaults.pad_token_id)
+    return replace(
+        info,
+        guidance_scale=card.get("guidance_scale", defaults.guidance_scale),
+        negative_prompt=card.get("negative_prompt", ""),
+        scheduler={**info.scheduler, "dynamic_scale": scale} if scale else info.scheduler,
+        fingerprints={
+            **info.fingerprints,
+            "text": _with(info.fingerprints["text"], {"pad_token_id": pad}),
+            "unet": _with(info.fingerprints["unet"], decisive),
+        },
+        method_defaults={**VIDEO, **card.get("method", {})},
+        frames=frames,
+        fps=float(card.get("fps", defaults.fps)),
+        motion_fps=float(card.get("motion_fps", MOTION_FPS)) if info.unet_class == "VideoCrafterUNet" else None,
+        dynamic_scale=scale,
+        motion_adapter=adapter,
+        pad_token_id=pad,
+    )
+
+
+def _with(fingerprint: str, decisive: Mapping[str, Any]) -> str:
+    """A part's fingerprint with what else decides its bytes."""
+    return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
+
+
+def _dynamic_scale(folder: Path, given: Any) -> tuple[float, int] | None:
+    if given is None:
+        return None
+    try:
+        scale, steps = float(given[0]), int(given[1])
+    except (TypeError, ValueError, IndexError):
+        scale, steps = 0.0, 0
+    if not (0.0 < scale <= 1.0 and steps >= 1):
+        raise SpecError(f"model: {folder} gives the dynamic scale {given}; a number up to 1 and its steps work")
+    return scale, steps
+
+
+def _solver(scheduler: Mapping[str, Any]) -> Solver:
+    kind = str(scheduler.get("_class_name", ""))
+    if "Ancestral" in kind:
+        return "euler_ancestral"
+    if "DDIM" in kind or "PNDM" in kind:
+        return "ddim"
+    return "dpmpp_2m" if "DPMSolverMultistep" in kind else "euler"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object a JSON file holds. Raises `SpecError` naming the file."""
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"model: {path} cannot be read: {error}") from None
+    if not isinstance(loaded, dict):
+        raise SpecError(f"model: {path} does not hold an object")
+    return loaded

@@ -1,0 +1,250 @@
+"""Load a pretrained model, part by part, when a stage first asks for it; the door to diffusers and transformers.
+
+What a model's folder says without loading anything is `model_folder`'s, and can be had here too.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder, read_json
+from stages.spec import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from freescale.vae.passes import Run
+    from stages.stage import Helpers
+
+__all__ = [
+    "CLIP_INPUT",
+    "EMBEDDED",
+    "ClipNetworks",
+    "ModelInfo",
+    "Models",
+    "available",
+    "describe",
+    "empty_part",
+    "load_clip",
+    "locate",
+    "models_folder",
+    "quiet_diffusers",
+    "unet_class",
+]
+
+log = logging.getLogger(__name__)
+CLIP_INPUT = "model.safetensors"  # of a CLIP folder
+
+
+class Models:
+    """The loaded parts of one model on one device, each loaded at its first use and kept."""
+
+    def __init__(self, info: ModelInfo, dtype: str, device: torch.device) -> None:
+        self.info, self.device = info, device
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.unet_samples = 0  # that went through the UNet since it was loaded
+        self.helpers: Helpers | None = None  # who computes tiles and frames; None: this process
+
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        """The denoiser in the spec's dtype, without gradients; of a video model, one of the classes for videos."""
+        unet: UNet2DConditionModel = self._load(unet_class(self.info.unet_class), "unet", self.dtype)
+        if self.info.motion_adapter is not None:
+            unet = self._with_motion(unet, self.info.motion_adapter)
+        unet.register_forward_pre_hook(self._count)
+        return unet
+
+    def _with_motion(self, unet: Any, folder: Path) -> Any:
+        from diffusers import MotionAdapter
+
+        adapter = MotionAdapter.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True)
+        return with_motion(unet, adapter).to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """The VAE; in float32, since SDXL's overflows in half precision (`force_upcast`).
+
+        On a CPU its weights are laid out channels last, as its convolutions like them (`docs/performance.md`).
+        """
+        from diffusers import AutoencoderKL
+
+        vae: AutoencoderKL = self._load(AutoencoderKL, "vae", torch.float32)
+        return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
+
+    def tiles(self, frame: int = 0) -> Run | None:
+        """Who computes the VAE's tiles over the call's picture, or a frame of its video; None: this process."""
+        return None if self.helpers is None else self.helpers.tiles(frame)
+
+    def make_room(self, part: str, offload: bool) -> None:
+        """Before a stage of `part`: bring that part to the device, and the VAE off it unless it is the one at work.
+
+        With `offload` the UNet leaves as well while the VAE or the text encoders work. Nothing is loaded for this, and
+        text encoders are gone once a prompt is encoded. Where the host is the device, there is nothing to move.
+        """
+        if self.device.type == "cpu" or not part:
+            return
+        for name in ("unet", "vae"):
+            loaded: nn.Module | None = self.__dict__.get(name)
+            leaves = name != part and (offload or name == "vae")
+            if loaded is not None:
+                loaded.to("cpu" if leaves else self.device)
+
+    def _count(self, unet: Any, inputs: tuple[Tensor, ...]) -> None:
+        self.unet_samples += inputs[0].shape[0]
+
+    def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        log.info("loading %s of %s", part, self.info.name)
+        quiet_diffusers()
+        module = kind.from_pretrained(
+            self.info.folder, subfolder=part, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        return module.to(self.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
+        """prompt_embeds (1, tokens, width) and, where a negative is given, negative_embeds; for SDXL the pooled rows.
+
+        An empty negative prompt gives zeros where the model's configuration says so, as the stock pipeline does.
+        """
+        quiet_diffusers()
+        if self.info.size_ids:
+            return self._encode_xl(prompt, negative_prompt)
+        if self.info.is_video:
+            return self._encode_clip(prompt, negative_prompt)
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            self.info.folder, unet=None, vae=None, **self._text_options()
+        )
+        rows = pipeline.to(self.device).encode_prompt(
+            prompt, self.device, 1, negative_prompt is not None, negative_prompt=negative_prompt
+        )
+        return _named(("prompt_embeds", "negative_embeds"), rows, negative_prompt is not None)
+
+    def _encode_xl(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
+        from diffusers import StableDiffusionXLPipeline
+
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            self.info.folder, unet=None, vae=None, **self._text_options()
+        )
+        rows = pipeline.to(self.device).encode_prompt(
+            prompt,
+            device=self.device,
+            do_classifier_free_guidance=negative_prompt is not None,
+            negative_prompt=negative_prompt or None,
+        )
+        names = ("prompt_embeds", "negative_embeds", "text_embeds", "negative_text_embeds")
+        return _named(names, rows, negative_prompt is not None)
+
+    def _encode_clip(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
+        """The last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        encoder = self._load(CLIPTextModel, "text_encoder", self.dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(self.info.folder / "tokenizer", local_files_only=True)
+        length = encoder.config.max_position_embeddings
+        pad = tokenizer.pad_token_id if self.info.pad_token_id is None else self.info.pad_token_id
+
+        def encode(text: str) -> Tensor:
+            ids = tokenizer(text, truncation=True, max_length=length, return_tensors="pt").input_ids
+            filled = F.pad(ids, (0, length - ids.shape[1]), value=pad)
+            hidden: Tensor = encoder(filled.to(self.device)).last_hidden_state
+            return hidden.float().cpu()
+
+        wanted = {"prompt_embeds": prompt, "negative_embeds": negative_prompt}
+        return {name: encode(text) for name, text in wanted.items() if text is not None}
+
+    def _text_options(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
+
+
+def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[str, Any] | None = None) -> nn.Module:
+    """A UNet or VAE by its configuration, on the meta device: shapes and no weights.
+
+    `adapter` is the configuration of motion modules for a UNet.
+    """
+    import diffusers
+
+    name = str(config["_class_name"])
+    kind = diffusers.AutoencoderKL if name == "AutoencoderKL" else unet_class(name)
+    with torch.device("meta"):
+        module = kind.from_config(dict(config))
+        if adapter is not None:
+            module = with_motion(module, diffusers.MotionAdapter.from_config(dict(adapter)))
+    empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
+    return empty
+
+
+def with_motion(unet: Any, adapter: Any) -> Any:
+    """A Stable Diffusion UNet and AnimateDiff's motion modules as one network for videos."""
+    from diffusers import UNetMotionModel
+
+    return UNetMotionModel.from_unet2d(unet, adapter)
+
+
+def unet_class(name: str) -> Any:
+    """The class that a UNet's configuration names, one of those that `describe` lets pass."""
+    import diffusers
+
+    if name == "VideoCrafterUNet":
+        from stages.models.videocrafter import VideoCrafterUNet
+
+        return VideoCrafterUNet
+    return getattr(diffusers, name)
+
+
+def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
+    kept = {n: r for n, r in zip(names, rows, strict=True) if r is not None and (guided or "negative" not in n)}
+    return {n: r.float().cpu() for n, r in kept.items()}
+
+
+class ClipNetworks:
+    """A transformers `CLIPModel` with its tokenizer, for measures: embeddings of pictures and of words."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        quiet_diffusers()
+        self.device = device
+        self.model = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        self.model = self.model.to(device).eval().requires_grad_(False)
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        self.image_size: int = self.model.config.vision_config.image_size
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, d) for normalised `images` (B, 3, side, side)."""
+        out: Tensor = self.model.get_image_features(pixel_values=images.to(self.device)).pooler_output
+        return out
+
+    def embed_text(self, prompt: str) -> Tensor:
+        """(1, d) for a prompt, cut at the model's context."""
+        context = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(prompt, truncation=True, max_length=context, return_tensors="pt").to(self.device)
+        out: Tensor = self.model.get_text_features(**tokens).pooler_output
+        return out
+
+
+def load_clip(folder: Path, device: torch.device) -> ClipNetworks:
+    """CLIP from a local folder. Raises `SpecError` for a folder that is none."""
+    if read_json(folder / "config.json").get("model_type") != "clip":
+        raise SpecError(f"weights.clip: {str(folder)!r} does not hold a CLIPModel (config.json, model_type)")
+    return ClipNetworks(folder, device)
+
+
+def quiet_diffusers() -> None:
+    """Progress bars and notices of the libraries would tear up ours."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for quiet in (diffusers_logging, transformers_logging):
+        quiet.set_verbosity_error()
+        quiet.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""Memory, time and disk of a plan before it starts, from stages run on tensors without numbers."""

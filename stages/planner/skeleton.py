@@ -1,0 +1,154 @@
+"""A model's parts without weights, folded so that layers of one shape are run once and counted as often as they are.
+
+SDXL's UNet repeats itself: in a level two or three spatial transformers of one shape, in each of those up to ten
+blocks of one shape. A trace (`stages/planner/trace.py`) learns all of them from the last of each list: the others
+hand back a tensor of the same shape, the last one's multiply-adds count for all, and so does what it leaves behind
+(the stored keys and values of the prompt). A test holds the fold against the whole network.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from stages.models.load import empty_part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from stages.planner.trace import Trace
+
+FOLDED = ("transformer_blocks", "attentions")  # lists whose members have one shape
+
+
+class Skeleton:
+    """One part of a model on the meta device. `trace` is the trace that its layers report to, while there is one."""
+
+    def __init__(self, module: nn.Module, *, folded: bool = True) -> None:
+        self.module = module
+        self.weights = weight_bytes(module)
+        self.trace: Trace | None = None
+        if folded:
+            for name, child in list(module.named_modules()):
+                if name.rpartition(".")[2] in FOLDED and isinstance(child, nn.ModuleList):
+                    self._fold(child)
+
+    def _fold(self, layers: nn.ModuleList) -> None:
+        if len(layers) < 2 or len({_shapes(layer) for layer in layers}) > 1:
+            return
+        for index in range(len(layers) - 1):
+            layers[index] = _Likewise(is_tuple=hasattr(layers[-1], "transformer_blocks"))
+        fold = _Fold(self, len(layers) - 1)
+        layers[-1].register_forward_pre_hook(fold.before)
+        layers[-1].register_forward_hook(fold.after)
+
+
+class CallsFolded:
+    """A skeleton's network that runs the first of its calls of one shape and counts it for the others.
+
+    For a step that calls the network many times under the same patches: a method that works view by view.
+    """
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
+        self._seen: dict[Any, tuple[int, int, torch.Size, torch.dtype]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the network's."""
+        return getattr(self.skeleton.module, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the output, of the right shape, in a tuple."""
+        trace = self.skeleton.trace
+        assert trace is not None
+        key = tuple(tuple(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        if key in self._seen:
+            flops, held, shape, dtype = self._seen[key]
+            trace.flops += flops
+            trace.peak = max(trace.peak, trace.live + held)
+            return (torch.empty(shape, dtype=dtype, device="meta"),)
+        flops, live, peak = trace.flops, trace.live, trace.peak
+        trace.peak = live
+        output = self.skeleton.module(*args, **kwargs)
+        self._seen[key] = trace.flops - flops, trace.peak - live, output[0].shape, output[0].dtype
+        trace.peak = max(trace.peak, peak)
+        return output
+
+
+def _shapes(layer: nn.Module) -> tuple[Any, ...]:
+    return tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
+
+
+class _Likewise(nn.Module):
+    """Stands for a layer whose like is run further on. A spatial transformer returns a tuple, a block a tensor."""
+
+    def __init__(self, *, is_tuple: bool) -> None:
+        super().__init__()
+        self.is_tuple = is_tuple
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = torch.empty_like(hidden_states)
+        return (output,) if self.is_tuple else output
+
+
+class _Fold:
+    """Counts one layer for the `others` before it as well."""
+
+    def __init__(self, skeleton: Skeleton, others: int) -> None:
+        self.skeleton, self.others = skeleton, others
+        self.flops = self.live = 0
+
+    def before(self, *_: Any) -> None:
+        if (trace := self.skeleton.trace) is not None:
+            self.flops, self.live = trace.flops, trace.live
+
+    def after(self, _: Any, __: Any, output: Any) -> None:
+        if (trace := self.skeleton.trace) is None:
+            return
+        made = output[0] if isinstance(output, tuple) else output
+        trace.flops += self.others * (trace.flops - self.flops)
+        trace.keep(self.others * max(0, trace.live - self.live - made.nbytes))
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+
+
+def skeleton(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> Skeleton:
+    """The folded part `unet` or `vae` of a model folder, from its configuration alone; kept by configuration.
+
+    `adapter` is the folder of the motion modules that the UNet gets.
+    """
+    folders = (folder / part, *([] if adapter is None else [adapter]))
+    return _skeleton(tuple((place / "config.json").read_text(encoding="utf-8") for place in folders), dtype)
+
+
+@lru_cache(maxsize=8)
+def _skeleton(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
+    return Skeleton(empty_part(json.loads(configs[0]), dtype, *map(json.loads, configs[1:])))
+
+
+def text_weights(folder: Path, dtype: torch.dtype) -> int:
+    """Bytes of the CLIP text encoders of a model folder, from their configurations."""
+    paths = (folder / part / "config.json" for part in ("text_encoder", "text_encoder_2"))
+    return sum(_video_numbers(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.is_file()) * (
+        torch.empty(0, dtype=dtype).element_size()
+    )
+
+
+def _video_numbers(config: Mapping[str, Any]) -> int:
+    """Parameters of a CLIP text encoder: embeddings, layers of attention, feed-forward and two norms, a projection."""
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    attention = 4 * (width * width + width)
+    layer = attention + 2 * width * inner + width + inner + 4 * width
+    embeddings = (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * width
+    projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
+    projection = width * int(config.get("projection_dim", width)) if projects else 0
+    return embeddings + int(config["num_hidden_layers"]) * layer + 2 * width + projection

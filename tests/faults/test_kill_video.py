@@ -1,0 +1,88 @@
+"""A video's render in a process of its own, killed in the middle of a stage, ends with the bytes of one left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from flows.cli.terminal import Terminal
+from flows.home import Home
+from flows.rendering.session import Session, prepare
+from stages.spec import RunOptions, make_spec
+from storage import ArtifactStore
+from tests.toys import video_folder
+
+if TYPE_CHECKING:
+    from flows.rendering.session import Result
+
+WORDS = ["a blue square", "--size", "160x128", "--fps", "12", "--restart", "0.3", "--dilation", "0,0.7"]
+ROOT = Path(__file__).parents[2]
+
+
+def start(home: Path, model: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.cli.app", "render", *WORDS, "--model", str(model), "--threads", "1"]
+    command += ["--checkpoint-every", "0", "--home", str(home), "--out", str(home / "clip.mp4"), "--json"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return video_folder(tmp_path_factory.mktemp("models"), "modelscope")
+
+
+@pytest.fixture(scope="module")
+def quiet(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Result, bytes]:
+    """The same render, left alone."""
+    folder = tmp_path_factory.mktemp("quiet")
+    session = Session(Home(folder / "home"), RunOptions(threads=1), Terminal(quiet=True))
+    method = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
+    spec = {"prompt": WORDS[0], "width": 160, "height": 128, "fps": 12, "method": method, "model": {"name": str(model)}}
+    result = session.render(prepare(make_spec(spec), session.home), folder / "clip.mp4")
+    return session.home, result, (folder / "clip.mp4").read_bytes()
+
+
+def killed_and_resumed(home: Path, model: Path, moment: str) -> list[dict[str, Any]]:
+    """Kill a render as soon as there is a file like `moment`, and have it go on; its stages."""
+    process = start(home, model)
+    while not list(home.glob(moment)) and process.poll() is None:
+        time.sleep(0.0005)
+    process.kill()
+    _, err = process.communicate()
+    assert process.returncode < 0, err
+    process = start(home, model)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    result = json.loads(out.splitlines()[-1])
+    stages: list[dict[str, Any]] = result["stages"]
+    return [stage | {"pixels_sha256": result["pixels_sha256"]} for stage in stages]
+
+
+# a step of a stage that leaves checkpoints; a frame of a video that is being decoded
+@pytest.mark.parametrize("moment", ["steps/*/step-000002.json", "steps/*/*/pieces/image-000001.json"])
+def test_killed_inside_a_stage_ends_with_the_same_bytes(
+    moment: str, model: Path, quiet: tuple[Home, Result, bytes], tmp_path: Path
+) -> None:
+    place, alone, video = quiet
+    for attempt in range(5):  # on a busy machine the stage may be over before the kill comes
+        home = tmp_path / str(attempt)
+        stages = killed_and_resumed(home, model, f"store/{moment}")
+        if resumed := [stage for stage in stages if stage["resumed_at_step"]]:
+            break
+    assert resumed
+    assert ("decode" in [stage["name"] for stage in resumed]) == ("pieces" in moment)
+    assert stages[0]["pixels_sha256"] == alone.pixels_sha256
+    assert (home / "clip.mp4").read_bytes() == video
+    store = ArtifactStore(home / "store")
+    for outcome in alone.outcomes:
+        made = store.read(outcome.key)
+        assert all(torch.equal(made[name], t) for name, t in place.store.read(outcome.key).items())
+    assert not list(home.glob("store/steps/*"))
