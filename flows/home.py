@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from stages.spec import SpecError
-from storage import ArtifactStore, Disk, Runs
+from stages.errors import SpecError
+from storage import Disk, Runs
 
 if TYPE_CHECKING:
-    from storage import Place
+    from storage import ArtifactStore, Place
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Home:
     @property
     def store(self) -> ArtifactStore:
         """Artifacts, checkpoints and locks."""
+        from storage import ArtifactStore  # here, where torch and zarr are wanted
+
         return ArtifactStore(self.place)
 
     @property

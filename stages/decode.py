@@ -9,7 +9,8 @@ import torch
 
 from freescale.vae.passes import decode_tiles, untiled_bytes
 from freescale.vae.tile import TiledVae, reader
-from stages.stage import Parents, Stage, StageError, Stream, Tensors
+from stages.errors import StageError
+from stages.stage import Parents, Stage, Stream, Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from stages.decode import UNIFORM, decoded_whole, decoder, is_tiled
-from stages.stage import Parents, Stage, StageError, Stream
+from stages.errors import StageError
+from stages.stage import Parents, Stage, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

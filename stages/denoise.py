@@ -14,7 +14,8 @@ import torch
 
 from freescale import Denoiser, Level, Schedule, Step, denoise, make_schedule, region_map, video_noise
 from stages.conditioning import conditioning
-from stages.stage import Parents, Running, Stage, StageError, Tensors, level_of, method_of
+from stages.errors import StageError
+from stages.stage import Parents, Running, Stage, Tensors, level_of, method_of
 
 if TYPE_CHECKING:
     from freescale import Method, Solver

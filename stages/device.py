@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -12,8 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from stages.errors import SpecError
 from stages.media.png import write_png
-from stages.spec import SpecError
 from stages.stage import Parents, Picture, Stage, Tensors, picture_of
 
 if TYPE_CHECKING:

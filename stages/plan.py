@@ -23,13 +23,14 @@ from stages.decode import Decode
 from stages.decode_video import DecodeVideo
 from stages.denoise import DenoiseStage, Sampling
 from stages.detail_pass import DetailPass
+from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.highres_denoise import HighresDenoise
 from stages.media.ffmpeg import check_encoding
 from stages.media.picture import LoadPicture, check_aspect, check_picture
 from stages.renoise import Renoise
-from stages.spec import IMAGE_FORMATS, LOSSY, VIDEO_FORMATS, Region, RenderSpec, SpecError, exact_rate
+from stages.spec import IMAGE_FORMATS, LOSSY, VIDEO_FORMATS, Region, RenderSpec, exact_rate
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents
 from stages.upscale_video import UpscaleVideo

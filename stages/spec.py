@@ -31,6 +31,7 @@ from pydantic import (
 from freescale import METHODS, Method
 from freescale.methods.ablations import CHANGES
 from stages.amounts import parse_bytes
+from stages.errors import SpecError
 
 CELL = 8  # pixels to one latent cell, and the grain of every size
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -39,10 +40,6 @@ FPS = (Fraction(1), Fraction(240))  # of playback
 IMAGE_FORMATS, VIDEO_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", "frames")
 LOSSY = ("mp4", "hevc")
 Pair = tuple[int, int]
-
-
-class SpecError(ValueError):
-    """A spec that cannot be rendered. The message is one sentence: field, value, what is allowed."""
 
 
 class _Model(BaseModel):

@@ -71,10 +71,6 @@ class Helpers(Protocol):
         """The stage's `make_frame` of each, in order."""
 
 
-class StageError(RuntimeError):
-    """A stage whose result cannot be right (NaN, a uniform picture). Nothing of it is kept."""
-
-
 def not_in_key(default: Any = dataclasses.MISSING) -> Any:
     """A field that says how to get at an input, not what it is; left out of the fingerprint."""
     return field(default=default, metadata={"not_in_key": True}, compare=False)

@@ -6,34 +6,40 @@ state inside a long stage, `Unfinished` the frames of a video in the making, `Ru
 went. After a crash at any instant readers see the state before or after a commit and nothing in between, and no read
 returns a byte other than those committed. Leases and the `device_lock` are kernel locks, gone with the process that
 held them; a lease also passes on from a process that is stopped.
+
+Names are imported from their modules at first use: who lists runs does not wait for torch and zarr.
 """
 
 from __future__ import annotations
 
-from storage.arrays import open_dask
-from storage.checkpoints import Checkpoint, Checkpoints
-from storage.device_lock import device_lock
-from storage.durable import whole_file
-from storage.errors import (
-    ArtifactNotFoundError,
-    DamagedArtifactError,
-    DamagedRunError,
-    InvalidNameError,
-    LeaseTimeoutError,
-    RunExistsError,
-    RunNotFoundError,
-    StorageError,
-    StoreAccessError,
-    StoreFullError,
-    UnsupportedFormatError,
-)
-from storage.fingerprint import canonical, fingerprint
-from storage.frames import Frames
-from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
-from storage.pieces import Pieces, Unfinished
-from storage.place import Disk, Place
-from storage.runs import Runs
-from storage.store import ArtifactStore, Writer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storage.arrays import open_dask
+    from storage.checkpoints import Checkpoint, Checkpoints
+    from storage.device_lock import device_lock
+    from storage.durable import whole_file
+    from storage.errors import (
+        ArtifactNotFoundError,
+        DamagedArtifactError,
+        DamagedRunError,
+        InvalidNameError,
+        LeaseTimeoutError,
+        RunExistsError,
+        RunNotFoundError,
+        StorageError,
+        StoreAccessError,
+        StoreFullError,
+        UnsupportedFormatError,
+    )
+    from storage.fingerprint import canonical, fingerprint
+    from storage.frames import Frames
+    from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
+    from storage.pieces import Pieces, Unfinished
+    from storage.place import Disk, Place
+    from storage.runs import Runs
+    from storage.store import ArtifactStore, Writer
 
 __all__ = [
     "ArrayRecord",
@@ -69,3 +75,46 @@ __all__ = [
     "open_dask",
     "whole_file",
 ]
+
+_MODULES = {
+    "ArrayRecord": "manifest",
+    "ArtifactNotFoundError": "errors",
+    "ArtifactStore": "store",
+    "Attempt": "manifest",
+    "Checkpoint": "checkpoints",
+    "Checkpoints": "checkpoints",
+    "DamagedArtifactError": "errors",
+    "DamagedRunError": "errors",
+    "Disk": "place",
+    "FileRecord": "manifest",
+    "Frames": "frames",
+    "InvalidNameError": "errors",
+    "LeaseTimeoutError": "errors",
+    "Manifest": "manifest",
+    "Pieces": "pieces",
+    "Place": "place",
+    "PlannedCall": "manifest",
+    "RunExistsError": "errors",
+    "RunNotFoundError": "errors",
+    "RunRecord": "manifest",
+    "Runs": "runs",
+    "StorageError": "errors",
+    "StoreAccessError": "errors",
+    "StoreFullError": "errors",
+    "Unfinished": "pieces",
+    "UnsupportedFormatError": "errors",
+    "Writer": "store",
+    "canonical": "fingerprint",
+    "device_lock": "device_lock",
+    "fingerprint": "fingerprint",
+    "open_dask": "arrays",
+    "whole_file": "durable",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` from its module (PEP 562). Raises `AttributeError` for any other."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"storage.{_MODULES[name]}"), name)
+    return value

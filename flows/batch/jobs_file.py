@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flows.rendering.session import prepare
-from stages.spec import SpecError, make_spec, parse_size
+from stages.errors import SpecError
+from stages.spec import make_spec, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ import urllib.request
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flows.rendering.session import Session, place
+from stages.errors import SpecError, StageError
 from stages.runner import Interrupted
-from stages.spec import SpecError
-from stages.stage import StageError
 from storage import Checkpoints, LeaseTimeoutError, RunNotFoundError, StoreFullError
 
 if TYPE_CHECKING:

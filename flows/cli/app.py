@@ -287,7 +287,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(3)
     except Exception as error:
-        from stages.spec import SpecError
+        from stages.errors import SpecError
         from storage import StorageError
 
         if isinstance(error, SpecError):

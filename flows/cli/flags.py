@@ -10,7 +10,8 @@ import yaml
 
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
-from stages.spec import RenderSpec, SpecError, expand_method, load_spec, make_spec, parse_size
+from stages.errors import SpecError
+from stages.spec import RenderSpec, expand_method, load_spec, make_spec, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

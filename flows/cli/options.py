@@ -242,7 +242,8 @@ def run_options(given: Memory) -> RunOptions:
     """The options of a run, checked. Raises `SpecError`."""
     from pydantic import ValidationError
 
-    from stages.spec import RunOptions, SpecError, sentence
+    from stages.errors import SpecError
+    from stages.spec import RunOptions, sentence
 
     try:
         return RunOptions.model_validate(dataclasses.asdict(given))

@@ -16,8 +16,8 @@ from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.rendering.session import to_do
 from stages.device import pick_device
+from stages.errors import SpecError
 from stages.planner.budget import check, check_tiles
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     import threading

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 from storage import RunNotFoundError
 
 if TYPE_CHECKING:

@@ -26,8 +26,9 @@ from flows.batch.jobs_file import Ordered
 from flows.batch.runner import POLL, Night, Window, aside, set_aside
 from flows.cli.terminal import Terminal
 from flows.rendering.session import Session, prepare
+from stages.errors import SpecError
 from stages.planner.budget import keep_freed
-from stages.spec import RunOptions, SpecError, make_spec
+from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -26,10 +26,11 @@ from flows.cli.terminal import Terminal
 from flows.cluster.batch import session_of
 from flows.cluster.pool import Crew, crew_of, result_of
 from stages.device import device_name
+from stages.errors import SpecError
 from stages.models.load import Models
 from stages.observer import Outcome
 from stages.runner import Runner
-from stages.spec import RunOptions, SpecError
+from stages.spec import RunOptions
 from storage import ArtifactNotFoundError, DamagedArtifactError, LeaseTimeoutError
 from storage.errors import explained
 

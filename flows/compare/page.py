@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.pages.html import contact_sheet, html, shown
 from flows.rendering.session import place
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

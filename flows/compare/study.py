@@ -19,7 +19,7 @@ from flows.compare.page import RECORD
 from flows.pages.html import html
 from flows.rendering.session import place
 from freescale.forward_process import generator
-from stages.spec import SpecError
+from stages.errors import SpecError
 from storage import fingerprint
 
 if TYPE_CHECKING:

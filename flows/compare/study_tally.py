@@ -16,7 +16,8 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from freescale.forward_process import generator
-from stages.spec import SpecError, sentence
+from stages.errors import SpecError
+from stages.spec import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,9 +23,9 @@ from flows.evaluate.readings_file import ReadingsFile
 from flows.evaluate.report import as_json, as_markdown, check_out, write
 from flows.home import Home
 from flows.rendering.session import Session
+from stages.errors import SpecError, StageError
 from stages.metrics.spec import EvaluationSpec
-from stages.spec import RunOptions, SpecError
-from stages.stage import StageError
+from stages.spec import RunOptions
 
 
 @flow(name="evaluate")

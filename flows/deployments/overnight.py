@@ -25,7 +25,8 @@ from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
-from stages.spec import RunOptions, SpecError
+from stages.errors import SpecError
+from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from flows.batch.jobs_file import Ordered

@@ -17,10 +17,10 @@ from flows.deployments.artifacts import FlowObserver
 from flows.home import Home
 from flows.rendering.session import Job, Session, prepare
 from stages.call import Call
+from stages.errors import SpecError, StageError
 from stages.observer import Outcome
 from stages.runner import Runner
-from stages.spec import RenderSpec, RunOptions, SpecError
-from stages.stage import StageError
+from stages.spec import RenderSpec, RunOptions
 
 RETRIES, RETRY_DELAY = 2, 10  # seconds
 

@@ -33,7 +33,7 @@ from prefect.workers.process import ProcessWorker
 from flows.batch.notify import check_hook
 from flows.batch.runner import Window
 from flows.home import Home
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

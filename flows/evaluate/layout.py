@@ -18,6 +18,7 @@ from flows.rendering.session import Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
 from stages.call import Call
+from stages.errors import SpecError
 from stages.media.picture import check_picture
 from stages.metrics.extractors import ClipExtractor, WeightFile, find_weights, load_extractor
 from stages.metrics.features import Judge, Reader
@@ -29,7 +30,7 @@ from stages.metrics.video_readings import VideoReader
 from stages.metrics.videos import kept_step, needed_pairs
 from stages.models.load import describe
 from stages.plan import make_plan
-from stages.spec import SpecError, exact_rate, make_spec
+from stages.spec import exact_rate, make_spec
 from storage import fingerprint
 
 if TYPE_CHECKING:

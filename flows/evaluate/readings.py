@@ -20,12 +20,13 @@ from flows.cluster.pool import WorkersDiedError, result_of
 from flows.evaluate.layout import REFERENCE, Evaluation, Picture, Size
 from flows.rendering.costs import Cost, cost
 from flows.rendering.session import prepare
+from stages.errors import StageError
 from stages.metrics.clip_score import clip_score
 from stages.metrics.score import DISTANCES, Sample, Score, scores
 from stages.metrics.video_readings import VIDEO_WORDS
 from stages.runner import Interrupted
 from stages.spec import make_spec
-from stages.stage import StageError, Tensors
+from stages.stage import Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from stages.errors import SpecError
 from stages.runner import writing
-from stages.spec import SpecError
 from storage import ArtifactNotFoundError, DamagedArtifactError, whole_file
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.evaluate.layout import REFERENCE
+from stages.errors import SpecError
 from stages.metrics.score import CROPPED, DISTANCES
 from stages.metrics.video_readings import VIDEO_WORDS
-from stages.spec import SpecError
 from storage import whole_file
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 from storage import DamagedRunError
 from storage.prune import Leftover, size, survey, sweep
 

@@ -23,6 +23,7 @@ import torch
 
 from stages.call import Call
 from stages.device import pick_device
+from stages.errors import SpecError
 from stages.export import SUFFIXES, Export, check_whole, write_picture
 from stages.export_video import PREVIEWS, ExportVideo, encode_video
 from stages.media.ffmpeg import check_encoding
@@ -31,7 +32,7 @@ from stages.observer import Observer, Outcome
 from stages.plan import Plan, make_plan
 from stages.planner.budget import check, return_freed
 from stages.runner import Interrupted, Runner
-from stages.spec import VIDEO_FORMATS, ModelSpec, RenderSpec, RunOptions, SpecError, make_spec
+from stages.spec import VIDEO_FORMATS, ModelSpec, RenderSpec, RunOptions, make_spec
 from storage import Attempt, PlannedCall, RunNotFoundError, RunRecord, Runs, fingerprint, whole_file
 
 if TYPE_CHECKING:

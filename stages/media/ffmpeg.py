@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import imageio_ffmpeg
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

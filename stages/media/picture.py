@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from PIL import Image
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 from stages.stage import Parents, Stage, Tensors, not_in_key
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from stages.errors import SpecError
 from stages.metrics.extractors import FILES, WeightFile, find_weights
 from stages.metrics.i3d import I3D
 from stages.metrics.inception import InceptionV3
 from stages.metrics.raft import Raft
 from stages.models.checkpoint_file import COUNTS, misfit, read_checkpoint, shapes_of
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

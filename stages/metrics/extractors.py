@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from stages.errors import SpecError
 from stages.metrics import inception, motion_net, shapes_net
 from stages.metrics.resize import resize
 from stages.models.checkpoint_file import misfit, shapes_of
 from stages.models.load import CLIP_INPUT, ClipNetworks, load_clip
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor

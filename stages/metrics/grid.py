@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from stages.errors import SpecError
 from stages.plan import settled_method
 from stages.shapes.scenes import sample_scene
 from stages.shapes_motion.videos import sample_video
-from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, SpecError, exact_rate, parse_size, sentence
+from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, exact_rate, parse_size, sentence
 
 if TYPE_CHECKING:
     from stages.models.load import ModelInfo

@@ -6,9 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from stages.errors import SpecError
 from stages.metrics.grid import GridSpec, Part
 from stages.metrics.resize import NAME
-from stages.spec import SpecError, sentence
+from stages.spec import sentence
 
 SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
 

@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from stages.errors import SpecError
 from stages.metrics import i3d, motion_net, raft
 from stages.metrics.extractors import SAYS, ClipExtractor, WeightFile, filled, load_extractor
 from stages.metrics.videos import CLIP_SIDE, i3d_input
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from stages.errors import SpecError
 from stages.models.checkpoint_file import listed, read_checkpoint, shapes_of
 from stages.models.videocrafter_keys import DROPPED, PREFIXES, text_names, unet_name, vae_name
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.errors import SpecError
 from stages.models.hashes import Hashes
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.errors import SpecError
 from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder, read_json
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

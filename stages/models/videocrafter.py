@@ -17,7 +17,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,8 +17,8 @@ import torch
 
 from freescale.vae.passes import VaeMemoryError
 from stages.amounts import enough_bytes, show_bytes
+from stages.errors import SpecError
 from stages.planner.estimate import Estimate, estimate, resident, rough_bytes
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

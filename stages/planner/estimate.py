@@ -23,9 +23,9 @@ from freescale import Step
 from freescale.vae.passes import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.decode_video import DecodeVideo
 from stages.denoise import DenoiseStage
+from stages.errors import SpecError
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton, text_weights
 from stages.planner.trace import Trace
-from stages.spec import SpecError
 from stages.stage import latent_shape, method_of
 from stages.upscale import EncodePicture, Upscale
 from stages.upscale_video import UpscaleVideo

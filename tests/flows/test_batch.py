@@ -17,7 +17,8 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering import session
 from flows.rendering.session import Session, prepare
-from stages.spec import RunOptions, SpecError, make_spec
+from stages.errors import SpecError
+from stages.spec import RunOptions, make_spec
 from storage import StoreFullError
 
 if TYPE_CHECKING:

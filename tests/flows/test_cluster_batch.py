@@ -17,7 +17,8 @@ from flows.cli.terminal import Terminal
 from flows.cluster.batch import Fleet, check_fleet, cluster
 from flows.home import Home
 from flows.rendering.session import Session, prepare
-from stages.spec import RunOptions, SpecError
+from stages.errors import SpecError
+from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from flows.home import Home
 from flows.pages.html import contact_sheet, html
 from flows.pages.pyramid import TILE, write_pyramid
 from flows.rendering.session import Job, Result, Session
+from stages.errors import SpecError
 from stages.metrics.grid import make_grid
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

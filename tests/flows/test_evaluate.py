@@ -26,11 +26,11 @@ from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_csv, as_json, as_markdown, rows
 from flows.home import Home
 from flows.rendering.session import Session
+from stages.errors import SpecError, StageError
 from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, Runner
 from stages.shapes.scenes import draw, sample_scene
-from stages.spec import RunOptions, SpecError
-from stages.stage import StageError
+from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from flows.evaluate.layout import Picture

@@ -19,6 +19,7 @@ from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_json, as_markdown
 from flows.home import Home
 from flows.rendering.session import Session
+from stages.errors import SpecError
 from stages.metrics.convert import convert
 from stages.metrics.extractors import find_weights, measures_folder
 from stages.metrics.i3d import I3D
@@ -28,7 +29,7 @@ from stages.metrics.video_extractors import load_flow, load_video_network
 from stages.metrics.video_readings import levels
 from stages.metrics.videos import dynamics
 from stages.runner import Interrupted
-from stages.spec import RunOptions, SpecError
+from stages.spec import RunOptions
 from tests.toys import random_weights
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_csv, as_json, as_markdown, rows
 from flows.home import Home
 from flows.rendering.session import Session
+from stages.errors import SpecError
 from stages.metrics import motion_net
 from stages.metrics.extractors import find_weights, load_extractor
 from stages.metrics.spec import make_evaluation
@@ -29,7 +30,7 @@ from stages.models.folder import EMBEDDED
 from stages.runner import Interrupted
 from stages.shapes_motion.metrics import judge_video
 from stages.shapes_motion.videos import frame_scene, sample_video
-from stages.spec import RunOptions, SpecError
+from stages.spec import RunOptions
 from tests.toys import VIDEO_FRAMES, VIDEO_SIZE, video_folder
 
 if TYPE_CHECKING:

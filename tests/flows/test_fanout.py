@@ -24,10 +24,11 @@ from flows.home import Home
 from flows.rendering.session import Session, prepare
 from freescale.vae.tile import Tile
 from stages.decode_video import DecodeVideo
+from stages.errors import SpecError
 from stages.metrics.spec import make_evaluation
 from stages.planner.budget import LADDER
 from stages.runner import Interrupted
-from stages.spec import RunOptions, SpecError, make_spec
+from stages.spec import RunOptions, make_spec
 from stages.upscale_video import UpscaleVideo
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flows.batch.jobs_file import read_jobs
 from flows.home import Home
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from flows.batch import notify
 from flows.batch.notify import check_hook
 from flows.batch.runner import Night
 from flows.cli import app as cli
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 
 from flows.deployments.setup import AUTOMATION, setup
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule

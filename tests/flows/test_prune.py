@@ -17,8 +17,9 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.prune import needless, parse_age, parse_bytes, prune
 from flows.rendering.session import Session, prepare
+from stages.errors import SpecError
 from stages.runner import Interrupted, Runner
-from stages.spec import RunOptions, SpecError, make_spec
+from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
     import threading

@@ -16,9 +16,10 @@ from flows.evaluate.readings_file import FORMAT, ReadingsFile
 from flows.evaluate.report import rows
 from flows.home import Home
 from flows.rendering.session import Session
+from stages.errors import SpecError
 from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Runner
-from stages.spec import RunOptions, SpecError
+from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

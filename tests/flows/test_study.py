@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from flows.compare.study import QUESTIONS, make_study
 from flows.compare.study_tally import Ballot, Key, print_tally, read_study, tally
-from stages.spec import SpecError
+from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path

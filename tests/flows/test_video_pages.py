@@ -17,9 +17,10 @@ from flows.compare.study import make_study
 from flows.deployments.artifacts import picture_link
 from flows.home import Home
 from flows.rendering.session import Session
+from stages.errors import SpecError
 from stages.metrics.grid import FIRST_SCENE, make_grid
 from stages.shapes_motion.videos import sample_video
-from stages.spec import RunOptions, SpecError
+from stages.spec import RunOptions
 from tests.toys import VIDEO_FRAMES, video_folder
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from flows.home import Home
 from flows.rendering.session import load, planned, prepare
 from freescale.methods import METHODS
 from freescale.methods.ablations import CHANGES as ABLATIONS
+from stages.errors import StageError
 from stages.metrics.grid import make_grid
 from stages.metrics.spec import make_evaluation
 from stages.spec import Redo, Region, RenderSpec, RunOptions, make_spec
-from stages.stage import StageError
 from storage import Checkpoints
 
 if TYPE_CHECKING:

@@ -26,11 +26,12 @@ from freescale import METHODS, guidance
 from stages import runner
 from stages.amounts import enough_bytes, parse_bytes, show_bytes
 from stages.decode import Decode
+from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.plan import make_plan
 from stages.planner.budget import LADDER, PARTS, check, fit, next_rung, return_freed
 from stages.planner.estimate import estimate, resident, rough_bytes
-from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
+from stages.spec import ModelSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
     from stages.plan import Plan

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flows.cli.app import app
+from stages.errors import SpecError
 from stages.metrics.convert import NETWORKS, PUBLISHED, convert
 from stages.metrics.extractors import FILES, find_weights, measures_folder
 from stages.metrics.i3d import I3D
 from stages.metrics.raft import Raft
 from stages.metrics.video_extractors import load_flow, load_video_network
-from stages.spec import SpecError
 from tests.toys import random_weights
 
 if TYPE_CHECKING:

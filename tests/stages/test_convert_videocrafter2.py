@@ -13,12 +13,13 @@ from torch import Tensor
 
 from flows.cli.app import app
 from freescale import Conditioning, Denoiser, make_schedule, normal
+from stages.errors import SpecError
 from stages.models.checkpoint_file import read_checkpoint, shapes_of
 from stages.models.convert_videocrafter2 import CARD, INDEX, Architecture, arranged, convert
 from stages.models.folder import describe
 from stages.models.load import Models
 from stages.models.videocrafter import VideoCrafterUNet, empty_networks, load_tokenizer
-from stages.spec import ModelSpec, SpecError
+from stages.spec import ModelSpec
 from tests.oracles import lvdm
 from tests.toys import EMBEDDED_TOKENIZER
 

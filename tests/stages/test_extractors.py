@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from stages.errors import SpecError
 from stages.metrics import inception
 from stages.metrics.extractors import CLIP_MEAN, CLIP_STD, clip_pixels, find_weights, load_extractor
 from stages.metrics.resize import resize
 from stages.metrics.shapes_net import HEADS, ShapesNet, object_logits
 from stages.models.load import EMBEDDED
 from stages.shapes.scenes import SHAPES, draw, draw_objects, sample_scene
-from stages.spec import SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path

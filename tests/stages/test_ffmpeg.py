@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from stages.errors import SpecError
 from stages.media import ffmpeg
 from stages.media.ffmpeg import Encoding, check_encoding, encoders, read_comment, read_video, write_video
-from stages.spec import SpecError, exact_rate
+from stages.spec import exact_rate
 
 if TYPE_CHECKING:
     from pathlib import Path

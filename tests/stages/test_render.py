@@ -15,10 +15,10 @@ from flows.cli.flags import redo_spec
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Result, Session, prepare
+from stages.errors import SpecError, StageError
 from stages.export import Export
 from stages.runner import Runner
-from stages.spec import RenderSpec, RunOptions, SpecError, make_spec
-from stages.stage import StageError
+from stages.spec import RenderSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,13 +15,14 @@ from flows.rendering.session import Session, prepare
 from flows.rendering.throughput import Pace
 from stages.amounts import show_bytes
 from stages.denoise import DenoiseStage
+from stages.errors import SpecError
 from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
 from stages.planner.budget import check, fit
 from stages.planner.estimate import estimate, read_config, rough_bytes, run_step, trace_step
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton
 from stages.planner.trace import Trace
-from stages.spec import ModelSpec, RunOptions, SpecError, make_spec
+from stages.spec import ModelSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,10 +20,10 @@ from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
 from stages.decode_video import DecodeVideo
+from stages.errors import SpecError, StageError
 from stages.media.png import write_png
 from stages.models.load import Models
-from stages.spec import RunOptions, SpecError, make_spec
-from stages.stage import StageError
+from stages.spec import RunOptions, make_spec
 from stages.upscale_video import UpscaleVideo
 
 if TYPE_CHECKING:

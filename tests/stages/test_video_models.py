@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from freescale import METHODS, Conditioning, Denoiser, Level, Moment, denoise, make_schedule, normal
+from stages.errors import SpecError
 from stages.models.folder import VIDEO, describe
 from stages.models.load import Models
 from stages.planner.skeleton import skeleton, weight_bytes
-from stages.spec import ModelSpec, SpecError
+from stages.spec import ModelSpec
 from tests.oracles import videos as oracle
 from tests.toys import VIDEO_FRAMES, VIDEO_KINDS, VIDEO_SIZE, video_folder, video_unet
 

@@ -22,11 +22,11 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Result, Session, export_level, prepare
 from stages.decode_video import DecodeVideo, checked
+from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
 from stages.planner.budget import LADDER
 from stages.runner import Interrupted
-from stages.spec import RunOptions, SpecError, make_spec
-from stages.stage import StageError
+from stages.spec import RunOptions, make_spec
 from stages.upscale_video import UpscaleVideo
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
