@@ -38,7 +38,7 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 
 # Resolve the versions anew after a change of pyproject.toml; needs uv and a network.
 pins:
-	$(BIN)/python constraints/resolve.py
+	uv run --no-project --with packaging constraints/resolve.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,10 +1,10 @@
 """Resolves the exact versions the tests run with: `uv.lock` for uv, and from it `X.Y.txt` for pip, one file a Python.
 
-    python constraints/resolve.py              keeps each version that still fits pyproject.toml
+    make pins                                  keeps each version that still fits pyproject.toml
     python constraints/resolve.py --upgrade    takes the newest of each; arguments are passed on to `uv lock`
 
-Needs uv (`pip install uv`), packaging (in the extra `dev`) and a network. The Pythons are the classifiers of
-pyproject.toml. `[tool.uv] fork-strategy` there asks for one version of a package on every Python.
+Needs uv (`pip install uv`), packaging and a network. The Pythons are the classifiers of pyproject.toml. There,
+`[tool.uv] fork-strategy` asks for one version of a package on every Python.
 """
 
 from __future__ import annotations
