@@ -15,10 +15,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# These two functions are named like their modules. Imported here, the function keeps the name; imported at first use,
+# the module would take it as soon as another module of the package imports it.
+from storage.device_lock import device_lock
+from storage.fingerprint import canonical, fingerprint
+
 if TYPE_CHECKING:
     from storage.arrays import open_dask
     from storage.checkpoints import Checkpoint, Checkpoints
-    from storage.device_lock import device_lock
     from storage.durable import whole_file
     from storage.errors import (
         ArtifactNotFoundError,
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
         StoreFullError,
         UnsupportedFormatError,
     )
-    from storage.fingerprint import canonical, fingerprint
     from storage.frames import Frames
     from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
     from storage.pieces import Pieces, Unfinished
@@ -104,9 +107,6 @@ _MODULES = {
     "Unfinished": "pieces",
     "UnsupportedFormatError": "errors",
     "Writer": "store",
-    "canonical": "fingerprint",
-    "device_lock": "device_lock",
-    "fingerprint": "fingerprint",
     "open_dask": "arrays",
     "whole_file": "durable",
 }
