@@ -33,12 +33,17 @@ class Home:
 
         Raises `SpecError` for what is no address of a bucket, `StoreAccessError` for one that cannot be used.
         """
-        named = os.environ.get("FREESCALE_HOME")
-        root = given or (Path(named) if named else Path(platformdirs.user_data_dir("freescale")))
+        root = given or cls.folder()
         home = cls(root, os.environ.get("FREESCALE_STORE") or None)
         if home.bucket is not None:
             _bucket(home.bucket, root)  # tried now, before there is work to lose
         return home
+
+    @staticmethod
+    def folder() -> Path:
+        """The folder that `FREESCALE_HOME` names, else the user's data folder; it need not exist."""
+        named = os.environ.get("FREESCALE_HOME")
+        return Path(named) if named else Path(platformdirs.user_data_dir("freescale"))
 
     @property
     def backend(self) -> Backend:
