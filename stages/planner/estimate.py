@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stages.planner.networks import FLOAT32, TracedNetworks, read_config
-from stages.planner.skeleton import skeleton, text_weights
+from stages.planner.skeleton import part_weights, text_weights
 
 if TYPE_CHECKING:
     from stages.call import Call
@@ -70,8 +70,8 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     """
     part = call.stage.part
     dtype = dtype_of(call) if part == "unet" else _unet_dtype(call)
-    unet = skeleton(info.folder, "unet", dtype, info.motion_adapter).weights
-    vae = skeleton(info.folder, "vae", torch.float32).weights
+    unet = part_weights(info.folder, "unet", dtype, info.motion_adapter)
+    vae = part_weights(info.folder, "vae", torch.float32)
     if part == "text":
         return text_weights(info.folder, dtype_of(call))
     if device == "cpu":

@@ -20,7 +20,8 @@ from freescale.cascade import CELL
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
-from stages.planner.skeleton import CallsFolded, Skeleton, skeleton, text_weights
+from stages.planner.kept import kept
+from stages.planner.skeleton import CallsFolded, Skeleton, configurations, skeleton, text_weights
 from stages.planner.trace import Trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
@@ -88,21 +89,33 @@ class TracedNetworks:
         return self._tiled(_vae_cost(self.info.folder, "encode", size, source), "encoder", size, held)
 
     def _tiled(self, whole: Cost, half: Half, size: Size, held: int) -> Cost:
-        """The cost of half a VAE where it works by tiles, else `whole`.
-
-        Multiply-adds: those of the whole, times passes. Of the passes over a part, each runs half of it on average.
-        """
-        vae: Any = skeleton(self.info.folder, "vae", torch.float32).module
-        memory = self.options.vae_memory
-        given = cells_of(size, self.info.cell) if half == "decoder" else size
-        if not memory or untiled_bytes(vae, half, given) <= memory:
+        """The cost of half a VAE where it works by tiles, else `whole`."""
+        memory, tile = self.options.vae_memory, self.options.vae_tile
+        if not memory:
             return whole
-        try:
-            plan = plan_tiles(vae, half, given, self.options.vae_tile, memory)
-        except VaeMemoryError as error:
-            raise SpecError(str(error)) from error
-        parts = len(plan.parts)
-        return Cost(min(plan.bytes + held, whole.activations), whole.flops * plan.passes / parts / 2)
+        given = cells_of(size, self.info.cell) if half == "decoder" else size
+        activations, flops = kept(
+            lambda: _by_tiles(whole, self.info.folder, half, given, tile, memory, held),
+            *("tiles", asdict(whole), configurations(self.info.folder, "vae"), half, given, tile, memory, held),
+        )
+        return Cost(int(activations), flops)
+
+
+def _by_tiles(
+    whole: Cost, folder: Path, half: Half, given: Size, tile: int, memory: int, held: int
+) -> tuple[float, float]:
+    """Bytes and floating-point operations of half a VAE over a map of `given` cells or pixels, by tiles where needed.
+
+    Multiply-adds: those of the whole, times passes. Of the passes over a part, each runs half of it on average.
+    """
+    vae: Any = skeleton(folder, "vae", torch.float32).module
+    if untiled_bytes(vae, half, given) <= memory:
+        return whole.activations, whole.flops
+    try:
+        plan = plan_tiles(vae, half, given, tile, memory)
+    except VaeMemoryError as error:
+        raise SpecError(str(error)) from error
+    return min(plan.bytes + held, whole.activations), whole.flops * plan.passes / len(plan.parts) / 2
 
 
 class _Video(NamedTuple):
@@ -131,14 +144,24 @@ class _Asked:
 @lru_cache(maxsize=256)
 def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, cell: int, video: _Video | None) -> Cost:
     """Trace the second step, or the only one; where a method's steps differ, the last one too."""
-    stage, unet = asked.stage, skeleton(folder, "unet", dtype, video.adapter if video else None)
-    frames = video[:2] if video else None
+    adapter, frames = (video.adapter, video[:2]) if video else (None, None)
+    configs = configurations(folder, "unet", adapter)
+    activations, flops = kept(
+        lambda: _traced_steps(asked, skeleton(folder, "unet", dtype, adapter), cell, frames),
+        *("denoise", asked.key, configs, str(dtype), cell, frames),
+    )
+    return Cost(int(activations), flops)
+
+
+def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, int] | None) -> tuple[float, float]:
+    """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps."""
+    stage = asked.stage
     steps = {min(stage.start + 1, stage.stop - 1)}
     if not method_of(stage.method).steady:
         steps.add(stage.stop - 1)
     costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(steps)]
     flops = sum(cost.flops for cost in costs) / len(costs)
-    return Cost(max(cost.activations for cost in costs), flops * (stage.stop - stage.start))
+    return max(cost.activations for cost in costs), flops * (stage.stop - stage.start)
 
 
 @dataclass(frozen=True)
@@ -232,6 +255,12 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
 @lru_cache(maxsize=64)
 def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
     """Trace the VAE over a whole picture, in float32, with the enlargement before an encoding."""
+    configs = configurations(folder, "vae")
+    activations, flops = kept(lambda: _traced_vae(folder, way, size, source), "vae", configs, way, size, source)
+    return Cost(int(activations), flops)
+
+
+def _traced_vae(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
     vae = skeleton(folder, "vae", torch.float32)
     module: Any = vae.module
     with Trace() as trace, torch.no_grad():
@@ -242,7 +271,7 @@ def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, 
             run_vae(module, way, size, source, torch.device("meta"))
         finally:
             vae.trace = None
-    return Cost(trace.peak - before, float(trace.flops))
+    return trace.peak - before, float(trace.flops)
 
 
 def _pooled(config: Mapping[str, Any]) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from stages.models.load import empty_part
+from stages.planner.kept import kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,8 +130,20 @@ def skeleton(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None =
 
     `adapter` is the folder of the motion modules that the UNet gets.
     """
+    return _skeleton(configurations(folder, part, adapter), dtype)
+
+
+def configurations(folder: Path, part: str, adapter: Path | None = None) -> tuple[str, ...]:
+    """The texts of the configurations that `skeleton` makes a part from: all that its traces depend on of a model."""
     folders = (folder / part, *([] if adapter is None else [adapter]))
-    return _skeleton(tuple((each / "config.json").read_text(encoding="utf-8") for each in folders), dtype)
+    return tuple((each / "config.json").read_text(encoding="utf-8") for each in folders)
+
+
+def part_weights(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> int:
+    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
+    configs = configurations(folder, part, adapter)
+    (found,) = kept(lambda: (_skeleton(configs, dtype).weights,), "weights", configs, str(dtype))
+    return int(found)
 
 
 @lru_cache(maxsize=8)

@@ -58,3 +58,13 @@ def test_a_run_is_shown_without_a_heavy_package() -> None:
     modules = imported("show", run, "--home", str(home))
     assert modules & HEAVY == set()
     assert len(modules) <= 480
+
+
+def test_a_second_plan_imports_neither_diffusers_nor_a_service(tmp_path: Path) -> None:
+    """The first one traces the networks, which needs diffusers; what it found is kept in the home."""
+    words = ("plan", "a red disc", "--size", "128x128", "--home", str(tmp_path))
+    assert "diffusers" in imported(*words)
+    assert (tmp_path / "cache" / "traces.json").is_file()
+    modules = imported(*words)
+    assert modules & (HEAVY - {"torch", "numpy", "PIL"}) == set()
+    assert len(modules) <= 1800
