@@ -1,11 +1,12 @@
-# Needs nothing but Python 3.11 or later: the first target makes .venv, once, and again when the pins change.
-.PHONY: demo test lint benchmarks clean
+# Needs a Python of 3.11 to 3.14: the first target makes .venv, once, and again when the pins change.
+.PHONY: demo test lint benchmarks pins clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-CANDIDATES := python3.12 python3.11 python3 python
+# Each is tried; the first that runs and has a file in constraints/ is taken. `make CANDIDATES=python3.12 demo` names one.
+CANDIDATES := python3.13 python3.12 python3.11 python3.14 python3 python
 
 demo: $(INSTALLED)
 	$(BIN)/freescale render examples/demo.yaml --out demo.png
@@ -18,20 +19,33 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: docs
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[docs]'
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
+	@echo "open build/site/index.html"
+
 benchmarks: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 	@python=; for candidate in $(CANDIDATES); do \
-	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    python=$$candidate; break; \
-	  fi; \
+	  version=$$($$candidate -c 'import sys, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	  if [ -f "constraints/$$version.txt" ]; then python=$$candidate; break; fi; \
 	done; \
-	if [ -z "$$python" ]; then echo "no Python 3.11 or later among: $(CANDIDATES)" >&2; exit 1; fi; \
+	if [ -z "$$python" ]; then \
+	  echo "none of these runs, is a Python of $$(ls constraints | sed -n 's/\.txt$$//p' | xargs) and has venv: $(CANDIDATES)" >&2; \
+	  exit 1; \
+	fi; \
 	echo "making $(VENV) with $$($$python --version)"; \
-	$$python -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$$python -m venv --clear $(VENV) && \
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints/$$version.txt --editable '.[dev]'
 	@touch $@
+
+# Resolve the versions anew after a change of pyproject.toml; needs uv and a network.
+pins:
+	uv run --no-project --with packaging constraints/resolve.py
 
 clean:
 	rm -rf $(VENV)

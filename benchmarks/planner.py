@@ -23,7 +23,7 @@ from benchmarks.harness import here, peak_memory
 from stages.denoise import DenoiseStage
 from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
-from stages.planner.estimate import read_config, run_step, run_vae, stage_cost
+from stages.planner.networks import TracedNetworks, read_config, run_step, run_vae
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
 
@@ -114,8 +114,7 @@ def main() -> None:
                 run = _step(stage, unet, how, device)
             else:
                 run = _picture(vae, stage.name, call.size, source, device)
-            expected = stage_cost(stage, info, dtype, how, source)
-            assert expected is not None
+            expected = stage.cost(TracedNetworks(info, dtype, how), source, call.frames)
             module = unet if isinstance(stage, DenoiseStage) else vae
             row = {"case": f"{label}, {measure}", "predicted": expected.activations}
             if is_card:

@@ -19,7 +19,9 @@ from benchmarks.harness import Measurement, arguments, matmul_rate, peak_memory,
 from benchmarks.sdxl import SCHEDULER, Scale, make_denoiser, make_level, scale_of
 from freescale.attention import attention_name
 from freescale.methods import FreeScale, Method
-from freescale.sampling import Moment, Schedule, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import Schedule, make_schedule
 
 if TYPE_CHECKING:
     from freescale.guidance import Denoiser

@@ -19,9 +19,12 @@ import torch
 from benchmarks.harness import Measurement, count_flop, matmul_rate, parser, ratio, report, settled, side_by_side
 from benchmarks.sdxl import SCHEDULER, make_denoiser, make_level, scale_of
 from freescale.attention import attention_name
+from freescale.compute import Compute
 from freescale.forward_process import normal
+from freescale.freeu import freeu_patches
 from freescale.methods import Direct, FreeScale, Method
-from freescale.sampling import Moment, make_schedule
+from freescale.moment import Moment
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
@@ -40,20 +43,20 @@ METHODS: dict[str, Method] = {
     "FreeScale": FreeScale(),
 }
 SAVINGS: dict[str, dict[str, Any]] = {
-    "text at every step": {"text": None},
-    "split guidance": {"split_guidance": True},
-    "feed-forward in parts": {"feed_forward_tokens": 16384},
-    "dilated on phases": {"phase_convs": True},
+    "prompt projected at every step": {"text_cache": None},
+    "split guidance": {"compute": Compute(split_guidance=True)},
+    "feed-forward in parts": {"compute": Compute(feed_forward_tokens=16384)},
+    "dilated on phases": {"compute": Compute(phase_convs=True)},
 }
 
 
 def call(denoiser: Denoiser, method: Method, level: Level) -> Callable[[], torch.Tensor]:
     """Return one guided prediction of a step, patches included."""
-    moment = Moment(level, STEP, make_schedule(SCHEDULER, 50), 0, denoiser.window_rows, denoiser.phase_convs)
+    moment = Moment(level, STEP, make_schedule(SCHEDULER, 50), 0, denoiser.compute)
     z = normal((1, 4, *level.latent_hw), 0, "z").to(next(denoiser.unet.parameters()).device)
 
     def run() -> torch.Tensor:
-        with patched(denoiser.unet, method.patches(moment)):
+        with patched(denoiser.unet, (*freeu_patches(method.freeu), *method.patches(moment))):
             return method.predict(denoiser, z, moment)
 
     return run

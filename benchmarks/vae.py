@@ -26,7 +26,8 @@ import torch
 
 from benchmarks.harness import here, parser, peak_memory, settled, synchronise
 from freescale import normal
-from freescale.vae.passes import decode_tiles, plan_tiles, untiled_bytes
+from freescale.vae.passes import decode_tiles
+from freescale.vae.plan import plan_tiles, untiled_bytes
 from stages.export import to_levels
 from stages.media.png import write_png
 

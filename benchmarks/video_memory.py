@@ -2,8 +2,8 @@
 
     python -m benchmarks.video_memory
 
-What `freescale plan` says of a video of 16 frames on a GPU (`docs/planner.md`), in float16, method by method and
-saving by saving: GiB beyond the weights. A table, then one line of JSON.
+What `freescale plan` says of a video of 16 frames on a GPU (`docs/explanation/planner.md`), in float16, method by
+method and saving by saving: GiB beyond the weights. A table, then one line of JSON.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from stages.errors import SpecError
-from storage import Disk, Runs
+from storage import ArtifactStore, Disk, Runs
 
 if TYPE_CHECKING:
-    from storage import ArtifactStore, Place
+    from storage import Backend
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,20 @@ class Home:
 
         Raises `SpecError` for what is no address of a bucket, `StoreAccessError` for one that cannot be used.
         """
-        named = os.environ.get("FREESCALE_HOME")
-        root = given or (Path(named) if named else Path(platformdirs.user_data_dir("freescale")))
+        root = given or cls.folder()
         home = cls(root, os.environ.get("FREESCALE_STORE") or None)
         if home.bucket is not None:
             _bucket(home.bucket, root)  # tried now, before there is work to lose
         return home
 
+    @staticmethod
+    def folder() -> Path:
+        """The folder that `FREESCALE_HOME` names, else the user's data folder; it need not exist."""
+        named = os.environ.get("FREESCALE_HOME")
+        return Path(named) if named else Path(platformdirs.user_data_dir("freescale"))
+
     @property
-    def place(self) -> Place:
+    def backend(self) -> Backend:
         """What the store and the runs lie in."""
         if self.bucket is None:
             return Disk(self.root / "store")
@@ -50,14 +55,12 @@ class Home:
     @property
     def store(self) -> ArtifactStore:
         """Artifacts, checkpoints and locks."""
-        from storage import ArtifactStore  # here, where torch and zarr are wanted
-
-        return ArtifactStore(self.place)
+        return ArtifactStore(self.backend)
 
     @property
     def runs(self) -> Runs:
         """Records of runs."""
-        return Runs(self.place)
+        return Runs(self.backend)
 
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""
@@ -65,7 +68,7 @@ class Home:
 
 
 @functools.cache
-def _bucket(url: str, root: Path) -> Place:
+def _bucket(url: str, root: Path) -> Backend:
     """One connection for the process, tried once."""
     from storage.bucket import Bucket  # nobody else needs its library
 

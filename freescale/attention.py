@@ -40,7 +40,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What decides between the backends: `cuda` or `hip` with their capability, `cpu`, `mps`."""
+    """What the choice depends on: the kind, `cuda` or `hip` with a capability, `cpu` or `mps`, and cuDNN."""
 
     kind: str
     capability: Capability = (0, 0)
@@ -48,7 +48,7 @@ class Accelerator:
 
     @classmethod
     def of(cls, device: torch.device) -> Accelerator:
-        """Return what is known of a device at hand."""
+        """Return the properties of a torch device."""
         if device.type != "cuda":
             return cls(device.type)
         if torch.version.hip is not None:
@@ -62,8 +62,8 @@ def backends(
 ) -> tuple[Backend, ...]:
     """Return the backends that compute this attention, fastest first; for any `head_size` where it is None.
 
-    `math`, which holds all scores, is the last resort of what has no fused kernel: never for half and single
-    precision on a GPU. What no fused kernel takes raises.
+    `math`, which holds all scores, is used only where there is no fused kernel, and never for half and single
+    precision on a GPU: where no fused kernel takes these, `ValueError` is raised.
     """
     if accelerator.kind == "cpu":
         return "flash", "math"
@@ -94,9 +94,10 @@ def _is_able(name: Backend, on: Accelerator, dtype: torch.dtype, head_size: int 
 
 @contextmanager
 def prefer_backends(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Have torch choose among the fused backends, fastest first, within the body; elsewhere it chooses as ever.
+    """Make torch choose among the fused backends, fastest first, for the body of the `with`.
 
-    Torch passes over a backend that cannot take a call, so one context serves layers of several head sizes.
+    On a device that is not a CUDA device nothing is changed. Torch skips a backend that cannot take a call, so one
+    context serves layers of several head sizes.
     """
     if device.type != "cuda":
         yield
@@ -106,5 +107,5 @@ def prefer_backends(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def attention_name(device: torch.device, dtype: torch.dtype) -> str:
-    """Return the backends in order, for people and manifests: `cudnn, flash, efficient`."""
+    """Return the names of the backends, fastest first, as a manifest has them: `cudnn, flash, efficient`."""
     return ", ".join(backends(Accelerator.of(device), dtype))

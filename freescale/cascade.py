@@ -16,18 +16,24 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
+CELL = 8
+"""Pixels of a latent cell's side where a caller names no other: the VAEs of Stable Diffusion 1.5, 2.1 and SDXL."""
+
+SMALLEST_SIDE = 8
+"""Latent cells of level 0's shorter side, at least: three halvings inside a UNet leave one."""
+
 SMALLEST_GROWTH = 1.25
-"""No level grows by less than this, unless all of the cascade does: the level before takes it along."""
+"""The least growth from level to level, unless all of it is less: a smaller rest is joined to the growth before it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """One rung of the cascade and the tensors that every step on it shares."""
+    """One level of the cascade and the tensors that all its steps share."""
 
     index: int
     size: Size  # pixels
     base_size: Size  # pixels, of level 0
-    cell: int = 8
+    cell: int = CELL  # pixels of a latent cell's side: the factor of the model's VAE
     reference: Tensor | None = None  # (B, C, [F,] h, w): the level below, upscaled, clean; None at level 0
     noise: Tensor | None = None  # same shape, float32: the level's one restart noise; None at level 0
     anchor: Tensor | None = None  # (B, C, [F,] h0, w0): level 0's clean latents, for methods that ask for them
@@ -56,13 +62,14 @@ class Level:
         return self.index == 0
 
 
-def cascade_sizes(size: Size, base_size: Size, *, growth: float = 2.0, multiple: int = 8) -> tuple[Size, ...]:
+def cascade_sizes(size: Size, base_size: Size, *, growth: float = 2.0, cell: int = CELL) -> tuple[Size, ...]:
     """Return the sizes of all levels, from `base_size` to exactly `size`.
 
     Each level grows by `growth` until what is left is at most `SMALLEST_GROWTH * growth`, which the last
     level takes at once: factor 1.2 -> (1.2,), 2.4 -> (2.4,), 3 -> (2, 3), 4 -> (2, 4), 6 -> (2, 4, 6). Both
-    axes advance by the same share of their own way (in the logarithm), and sizes in between are rounded to
-    `multiple` pixels. A size no larger than the base has one level, itself.
+    axes advance by the same share of their own way (in the logarithm), and sizes in between are rounded to latent
+    cells of `cell` pixels. A size no larger than the base has one level, itself. Raises `ValueError` for a growth of
+    1 or less.
     """
     if growth <= 1:
         raise ValueError(f"growth is {growth}, allowed: above 1")
@@ -75,18 +82,17 @@ def cascade_sizes(size: Size, base_size: Size, *, growth: float = 2.0, multiple:
         grown *= growth
         share = math.log(grown) / math.log(factor)
         height, width = (
-            round(base * (target / base) ** share / multiple) * multiple
-            for base, target in zip(base_size, size, strict=True)
+            round(base * (target / base) ** share / cell) * cell for base, target in zip(base_size, size, strict=True)
         )
         sizes.append((height, width))
     return (*sizes, size)
 
 
-def base_size_for(size: Size, native: Size, *, multiple: int = 8, minimum: int = 64) -> Size:
-    """Return the size of level 0 for a target: its aspect and the area of `native`.
+def base_size_for(size: Size, native: Size, *, cell: int = CELL) -> Size:
+    """Return the size of level 0 for a target: its aspect and the area of `native`, the training size.
 
-    Sides are rounded to `multiple` pixels, are at least `minimum`, which bends long pictures, and
-    never exceed the target's. A target no larger in area than `native` is its own level 0.
+    Sides are rounded to latent cells of `cell` pixels. They are at least `SMALLEST_SIDE` cells, which changes the
+    aspect of long pictures, and never exceed the target's. A target no larger in area than `native` is its own level 0.
     """
     height, width = size
     shrink = math.sqrt(native[0] * native[1] / (height * width))
@@ -94,6 +100,7 @@ def base_size_for(size: Size, native: Size, *, multiple: int = 8, minimum: int =
         return size
 
     def side(target: int) -> int:
-        return min(target, max(minimum, round(target * shrink / multiple) * multiple))
+        """Return one side of level 0, in pixels."""
+        return min(target, max(SMALLEST_SIDE, round(target * shrink / cell)) * cell)
 
     return side(height), side(width)

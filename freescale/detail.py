@@ -1,9 +1,8 @@
-"""Detail control (FreeScale, "Flexible Control for Detail Level"): how long the reference holds the picture.
+"""Detail control (FreeScale, "Flexible Control for Detail Level"): how much a level may differ from its reference.
 
-Before each step of a level above the first, the latents are pulled towards the reference, noised to the same
-sigma, with weight c = kappa(t) ** alpha. kappa falls from 1 at the noisiest timestep to 0, so a larger
-exponent `alpha` lets go sooner and leaves more room for new detail. The exponent may differ from place to
-place.
+Before each step of a level above the first, the latents are interpolated towards the reference, noised to the same
+sigma, with weight c = kappa(t) ** alpha. kappa falls from 1 at the noisiest timestep to 0, so with a larger exponent
+`alpha` the weight falls sooner, which leaves more room for new detail. The exponent may differ from cell to cell.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ def region_map(masks: Sequence[Tensor], scales: Sequence[float], rest: float, la
 
     `masks` are (H, W) in [0, 1], of any size; they are averaged over each latent cell. Where regions overlap
     and the masks sum to more than 1 they are divided by that sum.
+    Raises `ValueError` for a mask of another shape or range, and for another number of scales than masks.
     """
     if len(masks) != len(scales):
         raise ValueError(f"scales has {len(scales)} values, allowed: one for each of the {len(masks)} masks")

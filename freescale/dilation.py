@@ -1,8 +1,7 @@
-"""Restrained dilated convolution (FreeScale, section of that name): which layers see further, and how far.
+"""Restrained dilated convolution (FreeScale, section of that name): which convolutions are dilated, and how far.
 
-Dilated kernels keep the receptive field of the training size, so objects are not repeated. They blur texture
-where they act late, hence the restraint: in the down and middle blocks only, and not in the last steps
-(`methods`).
+Dilated kernels keep the receptive field of the training size, so objects are not repeated. Where they act late they
+blur texture, hence the restraint: they are in the down and middle blocks only, and not in the last steps (`methods`).
 """
 
 from __future__ import annotations
@@ -55,7 +54,10 @@ def dilated_layers(unet: nn.Module, layers: DilatedLayers = "down_mid") -> tuple
 
 
 def convs_under(unet: nn.Module, block: str) -> tuple[str, ...]:
-    """Return the names of the 3x3 convolutions at or below `block`: `mid_block`, `up_blocks.0.resnets`, …"""
+    """Return the names of the 3x3 convolutions at or below `block`: `mid_block`, `up_blocks.0.resnets`, …
+
+    Raises `ValueError` where there is none.
+    """
     names = (name for name, _ in unet.named_modules() if name == block or name.startswith(f"{block}."))
     if found := tuple(name for name in names if _CONV.fullmatch(name)):
         return found
@@ -75,11 +77,15 @@ def dilation_factor(level: Level, rule: DilationRule = "scale") -> tuple[int, in
 
 
 def restrained_dilation(layers: DilatedLayers, factor: tuple[int, int], on_phases: bool = False) -> Patch:
-    """Dilate the chosen layers of whatever UNet it is applied to; computed on phases if asked, to the same end."""
+    """Dilate the chosen layers of a UNet by `factor` (height, width).
+
+    With `on_phases` they are computed as dense convolutions (`phase_convs`), which is equal to rounding.
+    """
     dilate = dilate_on_phases if on_phases else dilate_convs
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
+        """Dilate the layers that this UNet has."""
         with dilate(dilated_layers(unet, layers), factor)(unet):
             yield
 

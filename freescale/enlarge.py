@@ -1,7 +1,7 @@
-"""Enlarging latents: where one level's result becomes the next one's reference without leaving latent space.
+"""Enlarging latents: one level's result becomes the next one's reference without being decoded.
 
-The paper does so for video, since what RGB upsampling blurs helps images and hurts videos. White latents lose
-deviation on the way: at twice the size 0.63 is left bilinear, 0.86 bicubic, 1.00 nearest; nothing is put back.
+The paper does so for videos: the blur of RGB upsampling helps images and hurts videos. White noise loses deviation by
+it: at twice the size bilinear leaves 0.63 of it, bicubic 0.86, nearest 1.00; nothing makes up for that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def bicubic_region(
     rows: tuple[int, int],
     columns: tuple[int, int],
 ) -> Tensor:
-    """A region (B, C, rows, columns) of a picture of size `source` enlarged to `target`, as `F.interpolate` makes it.
+    """Return a region (B, C, rows, columns) of a picture enlarged from `source` to `target`, as `F.interpolate` does.
 
     `read(rows, columns)` gives a region of the picture, in float32 or float64; only what the taps touch is read.
     Corners are not aligned and borders repeat; equal to the whole enlargement to rounding.
@@ -50,7 +50,7 @@ def bicubic_region(
 
 
 def _cubic(span: tuple[int, int], source: int, target: int) -> tuple[Tensor, tuple[int, int]]:
-    """Weights (of a span, of what it needs) along one axis, and the span that is needed: four taps, a = -0.75.
+    """Return the weights (span, needed span) along one axis, and the span that is needed: four taps, a = -0.75.
 
     Positions are computed in float32, as torch computes those of a float32 picture.
     """

@@ -25,11 +25,21 @@ PART = 2**27
 """Most numbers of a skip that are worked on at once: 0.5 GiB in float32, a fifth of SDXL's largest at 8192 x 8192."""
 
 
+def freeu_patches(scales: tuple[float, float, float, float] | None) -> Iterator[Patch]:
+    """Yield FreeU with the scales (b1, b2, s1, s2), or nothing for None. It goes with any method (`Method.freeu`)."""
+    if scales is not None:
+        yield freeu(*scales)
+
+
 def freeu(b1: float, b2: float, s1: float, s2: float) -> Patch:
-    """Scale half of the backbone's channels by b and the lowest frequencies of the skip by s."""
+    """Scale half of the backbone's channels by b and the lowest frequencies of the skip by s.
+
+    The pair (b1, s1) is for the widest level, (b2, s2) for the next.
+    """
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
+        """Hook every layer that FreeU changes."""
         with ExitStack() as stack:
             for resnet, channels, is_widest in touched_resnets(unet):
                 b, s = (b1, s1) if is_widest else (b2, s2)
@@ -54,6 +64,7 @@ def touched_resnets(unet: Any) -> list[tuple[nn.Module, int, bool]]:
 
 def _rescale(channels: int, b: float, s: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Rescale the input (B, C, h, w) of a resnet: the backbone's channels, then those of the skip."""
         # The block made this tensor by joining the two, for this layer alone: it is written to.
         joined = args[0]
         joined[:, : channels // 2].mul_(b)

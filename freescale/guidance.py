@@ -1,7 +1,6 @@
 """From latents to a guided noise prediction: one or two UNet passes and their combination.
 
-The UNet runs in its own dtype, its outputs are combined in float32. Images are (B, 4, h, w), videos (B, 4, F,
-h, w).
+The UNet runs in its own dtype, its outputs are combined in float32. Images are (B, 4, h, w), videos (B, 4, F, h, w).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from freescale.attention import prefer_backends
+from freescale.compute import Compute
 from freescale.savings import TextCache, chunk_feed_forward
 from freescale.unet_patches import has_motion_modules, patched
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from freescale.methods.demofusion.views import Views
-    from freescale.sampling import Schedule
+    from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
+    from freescale.views import Views
 
 Side = Literal["negative", "positive"]
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the UNet is told, in B rows, or in one for all rows of the latents.
+    """What the UNet is conditioned on: a row for each of the B rows of the latents, or one row for all of them.
 
     `added` has `text_embeds` and `time_ids` for SDXL, nothing for Stable Diffusion 1.5 and most video UNets; `fps` is
-    for those with a branch for it (VideoCrafter2).
+    for UNets with a branch for it (VideoCrafter2).
     """
 
     prompt_embeds: Tensor  # (B, T, D)
@@ -42,15 +42,17 @@ class Conditioning:
     fps: Tensor | None = None  # (B,) or (1,), of both sides
 
     def for_views(self, crops: Tensor, batch: int) -> Conditioning:
-        """Return the conditioning of views of `batch` pictures, views outermost, each told its crop.
+        """Return the conditioning of views of `batch` pictures: a row for each view and picture, views outermost.
 
-        `crops` (views, 2) holds (top, left) in pixels, added to the crop in SDXL's `time_ids`.
+        `crops` (views, 2) holds each view's (top, left) in pixels, which is added to the crop in SDXL's `time_ids`.
         """
 
         def repeat(x: Tensor) -> Tensor:
+            """Return the rows once for each view; one row for all stays one."""
             return x if x.shape[0] == 1 else x.repeat(len(crops), *(1 for _ in x.shape[1:]))
 
         def added(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            """Return the added rows of one side, with the crops in `time_ids`."""
             rows = {name: repeat(x) for name, x in given.items()}
             if "time_ids" in given:
                 ids = _rows(given["time_ids"], batch).repeat(len(crops), 1)
@@ -65,17 +67,14 @@ class Conditioning:
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """A UNet with its conditioning and classifier-free guidance. Called, it predicts the noise."""
+    """A UNet with its conditioning and classifier-free guidance (arXiv:2207.12598). Called, it predicts the noise."""
 
     unet: nn.Module
     conditioning: Conditioning
     guidance_scale: float = 7.5  # 1 or below, or no negative embeddings: one pass without guidance
     guidance_rescale: float = 0.0  # arXiv:2305.08891, section 3.4: 0 (off) to 1
-    split_guidance: bool = False  # two passes of B rows in place of one of 2 B: half the memory, same result
-    window_rows: int | None = None  # most rows in one windowed attention call; None: as many as memory takes well
-    feed_forward_tokens: int | None = None  # most tokens in one feed-forward; None: all
-    phase_convs: bool = False  # dilated convolutions as dense ones on interleaved phases
-    text: TextCache | None = field(default_factory=TextCache)  # None: keys and values of the prompt at every step
+    compute: Compute = field(default_factory=Compute)
+    text_cache: TextCache | None = field(default_factory=TextCache)  # None: the prompt is projected at every step
 
     @property
     def is_guided(self) -> bool:
@@ -83,11 +82,11 @@ class Denoiser:
         return self.guidance_scale > 1.0 and self.conditioning.negative_embeds is not None
 
     def for_views(self, views: Views, batch: int) -> Denoiser:
-        """Return the denoiser of views of `batch` pictures, to be called with `views.take(latents)`."""
-        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch), text=None)
+        """Return the denoiser for views of `batch` pictures, to be called with `views.take(latents)`."""
+        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch), text_cache=None)
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
-        """Return the guided noise prediction (eps, as the latents) for VE `latents` at step `i`."""
+        """Return the guided noise prediction (eps) for VE latents (B, C, [F,] h, w) before step `i`, in their shape."""
         if self.is_guided:
             output = self.combine(*self.pair(latents, i, schedule))
         else:
@@ -95,8 +94,11 @@ class Denoiser:
         return schedule.to_noise(output, latents, i)
 
     def pair(self, latents: Tensor, i: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """Return the raw (negative, positive) UNet outputs, in one call or, with split guidance, two."""
-        if self.split_guidance:
+        """Return the raw (negative, positive) UNet outputs, from one UNet call or, with split guidance, from two.
+
+        Raises `ValueError` without negative embeddings.
+        """
+        if self.compute.split_guidance:
             (negative,) = self.passes(latents, i, schedule, "negative")
             (positive,) = self.passes(latents, i, schedule, "positive")
         else:
@@ -104,28 +106,34 @@ class Denoiser:
         return negative, positive
 
     def passes(self, latents: Tensor, i: int, schedule: Schedule, *sides: Side) -> tuple[Tensor, ...]:
-        """Return the raw outputs of one UNet call that has the B rows of the latents once for each side, in order."""
+        """Return one raw output for each side, in order, from one UNet call with the latents' B rows for each side."""
         given, batch = schedule.model_input(latents, i), latents.shape[0]
         timestep = torch.tensor(schedule.timesteps[i], dtype=torch.float32, device=latents.device)
-        texts = [self._text(side) for side in sides]
         embeds = self._embeds(sides, batch)
-        added = {name: torch.cat([_rows(a[name], batch) for _, a in texts]) for name in self.conditioning.added}
+        added = {
+            name: torch.cat([_rows(self._conditioning_of(side)[1][name], batch) for side in sides])
+            for name in self.conditioning.added
+        }
         fps = None if self.conditioning.fps is None else _rows(self.conditioning.fps, batch).repeat(len(sides))
         return self._run(torch.cat([given] * len(sides)), timestep, embeds, added, fps).chunk(len(sides))
 
     def _embeds(self, sides: tuple[Side, ...], batch: int) -> Tensor:
-        def make() -> Tensor:
-            return torch.cat([_rows(self._text(side)[0], batch) for side in sides])
+        """Return the embeddings (sides * B, T, D) of the prompts, from the cache where there is one."""
 
-        return make() if self.text is None else self.text.rows((sides, batch), make)
+        def joined() -> Tensor:
+            """Return the rows of all sides."""
+            return torch.cat([_rows(self._conditioning_of(side)[0], batch) for side in sides])
 
-    def _text(self, side: Side) -> tuple[Tensor, Mapping[str, Tensor]]:
-        text = self.conditioning
+        return joined() if self.text_cache is None else self.text_cache.rows((sides, batch), joined)
+
+    def _conditioning_of(self, side: Side) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return one side's embeddings, and what else it adds."""
+        conditioning = self.conditioning
         if side == "positive":
-            return text.prompt_embeds, text.added
-        if text.negative_embeds is None:
+            return conditioning.prompt_embeds, conditioning.added
+        if conditioning.negative_embeds is None:
             raise ValueError("negative_embeds is None, allowed: a tensor where there is a negative pass")
-        return text.negative_embeds, text.negative_added
+        return conditioning.negative_embeds, conditioning.negative_added
 
     def _run(
         self, given: Tensor, timestep: Tensor, embeds: Tensor, added: Mapping[str, Tensor], fps: Tensor | None = None
@@ -136,7 +144,7 @@ class Denoiser:
         rows = given.shape[0]
         embeds = _rows(embeds, rows)
         if given.ndim == 5 and has_motion_modules(unet):
-            embeds = embeds.repeat_interleave(given.shape[2], 0)  # such a UNet wants a row of text for each frame
+            embeds = embeds.repeat_interleave(given.shape[2], 0)  # such a UNet takes a row of embeddings for each frame
         options: dict[str, Any] = {"encoder_hidden_states": embeds, "return_dict": False}
         if fps is not None:
             options["timestep_cond"] = fps
@@ -147,16 +155,16 @@ class Denoiser:
         return output.to(torch.promote_types(dtype, torch.float32))
 
     def _savings(self) -> Iterator[Patch]:
-        if self.text is not None:
-            yield self.text.patch
-        if self.feed_forward_tokens is not None:
-            yield chunk_feed_forward(self.feed_forward_tokens)
+        if self.text_cache is not None:
+            yield self.text_cache.patch
+        if self.compute.feed_forward_tokens is not None:
+            yield chunk_feed_forward(self.compute.feed_forward_tokens)
 
     def combine(self, negative: Tensor, positive: Tensor, *, start: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        """Return classifier-free guidance, its deviation partly set back to that of the positive pass.
+        """Return start + scale * guidance_scale * (positive - negative), float32; `start` is `negative` where None.
 
-        It leads away from `negative` towards `positive`, `scale` times as far as set, and begins at `start`
-        (None: at `negative`).
+        With `guidance_rescale` its deviation is partly set back to that of the positive pass (arXiv:2305.08891,
+        section 3.4).
         """
         guided = (negative if start is None else start) + self.guidance_scale * scale * (positive - negative)
         if self.guidance_rescale == 0.0:

@@ -1,6 +1,6 @@
 """More frames than a model was trained for (FreeNoise, arXiv:2310.15169), without tuning.
 
-Two changes, nothing else; convolutions over time are local and stay as they are.
+Two changes are enough; convolutions over time are local and stay as they are.
 
 *Noise rescheduling*: noise is drawn for as many frames as the model knows, and every further stretch of `stride`
 frames takes the noise of the stretch one training length earlier, its frames shuffled: frames far apart share their
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from freescale.unet_patches import Patch, Processor
 
 MOST_ROWS = 65_535
-"""Rows of one attention call: temporal attention has one for each place of a picture, and some fused kernels put them
-on a grid axis of this length (both guidance halves at 1280x2048: 81 920)."""
+"""Rows of one attention call: temporal attention has one for each latent cell of a picture, and some fused kernels put
+them on a grid axis of this length (both guidance halves at 1280x2048: 81 920)."""
 
 
 def video_noise(
@@ -66,7 +66,11 @@ def default_stride(native: int) -> int:
 
 
 def temporal_patches(latents: Tensor, level: Level) -> Iterator[Patch]:
-    """Yield what a video needs: nothing where it is no longer than was trained for, and of no extreme size."""
+    """Yield the patches that the size of a video asks for; none for images.
+
+    With more frames than the model was trained for, attention over frames is windowed. Where one call would have more
+    than `MOST_ROWS` rows, it is made in chunks of rows.
+    """
     if latents.ndim != 5:
         return
     if 2 * latents.shape[0] * latents.shape[3] * latents.shape[4] > MOST_ROWS:
@@ -92,7 +96,10 @@ def temporal_blocks(unet: nn.Module) -> list[tuple[str, Any]]:
 
 
 def window_temporal_attention(window: int, stride: int) -> Patch:
-    """Attend over frames in windows of `window`, `stride` apart, the last flush with the end."""
+    """Attend over frames in windows of `window`, `stride` apart, the last one ending with the last frame.
+
+    Raises `ValueError` for a stride below 1 or above the window.
+    """
     if not 1 <= stride <= window:
         raise ValueError(f"stride of temporal windows is {stride}, allowed: 1 to the window, {window}")
     return together(
@@ -109,6 +116,7 @@ def replace_temporal_attention(wrap: Callable[[Processor, nn.Module | None], Pro
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
+        """Wrap both attentions of every temporal block."""
         with ExitStack() as stack:
             for _, block in temporal_blocks(unet):
                 for attention in (block.attn1, block.attn2):
@@ -133,7 +141,7 @@ def _without_positions(unet: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class RowChunks:
-    """The attention processor: `inner` is the one it stands in for, called with at most `MOST_ROWS` rows."""
+    """The attention processor that calls the one it replaces, `inner`, with at most `MOST_ROWS` rows at a time."""
 
     inner: Processor
 
@@ -155,7 +163,7 @@ class RowChunks:
 
 @dataclass(frozen=True, eq=False)
 class TemporalWindows:
-    """The attention processor: `inner` is the one it stands in for, and attends within each window of frames."""
+    """The attention processor that calls the one it replaces, `inner`, for each window of frames."""
 
     inner: Processor
     window: int

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 
 
 def dilate_on_phases(names: Sequence[str], factor: tuple[int, int]) -> Patch:
-    """Compute the named 3 x 3 convolutions as if dilated by `factor` (height, width), on phases."""
+    """Compute the named 3 x 3 convolutions as if dilated by `factor` (height, width), on phases.
+
+    A convolution that is not plain, or has another padding or size, raises `ValueError` when it is called.
+    """
 
     def call_for(factor: tuple[int, int]) -> ConvCall:
+        """Return the call of one convolution."""
         return lambda conv, x: phase_conv(conv, x, factor)
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
+        """Stand in for the named convolutions."""
         with call_convs(dict.fromkeys(names, call_for(factor)))(unet):
             yield
 

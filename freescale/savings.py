@@ -1,11 +1,12 @@
-"""Exact savings inside a UNet that no method knows of: text projected once, feed-forward in parts.
+"""Exact savings inside a UNet, whatever the method: the prompt projected once, the feed-forward computed in parts.
 
-`TextCache`: the keys and values of cross-attention are linear in the prompt's embeddings, which are the same at every
-step, so they are computed at the first. Exact to the bit: the stored tensor is the one that would be computed again.
+`TextCache`: the keys and values of cross-attention are linear in the prompt's embeddings, which do not change from
+step to step, so they are computed at the first step only. Exact to the bit: the stored tensor is the one that would
+be computed again.
 
-`chunk_feed_forward`: a feed-forward acts on single tokens and is the widest thing in a transformer block, eight
-times its channels. Taken in parts, its memory does not grow with the picture. Exact to rounding: a product with fewer
-rows may add up in another order.
+`chunk_feed_forward`: a feed-forward acts on single tokens and is the widest layer of a transformer block, eight times
+its channels. Computed in parts, its memory does not grow with the picture. Exact to rounding: a matrix product with
+fewer rows may add up in another order.
 """
 
 from __future__ import annotations
@@ -25,25 +26,26 @@ if TYPE_CHECKING:
 
 
 class TextCache:
-    """Keys and values of constant embeddings, for one conditioning on one UNet; dropped with it.
+    """The keys and values of constant embeddings, for one conditioning on one UNet.
 
-    Only embeddings made by `rows` are remembered, told by their identity: a UNet that rearranges them first (video)
-    finds nothing here and computes as ever. So does one that is being trained.
+    Only projections of embeddings that `rows` made are stored, found by the identity of the tensor. A UNet that
+    rearranges its embeddings first (video) finds nothing here and computes them at every step; so does a UNet in
+    training.
     """
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, Tensor] = {}
         self._projected: dict[tuple[int, int], Tensor] = {}
-        self._places: list[_Place] = []
+        self._children: list[_Child] = []
 
     def rows(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """Return `make()`, or what it returned when `key` was asked for first."""
+        """Return `make()`, called the first time that `key` is asked for."""
         if key not in self._rows:
             self._rows[key] = make()
         return self._rows[key]
 
     def project(self, layer: nn.Module, embeds: Tensor) -> Tensor:
-        """Return `layer(embeds)`, from memory where it was asked before. Not to be written to."""
+        """Return `layer(embeds)`, stored at the first call. Do not write to it."""
         is_constant = any(embeds is held for held in self._rows.values())
         if torch.is_grad_enabled() or not is_constant:
             output: Tensor = layer(embeds)
@@ -55,57 +57,65 @@ class TextCache:
 
     @contextmanager
     def patch(self, unet: nn.Module) -> Iterator[None]:
-        """Have every cross-attention of `unet` ask here for its keys and values. The walk is done once."""
-        if not self._places or not all(place.is_there for place in self._places):
-            found = _places(unet, (".attn2.to_k", ".attn2.to_v"))
-            self._places = [place._replace(instead=_Projected(place.module, self)) for place in found]
-        with _replaced(self._places):
+        """Take the keys and values of every cross-attention of `unet` from here; its modules are searched once."""
+        if not self._children or not all(child.is_present for child in self._children):
+            found = _children(unet, (".attn2.to_k", ".attn2.to_v"))
+            self._children = [child._replace(substitute=_Projected(child.module, self)) for child in found]
+        with _replaced(self._children):
             yield
 
 
 def chunk_feed_forward(tokens: int) -> Patch:
-    """Run every feed-forward of a transformer block on at most so many tokens at a time."""
+    """Run the feed-forward of every transformer block on at most `tokens` tokens at a time.
+
+    Raises `ValueError` for less than 1 token.
+    """
     if tokens < 1:
         raise ValueError(f"feed-forward tokens is {tokens}, allowed: 1 or more")
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
-        places = [place._replace(instead=_Chunked(place.module, tokens)) for place in _places(unet, (".ff",))]
-        with _replaced(places):
+        """Stand in for each feed-forward of `unet`."""
+        children = [child._replace(substitute=_Chunked(child.module, tokens)) for child in _children(unet, (".ff",))]
+        with _replaced(children):
             yield
 
     return patch
 
 
-class _Place(NamedTuple):
-    """A child of a module, and what is to stand in for it."""
+class _Child(NamedTuple):
+    """A child of a module, and the module that is to replace it."""
 
     parent: nn.Module
     name: str
     module: nn.Module
-    instead: nn.Module | None = None
+    substitute: nn.Module | None = None
 
     @property
-    def is_there(self) -> bool:
+    def is_present(self) -> bool:
+        """Whether the parent still has this child."""
         return self.parent._modules.get(self.name) is self.module
 
 
-def _places(unet: nn.Module, endings: tuple[str, ...]) -> list[_Place]:
-    """Return where modules of transformer blocks have names that end so."""
+def _children(unet: nn.Module, endings: tuple[str, ...]) -> list[_Child]:
+    """Return the modules of transformer blocks whose names end with one of `endings`."""
     names = [n for n, _ in unet.named_modules() if n.endswith(endings) and ".transformer_blocks." in n]
     split = [(unet.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
-    return [_Place(parent, name, getattr(parent, name)) for parent, name in split]
+    return [_Child(parent, name, getattr(parent, name)) for parent, name in split]
 
 
 @contextmanager
-def _replaced(places: Sequence[_Place]) -> Iterator[None]:
-    """`setattr` of a module checks more than a step can wait for; its children are this dictionary."""
+def _replaced(children: Sequence[_Child]) -> Iterator[None]:
+    """Put the substitutes in place of the children for the body of the `with`.
+
+    `setattr` of a module is too slow for every step; the dictionary `_modules` is where it writes.
+    """
     try:
-        for parent, name, _, instead in places:
-            parent._modules[name] = instead
+        for parent, name, _, substitute in children:
+            parent._modules[name] = substitute
         yield
     finally:
-        for parent, name, module, _ in places:
+        for parent, name, module, _ in children:
             parent._modules[name] = module
 
 
@@ -115,6 +125,7 @@ class _Projected(nn.Module):
         self.layer, self.cache = layer, cache
 
     def forward(self, embeds: Tensor) -> Tensor:
+        """Return the projection, from the cache where it is stored."""
         return self.cache.project(self.layer, embeds)
 
 
@@ -124,6 +135,7 @@ class _Chunked(nn.Module):
         self.layer, self.tokens = layer, tokens
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, as x."""
         rows = x.reshape(-1, x.shape[-1])
         if len(rows) <= self.tokens:
             whole: Tensor = self.layer(x)

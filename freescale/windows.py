@@ -71,8 +71,7 @@ class Windows:
         return torch.where(is_inside, y * w + x, h * w).flatten(1)
 
     def overlaps(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-        """Yield for each window the part inside the grid, as (rows, columns) of the grid and of the
-        window."""
+        """Yield for each window the part inside the grid, as (rows, columns) of the grid and of the window."""
         for top, left in self.origins:
             rows = _overlap(top, self.window[0], self.grid[0])
             columns = _overlap(left, self.window[1], self.grid[1])
@@ -95,14 +94,14 @@ def window_size(grid: Grid, scale: tuple[float, float]) -> Grid:
     """Return the window for a grid at `scale`: its size at the training size, at least 1 token a side."""
 
     def side(length: int, scale: float) -> int:
+        """Return one side of the window, in tokens."""
         return min(max(round(length / scale), 1), length)
 
     return side(grid[0], scale[0]), side(grid[1], scale[1])
 
 
 def window_origins(length: int, window: int) -> tuple[int, ...]:
-    """Return the first tokens of the windows along one axis, half a window apart, the last flush with the
-    end."""
+    """Return the first tokens of the windows along one axis, half a window apart, the last one touching the end."""
     stride = max(1, window // 2)
     return tuple(min(j * stride, length - window) for j in range(math.ceil((length - window) / stride) + 1))
 
@@ -126,8 +125,7 @@ def place_windows(
 
 
 def _jitter(origins: Tensor, grid: Grid, window: Grid, generator: torch.Generator) -> Tensor:
-    """Return a random move (windows, 2) for each window and axis, uniform over -r..r tokens with r = window
-    // 8.
+    """Return a random move (windows, 2) for each window and axis, uniform over -r..r tokens with r = window // 8.
 
     The first window of an axis only moves outwards (-r..0), so does the last (0..r); with the half-window
     stride this leaves no token uncovered. A window as long as its axis does not move.
@@ -163,6 +161,7 @@ def rolled_halves(grid: Grid, shift: Grid) -> list[Tensor]:
     """
 
     def halves(length: int, shift: int) -> list[Tensor]:
+        """Return the positions of both halves of one axis, those that are no tokens left out."""
         half = -(-length // 2)
         rolled = (torch.arange(2 * half) + shift) % (2 * half)
         return [part[part < length] for part in rolled.view(2, half)]

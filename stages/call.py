@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from stages.decode_video import DecodeVideo
-from stages.upscale_video import UpscaleVideo
 from storage.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stages.stage import Stage
-
-Size = tuple[int, int]
+    from stages.stage import Size, Stage
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One stage of a render with its parents, by role. Two calls with one identity have the same bytes."""
+    """One stage of a render, with its parents by role. Calls with equal keys have equal bytes."""
 
     stage: Stage
     level: int
@@ -28,13 +24,14 @@ class Call:
     model: str  # fingerprint of the weights that decide the bytes, and the dtype; empty where none do
     size: Size
     frames: int = 1
+    cell: int = 8  # pixels of a latent cell's side
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the bytes beside the parents, as plain values."""
+        """What decides the bytes besides the parents, as plain values."""
         return {
             "stage": self.stage.name,
-            "version": self.stage.version,
+            "version": self.stage.key_version(),
             "params": self.stage.params(),
             "model": self.model,
         }
@@ -46,13 +43,11 @@ class Call:
 
     @property
     def label(self) -> str:
-        """For people: the stage's name and, above the first level, the level."""
+        """The stage's name and the level, for messages: `decode 1`."""
         return f"{self.stage.name} {self.level}"
 
     @property
     def work(self) -> float:
-        """Rough cost in latent cells times steps, for progress; attention grows with the square of the cells."""
-        cells = self.size[0] * self.size[1] / 64
-        first, last = self.stage.span
-        steps = 1 if isinstance(self.stage, DecodeVideo | UpscaleVideo) else max(last - first, 1)
-        return steps * self.frames * cells * (1 + cells / 16384)
+        """Rough cost for progress bars: latent cells times steps; attention grows with the square of the cells."""
+        cells = self.size[0] * self.size[1] / self.cell**2
+        return self.stage.passes * self.frames * cells * (1 + cells / 16384)

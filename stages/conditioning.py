@@ -1,4 +1,4 @@
-"""Prompts -> the text rows that steer the denoiser."""
+"""Prompts -> the text rows that condition the denoiser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freescale import Conditioning
-from stages.stage import Parents, Stage, Tensors
+from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodePrompt(Stage):
-    """prompt_embeds (1, tokens, width) float32, the negative's when guidance asks for one, and SDXL's pooled rows."""
+    """{"prompt_embeds": (1, tokens, width)} in float32; with guidance `negative_embeds`; of SDXL pooled rows."""
 
     name = "conditioning"
     part = "text"
@@ -39,14 +39,22 @@ class EncodePrompt(Stage):
         """Encode both prompts as the stock pipeline of this model does."""
         return models.encode_prompt(self.prompt, self.negative_prompt)
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The text encoders over both prompts."""
+        return networks.encode_text()
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """Rows of one or two prompts."""
+        return networks.text_bytes() * (1 if self.negative_prompt is None else 2)
+
 
 def conditioning(
     text: Tensors, time_ids: tuple[int, int] | None, like: Tensor, motion_fps: float | None = None
 ) -> Conditioning:
-    """The kernel's conditioning, on the device and in the dtype of `like`.
+    """Return the kernel's conditioning, on the device and in the dtype of `like`.
 
-    `time_ids` is the (height, width) told to a size-conditioned model, crop 0: SDXL's micro-conditioning
-    (arXiv:2307.01952, §2.2), original height and width, crop top and left, target height and width.
+    `time_ids` is the (height, width) in pixels that a size-conditioned model gets as original and target size, with
+    crop 0: SDXL's micro-conditioning (arXiv:2307.01952, §2.2). `motion_fps` is for a video model with an fps branch.
     """
     rows = {name: tensor.to(like) for name, tensor in text.items()}
     added: dict[str, Tensor] = {}

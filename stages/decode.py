@@ -1,4 +1,7 @@
-"""Latents -> picture: whole, or where that would take more than `vae_memory`, by exact tiles into bands of rows."""
+"""Latents -> picture, in one piece or by exact tiles; latents of a video -> its frames, one at a time.
+
+Tiles are computed where one piece would take more than `vae_memory`. Of a video memory holds one frame at output size.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from freescale.vae.passes import decode_tiles, untiled_bytes
+from freescale.vae.passes import decode_tiles
+from freescale.vae.plan import untiled_bytes
 from freescale.vae.tile import TiledVae, reader
 from stages.errors import StageError
-from stages.stage import Parents, Stage, Stream, Tensors
+from stages.stage import Cost, Networks, Parents, Size, Stage, Stream, Tensors, picture_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -21,8 +25,10 @@ if TYPE_CHECKING:
     from freescale.vae.layers import Half
     from stages.models.load import Models
     from stages.spec import RunOptions
+    from stages.stage import ByFrame
 
-UNIFORM = 2 / 255  # a picture whose deviation is under half a grey level of 255 shows nothing
+UNIFORM = 2 / 255  # a grey level of 255; a picture whose deviation is under half of it shows nothing
+FLOAT16 = 2  # bytes
 BAND = 1024  # rows: a chunk of the store, and a multiple of every tile
 
 
@@ -42,7 +48,7 @@ class Decode(Stage):
         latents = parents["latents"]["latents"].to(models.device, torch.float32)
         height, width = latents.shape[-2:]
         if is_tiled(models, "decoder", (height, width), options):
-            shape = (1, 3, 8 * height, 8 * width)
+            shape = (1, 3, models.info.cell * height, models.info.cell * width)
             return {"image": Stream(shape, torch.float16, lambda kept: _others(latents, models, options, kept))}
         image = decoded_whole(latents, models, options)
         if not torch.isfinite(image).all():
@@ -55,6 +61,64 @@ class Decode(Stage):
         """The decoder over the latents of a level."""
         return decoder(parents["latents"]["latents"], models)
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The decoder over one picture."""
+        return networks.decode(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """A picture in float16."""
+        return 3 * size[0] * size[1] * FLOAT16
+
+
+@dataclass(frozen=True)
+class DecodeVideo(Stage):
+    """{"image": (1, 3, F, H, W)} about [-1, 1], not clamped, in float16; each frame as `Decode` makes a picture."""
+
+    name = "decode"
+    part = "vae"
+
+    frames: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """A step a frame."""
+        return 0, self.frames
+
+    @property
+    def passes(self) -> int:
+        """Once: a step is one frame."""
+        return 1
+
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> dict[str, Stream]:
+        """Decode while the frames are written. Raises `StageError` for a video that shows nothing."""
+        (h, w), cell = parents["latents"]["latents"].shape[-2:], models.info.cell
+
+        def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
+            missing = [index for index in range(self.frames) if index not in kept]
+            return checked(frames_of(self, parents, models, options, missing, "decoder", (h, w)), missing, kept)
+
+        return {"image": Stream((1, 3, self.frames, h * cell, w * cell), torch.float16, pieces)}
+
+    @torch.no_grad()
+    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
+        """A frame (1, 3, H, W) in float16."""
+        latents = parents["latents"]["latents"][:, :, index].to(models.device, torch.float32)
+        return decoded_whole(latents, models, options, index).to(torch.float16).cpu()
+
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
+        """The decoder over the latents of a frame."""
+        return decoder(parents["latents"]["latents"][:, :, frame], models)
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The decoder over one frame after another; by tiles, with a frame beside them."""
+        return networks.decode(source, held=picture_bytes(source)).times(frames)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """Frames in float16."""
+        return 3 * size[0] * size[1] * frames * FLOAT16
+
 
 def decoder(latents: Tensor, models: Models) -> TiledVae:
     """The decoder over clean latents (1, C, h, w)."""
@@ -63,15 +127,18 @@ def decoder(latents: Tensor, models: Models) -> TiledVae:
 
 
 def is_tiled(models: Models, half: Half, size: tuple[int, int], options: RunOptions) -> bool:
-    """Whether a half of the VAE takes an input of `size` by tiles: where whole it would take more than `vae_memory`."""
+    """Whether half a VAE works by tiles: where an input of `size` would take more than `vae_memory` in one piece.
+
+    `size` is in pixels for the encoder, in latent cells for the decoder.
+    """
     memory = options.vae_memory
     return memory is not None and 0 < memory < untiled_bytes(models.vae, half, size)
 
 
 def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: int = 0) -> Tensor:
-    """The picture (1, 3, H, W) of clean latents (1, C, h, w) in one piece; made by tiles, it is on the CPU.
+    """Return the picture (1, 3, H, W), about [-1, 1], of clean latents (1, C, h, w); made by tiles, it is on the CPU.
 
-    `frame` says which one of a video it is, if it is one.
+    `frame` is the number of the frame in its video.
     """
     scaled = _scaled(latents, models)
     height, width = latents.shape[-2:]
@@ -79,7 +146,7 @@ def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: i
         whole: Tensor = models.vae.decode(scaled).sample
         return whole
     assert options.vae_memory is not None
-    image = torch.empty(1, 3, 8 * height, 8 * width)
+    image = torch.empty(1, 3, models.info.cell * height, models.info.cell * width)
     run = models.tiles(frame)
     for rows, columns, tile in decode_tiles(models.vae, scaled, options.vae_tile, options.vae_memory, run):
         image[..., slice(*rows), slice(*columns)] = tile
@@ -87,17 +154,17 @@ def decoded_whole(latents: Tensor, models: Models, options: RunOptions, frame: i
 
 
 def _others(latents: Tensor, models: Models, options: RunOptions, kept: Container[int]) -> Iterator[Tensor]:
-    """The bands that are not kept; statistics and tiles of all are made for them."""
+    """Yield the bands that are not kept; all are computed, since statistics need the whole picture."""
     bands = enumerate(decoded_bands(latents, models, options))
     return (band for index, band in bands if index not in kept)
 
 
 def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Iterator[Tensor]:
-    """Bands (1, 3, up to `BAND`, W) of the picture of clean latents (1, C, h, w), in float16 on the CPU.
+    """Yield bands (1, 3, up to `BAND`, W) of the picture of clean latents (1, C, h, w), in float16 on the CPU.
 
     Raises `StageError` for a picture that shows nothing, before the last band.
     """
-    height, width = (8 * cells for cells in latents.shape[-2:])
+    height, width = (models.info.cell * cells for cells in latents.shape[-2:])
     assert options.vae_memory is not None
     total = squares = 0.0
     band = torch.empty(0)
@@ -118,6 +185,44 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
 
 
 def _scaled(latents: Tensor, models: Models) -> Tensor:
-    """As the VAE takes them."""
+    """Return latents in the VAE's own scale."""
     scaled: Tensor = latents / models.vae.config.scaling_factor
     return scaled
+
+
+def frames_of(
+    stage: ByFrame,
+    parents: Parents,
+    models: Models,
+    options: RunOptions,
+    indices: Iterable[int],
+    half: Half,
+    size: tuple[int, int],
+) -> Iterator[Tensor]:
+    """Yield a stage's `make_frame` of each index, in order.
+
+    Helpers, where there are any, compute a frame each. Where half a VAE takes inputs of `size` by tiles, they compute
+    the tiles of one frame after another.
+    """
+    if models.helpers is not None and not is_tiled(models, half, size, options):
+        return models.helpers.frames(indices, options)
+    return (stage.make_frame(parents, models, options, index) for index in indices)
+
+
+def checked(frames: Iterator[Tensor], indices: list[int], kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
+    """Yield frames (1, 3, H, W) unchanged, those of `indices`; `kept` are the frames of an attempt before.
+
+    Raises `StageError` for a frame with NaN or Inf, and where all frames of the video are uniform.
+    """
+    shows = False
+    for index, frame in zip(indices, frames, strict=True):
+        if not torch.isfinite(frame).all():
+            raise StageError(f"decode: frame {index} holds NaN or Inf")
+        shows = shows or _shows(frame)
+        if index == indices[-1] and not shows and not any(map(_shows, kept.values())):
+            raise StageError("decode: every frame is uniform")
+        yield frame
+
+
+def _shows(frame: Tensor) -> bool:
+    return bool(frame.float().std() >= UNIFORM / 2)

@@ -1,23 +1,36 @@
-"""What the three denoising stages share: the loop over one span of steps of one level.
+"""The three denoising stages: each runs one span of steps of one level.
 
-`base_denoise` runs all steps at the first size; at every further level `highres_denoise` runs from the restart to
-the end of dilation and `detail_pass` from there to the end. The boundary is a stage boundary, so a detail pass can
-be made again from its checkpoint with another mask or scale.
+`base_denoise` runs all steps at the first size. At every further level `highres_denoise` runs from the restart step to
+the end of dilation, and `detail_pass` from there to the last step. They are two stages so that `redo` can make the
+detail pass again, with another mask or detail scale, from the latents that `highres_denoise` left.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from freescale import Denoiser, Level, Schedule, Step, denoise, make_schedule, region_map, video_noise
+from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
 from stages.conditioning import conditioning
 from stages.errors import StageError
-from stages.stage import Parents, Running, Stage, Tensors, level_of, method_of
+from stages.stage import (
+    Cost,
+    Networks,
+    Parents,
+    Running,
+    Size,
+    Stage,
+    latent_shape,
+    method_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from freescale import Method, Solver
     from stages.models.load import Models
     from stages.spec import RunOptions
@@ -27,7 +40,7 @@ LATENT_AXES = {"latents": "BChw"}
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the noise is taken away, at every level alike."""
+    """The solver's settings, equal at every level; `eta` in [0, 1], guidance of 1 or less is off."""
 
     steps: int
     solver: Solver
@@ -42,7 +55,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class DenoiseStage(Stage):
-    """Steps `start` to `stop` of a level, under the method's patches, blend and prediction."""
+    """Steps `start` to `stop` - 1 of a level, under the method's patches, blend and prediction."""
 
     part = "unet"
     axes = LATENT_AXES
@@ -57,26 +70,33 @@ class DenoiseStage(Stage):
     stop: int
     time_ids: tuple[int, int] | None
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
-    motion_fps: float | None = None  # told to a video model with an fps branch
+    motion_fps: float | None = None  # for a video model with an fps branch
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Self:
+        """The stage that has these `params`. Raises `TypeError` for fields that it does not have."""
+        made = super().from_params(params)
+        return replace(made, sampling=Sampling(**params["sampling"]))
 
     @property
     def span(self) -> tuple[int, int]:
         """First step and one past the last."""
         return self.start, self.stop
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The UNet, once a step or more often, under the method's patches."""
+        return networks.denoise(self, frames)
+
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models)
-        level = self._level(parents, method, models)
+        level = self._level(parents, models)
         denoiser = Denoiser(
             models.unet,
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
             guidance_scale=self.sampling.guidance_scale,
             guidance_rescale=self.sampling.guidance_rescale,
-            split_guidance=options.split_guidance,
-            window_rows=options.window_rows,
-            feed_forward_tokens=options.feed_forward_tokens,
-            phase_convs=options.phase_convs,
+            compute=options.compute,
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))
@@ -102,19 +122,57 @@ class DenoiseStage(Stage):
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         return parents["latents"]["latents"].to(models.device)
 
-    def _level(self, parents: Parents, method: Method, models: Models) -> Level:
-        frames = models.info.frames
+    def _level(self, parents: Parents, models: Models) -> Level:
+        frames, device = models.info.frames, models.device
+        level = Level(self.level, self.size, self.base_size, models.info.cell, frames=frames)
         if self.level == 0 or "reference" not in parents:
-            return level_of(self.level, self.size, self.base_size, frames)
+            return level
         reference = parents["reference"]["latents"]
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
-        tensors: Tensors = {"reference": reference.to(models.device), "noise": noise.to(models.device)}
-        if "anchor" in parents:
-            tensors["anchor"] = parents["anchor"]["latents"].to(models.device)
-        if self.regions:
-            masks = [parents[role]["picture"][..., 0].float() / 255 for role, _ in self.regions]
-            rest = float(self.method["detail_scale"])
-            scales = [scale for _, scale in self.regions]
-            cells = (self.size[0] // 8, self.size[1] // 8)
-            tensors["detail_map"] = region_map(masks, scales, rest, cells).to(models.device)
-        return level_of(self.level, self.size, self.base_size, frames, **tensors)
+        return replace(
+            level,
+            reference=reference.to(device),
+            noise=noise.to(device),
+            anchor=parents["anchor"]["latents"].to(device) if "anchor" in parents else None,
+            detail_map=self._detail_map(parents, level.latent_hw).to(device) if self.regions else None,
+        )
+
+    def _detail_map(self, parents: Parents, latent_hw: tuple[int, int]) -> Tensor:
+        """The detail scale of every latent cell (1, 1, h, w), from the masks."""
+        masks = [parents[role]["picture"][..., 0].float() / 255 for role, _ in self.regions]
+        scales = [scale for _, scale in self.regions]
+        return region_map(masks, scales, float(self.method["detail_scale"]), latent_hw)
+
+
+@dataclass(frozen=True)
+class BaseDenoise(DenoiseStage):
+    """Noise -> latents at the first size: all steps, from the method's first latents (seeded noise)."""
+
+    name = "base_denoise"
+
+    frames: int | None = None  # of a video
+
+    def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
+        moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)
+        shape = latent_shape(self.size, models.info.latent_channels, models.info.cell, self.frames)
+        return method.start(shape, moment).to(models.device)
+
+
+@dataclass(frozen=True)
+class HighresDenoise(DenoiseStage):
+    """Structure: steps from the restart to the end of dilation.
+
+    Parents: `latents` (from `renoise`), `reference`, `text` and masks.
+    """
+
+    name = "highres_denoise"
+
+
+@dataclass(frozen=True)
+class DetailPass(DenoiseStage):
+    """Detail: steps from the end of dilation to the last; regions may have a detail scale of their own.
+
+    Parents: `latents` (from `highres_denoise`), `reference`, `text` and masks.
+    """
+
+    name = "detail_pass"

@@ -11,7 +11,10 @@ from stages.errors import SpecError
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` -> the first accelerator at hand. Raises `SpecError` for one that is not there."""
+    """Return the device of a name; for `auto` the first accelerator, else the CPU.
+
+    Raises `SpecError` for a device that is not there.
+    """
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda:0")

@@ -1,4 +1,4 @@
-"""Picture -> a file a person can open, with the spec embedded. A PNG beyond 4096x4096 pixels is written in bands."""
+"""Picture -> a PNG, TIFF or WebP file with the spec in it. A PNG beyond 4096x4096 pixels is written band by band."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from stages.errors import SpecError
 from stages.media.png import write_png
-from stages.stage import Parents, Picture, Stage, Tensors, picture_of
+from stages.stage import Cost, Networks, Parents, Picture, Size, Stage, Tensors, picture_cost, picture_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ SUFFIXES = {"png": ".png", "tiff": ".tiff", "webp": ".webp"}
 WHOLE = 4096 * 4096  # pixels up to which a PNG is made at once
 LARGEST = 8192 * 8192  # of a TIFF or WebP, which is always made at once
 BAND = 256  # rows
+PNG_RATIO = 0.66  # of the raw bytes, of the embedded model's pictures; a photograph takes up to 0.9
 TIFF_DESCRIPTION, EXIF_DESCRIPTION = 270, 0x010E
 
 
@@ -38,9 +39,7 @@ class Export(Stage):
     """The file `picture.<format>` of a level's image. It carries `provenance`: the spec, level and model, as JSON."""
 
     name = "export"
-    version = 1
     by_region = frozenset({"image"})
-    writes_files = True
 
     format: str
     provenance: str
@@ -61,9 +60,29 @@ class Export(Stage):
         """`picture.png` or the like, lossless in every format."""
         write_picture(folder / self.file_name, picture_of(parents, "image"), self)
 
+    def tools(self) -> dict[str, str]:
+        """None outside Python."""
+        return {}
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """A picture on the host."""
+        return picture_cost(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """A compressed picture."""
+        return compressed_bytes(size)
+
+
+def compressed_bytes(size: tuple[int, int], frames: int = 1) -> int:
+    """About how many bytes a PNG of a picture has; for the frames of a video it is an upper bound."""
+    return int(PNG_RATIO * 3 * size[0] * size[1] * frames)
+
 
 def write_picture(path: Path, picture: Picture, export: Export) -> None:
-    """Write a picture as `export` says; a large PNG with a band of rows in memory."""
+    """Write a picture in the format of `export`; of a large PNG only a band of rows is in memory.
+
+    Raises `SpecError` for a picture that is too large for its format.
+    """
     height, width = picture.size
     check_whole(export.format, picture.size)
     if export.format == "png" and height * width > WHOLE:
@@ -82,7 +101,7 @@ def check_whole(format: str, size: tuple[int, int]) -> None:
 
 
 def bands(picture: Picture) -> Iterator[Tensor]:
-    """The 8-bit pixels of a picture by bands of rows (rows, W, 3), from top to bottom."""
+    """Yield the 8-bit pixels of a picture in bands of rows (rows, W, 3), from top to bottom."""
     height, width = picture.size
     edge = 4 * BAND  # a chunk's rows are read once
     for top in range(0, height, edge):
@@ -92,18 +111,18 @@ def bands(picture: Picture) -> Iterator[Tensor]:
 
 
 def to_pixels(image: Tensor) -> Image.Image:
-    """(1, 3, H, W) in [-1, 1] -> an 8-bit RGB picture; values outside are clamped, the rest rounded to nearest."""
+    """Return the 8-bit RGB picture of an image (1, 3, H, W) in [-1, 1]: values are clamped and rounded to nearest."""
     return Image.fromarray(to_levels(image).numpy())
 
 
 def to_levels(image: Tensor) -> Tensor:
-    """(1, 3, H, W) in [-1, 1] -> the 8-bit pixels (H, W, 3) of `to_pixels`."""
+    """Return the 8-bit pixels (H, W, 3) of an image (1, 3, H, W) in [-1, 1], as `to_pixels` has them."""
     levels = ((image[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(1, 2, 0).contiguous()
 
 
 def encode_file(picture: Image.Image, format: str, provenance: str) -> bytes:
-    """Encode losslessly with the provenance in the format's own place for a description."""
+    """Return the bytes of a lossless file, with the provenance where the format keeps a description."""
     out = BytesIO()
     if format == "png":
         info = PngInfo()

@@ -1,6 +1,6 @@
-"""Video -> files a person can open, streamed frame by frame, with the spec inside.
+"""Video -> a file with the spec in it, written frame by frame.
 
-Beside the video itself lie a GIF, an animated WebP and a strip of frames, small, for pages and mail.
+Beside it lie a GIF, an animated WebP and a strip of frames: small previews for pages and mail.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from stages.export import encode_file, to_pixels
+from stages.export import compressed_bytes, encode_file, to_pixels
 from stages.media.ffmpeg import ENCODERS, Encoding, binary, ffmpeg_version, write_video
-from stages.stage import Parents, Stage, Tensors, Video, video_of
+from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, Video, picture_cost, video_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SUFFIXES = {"mp4": ".mp4", "hevc": ".mp4", "ffv1": ".mkv", "frames": ".zip"}
 GIF, WEBP, STRIP = "preview.gif", "preview.webp", "strip.png"
 PREVIEW_SIDE, PREVIEW_FRAMES = 320, 120  # pixels of the longer side; of a longer video every n-th frame
-PREVIEWS = {GIF: ".gif", WEBP: ".webp", STRIP: "-strip.png"}  # and what the names of their copies end in
+PREVIEWS = {GIF: ".gif", WEBP: ".webp", STRIP: "-strip.png"}  # the ends of their copies' names
 STRIP_FRAMES, STRIP_SIDE, MARGIN = 8, 256, 4
 DOS_EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -44,9 +44,8 @@ class ExportVideo(Stage):
     """
 
     name = "export"
-    version = 101  # another arithmetic under the same name
+    variant = 1
     streamed = frozenset({"image"})
-    writes_files = True
 
     format: str
     fps: str
@@ -79,9 +78,17 @@ class ExportVideo(Stage):
         (folder / GIF).write_bytes(_animation(previews, durations, "GIF"))
         (folder / WEBP).write_bytes(_animation(previews, durations, "WEBP"))
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """A frame on the host."""
+        return picture_cost(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """At most the frames as pictures."""
+        return compressed_bytes(size, frames)
+
 
 def encode_video(path: Path, video: Video, export: ExportVideo) -> None:
-    """Write a video as `export` says, one frame in memory at a time."""
+    """Write a video in the format of `export`, one frame at a time. Raises `RuntimeError` if ffmpeg stops early."""
     pictures = (to_pixels(frame) for frame in video)
     if export.format == "frames":
         _write_zip(path, pictures, export)
@@ -109,7 +116,7 @@ def _write_zip(path: Path, pictures: Iterable[Image.Image], export: ExportVideo)
 
 
 def small_frames(video: Video, fps: Fraction) -> tuple[list[Image.Image], list[int]]:
-    """At most `PREVIEW_FRAMES` small pictures of a video, and for how many milliseconds each stands."""
+    """Return at most `PREVIEW_FRAMES` small pictures of a video, and how many milliseconds each is shown."""
     step = -(-len(video) // PREVIEW_FRAMES)
     pictures = [_small(to_pixels(video[index]), PREVIEW_SIDE) for index in range(0, len(video), step)]
     ends = [round(min((index + 1) * step, len(video)) * 100 / fps) * 10 for index in range(len(pictures))]
@@ -117,7 +124,7 @@ def small_frames(video: Video, fps: Fraction) -> tuple[list[Image.Image], list[i
 
 
 def strip(video: Video) -> bytes:
-    """A PNG of up to eight frames side by side, the first and the last among them."""
+    """Return a PNG of up to eight frames side by side, the first and the last among them."""
     count = min(STRIP_FRAMES, len(video))
     chosen = [round(index * (len(video) - 1) / max(count - 1, 1)) for index in range(count)]
     pictures = [_small(to_pixels(video[index]), STRIP_SIDE) for index in chosen]
@@ -137,6 +144,6 @@ def _small(picture: Image.Image, side: int) -> Image.Image:
 
 def _animation(pictures: list[Image.Image], durations: list[int], kind: str) -> bytes:
     out = BytesIO()
-    told = {"quality": 80, "method": 4} if kind == "WEBP" else {}
-    pictures[0].save(out, kind, save_all=True, append_images=pictures[1:], duration=durations, loop=0, **told)
+    settings = {"quality": 80, "method": 4} if kind == "WEBP" else {}
+    pictures[0].save(out, kind, save_all=True, append_images=pictures[1:], duration=durations, loop=0, **settings)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Who watches a render, and what they are told."""
+"""What a render reports while it runs, and the interface of those who watch it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one call of a plan came to be."""
+    """How one call of a plan ended: made in so many seconds, or found in the store."""
 
     call: Call
     key: str
@@ -21,7 +21,7 @@ class Outcome:
 
 
 class Observer(Protocol):
-    """Who watches a render: a terminal, a Prefect run, a test. Nothing it does decides a byte."""
+    """Watches a render: a terminal, a Prefect run, a test. Nothing it does decides a byte."""
 
     def started(self, call: Call, resumed_at: int | None) -> None:
         """A stage begins, or goes on at a step."""

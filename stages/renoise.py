@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from freescale import Moment, video_noise
+from freescale import Level, Moment, video_noise
 from stages.denoise import LATENT_AXES, Sampling
-from stages.stage import Parents, Stage, Tensors, level_of, method_of
+from stages.stage import Parents, Stage, Tensors, method_of
 
 if TYPE_CHECKING:
     from freescale import Step
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Renoise(Stage):
-    """{"latents": (1, C, [F,] h, w)}: the method's start of a level: reference + sigma * noise at the restart."""
+    """{"latents": (1, C, [F,] h, w)}: a level's first latents, reference + sigma * noise at the restart step."""
 
     name = "renoise"
     axes = LATENT_AXES
@@ -31,10 +31,10 @@ class Renoise(Stage):
     start: int
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
-        """One noise a level, keyed by (seed, level); the denoising stages draw the same one again."""
+        """Add the level's noise, which is keyed by (seed, level): the denoising stages draw it again."""
         reference = parents["reference"]["latents"]
-        frames = models.info.frames
+        frames, cell = models.info.frames, models.info.cell
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
-        level = level_of(self.level, self.size, self.base_size, frames, reference=reference, noise=noise)
+        level = Level(self.level, self.size, self.base_size, cell, reference=reference, noise=noise, frames=frames)
         moment = Moment(level=level, step=self.start, schedule=self.sampling.schedule(models), seed=self.seed)
         return {"latents": method_of(self.method).start(tuple(reference.shape), moment)}

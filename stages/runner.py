@@ -1,9 +1,9 @@
 """Look up, run, commit: the only place where a stage meets a disk.
 
-`Runner.render` makes a plan's exports, asking for parents only where something has to be made. A stage is made at
-most once: its fingerprint is looked up, a lease keeps a second process from working in vain, and its result counts
-once its manifest is there. Long stages leave checkpoints, by the clock and when asked to stop; videos leave every frame
-that is whole. A damaged artifact found on the way is set aside by the store and made again from its parents.
+`Runner.render` makes a plan's exports. It looks for parents only where something has to be made. A stage is made once:
+its key is looked up, a lease keeps a second process from doing the same work, and its result counts once its manifest
+is there. Long stages leave checkpoints, by the clock and when asked to stop; videos leave every whole frame. The store
+moves a damaged artifact to its trash, and the runner makes it again from its parents.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from freescale import Step
 from freescale.attention import attention_name
 from stages.device import device_id, device_name, peak_memory
 from stages.observer import Outcome
-from stages.planner.budget import fitted, next_rung
-from stages.stage import Stream
+from stages.planner.budget import fitted, next_saving
+from stages.resume import Progress, filled, noted, resumed, save
+from stages.stage import WritesFiles
 from storage import (
     ArtifactNotFoundError,
     ArtifactStore,
@@ -40,17 +39,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from freescale import Step
     from stages.call import Call
-    from stages.models.load import Models
+    from stages.models.load import Helpers, Models
     from stages.observer import Observer
     from stages.plan import Plan
+    from stages.resume import Made
     from stages.spec import RunOptions
-    from stages.stage import Helpers, Running, Tensors
+    from stages.stage import Tensors
     from storage import Writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Made = dict[str, Tensor | Pieces]  # by a stage, to be committed
 
 
 class Interrupted(BaseException):
@@ -73,7 +73,10 @@ class Runner:
     helpers: Callable[[Call], Helpers] | None = None  # compute tiles and frames of a call; None: this process does
 
     def render(self, plan: Plan) -> list[Outcome]:
-        """Make every export of the plan, in order; outcomes of all calls that were looked at, parents first."""
+        """Make every export of the plan, in order. Return the outcomes of all calls looked at, parents first.
+
+        Raises `Interrupted` when asked to stop, and `StageError` for a result that cannot be right.
+        """
         outcomes: dict[str, Outcome] = {}
         for export in plan.exports:
             self.ensure(export, outcomes)
@@ -100,11 +103,11 @@ class Runner:
         return self._healed(call, outcomes, self.store.read)
 
     def parents(self, call: Call, outcomes: dict[str, Outcome]) -> dict[str, Tensors]:
-        """What a call's stage is given, by role."""
+        """The parents' tensors by role, as the call's stage takes them."""
         return {role: self._parent(call, role, outcomes) for role in call.parents}
 
     def _parent(self, call: Call, role: str, outcomes: dict[str, Outcome]) -> Tensors:
-        """A parent's tensors, or what the stage reads frame by frame or by regions; healed alike."""
+        """A parent's tensors, or a reader of them where the stage takes frames or regions."""
         found: Any
         if role in call.stage.by_region:
             found = self._healed(call.parents[role], outcomes, self.store.open_pictures)
@@ -115,6 +118,7 @@ class Runner:
         return dict(found)
 
     def _healed(self, call: Call, outcomes: dict[str, Outcome], read: Callable[[str], T]) -> T:
+        """Read an artifact; one that is damaged or gone is made again first, at most twice."""
         for _ in range(2):
             try:
                 return read(self.ensure(call, outcomes))
@@ -123,18 +127,18 @@ class Runner:
         return read(self.ensure(call, outcomes))
 
     def file_path(self, call: Call, name: str, outcomes: dict[str, Outcome]) -> Path:
-        """Where a file of a call's artifact lies, verified, to be copied; healed like `read`."""
+        """The path of a file of a call's artifact, verified, to be copied; a damaged artifact is made again first."""
         return self._healed(call, outcomes, lambda key: self.store.file_path(key, name))
 
     def read_file(self, call: Call, name: str, outcomes: dict[str, Outcome]) -> bytes:
-        """A file of a call's artifact, verified; healed like `read`."""
+        """The bytes of a file of a call's artifact, verified; a damaged artifact is made again first."""
         return self._healed(call, outcomes, lambda key: self.store.read_file(key, name))
 
     def _device(self) -> Any:
-        """One render a GPU; a CPU is shared by the kernel's scheduler."""
+        """A lock: one render at a time on a GPU; the operating system shares a CPU."""
         if self.models.device.type == "cpu":
             return nullcontext()
-        return device_lock(self.store.place.machine, device_id(self.models.device), on_wait=self._waiting)
+        return device_lock(self.store.backend.machine, device_id(self.models.device), on_wait=self._waiting)
 
     def make(self, call: Call, key: str, outcomes: dict[str, Outcome]) -> Outcome:
         """Run one stage whose parents are there, under its lease, and commit it."""
@@ -147,29 +151,29 @@ class Runner:
             if self.models.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.models.device)
             checkpoints = Checkpoints(self.store, key)
-            unfinished, resume = Unfinished(checkpoints), _resumed(checkpoints)
+            unfinished, resume = Unfinished(checkpoints), resumed(checkpoints)
             at = len(unfinished) if resume is None else resume.index + 1
             resumed_at = at if at and call.stage.span[1] else None
             self.observer.started(call, resumed_at)
-            made, measures = self._run(call, parents, checkpoints, unfinished, resume)
+            made, savings = self._run(call, parents, checkpoints, unfinished, resume)
             with writing(self.store, call) as writer:
                 for name, array in made.items():
                     if isinstance(array, Pieces):
                         writer.put_pieces(name, array)
                     else:
                         writer.put(name, array, call.stage.axes_of(name, array.ndim))
-                for name, data in call.stage.files(parents).items():
-                    writer.put_file(name, data)
-                if call.stage.writes_files:
+                tools = dict[str, str]()
+                if isinstance(call.stage, WritesFiles):
                     call.stage.write_files(parents, writer.files_folder())
+                    tools = call.stage.tools()
                 seconds = time.monotonic() - began
                 writer.describe(
                     seconds=seconds,
                     device=device_name(self.models.device),
-                    libraries=libraries() | _attention(call, self.models) | call.stage.tools(),
+                    libraries=libraries() | _attention(call, self.models) | tools,
                     resumed_at=[] if resumed_at is None else [resumed_at],
                     peak_memory=peak_memory(self.models.device),
-                    measures=measures,
+                    savings=savings,
                     counts={"unet_samples": n} if (n := self.models.unet_samples - samples) else {},
                 )
             checkpoints.clear()
@@ -183,25 +187,28 @@ class Runner:
         unfinished: Unfinished,
         resume: Step | None,
     ) -> tuple[Made, list[str]]:
-        """Run a stage to its end; out of memory, step down the ladder and go on from the last step or frame done."""
-        options, measures = fitted(call, self.models.info, self.options, self.models.device)
+        """Run a stage to its end: its result, and the names of the savings that it took.
+
+        Out of memory, it takes the next saving and goes on from the last step or frame that is done.
+        """
+        options, savings = fitted(call, self.models.info, self.options, self.models.device)
         while True:
             self.models.helpers = None if self.helpers is None else self.helpers(call)
-            progress = _Progress(resume)
+            progress = Progress(resume)
             try:
                 self.models.make_room(call.stage.part, options.offload)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
-                    return self._consume(call, _filled(running, unfinished), unfinished.flush), measures
-                keep = partial(_save, checkpoints, progress)
-                return self._consume(call, _noted(running, progress), keep), measures
+                    return self._consume(call, filled(running, unfinished), unfinished.flush), savings
+                keep = partial(save, checkpoints, progress)
+                return self._consume(call, noted(running, progress), keep), savings
             except torch.OutOfMemoryError:
-                rung = next_rung(call.stage.part, measures, options)
-                if rung is None:
+                saving = next_saving(call.stage.part, savings, options)
+                if saving is None:
                     raise
-            log.warning("%s: out of memory; going on with %s", call.label, rung.name)
-            measures.append(rung.name)
-            options, resume = options.model_copy(update=dict(rung.change)), progress.last
+            log.warning("%s: out of memory; going on with %s", call.label, saving.name)
+            savings.append(saving.name)
+            options, resume = options.model_copy(update=dict(saving.change)), progress.last
             if self.models.device.type == "cuda":  # here, where the error no longer holds what the stage had made
                 torch.cuda.empty_cache()
 
@@ -216,7 +223,7 @@ class Runner:
                 return result
             except Exception:
                 raise
-            except BaseException:  # told to end at once, inside a step: keep those before
+            except BaseException:  # killed inside a step: keep the steps before
                 keep()
                 raise
             if call.stage.span[1]:  # a picture that comes in bands is one step
@@ -239,62 +246,16 @@ class Runner:
             raise Interrupted(call, step)
 
 
-@dataclass
-class _Progress:
-    last: Step | None
-
-
 def writing(store: ArtifactStore, call: Call) -> AbstractContextManager[Writer]:
-    """Fill a call's artifact in the body of the `with`, as `ArtifactStore.writing`."""
+    """Return the context in which a call's artifact is filled: `ArtifactStore.writing`, which commits at its end."""
     return store.writing(
         call.key,
         stage=call.stage.name,
-        version=call.stage.version,
+        version=call.stage.key_version(),
         level=call.level,
         params={**call.stage.params(), **({"model": call.model} if call.model else {})},
         parents={role: parent.key for role, parent in call.parents.items()},
     )
-
-
-def _noted(running: Running, progress: _Progress) -> Generator[int, None, Made]:
-    """The steps of a long stage, each noted."""
-    while True:
-        try:
-            progress.last = next(running)
-        except StopIteration as end:
-            result: Tensors = end.value
-            return dict(result)
-        yield progress.last.index + 1
-
-
-def _filled(result: Mapping[str, Tensor | Stream], unfinished: Unfinished) -> Generator[int, None, Made]:
-    """A result whose streams are written as they are made; the pieces that are there."""
-    made: Made = {}
-    for name, array in result.items():
-        if not isinstance(array, Stream):
-            made[name] = array
-            continue
-        pieces = made[name] = unfinished.array(name, array.shape, array.dtype)
-        missing = pieces.missing
-        for index, piece in zip(missing, array.pieces(pieces) if missing else (), strict=True):
-            pieces.put(index, piece)
-            yield index + 1
-    return made
-
-
-def _save(checkpoints: Checkpoints, progress: _Progress) -> None:
-    step = progress.last
-    if step is not None:
-        tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}
-        checkpoints.save(step.index, {name: t.detach().cpu() for name, t in tensors.items()})
-
-
-def _resumed(checkpoints: Checkpoints) -> Step | None:
-    newest = checkpoints.newest()
-    if newest is None:
-        return None
-    history = sorted(name for name in newest.tensors if name.startswith("history"))
-    return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history))
 
 
 def _attention(call: Call, models: Models) -> dict[str, str]:

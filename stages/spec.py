@@ -1,8 +1,8 @@
 """What a person writes: `RenderSpec` holds all that decides the bytes of a render, `RunOptions` how it is run.
 
-A spec is a YAML or JSON file, command line flags or Prefect parameters: one model, three doors. A method's own
-dataclass is its configuration; the models of the union `MethodSpec` are made from those dataclasses, so each
-default is written once, in the method's file.
+A spec comes as a YAML or JSON file, as flags of the command line or as parameters of a Prefect deployment; all three
+are validated here. A method's dataclass is its configuration. The models of the union `MethodSpec` are made from those
+dataclasses, so each default is written once, in the method's file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import typing
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -28,18 +28,22 @@ from pydantic import (
     model_validator,
 )
 
-from freescale import METHODS, Method
+from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.amounts import parse_bytes
 from stages.errors import SpecError
 
-CELL = 8  # pixels to one latent cell, and the grain of every size
+GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
 MAX_FRAMES = 1024
 FPS = (Fraction(1), Fraction(240))  # of playback
 IMAGE_FORMATS, VIDEO_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", "frames")
 LOSSY = ("mp4", "hevc")
 Pair = tuple[int, int]
+if TYPE_CHECKING:
+    SolverName = str
+else:
+    SolverName = Literal[("auto", *SOLVERS)]  # a new solver of the kernel is a choice here without an edit
 
 
 class _Model(BaseModel):
@@ -74,7 +78,7 @@ METHOD_MODELS = tuple(_method_models())
 
 
 def expand_method(value: Any) -> Any:
-    """A mapping with an ablation's name, `freescale/no-fusion`, as FreeScale with the parameters that differ."""
+    """Return FreeScale with an ablation's parameters for its name, `freescale/no-fusion`; else `value` as it is."""
     if not isinstance(value, dict) or value.get("name") not in CHANGES:
         return value
     return {**CHANGES[value["name"]], **value, "name": "freescale"}
@@ -92,29 +96,42 @@ else:
 
 
 class ModelSpec(_Model):
-    """The pretrained model: `shapes` (in the package), a name under the models folder, or a path to a folder."""
+    """The pretrained model."""
 
-    name: str = Field("shapes", min_length=1, max_length=1024)
-    revision: str | None = Field(None, max_length=64, pattern=r"^[\w.-]+$")
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    name: str = Field(
+        "shapes",
+        min_length=1,
+        max_length=1024,
+        description="`shapes` or `shapes-motion` (in the package), a name under HOME/models, or the path of a folder.",
+    )
+    revision: str | None = Field(
+        None, max_length=64, pattern=r"^[\w.-]+$", description="Commit in the hub's cache; none: its main branch."
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="Of the UNet and the text encoders; the VAE computes in float32."
+    )
 
 
 class Region(_Model):
-    """A soft mask (white = 1) and the detail scale inside it; the rest of the picture keeps the method's."""
+    """A soft mask and the detail scale inside it; the rest of the picture keeps the method's detail scale."""
 
-    mask: str = Field(min_length=1, max_length=4096)
-    detail_scale: float = Field(ge=0, le=50)
+    mask: str = Field(min_length=1, max_length=4096, description="A picture file: white is 1, black is 0.")
+    detail_scale: float = Field(ge=0, le=50, description="The method's `detail_scale` where the mask is 1.")
 
 
 class Redo(_Model):
     """Changes that hold from one stage of one level on; everything before keeps its bytes."""
 
-    stage: Literal["base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass"]
-    level: int = Field(ge=0, le=16)
-    method: dict[str, Any] = Field(default_factory=dict)
-    guidance_scale: float | None = Field(None, ge=0, le=50)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    regions: tuple[Region, ...] | None = Field(None, max_length=16)
+    stage: Literal["base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass"] = Field(
+        description="The first stage that is made again."
+    )
+    level: int = Field(ge=0, le=16, description="The level of that stage; 0 is the smallest.")
+    method: dict[str, Any] = Field(default_factory=dict, description="Fields of the method that change.")
+    guidance_scale: float | None = Field(None, ge=0, le=50, description="None: as before.")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="None: as before; up to `renoise`, which draws noise.")
+    regions: tuple[Region, ...] | None = Field(
+        None, max_length=16, description="In place of those before; none: as before."
+    )
 
     @model_validator(mode="after")
     def _has_effect(self) -> Redo:
@@ -123,14 +140,18 @@ class Redo(_Model):
         return self
 
 
-def nearest_sizes(side: int) -> tuple[int, int]:
-    """The two allowed sides around one that is not a multiple of 8."""
-    low = side // CELL * CELL
-    return max(low, MIN_SIDE), max(low + CELL, MIN_SIDE)
+def off_grain(side: int, grain: int) -> str:
+    """What is wrong with a side that is not a multiple of `grain` pixels, with the two allowed sides around it."""
+    low = side // grain * grain
+    nearest = f"{max(low, MIN_SIDE)} and {max(low + grain, MIN_SIDE)}"
+    return f"{side} is not a multiple of {grain}; the nearest that work are {nearest}"
 
 
 def exact_rate(value: Any) -> Any:
-    """A frame rate as a number or `24000/1001` -> the exact fraction as text, lowest terms."""
+    """Return the exact fraction of a frame rate, such as 24 or `24000/1001`, as text in lowest terms.
+
+    Raises `ValueError` for a rate outside 1 to 240 frames a second.
+    """
     if value is None or isinstance(value, bool):
         return value
     try:
@@ -142,33 +163,54 @@ def exact_rate(value: Any) -> Any:
     return str(rate)
 
 
+Side = Annotated[
+    int, Field(ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8 and of the VAE's latent cell.")
+]
+
+
 class RenderSpec(_Model):
-    """One picture or video, wholly described. Sizes are pixels; every other unit is named by its field."""
+    """All that decides the bytes of one picture or video."""
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
-    negative_prompt: str | None = Field(
-        None, max_length=4000, description="What to avoid; none: the model's own default."
+    negative_prompt: str | None = Field(None, max_length=4000, description="What to avoid. None: the model's default.")
+    seed: int = Field(0, ge=0, lt=2**63, description="All noise is drawn from it.")
+    width: Side = 512
+    height: Side = 512
+    model: ModelSpec = Field(ModelSpec(), description="The pretrained model.")
+    method: MethodSpec = Field(
+        default_factory=lambda: _spec_of("freescale"), description="The high-resolution method and its parameters."
     )
-    seed: int = Field(0, ge=0, lt=2**63)
-    width: int = Field(512, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8.")
-    height: int = Field(512, ge=MIN_SIDE, le=MAX_SIDE, description="Pixels, a multiple of 8.")
-    model: ModelSpec = ModelSpec()
-    method: MethodSpec = Field(default_factory=lambda: _spec_of("freescale"))
-    cascade: Literal["auto"] | tuple[Pair, ...] = Field("auto", description="`auto`, or every level's (width, height).")
+    cascade: Literal["auto"] | tuple[Pair, ...] = Field(
+        "auto",
+        description="Sizes of the levels: `auto` (the method's own), or every level's (width, height) in pixels.",
+    )
     steps: int | None = Field(None, ge=1, le=1000, description="None: the model's default (50, or 4 for turbo).")
-    guidance_scale: float | None = Field(None, ge=0, le=50, description="1 or less: no guidance.")
-    guidance_rescale: float = Field(0.0, ge=0, le=1)
-    solver: Literal["auto", "euler", "ddim", "euler_ancestral", "dpmpp_2m"] = "auto"
+    guidance_scale: float | None = Field(
+        None, ge=0, le=50, description="Of classifier-free guidance; 1 or less: none. None: the model's default."
+    )
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="Share of rescaled guidance (arXiv:2305.08891); 0: none."
+    )
+    solver: SolverName = Field("auto", description="`auto`: what the method was published with, else the model's.")
     eta: float | None = Field(None, ge=0, le=1, description="Stochasticity of `ddim`. None: the method's with `auto`.")
-    image: str | None = Field(None, max_length=4096, description="A picture to start from instead of noise.")
-    regions: tuple[Region, ...] = Field((), max_length=16)
-    redo: tuple[Redo, ...] = Field((), max_length=16)
+    image: str | None = Field(None, max_length=4096, description="A picture to enlarge, in place of level 0.")
+    regions: tuple[Region, ...] = Field((), max_length=16, description="Parts with a detail scale of their own.")
+    redo: tuple[Redo, ...] = Field((), max_length=16, description="Changes from a stage of a level on, in order.")
     format: Literal["png", "tiff", "webp", "mp4", "hevc", "ffv1", "frames"] | None = Field(
         None, description="None: png for a picture, mp4 for a video. `frames`: a zip of PNG files."
     )
-    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="Of a video; none: as many as its model makes.")
-    fps: Annotated[str | None, BeforeValidator(exact_rate)] = Field(None, description="Playback rate: 24, 24000/1001.")
-    motion_fps: float | None = Field(None, gt=0, le=240, description="Told to an fps branch: more is less motion.")
+    frames: int | None = Field(
+        None, ge=1, le=MAX_FRAMES, description="Of a video. None: as many as the model was trained for."
+    )
+    fps: Annotated[str | None, BeforeValidator(exact_rate)] = Field(
+        None, description="Frames a second of playback: 24, 24000/1001; from 1 to 240. None: the model's default."
+    )
+    motion_fps: float | None = Field(
+        None,
+        gt=0,
+        le=240,
+        description="Frames a second for a model with an fps branch; more is less motion. None: its default.",
+    )
     crf: int | None = Field(None, ge=0, le=51, description="Quality of mp4 and hevc, smaller is better; none: 18.")
     pixel_format: Literal["yuv420p", "yuv444p"] | None = Field(None, description="Of mp4 and hevc; none: yuv420p.")
 
@@ -182,9 +224,8 @@ class RenderSpec(_Model):
     @field_validator("width", "height")
     @classmethod
     def _multiple(cls, side: int) -> int:
-        if side % CELL:
-            low, high = nearest_sizes(side)
-            raise ValueError(f"{side} is not a multiple of {CELL}; the nearest that work are {low} and {high}")
+        if side % GRAIN:
+            raise ValueError(off_grain(side, GRAIN))
         return side
 
     @model_validator(mode="after")
@@ -196,7 +237,7 @@ class RenderSpec(_Model):
         if self.regions and "detail_scale" not in type(self.method).model_fields:
             raise ValueError(f"regions need a method with detail control; {self.method.name!r} has none")
         for change in self.redo:
-            _changed(self.method, change.method)
+            changed_method(self.method, change.method)
         for name in ("crf", "pixel_format"):
             if getattr(self, name) is not None and self.format not in (None, *LOSSY):
                 raise ValueError(f"{name} is for {' and '.join(LOSSY)}, not for {self.format}")
@@ -207,36 +248,13 @@ class RenderSpec(_Model):
         """(height, width) in pixels."""
         return self.height, self.width
 
-    def method_from(self, stage: str, level: int) -> Method:
-        """The method as it stands at a stage, after every redo at or before it."""
-        spec = self.method
-        for change in self.redo:
-            if reaches(change, stage, level):
-                spec = _changed(spec, change.method)
-        return spec.build()
-
-    def setting_from(self, field: str, stage: str, level: int) -> Any:
-        """`seed`, `guidance_scale` or `regions` as they stand at a stage, after every redo at or before it."""
-        value = getattr(self, field)
-        for change in self.redo:
-            if reaches(change, stage, level) and getattr(change, field) is not None:
-                value = getattr(change, field)
-        return value
-
-
-ORDER = ("base_denoise", "decode", "upscale", "renoise", "highres_denoise", "detail_pass")
-
-
-def reaches(change: Redo, stage: str, level: int) -> bool:
-    """Whether a redo holds at this stage and level. `decode` of level r comes after its denoising."""
-    return (level, ORDER.index(stage)) >= (change.level, ORDER.index(change.stage))
-
 
 def _spec_of(name: str) -> Any:
     return next(m for m in METHOD_MODELS if m.model_fields["name"].default == name)()
 
 
-def _changed(spec: _MethodSpec, changes: dict[str, Any]) -> _MethodSpec:
+def changed_method(spec: _MethodSpec, changes: dict[str, Any]) -> _MethodSpec:
+    """Return the method's spec with these fields changed. Raises `ValueError` for a field that the method lacks."""
     unknown = sorted(set(changes) - set(type(spec).model_fields))
     if unknown:
         known = ", ".join(type(spec).model_fields)
@@ -248,8 +266,8 @@ def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
     if not cascade or cascade[-1] != (width, height):
         raise ValueError(f"cascade must end at {width}x{height}, the size asked for")
     for w, h in cascade:
-        if w % CELL or h % CELL or min(w, h) < MIN_SIDE:
-            raise ValueError(f"cascade level {w}x{h}: sides must be multiples of {CELL}, at least {MIN_SIDE}")
+        if w % GRAIN or h % GRAIN or min(w, h) < MIN_SIDE:
+            raise ValueError(f"cascade level {w}x{h}: sides must be multiples of {GRAIN}, at least {MIN_SIDE}")
     for (w, h), (next_w, next_h) in itertools.pairwise(cascade):
         if next_w < w or next_h < h or (w, h) == (next_w, next_h):
             raise ValueError(f"cascade level {next_w}x{next_h} does not grow from {w}x{h}")
@@ -269,25 +287,34 @@ AmountOrNever = Annotated[Amount, BeforeValidator(lambda value: 0 if value == "n
 class RunOptions(_Model):
     """How a render is run. Nothing here decides a byte beyond floating-point rounding."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    split_guidance: bool = False
-    window_rows: int | None = Field(None, ge=1, description="Attention windows computed at once; None: by memory.")
-    feed_forward_tokens: int | None = Field(None, ge=1, description="Tokens in one feed-forward; None: all.")
-    offload: bool = Field(False, description="Only the part of the model that is at work stays on an accelerator.")
-    memory: Amount | None = Field(None, ge=1, description="Bytes, or 16GiB; None: what the device has free.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`: the first accelerator, else the CPU."
+    )
+    split_guidance: bool = Field(False, description="Two passes of the UNet in place of one twice as wide.")
+    window_rows: int | None = Field(None, ge=1, description="Most attention windows computed at once. None: by memory.")
+    feed_forward_tokens: int | None = Field(None, ge=1, description="Most tokens in one feed-forward. None: all.")
+    offload: bool = Field(False, description="Only the part of the model that works is on the accelerator.")
+    memory: Amount | None = Field(
+        None, ge=1, description="Most memory to take, in bytes or as `16GiB`. None: what the device has free."
+    )
     vae_memory: AmountOrNever | None = Field(
         None,
         ge=0,
-        description="The VAE works by exact tiles where it would take more; None: as memory asks; 0 or `never`: whole.",
+        description="Bytes above which the VAE works by exact tiles; None: as memory asks; 0 or `never`: no tiles.",
     )
-    vae_tile: Literal[64, 128, 256, 512, 1024] = Field(512, description="Edge of its tiles in pixels.")
+    vae_tile: Literal[64, 128, 256, 512, 1024] = Field(512, description="Side of the VAE's tiles in pixels.")
     phase_convs: bool = Field(False, description="Dilated convolutions as dense ones on interleaved phases.")
     checkpoint_every: float = Field(60.0, ge=0, le=86400, description="Seconds between checkpoints inside a stage.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: torch's default.")
 
+    @property
+    def compute(self) -> Compute:
+        """The options that change how a UNet is run, for the denoiser."""
+        return Compute(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Compute)})
+
 
 def parse_size(text: str) -> Pair:
-    """`WIDTHxHEIGHT` -> (width, height)."""
+    """Return (width, height) in pixels from `WIDTHxHEIGHT`. Raises `SpecError` for other text."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 7 for p in parts):
         raise SpecError(f"size: {text!r} is not WIDTHxHEIGHT, for example 768x512")
@@ -295,7 +322,7 @@ def parse_size(text: str) -> Pair:
 
 
 def make_spec(values: dict[str, Any]) -> RenderSpec:
-    """Validate, turning pydantic's report into one sentence. Raises `SpecError`."""
+    """Return the spec of plain values. Raises `SpecError` with the first thing that is wrong, in one sentence."""
     try:
         return RenderSpec.model_validate(values)
     except ValidationError as error:
@@ -303,7 +330,7 @@ def make_spec(values: dict[str, Any]) -> RenderSpec:
 
 
 def sentence(error: ValidationError) -> str:
-    """The first complaint of a validation error as `field: what is wrong`."""
+    """Return the first finding of a validation error as `field: what is wrong`."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "spec"
     what = first["msg"].removeprefix("Value error, ")
@@ -318,7 +345,7 @@ def sentence(error: ValidationError) -> str:
 
 
 def load_spec(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON spec file to plain values. Raises `SpecError` naming the file."""
+    """Return the plain values of a YAML or JSON spec file of up to 1 MiB. Raises `SpecError` with the file's name."""
     try:
         if path.stat().st_size > 2**20:
             raise SpecError(f"spec: {path} is larger than 1 MiB")

@@ -2,30 +2,31 @@
 
 A stage's fields are the parameters that decide its bytes; a field marked `not_in_key()` does not (a path whose content
 is named by a digest beside it). Short stages return their tensors, long ones are generators that yield a kernel
-`Step` after each step and return them. Nothing here knows of disks, Prefect or progress.
+`Step` after each step and return them. What only some stages can do is a protocol: `Tiled`, `ByFrame`, `WritesFiles`.
+Nothing here knows of disks, Prefect or progress.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from freescale import METHODS, Level, Method, Step
+from freescale import METHODS, Method, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from freescale.vae.passes import Run
     from freescale.vae.tile import TiledVae
     from stages.models.load import Models
     from stages.spec import RunOptions
 
+Size = tuple[int, int]  # (height, width) in pixels
 Tensors = dict[str, Tensor]
 Parents = Mapping[str, Tensors]
 Running = Generator[Step, None, Tensors]
@@ -43,9 +44,14 @@ class Picture(Protocol):
     """A picture (1, 3, H, W) that lies on disk, read by regions: spans of rows and of columns."""
 
     @property
-    def size(self) -> tuple[int, int]: ...
-    def region(self, rows: tuple[int, int], columns: tuple[int, int], /) -> Tensor: ...
-    def whole(self) -> Tensor: ...
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+
+    def region(self, rows: tuple[int, int], columns: tuple[int, int], /) -> Tensor:
+        """The part (1, 3, rows, columns) within two spans, [first, one past the last) each."""
+
+    def whole(self) -> Tensor:
+        """All of it."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +59,12 @@ class Stream:
     """A video (1, C, F, H, W) of which `pieces` makes one frame (1, C, H, W) at a time, in order, each written at once.
 
     Of a picture (1, C, H, W) it makes bands of rows (1, C, rows, W), all but the last as high as the store's chunks.
-    What is there already, of an attempt that was cut off, is given to it by number, and it makes the others.
+    `pieces` is given the pieces that an interrupted attempt left, by number, and makes the others.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     pieces: Callable[[Mapping[int, Tensor]], Iterator[Tensor]]
-
-
-class Helpers(Protocol):
-    """Other processes at a call's hand, which compute what it would compute, to the same bits."""
-
-    def tiles(self, frame: int = 0) -> Run:
-        """Who computes the VAE's tiles over the call's picture, or over a frame of its video."""
-
-    def frames(self, indices: Iterable[int], options: RunOptions) -> Iterator[Tensor]:
-        """The stage's `make_frame` of each, in order."""
 
 
 def not_in_key(default: Any = dataclasses.MISSING) -> Any:
@@ -77,22 +73,75 @@ def not_in_key(default: Any = dataclasses.MISSING) -> Any:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a stage takes: bytes beyond the weights at the worst moment, and floating-point operations."""
+
+    activations: int
+    flops: float = 0.0
+
+    def times(self, count: int) -> Cost:
+        """The cost of `count` runs, one after another."""
+        return Cost(self.activations, self.flops * count)
+
+
+class Networks(Protocol):
+    """What a model's networks take at work; the planner knows it without loading them."""
+
+    def latent_bytes(self, size: Size) -> int:
+        """Bytes of the float32 latents of a picture of `size` pixels."""
+
+    def text_bytes(self) -> int:
+        """Bytes of the float32 rows of one encoded prompt."""
+
+    def encode_text(self) -> Cost:
+        """Encode both prompts."""
+
+    def denoise(self, stage: Any, frames: int) -> Cost:
+        """Run all steps of a denoising stage, over `frames` of a video."""
+
+    def decode(self, size: Size, held: int = 0) -> Cost:
+        """Decode a picture of `size` pixels; by tiles, with `held` bytes beside them."""
+
+    def encode(self, size: Size, source: Size, held: int = 0) -> Cost:
+        """Enlarge a picture from `source` to `size` pixels and encode it; by tiles, with `held` bytes beside them."""
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One step of a render. `part` names the part of the model whose weights decide its bytes, if any."""
+    """One step of a render. `part` names the part of the model whose weights decide its bytes, if any.
+
+    Stages that share a name differ in `variant`: 0 for the first of them.
+    """
 
     name: ClassVar[str]
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # raised when the arithmetic changes
+    variant: ClassVar[int] = 0
     part: ClassVar[str] = ""
     axes: ClassVar[Mapping[str, str]] = {}  # of its arrays, as single letters: "BCHW", "HWC"
     streamed: ClassVar[frozenset[str]] = frozenset()  # parents that are read frame by frame: `video_of`
     by_region: ClassVar[frozenset[str]] = frozenset()  # parents that are read by regions: `picture_of`
-    writes_files: ClassVar[bool] = False
+
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> Tensors | dict[str, Stream] | Running:
+        """Make the result, from `resume` on where a checkpoint gives one."""
+        raise NotImplementedError
+
+    @classmethod
+    def key_version(cls) -> int:
+        """Version and variant as one number, as keys and manifests have them: 1, 2, …; of a variant 101, 102, …"""
+        return 100 * cls.version + cls.variant if cls.variant else cls.version
 
     def params(self) -> dict[str, Any]:
         """The parameters that decide the bytes, as JSON has them."""
         decisive = {f.name for f in dataclasses.fields(self) if not f.metadata.get("not_in_key")}
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {name: value for name, value in values.items() if name in decisive}
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Self:
+        """The stage that has these `params`. Raises `TypeError` for fields that it does not have."""
+        return cls(**{name: _tupled(value) for name, value in params.items()})
 
     def axes_of(self, name: str, dimensions: int) -> str | None:
         """The axes of an array: a video has frames where a picture has none."""
@@ -104,31 +153,49 @@ class Stage:
         """(first step, one past the last) for a long stage; (0, 0) for a short one."""
         return 0, 0
 
-    def run(
-        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
-    ) -> Tensors | dict[str, Stream] | Running:
-        """Make the result, from `resume` on where a checkpoint gives one."""
-        raise NotImplementedError
+    @property
+    def passes(self) -> int:
+        """How often the stage goes over all that it works on: once, or once a step."""
+        first, end = self.span
+        return max(end - first, 1)
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """What a run takes. `source` is the size of the picture it starts from, or makes; `frames` are a video's.
+
+        By default, that of a stage without a network: a few latents on the host.
+        """
+        return Cost(4 * networks.latent_bytes(source))
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """About how many bytes its arrays and files have, for a level of `size`: by default those of latents."""
+        return frames * networks.latent_bytes(size)
+
+
+@runtime_checkable
+class Tiled(Protocol):
+    """A stage whose work with the VAE other processes can do tile by tile."""
+
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
+        """The half of the VAE over the stage's picture, or over a frame of its video."""
+
+
+@runtime_checkable
+class ByFrame(Protocol):
+    """A stage whose frames other processes can make one by one."""
+
+    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
+        """What the stage makes of a frame, on the CPU."""
+
+
+@runtime_checkable
+class WritesFiles(Protocol):
+    """A stage that writes files beside its arrays."""
+
+    def write_files(self, parents: Parents, folder: Path) -> None:
+        """Write the files into a folder that will be the artifact's."""
 
     def tools(self) -> dict[str, str]:
         """Versions of programs outside Python that wrote the files; recorded, and no part of the fingerprint."""
-        return {}
-
-    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
-        """What helpers compute tiles of; of stages that ask them to."""
-        raise NotImplementedError
-
-    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
-        """What helpers compute of a frame, on the CPU; of stages that ask them to."""
-        raise NotImplementedError
-
-    def files(self, parents: Parents) -> dict[str, bytes]:
-        """Files beside the arrays; only `export` has one."""
-        return {}
-
-    def write_files(self, parents: Parents, folder: Path) -> None:
-        """Write files that are too large to hold into a folder that will be the artifact's; where `writes_files`."""
-        raise NotImplementedError
 
 
 def video_of(parents: Parents, role: str, name: str = "image") -> Video:
@@ -141,6 +208,16 @@ def picture_of(parents: Parents, role: str, name: str = "image") -> Picture:
     found: Any = parents[role][name]
     picture: Picture = found
     return picture
+
+
+def picture_bytes(size: Size) -> int:
+    """Bytes of a picture (1, 3, H, W) in float32."""
+    return 3 * size[0] * size[1] * 4
+
+
+def picture_cost(size: Size) -> Cost:
+    """Of a stage that handles a whole picture on the host: two float32 numbers and a byte for each of its values."""
+    return Cost(2 * picture_bytes(size) + 3 * size[0] * size[1])
 
 
 def method_record(method: Method) -> dict[str, Any]:
@@ -158,21 +235,12 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def level_of(
-    index: int,
-    size: tuple[int, int],
-    base_size: tuple[int, int],
-    frames: int | None = None,
-    **tensors: Tensor | None,
-) -> Level:
-    """The kernel's `Level` for sizes in pixels; every model here has eight pixels to a latent cell.
-
-    `frames` are those the model was trained for.
-    """
-    return Level(index=index, size=size, base_size=base_size, frames=frames, **tensors)  # type: ignore[arg-type]
+def cells_of(size: Size, cell: int) -> tuple[int, int]:
+    """Latent cells (h, w) of a picture of `size` pixels, of `cell` pixels a side each."""
+    return size[0] // cell, size[1] // cell
 
 
-def latent_shape(size: tuple[int, int], channels: int, frames: int | None = None) -> tuple[int, ...]:
-    """(1, C, h, w) for a picture of (H, W) pixels, (1, C, F, h, w) for a video."""
-    cells = (size[0] // 8, size[1] // 8)
+def latent_shape(size: Size, channels: int, cell: int, frames: int | None = None) -> tuple[int, ...]:
+    """(1, C, h, w) for a picture of (H, W) pixels, (1, C, F, h, w) for a video; a cell has `cell` pixels a side."""
+    cells = cells_of(size, cell)
     return (1, channels, *cells) if frames is None else (1, channels, frames, *cells)

@@ -1,4 +1,8 @@
-"""A level's result -> the clean reference of the next level (paper §3.2, tailored self-cascade)."""
+"""A level's result -> the clean reference of the next level (paper §3.2, tailored self-cascade).
+
+`Upscale` enlarges a picture in RGB and encodes it again, `UpscaleVideo` every frame of a video (the ablation of the
+paper's video table), `UpscaleLatents` enlarges latents. `EncodePicture` makes a picture from outside the first level.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freescale import enlarge_latents, normal
+from freescale import Step, enlarge_latents, normal
 from freescale.enlarge import bicubic_region
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
-from stages.decode import is_tiled
+from stages.decode import frames_of, is_tiled
 from stages.denoise import LATENT_AXES
-from stages.stage import Parents, Picture, Stage, Tensors, picture_of
+from stages.stage import (
+    Cost,
+    Networks,
+    Parents,
+    Picture,
+    Running,
+    Size,
+    Stage,
+    Tensors,
+    cells_of,
+    latent_shape,
+    not_in_key,
+    picture_bytes,
+    picture_of,
+    video_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from freescale import Step
     from freescale.enlarge import Interpolation
     from freescale.vae.layers import Region
     from freescale.vae.passes import Run
@@ -58,22 +76,88 @@ class Upscale(Stage):
         """The encoder over the enlarged picture."""
         return TiledVae(models.vae, "encoder", self.size, _enlarged(picture_of(parents, "image"), self.size))
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The encoder over the enlarged picture."""
+        return networks.encode(self.size, source)
+
 
 @dataclass(frozen=True)
 class UpscaleLatents(Stage):
-    """{"latents": (1, C, [F,] h, w)}: no VAE: the paper's way for videos, its ablation for images."""
+    """{"latents": (1, C, [F,] h, w)} without the VAE: the paper's way for videos, and its ablation for images."""
 
     name = "upscale"
-    version = 101  # another arithmetic under the same name
+    variant = 1
     axes = LATENT_AXES
 
     size: tuple[int, int]
     mode: Interpolation | None = None  # None: bicubic
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
-        """Enlarge to an eighth of `size`, each frame for itself."""
-        cells = (self.size[0] // 8, self.size[1] // 8)
+        """Enlarge to the latent cells of `size`, each frame for itself."""
+        cells = cells_of(self.size, models.info.cell)
         return {"latents": enlarge_latents(parents["latents"]["latents"], cells, self.mode)}
+
+
+@dataclass(frozen=True)
+class UpscaleVideo(Stage):
+    """{"latents": (1, C, F, h, w)}: every frame enlarged by bicubic interpolation in RGB and encoded again."""
+
+    name = "upscale"
+    variant = 2
+    part = "vae"
+    axes = LATENT_AXES
+    streamed = frozenset({"image"})
+
+    seed: int
+    level: int
+    size: tuple[int, int]
+    posterior: str
+    frames: int = not_in_key(1)  # of the parent
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """A step a frame."""
+        return 0, self.frames
+
+    @property
+    def passes(self) -> int:
+        """Once: a step is one frame."""
+        return 1
+
+    @torch.no_grad()
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
+        """One frame in memory at output size; the posterior's noise is keyed by level and frame."""
+        info, first = models.info, 0
+        latents = torch.empty(latent_shape(self.size, info.latent_channels, info.cell, self.frames))
+        if resume is not None:
+            first = resume.index + 1
+            latents[:, :, :first] = resume.latents
+        left = range(first, self.frames)
+        made = frames_of(self, parents, models, options, left, "encoder", self.size)
+        for index, frame in zip(left, made, strict=True):
+            latents[:, :, index] = frame
+            yield Step(index, latents[:, :, : index + 1])
+        return {"latents": latents}
+
+    @torch.no_grad()
+    def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
+        """Latents (1, C, h, w) of a frame."""
+        run = models.tiles(index)
+        larger = self._larger(parents, models, index)
+        return encode(models, options, larger, self.posterior, self.seed, self.level, index, run=run)
+
+    def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
+        """The encoder over an enlarged frame."""
+        return TiledVae(models.vae, "encoder", self.size, reader(self._larger(parents, models, frame)))
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The encoder over one enlarged frame after another; by tiles, with a frame beside them."""
+        return networks.encode(self.size, source, held=picture_bytes(self.size)).times(frames)
+
+    def _larger(self, parents: Parents, models: Models, index: int) -> Tensor:
+        """A frame (1, 3, H, W) at this level's size."""
+        image = video_of(parents, "image")[index].to(models.device, torch.float32)
+        return F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -98,14 +182,18 @@ class EncodePicture(Stage):
             image = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False, antialias=True)
         return {"latents": encode(models, options, image.clamp(-1, 1), self.posterior, self.seed, 0)}
 
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The encoder over the picture; by tiles, with the picture beside them."""
+        return networks.encode(self.size, source, held=picture_bytes(self.size))
+
 
 def encode(
     models: Models, options: RunOptions, image: Tensor, posterior: str, seed: int, *purpose: int, run: Run | None = None
 ) -> Tensor:
-    """(1, 3, H, W) in [-1, 1] -> scaled latents (1, C, h, w), a keyed sample or the mode of the posterior.
+    """Return the scaled latents (1, C, h, w) of an image (1, 3, H, W) in [-1, 1].
 
-    The sample is keyed by the seed and by `purpose`: the level and, of a video, the frame. By tiles, computed by `run`,
-    where the whole would take more than `vae_memory`.
+    `posterior` is `mode` or `sample`; a sample is keyed by the seed and by `purpose`: the level and, of a video, the
+    frame. Where the whole would take more than `vae_memory` it works by tiles, which `run` computes.
     """
     size = (image.shape[2], image.shape[3])
     if is_tiled(models, "encoder", size, options):
@@ -116,7 +204,7 @@ def encode(
 
 
 def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
-    """Scaled latents of a posterior: its mean, or for `sample` a keyed draw."""
+    """Return scaled latents of a posterior: its mean, or for `sample` a draw keyed by seed and purpose."""
     latents = mean
     if posterior == "sample":
         noise = normal(tuple(latents.shape), seed, "vae_posterior", *purpose)
@@ -126,19 +214,19 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
 
 
 def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
-    """Moments (1, 2C, h, w) of a picture enlarged to `size`, of which no more than a tile is held."""
+    """Return the moments (1, 2C, h, w) of a picture enlarged to `size`, tile by tile: it is never in memory whole."""
     run = models.tiles()
     return encoded(_enlarged(picture, size), size, models, options, run)
 
 
 def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:
-    """Moments (1, 2C, h, w) of a picture that is read by regions, its tiles computed by `run`."""
+    """Return the moments (1, 2C, h, w) of a picture that is read by regions; `run` computes its tiles."""
     assert options.vae_memory is not None
     return encode_tiles(models.vae, read, size, options.vae_tile, options.vae_memory, run)
 
 
 def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Tensor]:
-    """Regions of a picture enlarged to `size`, each made when it is asked for."""
+    """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for."""
 
     def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         return picture.region(rows, columns).float()
@@ -147,6 +235,6 @@ def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Ten
 
 
 def _posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation that moments (1, 2C, h, w) stand for; the logarithm is bounded as in diffusers."""
+    """Return mean and deviation of moments (1, 2C, h, w); the log variance is clamped as in diffusers."""
     mean, logarithm = moments.chunk(2, dim=1)
     return mean, (0.5 * logarithm.clamp(-30, 20)).exp()

@@ -1,13 +1,14 @@
 """Bytes on disk: what exists, what is complete, what to resume.
 
-An `ArtifactStore` keeps the result of every stage call under the `fingerprint` of all that decides its bytes;
-it exists once its `Manifest` does, which lists and hashes every file and is made last. `Checkpoints` keep the
-state inside a long stage, `Unfinished` the frames of a video in the making, `Runs` what was asked for and how it
-went. After a crash at any instant readers see the state before or after a commit and nothing in between, and no read
-returns a byte other than those committed. Leases and the `device_lock` are kernel locks, gone with the process that
-held them; a lease also passes on from a process that is stopped.
+An `ArtifactStore` keeps the result of every stage call under the `fingerprint` of all that decides its bytes. An
+artifact exists once its `Manifest` does, which lists and hashes every file and is written last. `Checkpoints` keep the
+state inside a long stage, `Unfinished` the frames that a video has so far, `Runs` what was asked for and how it went.
+A `Backend` is what they stand on: a folder (`Disk`) or a bucket (`storage.bucket`). After a crash at any instant
+readers see the state before or after a commit, nothing in between, and no read returns a byte that was not committed.
+Leases and the `device_lock` are kernel locks that end with the process that holds them; a lease also passes from a
+process that is stopped to another.
 
-Names are imported from their modules at first use: who lists runs does not wait for torch and zarr.
+Names are imported from their modules at first use, so that listing runs does not load torch and zarr.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from storage.fingerprint import canonical, fingerprint
 
 if TYPE_CHECKING:
     from storage.arrays import open_dask
+    from storage.backend import Backend, Disk
     from storage.checkpoints import Checkpoint, Checkpoints
     from storage.durable import whole_file
     from storage.errors import (
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from storage.frames import Frames
     from storage.manifest import ArrayRecord, Attempt, FileRecord, Manifest, PlannedCall, RunRecord
     from storage.pieces import Pieces, Unfinished
-    from storage.place import Disk, Place
     from storage.runs import Runs
     from storage.store import ArtifactStore, Writer
 
@@ -49,6 +50,7 @@ __all__ = [
     "ArtifactNotFoundError",
     "ArtifactStore",
     "Attempt",
+    "Backend",
     "Checkpoint",
     "Checkpoints",
     "DamagedArtifactError",
@@ -60,7 +62,6 @@ __all__ = [
     "LeaseTimeoutError",
     "Manifest",
     "Pieces",
-    "Place",
     "PlannedCall",
     "RunExistsError",
     "RunNotFoundError",
@@ -84,18 +85,18 @@ _MODULES = {
     "ArtifactNotFoundError": "errors",
     "ArtifactStore": "store",
     "Attempt": "manifest",
+    "Backend": "backend",
     "Checkpoint": "checkpoints",
     "Checkpoints": "checkpoints",
     "DamagedArtifactError": "errors",
     "DamagedRunError": "errors",
-    "Disk": "place",
+    "Disk": "backend",
     "FileRecord": "manifest",
     "Frames": "frames",
     "InvalidNameError": "errors",
     "LeaseTimeoutError": "errors",
     "Manifest": "manifest",
     "Pieces": "pieces",
-    "Place": "place",
     "PlannedCall": "manifest",
     "RunExistsError": "errors",
     "RunNotFoundError": "errors",

@@ -1,4 +1,4 @@
-"""Tensors as Zarr v3 arrays: bit-exact, every chunk with a crc32c, laid out for those who read them.
+"""Tensors as Zarr v3 arrays: bit-exact, every chunk with a crc32c, with chunks chosen for those who read them.
 
 Axes are named by single letters: B, C, F (frames), h and w (latent cells), H and W (pixels); others are free.
 Zarr has no bfloat16, so its bits are stored as uint16 and the attribute `dtype` says what is meant. Chunks of
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ONE_CHUNK_BYTES = 8 << 20  # an array without pixels is one chunk up to here: 2 files, written in half the time
-CELL_EDGE = 256  # latent cells; of a larger array, one such tile is read in 0.8 ms instead of 5
-PIXEL_EDGE = 1024  # pixels, aligned with the tiles of the VAE
+CHUNK_EDGE_CELLS = 256  # of a larger array of latents; one such tile is read in 0.8 ms instead of 5
+CHUNK_EDGE_PIXELS = 1024  # aligned with the tiles of the VAE
 DTYPES = (
     *("bool", "uint8", "uint16", "int8", "int16", "int32", "int64"),
     *("float16", "bfloat16", "float32", "float64"),
@@ -35,10 +35,10 @@ DTYPES = (
 
 
 def chunk_shape(shape: Sequence[int], itemsize: int, axes: Sequence[str]) -> tuple[int, ...]:
-    """Return the chunks for an array of `shape`, the one place where they are chosen.
+    """Return the chunk shape for an array of `shape`; chunks are chosen here alone.
 
-    Video lies frame by frame, pictures in squares of pixels, latents in one chunk up to 8 MiB, else in
-    squares of cells (video latents: frame by frame). Other axes are never cut.
+    A video has a chunk for each frame, a picture squares of pixels. Latents are one chunk up to 8 MiB, else squares of
+    cells (video latents: a chunk for each frame). Other axes are never cut.
     """
     is_pixels = "H" in axes and "W" in axes
     if not is_pixels and math.prod(shape) * itemsize <= ONE_CHUNK_BYTES:
@@ -46,14 +46,15 @@ def chunk_shape(shape: Sequence[int], itemsize: int, axes: Sequence[str]) -> tup
     elif "F" in axes:
         edges = {"F": 1}
     else:
-        edges = {"h": CELL_EDGE, "w": CELL_EDGE, "H": PIXEL_EDGE, "W": PIXEL_EDGE}
+        edges = {"h": CHUNK_EDGE_CELLS, "w": CHUNK_EDGE_CELLS, "H": CHUNK_EDGE_PIXELS, "W": CHUNK_EDGE_PIXELS}
     return tuple(max(1, min(size, edges.get(axis, size))) for size, axis in zip(shape, axes, strict=True))
 
 
 def write_array(folder: Path, name: str, tensor: Tensor, axes: Sequence[str] | None = None) -> ArrayRecord:
     """Write `tensor` to `folder/name.zarr` and return its record. Nothing is flushed here.
 
-    `axes` has one name for each dimension ("BCHW" will do); without it the tensor is one chunk.
+    `axes` has one name for each dimension, for example "BCHW"; without it the tensor is one chunk. Errors as for
+    `create_array`.
     """
     names = tuple(axes) if axes is not None else tuple(f"axis{i}" for i in range(tensor.ndim))
     array, record = create_array(folder, name, tensor.shape, tensor.dtype, names)
@@ -64,7 +65,10 @@ def write_array(folder: Path, name: str, tensor: Tensor, axes: Sequence[str] | N
 def create_array(
     folder: Path, name: str, shape: Sequence[int], dtype: torch.dtype, axes: Sequence[str]
 ) -> tuple[zarr.Array[Any], ArrayRecord]:
-    """Return an array to be filled wholly, and its record. bfloat16 is filled with its bits as uint16."""
+    """Return a new array to be filled wholly, and its record. bfloat16 is filled with its bits as uint16.
+
+    Raises `ValueError` for a dtype that cannot be stored, or another number of axes than dimensions.
+    """
     meant, names = str(dtype).removeprefix("torch."), tuple(axes)
     if meant not in DTYPES:
         raise ValueError(f"{name} has dtype {meant}; what can be stored is {', '.join(DTYPES)}.")
@@ -95,13 +99,13 @@ def create_array(
 
 
 def file_names(record: ArrayRecord) -> Iterator[str]:
-    """The files of an array, all of which must be there: a missing chunk reads as zeros."""
+    """Yield the files of an array. All of them must be there: a missing chunk reads as zeros."""
     yield f"{record.path}/zarr.json"
     yield from chunk_names(record)
 
 
 def chunk_names(record: ArrayRecord, axis: int = 0, index: int | None = None) -> Iterator[str]:
-    """The files of an array's chunks: all, or those that are number `index` along an axis."""
+    """Yield the files of an array's chunks: all of them, or those that are number `index` along `axis`."""
     counts = (math.ceil(size / edge) for size, edge in zip(record.shape, record.chunks, strict=True))
     spans = [range(count) for count in counts]
     if index is not None:
@@ -111,7 +115,7 @@ def chunk_names(record: ArrayRecord, axis: int = 0, index: int | None = None) ->
 
 
 def read_array(folder: Path, record: ArrayRecord) -> Tensor:
-    """Return the tensor of `record`, bit for bit. What is not as recorded raises `ValueError`."""
+    """Return the tensor of `record`, bit for bit. Raises `ValueError` if the array is not as recorded."""
     array = zarr.open_array(store=str(folder / record.path), mode="r")
     found = (array.shape, array.dtype.name, array.attrs.get("dtype"))
     if found != (record.shape, record.stored, record.dtype):
@@ -122,8 +126,8 @@ def read_array(folder: Path, record: ArrayRecord) -> Tensor:
 def open_dask(path: Path) -> dask.array.Array:
     """Return the array at `path` (`….zarr`) as a lazy dask array of its stored dtype, chunk by chunk.
 
-    For what is wider than memory. A chunk is checked by its crc32c alone, when it is read; bfloat16 shows as
-    bits.
+    For arrays larger than memory. A chunk is checked by its crc32c alone, when it is read; bfloat16 values are read as
+    their bits.
     """
     import dask.array  # slow to import, and few need it
 
@@ -132,12 +136,12 @@ def open_dask(path: Path) -> dask.array.Array:
 
 
 def to_bits(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return the values of `tensor` as NumPy knows them, bfloat16 as uint16."""
+    """Return the values of `tensor` as a NumPy array, bfloat16 as its bits in uint16."""
     held = tensor.detach().cpu().contiguous()
     return (held.view(torch.uint16) if held.dtype == torch.bfloat16 else held).numpy()
 
 
 def from_bits(bits: np.ndarray[Any, np.dtype[Any]], record: ArrayRecord) -> Tensor:
-    """Return the tensor of a part of the array of `record`, as it lies on disk."""
+    """Return the tensor of stored values: any part of the array of `record`."""
     held = torch.from_numpy(bits)
     return held.view(torch.bfloat16) if record.dtype == "bfloat16" else held

@@ -1,8 +1,8 @@
-"""A bucket of an S3-compatible object store as a place, with working copies in a local folder.
+"""A bucket of an S3-compatible object store as a store's backend, with working copies in a local folder.
 
-The bucket has the layout of a folder, so that its arrays are Zarr for anybody. Data folders never change once they are
-kept, so a local copy whose bytes match the manifest is as good as the bucket's; of too many, the longest unused go. A
-record is put in one request: readers see the old one or the new one.
+The bucket has the layout of a folder, so that any program can read its arrays as Zarr. Data folders never change once
+they are kept, so a local copy whose bytes match the manifest is as good as the bucket's. When the copies take too much
+space, those that were used longest ago are deleted. A record is put in one request: readers see the old or the new one.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
+from storage.backend import Entry
 from storage.bucket_lease import Sighting, bucket_lease
 from storage.durable import file_digest
 from storage.errors import StoreAccessError, explained
-from storage.place import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
     from storage.manifest import FileRecord
 
 URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
-COPIES_BYTES = 20 << 30  # of local copies, beyond which the ones touched last longest ago go
-IN_USE = 86_400.0  # seconds for which a copy that was touched stays: somebody may read it chunk by chunk
-HANDS = 8  # requests at a time
-PIECE = 8 << 20  # bytes of a download held in memory
+COPIES_BYTES = 20 << 30  # of local copies; beyond it, those that were used longest ago are deleted
+IN_USE_SECONDS = 86_400.0  # a copy that was used so recently stays: somebody may be reading it chunk by chunk
+PARALLEL_REQUESTS = 8  # at a time
+DOWNLOAD_CHUNK_BYTES = 8 << 20  # of a download, held in memory
 
 
 class Bucket:
     """`s3://bucket/prefix`, with credentials and endpoint from the environment (`AWS_…`), copied to and from `root`."""
 
     def __init__(self, url: str, root: Path, machine: Path | None = None, *, copies_bytes: int = COPIES_BYTES) -> None:
-        """Raises `ValueError` for what is no such address; nothing is sent yet."""
+        """Open the address `url`; nothing is sent yet. Raises `ValueError` for what is no such address."""
         if not URL.fullmatch(url):
             raise ValueError(f"{url!r} is not s3://BUCKET or s3://BUCKET/PREFIX")
         self.url, self.root, self.machine, self.copies_bytes = url.rstrip("/"), root, machine or root, copies_bytes
@@ -67,7 +67,7 @@ class Bucket:
         self.sightings: dict[str, Sighting] = {}  # leases of others, and since when they have not changed
 
     def probe(self) -> None:
-        """Write, read and delete one small object, and see conditions heeded. Raises `StoreAccessError`."""
+        """Write, read and delete a small object; check that conditional requests work. Raises `StoreAccessError`."""
         name, word = f"probe/{uuid.uuid4().hex}", b"freescale"
         try:
             self.put(name, word, exclusive=True)
@@ -79,29 +79,29 @@ class Bucket:
         if found != word:
             raise StoreAccessError(f"{self.url} does not give back what was put there.")
         if twice is not None or stale is not None:
-            raise StoreAccessError(f"{self.url} does not heed If-None-Match and If-Match ({tag}); a store needs both.")
+            raise StoreAccessError(f"{self.url} ignores If-None-Match and If-Match ({tag}); a store needs both.")
 
     def where(self, name: str) -> str:
-        """The object's address."""
+        """Return the address of the object."""
         return f"{self.url}/{name}"
 
     def get(self, name: str) -> bytes:
-        """The object's bytes."""
+        """Return the bytes of the object. Raises `FileNotFoundError`."""
         return self.get_tagged(name)[0]
 
     def get_tagged(self, name: str) -> tuple[bytes, str]:
-        """The object's bytes and the tag of this version. Raises `FileNotFoundError`."""
+        """Return the bytes of the object and the tag of this version. Raises `FileNotFoundError`."""
         with self._explained(name):
             found = obstore.get(self._store, name)
             return bytes(found.bytes()), str(found.meta["e_tag"])
 
     def put(self, name: str, data: bytes, *, exclusive: bool = False) -> None:
-        """One request, which a store does wholly or not at all."""
+        """Put the object in one request, which the service does wholly or not at all."""
         with self._explained(name):
             obstore.put(self._store, name, data, mode="create" if exclusive else "overwrite", use_multipart=False)
 
     def replace(self, name: str, data: bytes, tag: str | None) -> str | None:
-        """Put `data` where the object is still the version `tag` (None: is not there); the new tag, or None."""
+        """Put `data` if the object is still the version `tag` (None: if there is none). Return the new tag, or None."""
         mode: Any = "create" if tag is None else {"e_tag": tag}
         try:
             with self._explained(name):
@@ -110,17 +110,17 @@ class Bucket:
             return None
 
     def delete(self, name: str) -> None:
-        """The object, if it is there."""
+        """Delete the object, if it exists."""
         with self._explained(name):
             obstore.delete(self._store, name)
 
     def names(self, pattern: str) -> list[str]:
-        """Objects whose name matches."""
+        """Return the names of the objects that match."""
         matches = _matcher(pattern)
         return sorted(str(one["path"]) for one in self._listed(pattern) if matches(str(one["path"])))
 
     def keep(self, folder: str, files: Iterable[str] | None = None) -> None:
-        """Upload every file of a local folder, or those that are named; it stays as a copy."""
+        """Upload all files of a local folder, or those of `files`; the folder stays as a copy."""
         local = self.root / folder
         paths = [p for p in local.rglob("*") if p.is_file()] if files is None else [local / name for name in files]
 
@@ -129,13 +129,13 @@ class Bucket:
             with self._explained(name):
                 obstore.put(self._store, name, path)
 
-        with ThreadPoolExecutor(HANDS) as hands:
-            list(hands.map(upload, paths))
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
+            list(executor.map(upload, paths))
         self._use(local)
         self._bound()
 
     def fetch(self, folder: str, files: Mapping[str, FileRecord]) -> Path:
-        """A local copy: files that are there and match are taken, others downloaded."""
+        """Return the local copy, after downloading the files that are missing in it or differ."""
         local = self.root / folder
 
         def download(item: tuple[str, FileRecord]) -> bool:
@@ -149,21 +149,21 @@ class Bucket:
                     self._download(f"{folder}/{name}", local / name)
             return not is_there
 
-        with ThreadPoolExecutor(HANDS) as hands:
-            is_new = any(list(hands.map(download, files.items())))
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
+            is_new = any(list(executor.map(download, files.items())))
         self._use(local)
         if is_new:
             self._bound()
         return local
 
     def discard(self, folder: str) -> None:
-        """Every object below, and the copy."""
+        """Delete every object below `folder`, and the local copy."""
         for name in self._below(folder):
             self.delete(name)
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def move(self, name: str, folder: str) -> None:
-        """Copied and deleted object by object; the copy here goes."""
+        """Copy and delete object by object; the local copy is deleted."""
         last = name.rpartition("/")[2]
         for one in self._below(name) or [name]:
             try:
@@ -175,7 +175,7 @@ class Bucket:
         shutil.rmtree(self.root / name, ignore_errors=True)
 
     def entries(self, pattern: str) -> list[Entry]:
-        """Objects gathered by the first parts of their names."""
+        """Return the objects that match, gathered by the first parts of their names."""
         depth, matches = pattern.count("/") + 1, _matcher(pattern)
         found: dict[str, Entry] = {}
         for one in self._listed(pattern):
@@ -188,11 +188,11 @@ class Bucket:
     def lease(
         self, name: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """An object with a heartbeat: gone with its holder, or taken over when that gives no sign."""
+        """Hold an object with a heartbeat: its holder deletes it, and it is taken over when that gives no sign."""
         return bucket_lease(self, f"locks/{name}.json", on_wait=on_wait, timeout=timeout)
 
     def _listed(self, pattern: str) -> Iterator[Any]:
-        """All objects below the part of a pattern that has no wildcard."""
+        """Return all objects below the part of a pattern that has no wildcard."""
         fixed = re.split(r"[*?]", pattern)[0].rpartition("/")[0]
         with self._explained(fixed):
             for batch in obstore.list(self._store, fixed or None):
@@ -203,12 +203,12 @@ class Bucket:
             return [str(one["path"]) for batch in obstore.list(self._store, folder) for one in batch]
 
     def _download(self, name: str, path: Path) -> None:
-        """To a file under a fresh name, then to its place. What the bucket has not is left missing."""
+        """Write a file under a fresh name and rename it to `path`. What the bucket does not have is left missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with self._explained(name), partial.open("xb") as file:
-                for piece in obstore.get(self._store, name).stream(PIECE):
+                for piece in obstore.get(self._store, name).stream(DOWNLOAD_CHUNK_BYTES):
                     file.write(bytes(piece))
             partial.replace(path)
         except FileNotFoundError:
@@ -223,7 +223,7 @@ class Bucket:
                 os.utime(copy)
 
     def _bound(self) -> None:
-        """Delete the longest unused copies where all together are too many."""
+        """Delete the copies that were used longest ago while all together take too much space."""
         copies = []
         for path in (self.root / "data").glob("*"):
             try:
@@ -233,14 +233,14 @@ class Bucket:
                 continue
         excess = sum(size for _, size, _ in copies) - self.copies_bytes
         for touched, size, path in sorted(copies):
-            if excess <= 0 or time.time() - touched < IN_USE:
+            if excess <= 0 or time.time() - touched < IN_USE_SECONDS:
                 return
             shutil.rmtree(path, ignore_errors=True)
             excess -= size
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
-        """The object store's errors as the builtins and ours."""
+        """Turn the errors of the object store into builtins and ours."""
         try:
             yield
         except (NotFoundError, FileNotFoundError) as error:
@@ -255,7 +255,7 @@ class Bucket:
 
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """`fnmatch` in which no wildcard crosses a slash."""
+    """Return a test of names by `fnmatch`, in which no wildcard matches a slash."""
     parts = [re.compile(translate(part)) for part in pattern.split("/")]
 
     def matches(name: str) -> bool:

@@ -1,9 +1,12 @@
-"""A data folder: filled once under a fresh name, then sealed, with every file in it listed and hashed.
+"""A data folder: filled once under a fresh name, then completed, with every file in it listed and hashed.
 
-Artifacts and checkpoints are both such folders; they differ in the record that is put in place afterwards.
+Artifacts and checkpoints are both such folders; they differ in the record that is written afterwards.
 
     data/<uuid>/latents.zarr/…    an array, in Zarr's own files
     data/<uuid>/files/image.png   a file
+
+`storage.arrays` and `storage.frames` bring torch and zarr, and are imported where an array is written or read: who
+only looks a manifest up does not wait for them.
 """
 
 from __future__ import annotations
@@ -12,12 +15,10 @@ import os
 import re
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from storage.arrays import file_names, read_array, write_array
 from storage.durable import digest, file_digest, flush_folder, make_folder, write_new
 from storage.errors import DamagedArtifactError, InvalidNameError, explained
-from storage.frames import Frames, Regions
 from storage.manifest import NAME, ArrayRecord, Contents, FileRecord
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from storage.pieces import Pieces
+    from storage.frames import Frames, Regions
 
 FILES = "files"
 C = TypeVar("C", bound=Contents)
 
 
 def checked_name(name: str) -> str:
-    """Return `name` if it may name an array or a file: one plain path component, not starting with a dot."""
+    """Return `name` if it may name an array or a file: one plain path component. Raises `InvalidNameError`."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise InvalidNameError(
             f"an array or file is named by letters, digits and `._-`, starting with one of the first two and "
@@ -42,8 +43,19 @@ def checked_name(name: str) -> str:
     return name
 
 
+class ArrayInPieces(Protocol):
+    """An array whose files were written piece by piece (`storage.pieces.Pieces`)."""
+
+    folder: Path
+    record: ArrayRecord
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the pieces that are not written yet."""
+
+
 class Draft:
-    """A new folder that nobody refers to yet."""
+    """A new data folder to which no record refers yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,14 +66,22 @@ class Draft:
             folder.mkdir()
 
     def put(self, name: str, tensor: Tensor, axes: Sequence[str] | None = None) -> None:
-        """Add an array; `axes` names its dimensions, for example "BChw" (see `storage.arrays`)."""
+        """Add an array; `axes` names its dimensions, for example "BChw" (see `storage.arrays`).
+
+        Raises `InvalidNameError` for a name that is not allowed or was put before, and `ValueError` for a dtype that
+        cannot be stored or axes that do not fit the shape.
+        """
+        from storage.arrays import write_array
+
         if checked_name(name) in self._arrays:
             raise InvalidNameError(f"array {name} was put before.")
         with explained(self.folder / name):
             self._arrays[name] = write_array(self.folder, name, tensor, axes)
 
-    def put_pieces(self, name: str, pieces: Pieces) -> None:
-        """Add an array that was made piece by piece, by links. Raises `ValueError` where a piece is missing."""
+    def put_pieces(self, name: str, pieces: ArrayInPieces) -> None:
+        """Add an array that was written piece by piece, by hard links. Raises `ValueError` where a piece is missing."""
+        from storage.arrays import file_names
+
         if checked_name(name) in self._arrays:
             raise InvalidNameError(f"array {name} was put before.")
         if pieces.missing:
@@ -73,14 +93,14 @@ class Draft:
         self._arrays[name] = pieces.record
 
     def files_folder(self) -> Path:
-        """The folder of the files, for whoever writes one that is too large to hold."""
+        """Return the folder of the files, made if it is missing, to write files there that do not fit in memory."""
         folder = self.folder / FILES
         with explained(folder):
             folder.mkdir(exist_ok=True)
         return folder
 
     def put_file(self, name: str, data: bytes) -> None:
-        """Add a file."""
+        """Add a file of these bytes. Raises `InvalidNameError` for a name that is not allowed or was put before."""
         path = self.folder / FILES / checked_name(name)
         if path.exists():
             raise InvalidNameError(f"file {name} was put before.")
@@ -90,10 +110,12 @@ class Draft:
         self._files.add(f"{FILES}/{name}")
 
     def complete(self, record: C) -> C:
-        """Flush all that was put to the disk and return `record` with the list of it and all hashes.
+        """Flush all that was put to the disk and return `record` with all its names and hashes.
 
-        Raises `DamagedArtifactError` if any of it is gone: another process has taken the folder for a leftover.
+        Raises `DamagedArtifactError` if a file is gone: another process has deleted the folder as a leftover.
         """
+        from storage.arrays import file_names
+
         files = {}
         with _present(self.folder):
             for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder after its files
@@ -115,7 +137,7 @@ class Draft:
 
 
 def check(folder: Path, contents: Contents) -> None:
-    """Compare size and hash of every file; the first that differs raises `DamagedArtifactError`."""
+    """Compare size and hash of every file. The first that differs raises `DamagedArtifactError`."""
     for name, record in contents.files.items():
         with _present(folder / name):
             found = file_digest(folder / name)
@@ -123,7 +145,9 @@ def check(folder: Path, contents: Contents) -> None:
 
 
 def read_tensors(folder: Path, contents: Contents) -> dict[str, Tensor]:
-    """Return all arrays of `contents`, after `check`."""
+    """Return all arrays of `contents` by name, after `check`. Raises `DamagedArtifactError`."""
+    from storage.arrays import read_array
+
     check(folder, contents)
     try:
         with explained(folder):
@@ -134,24 +158,31 @@ def read_tensors(folder: Path, contents: Contents) -> dict[str, Tensor]:
 
 
 def open_frames(folder: Path, contents: Contents) -> dict[str, Frames]:
-    """Return all arrays of `contents`, each a video, to be read frame by frame, after `check`.
+    """Return all arrays of `contents`, each a video (B, C, F, H, W) to be read by frames, after `check`.
 
-    A frame is checked by its crc32c once more when it is read.
+    A frame is checked by its crc32c again when it is read.
     """
+    from storage.frames import Frames
+
     check(folder, contents)
     with explained(folder):
         return {name: Frames(folder, record) for name, record in contents.arrays.items()}
 
 
 def open_pictures(folder: Path, contents: Contents) -> dict[str, Regions]:
-    """Return all arrays of `contents`, each a picture, to be read by regions, after `check`."""
+    """Return all arrays of `contents`, each a picture (B, C, H, W) to be read by regions, after `check`."""
+    from storage.frames import Regions
+
     check(folder, contents)
     with explained(folder):
         return {name: Regions(folder, record) for name, record in contents.arrays.items()}
 
 
 def checked_path(folder: Path, contents: Contents, name: str) -> Path:
-    """Return where the file `name` of `contents` lies, after its size and hash were compared."""
+    """Return the path of the file `name` of `contents`, after its size and hash were compared.
+
+    Raises `DamagedArtifactError`, and `KeyError` if there is no such file.
+    """
     record, path = contents.files[f"{FILES}/{name}"], folder / FILES / name
     with _present(path):
         found = file_digest(path)
@@ -160,7 +191,10 @@ def checked_path(folder: Path, contents: Contents, name: str) -> Path:
 
 
 def read_bytes(folder: Path, contents: Contents, name: str) -> bytes:
-    """Return the file `name` of `contents`, checked; `KeyError` if there is none."""
+    """Return the bytes of the file `name` of `contents`, checked.
+
+    Raises `DamagedArtifactError`, and `KeyError` if there is no such file.
+    """
     record, path = contents.files[f"{FILES}/{name}"], folder / FILES / name
     with _present(path):
         data = path.read_bytes()
@@ -170,7 +204,7 @@ def read_bytes(folder: Path, contents: Contents, name: str) -> bytes:
 
 @contextmanager
 def _present(path: Path) -> Iterator[None]:
-    """Call a missing file damage, and explain what the operating system refuses."""
+    """Report a missing file as damage, and explain what the operating system refuses."""
     try:
         with explained(path):
             yield

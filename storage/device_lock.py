@@ -1,4 +1,4 @@
-"""One render per device: the last guard between runs that no scheduler sees together."""
+"""One render per device, also between runs of schedulers that do not know of each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,119}")
 def device_lock(
     root: Path, device: str, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
 ) -> Iterator[None]:
-    """Hold `device` for the body of the `with`; arguments as for `storage.locks.file_lock`.
+    """Hold `device` for the body of the `with`; arguments and errors as for `storage.locks.file_lock`.
 
     Processes exclude each other when they name the same `root` and the same device. `cuda:0` depends on
     `CUDA_VISIBLE_DEVICES`; a caller that sets it should pass the device's UUID instead.

@@ -1,4 +1,4 @@
-"""Writes that survive a crash: the few ways in which this package touches a disk.
+"""Writes that survive a crash: the few ways in which this package writes to a disk.
 
 A file is complete before it gets its name, and its bytes and its folder entry are flushed (`fsync`) before
 anything refers to it. Hashes are BLAKE2b with 32 bytes.
@@ -23,7 +23,7 @@ def digest(data: bytes) -> str:
 
 
 def file_digest(path: Path, *, flush: bool = False) -> tuple[int, str]:
-    """Return size in bytes and hash of the file at `path`, flushed to the disk before if asked."""
+    """Return size in bytes and hash of the file at `path`; with `flush` it is flushed to the disk first."""
     with path.open("rb") as file:
         if flush:
             os.fsync(file.fileno())
@@ -38,9 +38,9 @@ def flush_file(path: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Return `path`, created with its parents where missing, and its entry flushed.
+    """Return `path`, made with its parents where missing, with its entry flushed.
 
-    Also where it is there: whoever made it may have died, or failed, before the flush.
+    The entry of a folder that exists is flushed too: the process that made it may have died before the flush.
     """
     if not path.is_dir():
         make_folder(path.parent)
@@ -59,7 +59,7 @@ def flush_folder(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write `data` to a file that must not exist yet and flush it, but not the entry in its folder."""
+    """Write `data` to a new file and flush it, but not the entry in its folder. Raises `FileExistsError`."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -68,7 +68,10 @@ def write_new(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """A place to write what then becomes `path`, wholly or not at all; `suffix` is the place's own."""
+    """Give a path beside `path` to write to; a clean exit of the `with` renames it to `path`, else it is deleted.
+
+    `suffix` is that of the file that is written to, for programs that choose a format by it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
@@ -81,7 +84,7 @@ def whole_file(path: Path, suffix: str = ".partial") -> Iterator[Path]:
 
 
 def put_in_place(path: Path, data: bytes, *, exclusive: bool = False) -> None:
-    """Make the file at `path` hold `data`: at every instant readers see the old file or the new one, whole.
+    """Make the file at `path` hold `data`; at every instant readers see the whole old file or the whole new one.
 
     `exclusive`: raise `FileExistsError` if the name is taken; of many that try at once exactly one succeeds.
     """

@@ -1,11 +1,11 @@
-"""What can go wrong on disk, each also the builtin a caller would expect.
+"""What can go wrong in a store; each error is also the builtin that a caller would expect.
 
     StorageError
     ├── ArtifactNotFoundError    KeyError         no manifest under this key, or no such file in the artifact
     ├── RunNotFoundError         KeyError         no run of this name
     ├── RunExistsError           FileExistsError  a run of this name was created before
     ├── DamagedArtifactError     ValueError       bytes differ from their checksums; moved to `trash/`
-    ├── DamagedRunError          ValueError       the same for `run.json`, left where it is
+    ├── DamagedRunError          ValueError       `run.json` differs from its checksum; left where it is
     ├── UnsupportedFormatError   RuntimeError     sound bytes, but written by another version of this package
     ├── InvalidNameError         ValueError       a key or name that must not become part of a path
     ├── LeaseTimeoutError        TimeoutError     a lock was still held by someone else
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOLCK}
+NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+NO_ACCESS_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOLCK}
 
 
 class StorageError(Exception):
@@ -57,7 +57,7 @@ class DamagedRunError(StorageError, ValueError):
 
 
 class UnsupportedFormatError(StorageError, RuntimeError):
-    """Intact bytes in a format that this version does not know; never set aside as damaged."""
+    """Intact bytes in a format that this version does not know; never moved to the trash as damaged."""
 
 
 class InvalidNameError(StorageError, ValueError):
@@ -78,9 +78,9 @@ class StoreAccessError(StorageError, OSError):
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors about space and access into ours; `path` if they name none.
+    """Turn the operating system's errors about space and access into ours, which name `path` if those name none.
 
-    Others pass unchanged: a missing file is for the caller to judge.
+    Other errors pass unchanged: the caller decides what a missing file means.
     """
     try:
         yield
@@ -89,9 +89,9 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or path
         ours: StoreFullError | StoreAccessError | None = None
-        if error.errno in FULL:
+        if error.errno in NO_SPACE_ERRNOS:
             ours = StoreFullError(f"no space left to write {where}: {error.strerror}.")
-        elif error.errno in NO_ACCESS:
+        elif error.errno in NO_ACCESS_ERRNOS:
             ours = StoreAccessError(f"cannot read or write {where}: {error.strerror}.")
         if ours is None:
             raise

@@ -20,17 +20,20 @@ KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def fingerprint(*parts: object) -> str:
-    """Return the key (64 hex digits) of `parts`; their order counts, that of names inside them does not."""
+    """Return the key (64 hex digits) of `parts`. Their order counts; the order of names inside them does not.
+
+    Raises `ValueError` as `canonical` does.
+    """
     return hashlib.sha256(canonical(parts).encode("ascii")).hexdigest()
 
 
 def canonical(value: object) -> str:
-    """Return `value` as canonical JSON. NaN, infinities and types JSON has no word for raise `ValueError`."""
+    """Return `value` as canonical JSON. NaN, infinities and types that JSON does not have raise `ValueError`."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def checked_key(key: str) -> str:
-    """Return `key` if it is a fingerprint; anything else must not become part of a path."""
+    """Return `key` if it is a fingerprint. Raises `InvalidNameError`: nothing else may become part of a path."""
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise InvalidNameError(f"a key is 64 lower-case hex digits, not {key!r}.")
     return key

@@ -1,4 +1,4 @@
-"""Videos one frame at a time, pictures by regions: read as they are wanted, never held whole.
+"""Videos read one frame at a time, pictures read by regions; neither is ever whole in memory.
 
 Their arrays are as in `storage.arrays`: of a video axes "BCFHW", a chunk for each frame; of a picture "BCHW", squares.
 `storage.pieces` writes them.
@@ -24,7 +24,10 @@ PICTURE_AXES = "BCHW"
 
 
 class Frames:
-    """A stored video (B, C, F, H, W): its length is F, and its items are the frames, (B, C, H, W)."""
+    """A stored video (B, C, F, H, W): its length is F, and its items are the frames (B, C, H, W), from 0 to F - 1.
+
+    Raises `ValueError` if the array in `folder` is not as `record` says.
+    """
 
     def __init__(self, folder: Path, record: ArrayRecord) -> None:
         self.shape, self.dtype = record.shape, record.dtype
@@ -46,7 +49,10 @@ class Frames:
 
 
 class Regions:
-    """A stored picture (B, C, H, W), read by regions; no more than the chunks that one touches is in memory."""
+    """A stored picture (B, C, H, W), read by regions; only the chunks that a region touches are in memory.
+
+    Raises `ValueError` if the array in `folder` is not as `record` says.
+    """
 
     def __init__(self, folder: Path, record: ArrayRecord) -> None:
         self.shape, self.dtype = record.shape, record.dtype
@@ -57,13 +63,13 @@ class Regions:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W)."""
+        """(H, W) in pixels."""
         return self.shape[2], self.shape[3]
 
     def region(self, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
-        """(B, C, rows, columns) of two spans, [first, one past the last)."""
+        """Return (B, C, rows, columns) of two spans in pixels, each (first, one past the last)."""
         return torch.from_numpy(np.array(self._array[:, :, slice(*rows), slice(*columns)]))
 
     def whole(self) -> torch.Tensor:
-        """All of it."""
+        """Return the whole picture (B, C, H, W)."""
         return self.region((0, self.size[0]), (0, self.size[1]))

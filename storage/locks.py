@@ -1,12 +1,12 @@
-"""Kernel file locks (`flock`), the ground of every lease: they end with the process that holds them.
+"""Kernel file locks (`flock`), on which every lease rests: they end with the process that holds them.
 
-The file stays when the lock is gone; only the kernel knows who holds it, so nothing is stale after a crash. A
-lock belongs to one opening of the file: two threads exclude each other like two processes, and a holder that
-asks again waits for itself. A forked child inherits the lock, a spawned one does not. For local disks.
+The file stays when the lock is gone; only the kernel knows who holds it, so nothing is stale after a crash. A lock
+belongs to one opening of the file: two threads exclude each other like two processes, and a holder that asks again
+waits for itself. A forked child inherits the lock, a spawned one does not. This works on local disks only.
 
-A process that is stopped, or starved, keeps its kernel locks. A `lease` therefore beats: its holder touches the file
-every `HEARTBEAT` seconds, and who has seen it untouched for two of them puts a file of its own in its place. Nothing
-rests on a lease but time: should the old holder wake, both make the same.
+A process that is stopped, or gets no CPU time, keeps its kernel locks. A `lease` therefore has a heartbeat: its holder
+touches the file every `HEARTBEAT_SECONDS`. A process that has seen it untouched for two heartbeats replaces it by a
+file of its own. Two holders do no harm: should the old one go on, both make the same bytes, and only time is lost.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 0.05
-HEARTBEAT = 10.0  # seconds
+HEARTBEAT_SECONDS = 10.0
 
 
 class _Beat(NamedTuple):
-    """The last sign of a lease's holder: which file is the lock, and when its own clock said it was touched."""
+    """The last sign of a lease's holder: which file is the lock, and when it was touched (its `mtime` in ns)."""
 
     inode: int
     touched: int
 
 
-_heard: dict[Path, tuple[_Beat, float]] = {}  # of leases others hold: the last beat, and since when by our own clock
+_heard: dict[Path, tuple[_Beat, float]] = {}  # of others' leases: the last beat, and since when, by our own clock
 
 
 @contextmanager
@@ -49,8 +49,8 @@ def file_lock(
 ) -> Iterator[None]:
     """Hold the lock at `path` for the body of the `with`.
 
-    While another holds it, `on_wait` hears every 50 ms how many seconds have passed, and gives up by raising;
-    after `timeout` seconds `LeaseTimeoutError` is raised.
+    While another holds it, `on_wait` is called every 50 ms with the seconds that have passed; it gives up by raising.
+    After `timeout` seconds (None: never) `LeaseTimeoutError` is raised.
     """
     descriptor = _locked(path, _try_lock, on_wait, timeout)
     try:
@@ -63,9 +63,10 @@ def file_lock(
 def lease(
     path: Path, *, on_wait: Callable[[float], None] | None = None, timeout: float | None = None
 ) -> Iterator[None]:
-    """The same, taken over from a holder that has not beaten for two heartbeats, by those who looked that long ago.
+    """Hold the lease at `path` for the body of the `with`; arguments and errors as for `file_lock`.
 
-    A look with no `timeout` left counts as well: it is remembered for the next one of this process.
+    It is taken over from a holder that has given no sign for two heartbeats, by a process that has watched it for that
+    long. A try that ends at its `timeout` counts: this process remembers what it saw for the next try.
     """
     descriptor, ended = _locked(path, _try_lease, on_wait, timeout), threading.Event()
     beating = threading.Thread(target=_beat, args=(path, descriptor, ended), name="heartbeat", daemon=True)
@@ -89,7 +90,10 @@ def wait_for(
     on_wait: Callable[[float], None] | None,
     timeout: float | None,
 ) -> T:
-    """What an `attempt` gives once it gives something, tried every `poll` seconds; `taken` says what is in the way."""
+    """Return the first result of `attempt` that is not None, tried every `poll` seconds.
+
+    `on_wait` and `timeout` as for `file_lock`; `taken` begins the message of `LeaseTimeoutError`: what is held.
+    """
     started = time.monotonic()
     while (found := attempt()) is None:
         waited = time.monotonic() - started
@@ -104,7 +108,7 @@ def wait_for(
 def _locked(
     path: Path, attempt: Callable[[Path], int | None], on_wait: Callable[[float], None] | None, timeout: float | None
 ) -> int:
-    """The descriptor that holds the lock, once an `attempt` gets it."""
+    """Return the descriptor that holds the lock, once `attempt` gets it."""
     if not path.parent.is_dir():
         with explained(path):
             make_folder(path.parent)
@@ -117,7 +121,7 @@ def _try_lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still_at(path, descriptor):  # else the file was swept meanwhile, and others lock a new one
+            if _is_still_at(path, descriptor):  # else the file was deleted meanwhile, and others lock a new one
                 return descriptor
         except BlockingIOError:
             pass
@@ -129,7 +133,7 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _try_lease(path: Path) -> int | None:
-    """The same for a lease, which a holder that is silent for too long loses."""
+    """Return the descriptor that now holds the lease, or None; a holder that is silent for too long loses it."""
     descriptor = _try_lock(path)
     if descriptor is None and (silent := _silent_beat(path)) is not None:
         descriptor = _take_over(path, silent)
@@ -139,7 +143,7 @@ def _try_lease(path: Path) -> int | None:
 
 
 def _silent_beat(path: Path) -> _Beat | None:
-    """The last beat of whoever holds the lease, if two heartbeats have passed since without another."""
+    """Return the last beat of the lease's holder if two heartbeats have passed since without another, else None."""
     beat, now = _last_beat(path), time.monotonic()
     if beat is None:
         return None
@@ -147,25 +151,25 @@ def _silent_beat(path: Path) -> _Beat | None:
     if heard != beat:
         _heard[path] = beat, now
         return None
-    return beat if now - since >= 2 * HEARTBEAT else None
+    return beat if now - since >= 2 * HEARTBEAT_SECONDS else None
 
 
 def _take_over(path: Path, silent: _Beat) -> int | None:
-    """Put a file that we hold in the place of the lock whose last beat was `silent`; None if another was faster."""
+    """Replace the lock whose last beat was `silent` by a file that we hold; return None if another was faster."""
     with explained(path):
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one heir at a time
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one successor at a time
             if _last_beat(path) != silent:
                 return None
-            heir = path.with_suffix(".heir")
-            if (descriptor := _try_lock(heir)) is not None:
+            successor = path.with_suffix(".successor")
+            if (descriptor := _try_lock(successor)) is not None:
                 try:
-                    os.replace(heir, path)
+                    os.replace(successor, path)
                 except BaseException:
                     os.close(descriptor)
                     raise
-                log.warning("%s is taken over: its holder has been silent for %g s", path, 2 * HEARTBEAT)
+                log.warning("%s is taken over: its holder has been silent for %g s", path, 2 * HEARTBEAT_SECONDS)
             return descriptor
         except BlockingIOError:
             return None
@@ -174,8 +178,8 @@ def _take_over(path: Path, silent: _Beat) -> int | None:
 
 
 def _beat(path: Path, descriptor: int, ended: threading.Event) -> None:
-    """Touch the file of a lease until it `ended`; of a lease that was taken over, a file that nobody looks at."""
-    while not ended.wait(HEARTBEAT):
+    """Touch the file of a lease until it `ended`; once it was taken over, nobody looks at that file."""
+    while not ended.wait(HEARTBEAT_SECONDS):
         try:
             os.utime(descriptor)
         except OSError as error:

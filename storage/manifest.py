@@ -1,7 +1,7 @@
-"""What the files of a store say about themselves: manifests, step records and run records.
+"""The records of a store: manifests, step records and run records.
 
 Each is one JSON document in a fixed form with a `checksum` over the rest of it. Since the form is fixed, a
-reader compares the whole file, and not one flipped bit passes. Records are frozen; `revised` makes the next.
+reader compares the whole file, and no flipped bit passes. Records are frozen; `revised` makes a changed copy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AliasChoices,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -37,12 +38,12 @@ RunState = Literal["running", "done", "interrupted", "failed"]
 
 
 class Part(BaseModel):
-    """A frozen piece of a record; unknown fields and numbers that JSON cannot hold are refused."""
+    """A frozen part of a record; unknown fields and numbers that JSON cannot hold are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def revised(self, **changes: Any) -> Self:
-        """Return a copy with `changes`, validated like a new one."""
+        """Return a copy with `changes`. Raises pydantic's `ValidationError` like a new one."""
         return type(self).model_validate({**dict(self), **changes})
 
 
@@ -65,7 +66,7 @@ class FileRecord(Part):
 
 
 class Record(Part):
-    """A whole document."""
+    """A whole document, as it is stored in a file."""
 
     format_version: Literal[1] = FORMAT_VERSION
 
@@ -75,7 +76,7 @@ class Record(Part):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Return the document in `data`. A wrong byte raises `ValueError`, another format its own error."""
+        """Return the document in `data`. Raises `ValueError` for a wrong byte, else `UnsupportedFormatError`."""
         document = unseal(data)
         try:
             return cls.model_validate(document)
@@ -88,7 +89,7 @@ class Record(Part):
 
 
 class Contents(Record):
-    """Arrays and files in one data folder, every byte of which is accounted for in `files`."""
+    """Arrays and files in one data folder; `files` has size and hash of every file in it."""
 
     arrays: dict[Name, ArrayRecord] = Field(default_factory=dict)
     files: dict[RelativePath, FileRecord] = Field(default_factory=dict)
@@ -110,8 +111,9 @@ class Manifest(Contents):
     seconds: Annotated[float, Field(ge=0)] | None = None
     resumed_at: tuple[NonNegativeInt, ...] = ()  # steps from which an interrupted stage went on
     peak_memory: NonNegativeInt | None = None  # bytes
-    measures: tuple[str, ...] = ()  # taken under memory pressure
-    counts: dict[str, NonNegativeInt] = Field(default_factory=dict)  # of what was done, by name
+    savings: Annotated[tuple[str, ...], Field(validation_alias=AliasChoices("savings", "measures"))] = ()
+    """Ways to take less memory that were used, by name; older manifests call them `measures`."""
+    counts: dict[str, NonNegativeInt] = Field(default_factory=dict)  # of work done, by name
 
 
 class StepRecord(Contents):
@@ -160,12 +162,12 @@ class RunRecord(Record):
 
 
 def seal(document: dict[str, Any]) -> bytes:
-    """Return `document` as JSON in the one form `unseal` takes, with a checksum of itself."""
+    """Return `document` as JSON with a checksum of itself, in the only form that `unseal` accepts."""
     return _json({**document, "checksum": digest(_json(document))})
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """Return the document in `data`, without its checksum. What `seal` did not write raises `ValueError`."""
+    """Return the document in `data`, without its checksum. Raises `ValueError` for what `seal` did not write."""
     document = json.loads(data)
     if not isinstance(document, dict) or not isinstance(document.pop("checksum", None), str):
         raise ValueError("not a document with a checksum")

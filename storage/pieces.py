@@ -1,11 +1,12 @@
-"""Arrays in the making: a frame of a video, or a band of a picture, is kept as soon as it is whole.
+"""Arrays that are written piece by piece: a frame of a video, or a band of a picture, is kept as soon as it is whole.
 
     steps/<key>/<uuid>/image.zarr/…              Zarr's own files, as the artifact will have them
     steps/<key>/<uuid>/pieces/image-000012.json  which of them are piece 12, with their hashes; written after them
 
-A piece counts where its record is whole and its files are as that says; what is torn is made again. No piece waits for
-the disk: `flush` is for now and then. Each attempt has a folder of its own, into which it links what earlier ones left,
-so that a process that was stopped, lost the lease and goes on does no harm. An artifact takes the whole by links.
+A piece counts if its record is whole and its files are as the record says; any other is made again. No piece waits
+for the disk: `flush` is called now and then. Each attempt has a folder of its own, into which it links what earlier
+ones left, so that a process that was stopped, lost the lease and goes on does no harm. An artifact takes the finished
+array by links.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AXIS = 2  # along which there are pieces: F of a video, H of a picture
+PIECE_AXIS = 2  # along which an array is cut into pieces: F of a video, H of a picture
 
 
 class Unfinished:
-    """What attempts at one stage call have made of its arrays; for the holder of its lease. Its length: pieces found.
+    """What attempts at one stage call have made of its arrays, for the holder of its lease.
 
-    All of it goes when the call's checkpoints are cleared.
+    Its length is the number of pieces found. All of it is deleted when the call's checkpoints are cleared.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -60,23 +61,26 @@ class Unfinished:
 
     @cached_property
     def folder(self) -> Path:
-        """This attempt's own."""
+        """The folder of this attempt alone."""
         folder = self._checkpoints.folder / self._checkpoints.claim()
         with explained(folder):
             return make_folder(folder)
 
     def array(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Pieces:
-        """An array to be filled, with what was found of it: a video (B, C, F, H, W) or a picture (B, C, H, W)."""
+        """Return an array to be filled, with what was found of it: a video (B, C, F, H, W) or a picture (B, C, H, W).
+
+        Raises `ValueError` for a dtype that cannot be stored.
+        """
         if name not in self._arrays:
             self._arrays[name] = Pieces(self, name, shape, dtype)
         return self._arrays[name]
 
     def found(self, array: str, layout: str) -> set[int]:
-        """The pieces found of an array, unless it was laid out otherwise."""
+        """Return the numbers of the pieces found of an array; none if it was laid out otherwise."""
         return {index for (name, index), record in self._found.items() if name == array and _layout(record) == layout}
 
     def keep(self, array: str, index: int, layout: str, files: Sequence[str]) -> None:
-        """From here on these files are a piece. `layout` is the hash of the array's own description."""
+        """Record that these files are piece `index`. `layout` is the hash of the array's description, `zarr.json`."""
         with explained(self.folder):
             hashes = {name: file_digest(self.folder / name) for name in files}
         self._note(
@@ -91,7 +95,7 @@ class Unfinished:
         )
 
     def flush(self) -> None:
-        """From here on all that was put survives a power cut and, in a bucket, is there for other machines."""
+        """Make all that was put survive a power cut and, in a bucket, visible to other machines."""
         names = sorted(self._fresh)
         if not names:
             return
@@ -101,14 +105,14 @@ class Unfinished:
             above = {folder for name in names for folder in (self.folder / name).parents}
             for folder in sorted((one for one in above if one.is_relative_to(self.folder)), reverse=True):
                 flush_folder(folder)
-        self._checkpoints.place.keep(f"{self._checkpoints.name}/{self.folder.name}", names)
+        self._checkpoints.backend.keep(f"{self._checkpoints.name}/{self.folder.name}", names)
         self._fresh.clear()
 
     def _take_over(self, earlier: str) -> None:
-        """Link what another attempt left and verifies."""
+        """Link the intact pieces that another attempt left."""
         where = f"{self._checkpoints.name}/{earlier}"
         records = list(self._records(where))
-        source = self._checkpoints.place.fetch(where, {n: f for record in records for n, f in record.files.items()})
+        source = self._checkpoints.backend.fetch(where, {n: f for record in records for n, f in record.files.items()})
         for record in records:
             if _piece(record) in self._found:
                 continue
@@ -128,14 +132,16 @@ class Unfinished:
             self._note(record.revised(data=self.folder.name))
 
     def _records(self, where: str) -> Iterator[StepRecord]:
-        """The records of a folder that are whole, of the place and of those that are only here yet."""
-        place, pattern = self._checkpoints.place, f"{where}/pieces/*.json"
-        here = {path.relative_to(place.root).as_posix() for path in place.root.glob(pattern)}
-        for name in sorted({*here, *place.names(pattern)}):
+        """Return the intact records of a folder: those of the backend, and those that are only on this machine."""
+        backend, pattern = self._checkpoints.backend, f"{where}/pieces/*.json"
+        here = {path.relative_to(backend.root).as_posix() for path in backend.root.glob(pattern)}
+        for name in sorted({*here, *backend.names(pattern)}):
             try:
-                record = StepRecord.from_bytes((place.root / name).read_bytes() if name in here else place.get(name))
+                record = StepRecord.from_bytes(
+                    (backend.root / name).read_bytes() if name in here else backend.get(name)
+                )
             except (ValueError, FileNotFoundError, UnsupportedFormatError) as error:
-                log.warning("%s is passed over: %s", place.where(name), error)
+                log.warning("%s is skipped: %s", backend.where(name), error)
                 continue
             if record.key == self._checkpoints.key:
                 yield record
@@ -150,7 +156,10 @@ class Unfinished:
 
 
 class Pieces(Mapping[int, "Tensor"]):
-    """An array and its pieces that are there: frames (B, C, H, W), or bands (B, C, rows, W) as high as its chunks."""
+    """An array as a mapping of numbers to the pieces that are there.
+
+    A piece is a frame (B, C, H, W) of a video, or a band (B, C, rows, W) of a picture, as high as its chunks.
+    """
 
     def __init__(self, unfinished: Unfinished, name: str, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.folder, self.name = unfinished.folder, name
@@ -163,27 +172,27 @@ class Pieces(Mapping[int, "Tensor"]):
 
     @property
     def missing(self) -> list[int]:
-        """Those that are still to be made, in order."""
-        count = math.ceil(self.record.shape[AXIS] / self.record.chunks[AXIS])
+        """The numbers of the pieces that are still to be made, in order."""
+        count = math.ceil(self.record.shape[PIECE_AXIS] / self.record.chunks[PIECE_AXIS])
         return [index for index in range(count) if index not in self._there]
 
     def put(self, index: int, piece: Tensor) -> None:
-        """Write a piece. Raises `ValueError` for what is none of this array."""
-        whole = piece.unsqueeze(AXIS) if self._is_video else piece
+        """Write a piece. Raises `ValueError` for a number, shape or dtype that is none of this array's."""
+        whole = piece.unsqueeze(PIECE_AXIS) if self._is_video else piece
         span, shape = self._span(index), self.record.shape
-        wanted = (*shape[:AXIS], span.stop - span.start, *shape[AXIS + 1 :])
+        wanted = (*shape[:PIECE_AXIS], span.stop - span.start, *shape[PIECE_AXIS + 1 :])
         if index < 0 or tuple(whole.shape) != wanted or piece.dtype != self._dtype:
             raise ValueError(f"{self.name}: piece {index} is {tuple(piece.shape)} {piece.dtype}, of {shape}")
         with explained(self.folder / self.name):
             self._array[:, :, span] = to_bits(whole)
-        self._unfinished.keep(self.name, index, self._layout, list(chunk_names(self.record, AXIS, index)))
+        self._unfinished.keep(self.name, index, self._layout, list(chunk_names(self.record, PIECE_AXIS, index)))
         self._there.add(index)
 
     def __getitem__(self, index: int) -> Tensor:
         if index not in self._there:
             raise KeyError(index)
         found = from_bits(np.array(self._array[:, :, self._span(index)]), self.record)
-        return found.squeeze(AXIS) if self._is_video else found
+        return found.squeeze(PIECE_AXIS) if self._is_video else found
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._there))
@@ -192,7 +201,7 @@ class Pieces(Mapping[int, "Tensor"]):
         return len(self._there)
 
     def _span(self, index: int) -> slice:
-        edge, size = self.record.chunks[AXIS], self.record.shape[AXIS]
+        edge, size = self.record.chunks[PIECE_AXIS], self.record.shape[PIECE_AXIS]
         return slice(index * edge, min((index + 1) * edge, size))
 
 

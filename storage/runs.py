@@ -1,4 +1,4 @@
-"""Runs: what someone asked for, the plan frozen from it and how far it came; a `runs/<run>/run.json` each."""
+"""Runs: what a person asked for, the plan made from it and how far it came, in one `runs/<run>/run.json` each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from storage.backend import backend_of
 from storage.errors import (
     DamagedRunError,
     InvalidNameError,
@@ -15,19 +16,18 @@ from storage.errors import (
     StorageError,
 )
 from storage.manifest import RUN_NAME, RunRecord
-from storage.place import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from storage.place import Place
+    from storage.backend import Backend
 
 log = logging.getLogger(__name__)
 
 
 def checked_run(name: str) -> str:
-    """Return `name` if it may name a run: one plain path component."""
+    """Return `name` if it may name a run: one plain path component. Raises `InvalidNameError`."""
     if not isinstance(name, str) or not re.fullmatch(RUN_NAME, name):
         raise InvalidNameError(
             f"a run is named by lower-case letters, digits and `._-`, starting with one of the first two and "
@@ -37,34 +37,34 @@ def checked_run(name: str) -> str:
 
 
 class Runs:
-    """The runs in a place, which may be that of an artifact store."""
+    """The runs in a backend (or the folder at a path), which may be that of an artifact store."""
 
-    def __init__(self, where: Path | str | Place) -> None:
-        self.place = place_of(where)
-        self.root = self.place.root / "runs"
+    def __init__(self, where: Path | str | Backend) -> None:
+        self.backend = backend_of(where)
+        self.root = self.backend.root / "runs"
 
     def folder(self, run: str) -> Path:
         """Return the local folder of a run."""
         return self.root / checked_run(run)
 
     def create(self, record: RunRecord) -> None:
-        """Save the record of a new run; of two that create the same name one gets `RunExistsError`."""
+        """Save the record of a new run. Of two that create the same name, one gets `RunExistsError`."""
         try:
-            self.place.put(_name(record.run), record.to_bytes(), exclusive=True)
+            self.backend.put(_name(record.run), record.to_bytes(), exclusive=True)
         except FileExistsError as error:
-            raise RunExistsError(f"run {record.run} exists already in {self.place.where('runs')}.") from error
+            raise RunExistsError(f"run {record.run} exists already in {self.backend.where('runs')}.") from error
 
     def save(self, record: RunRecord) -> None:
         """Replace the record of a run in one instant. The last of several writers wins."""
-        self.place.put(_name(record.run), record.to_bytes())
+        self.backend.put(_name(record.run), record.to_bytes())
 
     def load(self, run: str) -> RunRecord:
-        """Return the record of a run, checked."""
-        where = self.place.where(_name(run))
+        """Return the record of a run, checked. Raises `RunNotFoundError`, `DamagedRunError`."""
+        where = self.backend.where(_name(run))
         try:
-            record = RunRecord.from_bytes(self.place.get(_name(run)))
+            record = RunRecord.from_bytes(self.backend.get(_name(run)))
         except FileNotFoundError as error:
-            raise RunNotFoundError(f"no run {run} in {self.place.where('runs')}.") from error
+            raise RunNotFoundError(f"no run {run} in {self.backend.where('runs')}.") from error
         except ValueError as error:
             raise DamagedRunError(f"{where} cannot be read: {error}.") from error
         if record.run != run:
@@ -73,17 +73,20 @@ class Runs:
 
     @contextmanager
     def claim(self, run: str, timeout: float = 0.0) -> Iterator[None]:
-        """Be the only one to work on a run for the body of the `with`, or raise `LeaseTimeoutError` after `timeout`."""
-        with self.place.lease(f"run-{checked_run(run)}", timeout=timeout):
+        """Be the only one to work on a run for the body of the `with`.
+
+        Raises `LeaseTimeoutError` if another still does after `timeout` seconds.
+        """
+        with self.backend.lease(f"run-{checked_run(run)}", timeout=timeout):
             yield
 
     def names(self) -> list[str]:
-        """Return the names of all runs, sorted, their records readable or not."""
-        found = (name.split("/")[1] for name in self.place.names("runs/*/run.json"))
+        """Return the names of all runs, sorted, also of those whose records cannot be read."""
+        found = (name.split("/")[1] for name in self.backend.names("runs/*/run.json"))
         return sorted(name for name in found if re.fullmatch(RUN_NAME, name))
 
     def list(self) -> tuple[RunRecord, ...]:
-        """Return the records of all runs, oldest first; those that cannot be read are named in the log."""
+        """Return the records of all runs, oldest first. Those that cannot be read are named in the log."""
         records = []
         for name in self.names():
             try:

@@ -35,7 +35,7 @@ def _main(told: str, words: tuple[str, ...], heartbeat: float) -> None:
     from flows.cli import app as cli
     from storage import locks
 
-    locks.HEARTBEAT = heartbeat
+    locks.HEARTBEAT_SECONDS = heartbeat
     for number, suffix in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{told}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.argv = ["freescale", *words]

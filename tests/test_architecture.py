@@ -185,7 +185,7 @@ def test_the_kernel_needs_torch_alone() -> None:
         ("prefect_dask", ("freescale", "stages", "storage"), ()),
         ("diffusers", tuple(ALLOWED), ("stages/models/load.py", "stages/models/videocrafter.py")),
         ("transformers", tuple(ALLOWED), ("stages/models/load.py", "stages/models/videocrafter.py")),
-        ("storage", ("freescale", "stages"), ("stages/call.py", "stages/runner.py")),
+        ("storage", ("freescale", "stages"), ("stages/call.py", "stages/resume.py", "stages/runner.py")),
     ],
 )
 def test_only_the_doors_import(module: str, packages: tuple[str, ...], doors: tuple[str, ...]) -> None:

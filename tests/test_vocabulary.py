@@ -25,7 +25,6 @@ GIVEN_UP = {  # a name in the code: the word that took its place
     "Fleet": "ClusterBatch",
     "fleet": "batch",
     "Spread": "Fanout",
-    "spread": "fanout",
     "hands": "executor",
     "Night": "Batch",
     "night": "batch",

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning
-from freescale.sampling import Moment, Schedule, denoise
+from freescale.moment import Moment
+from freescale.sampling import denoise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.methods.demofusion.views import Views
+    from freescale.schedule import Schedule
+    from freescale.views import Views
 
 BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
 
@@ -58,8 +61,7 @@ def render(
 class Toward:
     """The perfect denoiser of one picture; its UNet is there to be patched and never runs."""
 
-    window_rows = None
-    phase_convs = False
+    compute = Compute()
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
         self.truth, self.unet = truth, unet or nn.Module()

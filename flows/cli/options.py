@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from flows.home import Home
     from stages.spec import RunOptions
 
@@ -251,7 +253,7 @@ def run_options(given: Memory) -> RunOptions:
         raise SpecError(sentence(error)) from None
 
 
-def flags_of(given: Picture | Grid) -> dict[str, Any]:
+def flags_of(given: DataclassInstance) -> dict[str, Any]:
     """What was said on the command line, by field; what was not said is None."""
     return dataclasses.asdict(given)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,34 @@ FolderOption = Annotated[
     Path | None,
     typer.Option(help="Folder for the result. Default: a folder in the home.", rich_help_panel=OUTPUT),
 ]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What an evaluation measures, and against what."""
+
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="What the pictures are measured against: base (the model's own at its training size), real (a folder "
+            "of pictures) or truth (true scenes, for the embedded models)."
+        ),
+    ] = None
+    reference: Annotated[str | None, typer.Option(help="The folder of pictures, for --protocol real.")] = None
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of pictures fid, kid, is, fid_c, kid_c, clip_score, objects; of videos fvd, kvd, dynamic_degree, "
+            "flicker, aesthetic, objects. May be repeated."
+        ),
+    ] = None
+    extractor: Annotated[
+        str | None,
+        typer.Option(help="The feature network: shapes or inception; of videos shapes-motion or i3d."),
+    ] = None
+    resize: Annotated[
+        str | None, typer.Option(help="How frames are resized for i3d: bilinear or antialias. Default: bilinear.")
+    ] = None
 
 
 @grouped
@@ -94,28 +123,7 @@ def evaluate(
     running: Running,
     sharing: Sharing,
     where: Where,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="What the pictures are measured against: base (the model's own at its training size), real (a folder "
-            "of pictures) or truth (true scenes, for the embedded models)."
-        ),
-    ] = None,
-    reference: Annotated[str | None, typer.Option(help="The folder of pictures, for --protocol real.")] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of pictures fid, kid, is, fid_c, kid_c, clip_score, objects; of videos fvd, kvd, dynamic_degree, "
-            "flicker, aesthetic, objects. May be repeated."
-        ),
-    ] = None,
-    extractor: Annotated[
-        str | None,
-        typer.Option(help="The feature network: shapes or inception; of videos shapes-motion or i3d."),
-    ] = None,
-    resize: Annotated[
-        str | None, typer.Option(help="How frames are resized for i3d: bilinear or antialias. Default: bilinear.")
-    ] = None,
+    measuring: Measuring,
     out: FolderOption = None,
     readings: Annotated[
         list[Path] | None,
@@ -133,8 +141,7 @@ def evaluate(
     """Measure methods: render prompts x methods x sizes x seeds, then FID, KID, IS, CLIP score, with intervals."""
     from flows.cli import run_evaluate
 
-    flags = flags_of(grid) | {"protocol": protocol, "folder": reference, "metric": metric, "extractor": extractor}
-    spec = run_evaluate.evaluation_from(what, flags | {"resize": resize})
+    spec = run_evaluate.evaluation_from(what, flags_of(grid) | flags_of(measuring))
     options, stop, home = run_options(running), stop_on_signals(), home_of(where.home)
     run_evaluate.run(
         spec, home, options, stop, out, overwrite, dry, where.as_json, sharing.dask, sharing.workers, readings or ()

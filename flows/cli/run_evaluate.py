@@ -38,8 +38,8 @@ def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
     if flags.get("metric"):
         values["metrics"] = list(flags["metric"])
     values |= {name: flags[name] for name in ("extractor", "resize") if flags.get(name) is not None}
-    if flags.get("folder") is not None:
-        values["reference"] = {"protocol": "real", "folder": flags["folder"]}
+    if flags.get("reference") is not None:
+        values["reference"] = {"protocol": "real", "folder": flags["reference"]}
     if flags.get("protocol") is not None:
         given = values.get("reference", {})
         kept = given if isinstance(given, dict) and given.get("protocol") == flags["protocol"] else {}

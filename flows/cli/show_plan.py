@@ -1,4 +1,4 @@
-"""What `freescale plan` says: every stage with its state, measures, memory, seconds and disk, and the sums."""
+"""What `freescale plan` says: every stage with its state, savings, memory, seconds and disk, and the sums."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stages.amounts import show_bytes
 from stages.device import pick_device
 from stages.planner.budget import PARTS, check, fit, free_bytes
 from stages.planner.estimate import estimate
+from stages.planner.kept import traces_kept
 from storage import Checkpoints
 
 if TYPE_CHECKING:
@@ -28,10 +29,20 @@ if TYPE_CHECKING:
 
 
 def print_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
-    """Every stage of a render: reused, resumable or to do, and what it would cost under the options.
+    """Print every stage of a render: reused, resumable or to do, and what it costs under the options.
 
-    Raises `SpecError` where `memory` was named and cannot suffice.
+    With `as_json` one JSON object is printed. Raises `SpecError` where `memory` was named and cannot suffice.
     """
+    with traces_kept(home.root / "cache" / "traces.json"):
+        total = planned(job, home, options, why)
+    if as_json:
+        typer.echo(json.dumps(total))
+    else:
+        _print(job.run, total, total["stages"])
+
+
+def planned(job: Job, home: Home, options: RunOptions, why: bool = False) -> dict[str, Any]:
+    """What `freescale plan --json` prints. Raises `SpecError` where `memory` was named and cannot suffice."""
     device = pick_device(options.device)
     left = to_do(job.plan, home)
     if options.memory is not None:
@@ -40,7 +51,7 @@ def print_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
     rows = [planner.row(call, call in left, why) for call in job.plan.calls]
     pending = [r for r in rows if r["state"] != "reused"]
     known = [r["seconds"] for r in pending if r["seconds"] is not None]
-    total = {
+    return {
         "run": job.run,
         "levels": [f"{w}x{h}" for h, w in job.plan.sizes],
         "device": str(device),
@@ -53,10 +64,6 @@ def print_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
         "fits": all(r["fits"] for r in pending),
         "notes": remarks([("", job)], device),
     }
-    if as_json:
-        typer.echo(json.dumps(total))
-    else:
-        _print(job.run, total, rows)
 
 
 def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -74,8 +81,8 @@ def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         where = f"  {r['stage']} {r['level']}: "
         if r.get("why"):
             console.print(where + r["why"])
-        if r["measures"] and r["state"] != "reused":
-            console.print(where + ", ".join(r["measures"]))
+        if r["savings"] and r["state"] != "reused":
+            console.print(where + ", ".join(r["savings"]))
         if not r["fits"] and r["state"] != "reused":
             console.print(f"{where}does not fit in {show_bytes(total['memory_budget_bytes'])}")
     for note in total["notes"]:
@@ -121,7 +128,7 @@ class _Planner:
             "weights_bytes": expected.weights,
             "flops": expected.flops,
             "disk_bytes": expected.disk,
-            "measures": [] if found is None else list(found.measures),
+            "savings": [] if found is None else list(found.savings),
             "fits": found is None or found.fits,
         }
         if why and state != "reused":

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from freescale.vae.tile import Tile
     from stages.call import Call
     from stages.models.folder import ModelInfo
+    from stages.models.load import Helpers
     from stages.runner import Runner
     from stages.spec import RunOptions
-    from stages.stage import Helpers
 
 GROUPS = 4  # of tiles that each worker computes in one pass over many tiles
 FRAMES_AHEAD = 2  # for each worker: frames that are computed, or wait for a frame before them
@@ -134,7 +134,7 @@ class Fanout:
 
 @dataclass
 class CallHelpers:
-    """The workers, helping with one call: the `Helpers` of `stages/stage.py`."""
+    """The workers, helping with one call: the `Helpers` of `stages/models/load.py`."""
 
     pool: WorkerPool
     task: CallTask

@@ -16,6 +16,7 @@ from stages.models.load import Models
 from stages.observer import NullObserver, Outcome
 from stages.runner import Runner
 from stages.spec import RunOptions
+from stages.stage import ByFrame, Tiled
 from storage import ArtifactNotFoundError
 
 if TYPE_CHECKING:
@@ -54,9 +55,11 @@ def make_frame(task: CallTask, threads: int, device: str, folder: Path, options:
     worker's device is not `device`.
     """
     (parents, models), current = _inputs_of(task, device), RunOptions.model_validate(options)
+    stage = task.call.stage
+    assert isinstance(stage, ByFrame)
     models.make_room(task.call.stage.part, current.offload)
     with _threads(threads):
-        return Stored.put(task.call.stage.make_frame(parents, models, current, index), folder)
+        return Stored.put(stage.make_frame(parents, models, current, index), folder)
 
 
 def compute_tiles(
@@ -105,9 +108,10 @@ def _threads(count: int) -> Iterator[None]:
 def _tiled_of(task: CallTask, device: str, frame: int) -> TiledVae:
     key = (task.home.root, task.call.key, frame)
     if key not in _tiled:
-        parents, models = _inputs_of(task, device)
+        (parents, models), stage = _inputs_of(task, device), task.call.stage
+        assert isinstance(stage, Tiled)
         _tiled.clear()
-        _tiled[key] = task.call.stage.tiled(parents, models, frame)
+        _tiled[key] = stage.tiled(parents, models, frame)
     return _tiled[key]
 
 

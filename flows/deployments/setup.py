@@ -9,6 +9,7 @@ stay.
 from __future__ import annotations
 
 import importlib
+import importlib.resources
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +32,7 @@ from prefect.workers.process import ProcessWorker
 
 from flows.batch.notify import check_hook
 from flows.batch.window import Window
+from flows.home import Home
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 API = "http://127.0.0.1:4200/api"
-FILE = Path(__file__).parents[2] / "prefect.yaml"
 AUTOMATION = "freescale: crash runs without a heartbeat"
 HEARTBEAT_SECONDS, SILENCE_SECONDS = 30, 90  # without a setting, a run sends a heartbeat only every 180 s
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
@@ -64,7 +65,7 @@ def setup(
     given = _parameters(until, zone, notify)
     if limit is not None and limit < 1:
         raise SpecError(f"limit: {limit} is not 1 or more")
-    definition = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    definition, folder = _definition()
     lines = []
     url = api or PREFECT_API_URL.value() or API
     _wait_for(url, patience)
@@ -76,8 +77,24 @@ def setup(
         lines += [_pool(client, pool, limit), _automation(client)]
         for entry in definition["deployments"]:
             is_overnight = entry["name"] == "overnight"
-            lines.append(_deployment(client, entry, schedule if is_overnight else None, given if is_overnight else {}))
+            when, parameters = (schedule, given) if is_overnight else (None, {})
+            lines.append(_deployment(client, entry, folder, when, parameters))
     return lines
+
+
+def _definition() -> tuple[dict[str, Any], Path]:
+    """What `prefect.yaml` says, and the folder that runs of its deployments work in.
+
+    A checkout has the file beside the package `flows`, and its runs work there. A wheel has a copy beside this module;
+    those runs work in the home, because relative names should not mean files among the installed packages.
+    """
+    beside = Path(__file__).parents[2] / "prefect.yaml"
+    if beside.is_file():
+        return yaml.safe_load(beside.read_text(encoding="utf-8")), beside.parent
+    inside = importlib.resources.files("flows.deployments") / "prefect.yaml"
+    home = Home.folder().absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    return yaml.safe_load(inside.read_text(encoding="utf-8")), home
 
 
 def _schedule(cron: str | None, zone: str | None) -> CronSchedule | None:
@@ -160,7 +177,11 @@ def _automation(client: SyncPrefectClient) -> str:
 
 
 def _deployment(
-    client: SyncPrefectClient, entry: dict[str, Any], schedule: CronSchedule | None, given: dict[str, str]
+    client: SyncPrefectClient,
+    entry: dict[str, Any],
+    folder: Path,
+    schedule: CronSchedule | None,
+    given: dict[str, str],
 ) -> str:
     module, _, name = entry["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
@@ -182,7 +203,7 @@ def _deployment(
         schedules=_schedules(entry, there, schedule),
         concurrency_limit=entry.get("concurrency_limit"),
         job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
-        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(FILE.parent)}}],
+        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
     )
     return f"deployment {label}: {'made' if there is None else 'there'}{_when(client, label)}"
 

@@ -8,15 +8,14 @@ import torch
 
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
-from stages.denoise import DenoiseStage
-from stages.highres_denoise import HighresDenoise
+from stages.denoise import DenoiseStage, HighresDenoise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from flows.rendering.job import Job
 
-FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain, with 24 hardly (docs/results.md)
+FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain, with 24 hardly (docs/lab/results.md)
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:

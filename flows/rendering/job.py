@@ -89,7 +89,7 @@ def planned(plan: Plan) -> tuple[PlannedCall, ...]:
     return tuple(
         PlannedCall(
             stage=call.stage.name,
-            version=call.stage.version,
+            version=call.stage.key_version(),
             level=call.level,
             key=call.key,
             params=call.stage.params(),

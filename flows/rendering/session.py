@@ -33,10 +33,9 @@ if TYPE_CHECKING:
     from flows.home import Home
     from flows.rendering.job import Job
     from stages.call import Call
-    from stages.models.load import ModelInfo
+    from stages.models.load import Helpers, ModelInfo
     from stages.observer import Observer, Outcome
     from stages.spec import RunOptions
-    from stages.stage import Helpers
     from storage import Runs
 
 

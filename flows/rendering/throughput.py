@@ -11,22 +11,16 @@ from __future__ import annotations
 import statistics
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from stages.base_denoise import BaseDenoise
-from stages.denoise import DenoiseStage, Sampling
-from stages.detail_pass import DetailPass
 from stages.device import device_name, pick_device
-from stages.highres_denoise import HighresDenoise
-from stages.planner.estimate import stage_cost
+from stages.planner.networks import TracedNetworks
+from stages.planner.recorded import recorded_stage
 from stages.spec import RunOptions
-from stages.upscale import Upscale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from flows.home import Home
     from stages.call import Call
     from stages.models.load import ModelInfo
@@ -36,8 +30,6 @@ if TYPE_CHECKING:
 
 EFFICIENCY = 0.5  # of the rate of a matrix product, where nothing was measured; the embedded model reaches less
 RECENT = 2  # artifacts of a stage, size and level that are looked at, newest first
-SHARES = {"base_denoise": "unet", "highres_denoise": "unet", "detail_pass": "unet", "decode": "vae", "upscale": "vae"}
-DENOISING: Mapping[str, type[DenoiseStage]] = {kind.name: kind for kind in (BaseDenoise, HighresDenoise, DetailPass)}
 
 
 class Seconds(NamedTuple):
@@ -66,22 +58,22 @@ class Throughput:
 
     def _learn(self, manifest: Manifest) -> None:
         assert manifest.seconds is not None
-        flops = self._flops(manifest)
-        if flops:
-            for kind in (manifest.stage, SHARES.get(manifest.stage, "")):
+        stage = recorded_stage(manifest.stage, manifest.version, manifest.params)
+        flops = 0.0 if stage is None else self._flops(manifest, stage)
+        if stage is not None and flops:
+            for kind in (stage.name, stage.part):
                 self.rates.setdefault(kind, []).append(flops / manifest.seconds)
         elif manifest.level is not None and (pixels := _pixels(manifest)):
             self.seconds_a_pixel.setdefault(manifest.stage, []).append(manifest.seconds / pixels)
 
-    def _flops(self, manifest: Manifest) -> float:
+    def _flops(self, manifest: Manifest, stage: Stage) -> float:
         """Floating-point operations of an artifact of this model; 0 where they cannot be told."""
-        stage, size = _stage_of(manifest), _size_of(manifest)
+        size = _size_of(manifest)
         model = str(manifest.params.get("model", ""))
         if model.split(":")[0] not in self.info.fingerprints.values() or size is None:
             return 0.0
         dtype = getattr(torch, model.partition(":")[2] or "float32")
-        cost = None if stage is None else stage_cost(stage, self.info, dtype, RunOptions(), size, _frames_of(manifest))
-        return 0.0 if cost is None else cost.flops
+        return stage.cost(TracedNetworks(self.info, dtype, RunOptions()), size, _frames_of(manifest)).flops
 
     def seconds(self, call: Call, estimate: Estimate) -> Seconds | None:
         """The seconds that a call will take; None for a stage without a network that this device has not made yet."""
@@ -89,30 +81,11 @@ class Throughput:
         if not estimate.flops:
             known = self.seconds_a_pixel.get(stage)
             return Seconds(statistics.median(known) * call.size[0] * call.size[1], "measured") if known else None
-        for kind in (stage, SHARES.get(stage, "")):
+        for kind in (stage, call.stage.part):
             if kind in self.rates:
                 return Seconds(estimate.flops / statistics.median(self.rates[kind]), "measured")
         dtype = torch.float32 if call.stage.part == "vae" else getattr(torch, call.model.rpartition(":")[2])
         return Seconds(estimate.flops / (EFFICIENCY * matmul_rate(self.device, dtype)), "assumed")
-
-
-def _stage_of(manifest: Manifest) -> Stage | None:
-    """The stage that made an artifact, as far as its cost goes."""
-    params = {name: value for name, value in manifest.params.items() if name != "model"}
-    try:
-        if (kind := DENOISING.get(manifest.stage)) is not None:
-            return kind(**_frozen(params) | {"sampling": Sampling(**params["sampling"]), "method": params["method"]})  # type: ignore[arg-type]
-        if manifest.stage == "upscale" and "posterior" in params:
-            return Upscale(**_frozen(params))
-    except TypeError:  # of an older version, with other fields
-        return None
-    return None
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _frozen(inner) for name, inner in value.items()}
-    return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
 
 
 def _size_of(manifest: Manifest) -> tuple[int, int] | None:
@@ -126,8 +99,8 @@ def _size_of(manifest: Manifest) -> tuple[int, int] | None:
 
 def _frames_of(manifest: Manifest) -> int:
     """Of the video that an artifact holds; 1 for a picture."""
-    latents = manifest.arrays.get("latents")
-    return latents.shape[2] if latents is not None and len(latents.shape) == 5 else 1
+    shapes = [array.shape for name, array in manifest.arrays.items() if name in ("latents", "image")]
+    return next((shape[2] for shape in shapes if len(shape) == 5), 1)
 
 
 def _pixels(manifest: Manifest) -> int:

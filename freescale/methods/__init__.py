@@ -1,4 +1,4 @@
-"""The methods, one file each. To add one: its file, its line here, its table in `docs/paper_map.md`."""
+"""The methods, one file each. To add one: its file, its line here, its table in `docs/reference/paper_map.md`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""FreeScale's ablations by name (arXiv:2412.09626, tables of the ablation study), and other variants worth a row.
+"""FreeScale's ablations by name (arXiv:2412.09626, tables of the ablation study), and other variants.
 
-Where a method is named, "freescale/no-fusion" is one too.
+A name such as "freescale/no-fusion" is taken wherever a method is named.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "freescale/global-only": {"bands": "global"},
     "freescale/swapped-bands": {"bands": "swapped"},
 }
-"""What each sets; a field named here is meant, also where it is at its default (a model may have another)."""
+"""The fields that each sets. One that is set to its default counts too: a model's card may have another default."""
 
 ABLATIONS: dict[str, FreeScale] = {name: FreeScale(**changes) for name, changes in CHANGES.items()}
 
 
 def named(name: str) -> Method:
-    """Return a method at its defaults, or an ablation, by name."""
+    """Return a method at its defaults, or an ablation, by name. Raises `ValueError` for an unknown name."""
     if name in METHODS:
         return METHODS[name]()
     if name in ABLATIONS:

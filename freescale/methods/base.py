@@ -1,7 +1,7 @@
-"""What a high-resolution method may change. Each default changes nothing: a method's file is its paper.
+"""What a high-resolution method may change. Each default changes nothing: a method's file holds its paper's ideas.
 
-A method is a frozen dataclass and its fields are its configuration. It holds no state: everything follows
-from the `Moment`, which makes any step of any level repeatable by itself.
+A method is a frozen dataclass and its fields are its configuration. It holds no state: everything follows from the
+`Moment`, so any step of any level can be repeated by itself.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from freescale.cascade import CELL
 from freescale.forward_process import renoise
 from freescale.long_videos import video_noise
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
     from freescale.enlarge import Interpolation
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment, Schedule, Solver
+    from freescale.moment import Moment
+    from freescale.schedule import Schedule
+    from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
 
@@ -32,7 +35,7 @@ class Method:
     name: ClassVar[str] = "method"
     version: ClassVar[int] = 1  # raised when the arithmetic changes
     video: ClassVar[bool] = True  # whether it can make videos
-    by_views: ClassVar[bool] = False  # whether it calls the UNet many times a step, alike but for what it sees
+    by_views: ClassVar[bool] = False  # whether it calls the UNet for many views of equal size in a step
     steady: ClassVar[bool] = False  # whether all steps of a stage cost the same
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
 
@@ -49,34 +52,42 @@ class Method:
 
     @property
     def interpolation(self) -> Interpolation | None:
-        """How latents are enlarged where `upsample` is latent; None: bicubic."""
+        """How latents are enlarged where `upsample` is `latent`; None: bicubic."""
         return None
 
     @property
     def posterior(self) -> Literal["sample", "mode"]:
-        """What is taken from the VAE encoder's distribution for the reference."""
+        """What is taken from the VAE encoder's distribution to be the reference."""
         return "sample"
 
     @property
-    def solver(self) -> tuple[Solver, float] | None:
-        """What the method was published with, (solver, eta); None: whatever the model's scheduler is."""
+    def freeu(self) -> tuple[float, float, float, float] | None:
+        """FreeU's scales (b1, b2, s1, s2), which a field of this name sets; None: without FreeU.
+
+        The loop applies it at every step, before the method's own patches (`freescale/freeu.py`).
+        """
         return None
 
-    def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
-        """Return the sizes of all levels, the last being `size`."""
+    @property
+    def solver(self) -> tuple[Solver, float] | None:
+        """The (solver, eta) that the method was published with; None: those of the model's scheduler."""
+        return None
+
+    def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
+        """Return the sizes of all levels in pixels, the last being `size`, each a multiple of `cell`."""
         return (size,)
 
     def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
-        """Return the size, of all levels, that a size-conditioned model is told throughout: the first one's.
+        """Return the size in pixels that a size-conditioned model is told at every level: that of the first.
 
-        A cascade keeps its first size at every level, as released; one level is told its own.
+        FreeScale's release tells the training size at every level; a method of one level tells its own size.
         """
         return sizes[0]
 
     def at_base(self) -> Method:
         """Return the method with every field that level 0 does not depend on at its default.
 
-        Two methods that agree here share their level 0.
+        Two methods for which it is equal share their level 0.
         """
         return self
 
@@ -85,23 +96,23 @@ class Method:
         return self
 
     def restart_step(self, schedule: Schedule) -> int:
-        """Return the first step of the levels above the first."""
+        """Return the step at which levels above the first start."""
         return 0
 
     def detail_step(self, schedule: Schedule) -> int:
-        """Return the step from which only detail is added: a good place to stop, look, and redo from."""
+        """Return the step from which only detail is added; the steps from there on are a stage of their own."""
         return len(schedule)
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield the changes to the UNet for this step."""
+        """Yield the method's own changes to the UNet for this step; FreeU is not among them."""
         yield from ()
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
-        """Return the latents that this step starts from."""
+        """Return the latents that this step starts from, in the shape and dtype of `latents`."""
         return latents
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
-        """Return the noise prediction for the latents; the UNet is patched."""
+        """Return the noise prediction (eps) for VE `latents`, in their shape; the UNet is patched."""
         return denoiser(latents, moment.step, moment.schedule)
 
     def finish(self, latents: Tensor, moment: Moment) -> Tensor:
@@ -109,7 +120,10 @@ class Method:
         return latents
 
     def start(self, shape: Sequence[int], moment: Moment, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the first latents of a level: noise, or its reference noised to the restart step."""
+        """Return the first latents (`shape`) of a level: noise, or its reference noised to the restart step.
+
+        Raises `ValueError` above level 0 where the level has no reference or no noise.
+        """
         level = moment.level
         if level.reference is None or level.noise is None:
             if not level.is_base:

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from freescale.freeu import freeu
 from freescale.methods.base import Method
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from freescale.sampling import Moment
-    from freescale.unet_patches import Patch
 
 
 @dataclass(frozen=True)
@@ -23,8 +16,3 @@ class Direct(Method):
     steady: ClassVar[bool] = True
 
     freeu: tuple[float, float, float, float] | None = None  # b1, b2, s1, s2
-
-    def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU, or nothing."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)

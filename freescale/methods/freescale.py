@@ -1,9 +1,9 @@
 """FreeScale (arXiv:2412.09626): tuning-free scale fusion on a self-cascade.
 
 Level 0 is ordinary sampling at the training size. Every further level enlarges the result, noises it to the
-restart step and samples on, with the enlarged latents as an anchor that lets go (`detail`), self-attention
-fused from two scales (`scale_fusion`) and, for a while, dilated convolutions (`dilation`). At a scale that
-rounds to 1 the last two do nothing, and the UNet is the stock one.
+restart step and samples on, with the enlarged latents as an anchor whose weight falls (`detail`), self-attention
+fused from two scales (`scale_fusion`) and, up to a step, dilated convolutions (`dilation`). At a scale that rounds to
+1 the last two do nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 
-from freescale.cascade import cascade_sizes
+from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
 from freescale.enlarge import Interpolation
 from freescale.forward_process import generator, renoise
-from freescale.freeu import freeu
 from freescale.frequency import BlurBorder, gaussian_taps
 from freescale.methods.base import Method
 from freescale.scale_fusion import Bands, Fusion, scale_fusion
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.cascade import Level, Size
-    from freescale.sampling import Moment, Schedule
+    from freescale.moment import Moment
+    from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
 
 
@@ -41,7 +41,7 @@ class FreeScale(Method):
     name: ClassVar[str] = "freescale"
     steady: ClassVar[bool] = True
 
-    detail_scale: float = 2.0  # alpha: larger lets go of the reference sooner; the paper has 1 at 8k
+    detail_scale: float = 2.0  # alpha: with a larger one the reference's weight falls sooner; the paper has 1 at 8k
     restart: float = 0.3  # 15 of 50 steps, timestep 681 (paper: K = 700); turbo: 0.5
     dilation: tuple[float, float] = (0.0, 0.7)  # from, to: 35 of 50 (released as an absolute step)
     dilate: bool = True
@@ -79,20 +79,20 @@ class FreeScale(Method):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
 
-    def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
-        """Double from the training size to the target."""
-        return cascade_sizes(size, base_size)
+    def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
+        """Return the training size, its doublings below the target, and the target."""
+        return cascade_sizes(size, base_size, cell=cell)
 
     def at_base(self) -> FreeScale:
-        """Level 0 knows only FreeU."""
+        """Return the method with FreeU's field only: level 0 depends on no other."""
         return FreeScale(freeu=self.freeu)
 
     def at_start(self) -> FreeScale:
-        """A level starts from its reference, noised to the restart."""
+        """Return the method with the restart only: a level starts from its reference, noised to that step."""
         return FreeScale(restart=self.restart)
 
     def restart_step(self, schedule: Schedule) -> int:
-        """Skip the steps whose outcome the reference already holds."""
+        """Return the step at `restart` of the schedule; the steps before would remake what the reference has."""
         return schedule.step_at(self.restart)
 
     def detail_step(self, schedule: Schedule) -> int:
@@ -100,20 +100,18 @@ class FreeScale(Method):
         return schedule.step_at(self.dilation[1])
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU always, the rest above level 0 where the scale rounds to 2 or more."""
+        """Yield scale fusion and dilation above level 0 where the scale rounds to 2 or more; nothing elsewhere."""
         level, schedule = moment.level, moment.schedule
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
         if level.is_base or round(level.factor) < 2:
             return
         if self.fusion:
             yield scale_fusion(self.fusion_at(moment))
         if self.dilate and schedule.step_at(self.dilation[0]) <= moment.step < self.detail_step(schedule):
             factor = dilation_factor(level, self.dilation_rule)
-            yield restrained_dilation(self.dilated_layers, factor, moment.phase_convs)
+            yield restrained_dilation(self.dilated_layers, factor, moment.compute.phase_convs)
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
-        """Pull the latents towards the reference noised to this step; at the restart they are just that."""
+        """Return the latents interpolated towards the reference noised to this step; at the restart they equal it."""
         level = moment.level
         if level.reference is None or level.noise is None or not self.lerp:
             return latents
@@ -125,11 +123,12 @@ class FreeScale(Method):
         return torch.lerp(latents, anchor, reference_weight(kappa, exponent).to(latents))
 
     def fusion_at(self, moment: Moment) -> Fusion:
-        """Return what this level and step ask of the self-attentions."""
+        """Return what scale fusion does at this level and step."""
         level, seed, step = moment.level, moment.seed, moment.step
         rows, columns = (max(1, round(scale)) for scale in level.scale)
 
         def jitter(name: str, grid: Grid) -> torch.Generator:
+            """Return the stream for one layer, or for all layers of one grid."""
             layer = [name] if self.jitter_scope == "block" else grid
             return generator(seed, "jitter", level.index, step, *layer)
 
@@ -142,11 +141,11 @@ class FreeScale(Method):
             bands=self.bands,
             phases=(rows, columns) if self.fast else (1, 1),
             jitter=jitter if self.jitter else None,
-            window_rows=moment.window_rows,
+            window_rows=moment.compute.window_rows,
         )
 
     def kernel_at(self, level: Level) -> int:
-        """Return the length of the blur kernel, in tokens."""
+        """Return the length of the blur kernel in tokens, an odd number."""
         if isinstance(self.blur_kernel, int):
             return self.blur_kernel
         growth = level.factor if self.blur_kernel == "scale" else level.scale[0] * level.scale[1]

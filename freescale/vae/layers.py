@@ -1,9 +1,9 @@
-"""A VAE's encoder or decoder as one line of layers, each of which can be asked for a region of its output.
+"""A VAE's encoder or decoder as a sequence of layers, each of which can compute a region of its output.
 
-`layers_of` walks the modules of diffusers' `AutoencoderKL` (its first argument) and returns them in order. A layer says
-which span of its input a span of its output needs, along one axis, and computes a region from exactly that part of
-its input. Zeros are put only around the whole map, where the untiled layer puts them, so that a region is the untiled
-result up to rounding. A span is [first, one past the last); a region is one of rows and one of columns.
+`layers_of` returns the modules of diffusers' `AutoencoderKL` (its first argument) in the order of computation. A layer
+says which span of its input a span of its output needs, along one axis, and computes a region from exactly that part
+of its input. Zeros are put only around the whole map, where the untiled layer puts them, so that a region is the
+untiled result up to rounding. A span is [first, one past the last); a region is one of rows and one of columns.
 """
 
 from __future__ import annotations
@@ -25,29 +25,38 @@ Region = tuple[Span, Span]
 Size = tuple[int, int]
 
 
+def area(region: Region) -> int:
+    """Return the number of cells in a region."""
+    (top, bottom), (left, right) = region
+    return (bottom - top) * (right - left)
+
+
 class Layer(Protocol):
-    """What a region needs and how it is made; most layers keep size, channels and region."""
+    """What every layer says of its output, along one axis; most keep the size, the channels and the region."""
 
     def needs(self, span: Span, length: int) -> Span:
-        """The span of an input of `length` that `span` of the output is made from."""
+        """Return the span of an input of `length` that `span` of the output is made from."""
 
     def length(self, length: int) -> int:
-        """Of the output, for an input of `length`."""
+        """Return the length of the output for an input of `length`."""
 
     def channels(self, channels: int) -> int:
-        """Of the output."""
+        """Return the channels of the output."""
 
 
 class Pointwise:
     """A layer whose output at a point is made from its input at that point."""
 
     def needs(self, span: Span, length: int) -> Span:
+        """Return the span itself."""
         return span
 
     def length(self, length: int) -> int:
+        """Return the length of the input."""
         return length
 
     def channels(self, channels: int) -> int:
+        """Return the channels of the input."""
         return channels
 
 
@@ -60,17 +69,20 @@ class Conv:
     after: int
 
     def needs(self, span: Span, length: int) -> Span:
+        """Return the span that the kernels reach, without the padding."""
         first, end = self._reach(span)
         return max(first, 0), min(end, length)
 
     def length(self, length: int) -> int:
+        """Return the number of positions of the kernel."""
         return (length + self.before + self.after - self._kernel) // self._stride + 1
 
     def channels(self, channels: int) -> int:
+        """Return the module's own."""
         return self.module.out_channels
 
     def apply(self, x: Tensor, region: Region, size: Size) -> Tensor:
-        """The output at `region`, from the needed part of an input of `size`."""
+        """Return the output at `region`, from the needed part of an input of `size`."""
         top, bottom, left, right = (
             n for span, length in zip(region, size, strict=True) for n in self._outside(span, length)
         )
@@ -98,13 +110,15 @@ class Double(Pointwise):
     """Nearest-neighbour enlargement to twice the size."""
 
     def needs(self, span: Span, length: int) -> Span:
+        """Return every cell that a part of the span copies."""
         return span[0] // 2, (span[1] + 1) // 2
 
     def length(self, length: int) -> int:
+        """Return twice the length."""
         return 2 * length
 
     def apply(self, x: Tensor, region: Region, size: Size) -> Tensor:
-        """The output at `region`, which may start and end inside a pair."""
+        """Return the output at `region`, which may start and end between the two copies of a cell."""
         (top, bottom), (left, right) = region
         larger = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return larger[..., top % 2 : top % 2 + bottom - top, left % 2 : left % 2 + right - left]
@@ -118,18 +132,18 @@ class Norm(Pointwise):
 
 
 class Fork(Pointwise):
-    """Where a residual branch leaves; its input is kept for the `Join` that follows."""
+    """The start of a residual branch; its input is kept for the `Join` that follows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Join(Pointwise):
-    """Where the kept input, through `shortcut` if there is one, is added to the branch."""
+    """The end of a residual branch: the kept input, through `shortcut` if there is one, is added to it."""
 
     shortcut: nn.Conv2d | None
     scale: float
 
     def apply(self, x: Tensor, kept: Tensor) -> Tensor:
-        """Both at one region."""
+        """Return the sum of the branch x and the kept input, both at one region."""
         if self.shortcut is not None:
             kept = F.conv2d(kept, self.shortcut.weight, self.shortcut.bias)
         return (kept + x) / self.scale
@@ -137,21 +151,21 @@ class Join(Pointwise):
 
 @dataclass(frozen=True, eq=False)
 class Attend(Pointwise):
-    """Self-attention over the whole map, GroupNorm before and residual after it; its input must be at hand whole."""
+    """Self-attention over the whole map, GroupNorm before it and a residual after it; it needs its whole input."""
 
     module: Any
 
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """The layers of one half, with what each gets: `sizes[i]` and `channels[i]` are the input of layer i."""
+    """The layers of one half; `sizes[i]` and `channels[i]` are those of the input of layer i."""
 
     layers: tuple[Any, ...]
     sizes: tuple[Size, ...]
     channels: tuple[int, ...]
 
     def back(self, start: int, stop: int, region: Region) -> list[Region]:
-        """What layers start..stop-1 need for `region` of the output of the last: input of each, then `region`."""
+        """Return the region of the input of each of layers start..stop-1 that `region` of the output needs, then it."""
         regions = [region]
         for index in reversed(range(start, stop)):
             (rows, columns), (height, width) = regions[-1], self.sizes[index]
@@ -160,12 +174,12 @@ class Layers:
         return regions[::-1]
 
     def norms(self, start: int, stop: int) -> list[int]:
-        """Indices of the norms in a part."""
+        """Return the indices of the norms among layers start..stop-1."""
         return [index for index in range(start, stop) if isinstance(self.layers[index], Norm)]
 
 
 def layers_of(vae: Any, half: Half, size: Size) -> Layers:
-    """The layers of one half for an input of `size`: pixels of an encoder, latent cells of a decoder.
+    """Return the layers of one half for an input of `size`: pixels of an encoder, latent cells of a decoder.
 
     Raises `ValueError` for a module that is not diffusers' `AutoencoderKL` with its standard blocks.
     """
@@ -199,7 +213,7 @@ def _decoder(vae: Any) -> Iterator[Any]:
 
 
 def _rest(half: Any, up_blocks: Any) -> Iterator[Any]:
-    """The middle block, the blocks that enlarge, and the end."""
+    """Yield the middle block, the blocks that enlarge, and the last layers."""
     yield from _resnet(half.mid_block.resnets[0])
     for attention, resnet in zip(half.mid_block.attentions, half.mid_block.resnets[1:], strict=True):
         if attention is not None:

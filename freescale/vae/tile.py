@@ -1,7 +1,7 @@
-"""One tile of a VAE's encoder or decoder, computed by itself: what a pass of `freescale/vae/passes.py` is made of.
+"""One tile of a VAE's encoder or decoder, computed by itself; a pass of `freescale/vae/passes.py` is made of them.
 
-A tile is a few numbers and the statistics known so far; with the same input it gives the same bits wherever and however
-often it is computed.
+A tile is a few numbers and the statistics known so far. With the same input it gives the same bits on every machine of
+one kind, however often it is computed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ BLOCK = 2048  # queries, and keys, whose scores are held at once in the attentio
 class Tile:
     """One computation of a pass: layers start..stop-1 at a region of the output of the last.
 
-    Made from the input, or where a map is kept before `start`, from that. `affine` is what norms amount to, by index.
-    With `groups`, those of the norm that follows, mean and spread are wanted in place of the values. Of an attention, a
-    region is a span of queries in the flattened map.
+    It starts from the input or, where a map is kept before `start`, from that map. `affine` has the scale and shift of
+    each norm so far, by its index. Where `groups`, the groups of the norm that follows, is not 0, the mean and spread
+    of the values are computed in place of the values. The region of an attention is a span of queries in the flattened
+    map.
     """
 
     start: int
@@ -41,18 +42,18 @@ class Tile:
 
 
 class TiledVae:
-    """Half a VAE over one input, of which `read` gives regions: computes any tile by itself."""
+    """The encoder or decoder of a VAE over one input, of which `read` gives regions; it computes any tile by itself."""
 
     def __init__(self, vae: Any, half: Half, size: Size, read: Read) -> None:
         weight = next(vae.parameters())
         self.network, self.read, self.device, self.dtype = layers_of(vae, half, size), read, weight.device, weight.dtype
-        self._whole: tuple[Tensor, Tensor] | None = None  # the map of the attention at work, and that on the device
+        self._whole: tuple[Tensor, Tensor] | None = None  # the map of the last attention, on the host and on the device
 
     @torch.no_grad()
     def compute(self, tile: Tile, held: Tensor | None = None) -> Tensor:
-        """A tile's values (B, C, rows, columns) or, with `groups`, (mean and spread, B, groups); on the CPU.
+        """Return a tile's values (B, C, rows, columns) or, with `groups`, (mean and spread, B, groups); on the CPU.
 
-        `held` is the map that is kept before `start`; None: it is made from the input.
+        `held` is the map that is kept before `start`; None: the tile starts from the input.
         """
         layer = self.network.layers[tile.start]
         if isinstance(layer, Attend) and tile.stop > tile.start:
@@ -65,15 +66,15 @@ class TiledVae:
 
     @property
     def has_copy(self) -> bool:
-        """Whether an attention at work has its map on a device, so that the host's may be written over."""
+        """Whether an attention has a copy of its map on a device, so that the host's may be written over."""
         return bool(self.device.type != "cpu")
 
     def forget(self) -> None:
-        """Let go of what the last attention left on the device."""
+        """Free the copy that the last attention left on the device."""
         self._whole = None
 
     def to_device(self, x: Tensor) -> Tensor:
-        """As the weights are."""
+        """Return x on the device and in the dtype of the weights."""
         return x.to(self.device, self.dtype)
 
     def _flat(self, held: Tensor) -> Tensor:
@@ -102,13 +103,15 @@ class TiledVae:
 
 
 def _attended(attention: Any, flat: Tensor, block: slice, scale: Tensor, shift: Tensor) -> Tensor:
-    """The output (B, C, n) of an attention for a block of the map (B, C, N): softmax over all keys, block by block."""
+    """Return an attention's output (B, C, n) for a block of the map (B, C, N): softmax over all keys, by blocks."""
     heads = attention.heads
 
     def split(tokens: Tensor) -> Tensor:
+        """Return (B, heads, tokens, head_dim)."""
         return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
     def tokens(at: slice) -> Tensor:
+        """Return the normalised tokens (B, tokens, C) of a span of the map."""
         return (flat[..., at] * scale).add_(shift).transpose(1, 2)
 
     query = split(attention.to_q(tokens(block)))
@@ -129,9 +132,9 @@ def _attended(attention: Any, flat: Tensor, block: slice, scale: Tensor, shift: 
 
 
 def _moments(values: Tensor, groups: int) -> Tensor:
-    """Mean and sum of squared deviations of one tile, (2, B, groups), in float64 on the CPU."""
+    """Return mean and sum of squared deviations of one tile, (2, B, groups), in float64 on the CPU."""
     mean, spread = list[Tensor](), list[Tensor]()
-    held = values.cpu() if values.device.type == "mps" else values  # it knows no float64
+    held = values.cpu() if values.device.type == "mps" else values  # MPS has no float64
     for group in held.flatten(2).chunk(groups, dim=1):  # one at a time: float64 takes twice the room
         variance, middle = torch.var_mean(group.double(), dim=(1, 2), correction=0)
         mean.append(middle)
@@ -141,11 +144,11 @@ def _moments(values: Tensor, groups: int) -> Tensor:
 
 
 def reader(held: Tensor) -> Read:
-    """Regions of what is at hand whole."""
+    """Return the function that gives regions of a map that is in memory."""
     return lambda region: held[..., slice(*region[0]), slice(*region[1])]
 
 
 def _cut(x: Tensor, at: Region, wanted: Region) -> Tensor:
-    """The part of a tile that lies at `at` which is `wanted`."""
+    """Return the region `wanted` of a tile x that lies at `at`."""
     rows, columns = (slice(w[0] - a[0], w[1] - a[0]) for a, w in zip(at, wanted, strict=True))
     return x[..., rows, columns]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from stages.errors import SpecError
-from stages.stage import Parents, Stage, Tensors, not_in_key
+from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_key, picture_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,14 @@ class LoadPicture(Stage):
         with Image.open(BytesIO(data), formats=FORMATS) as picture:
             pixels = torch.frombuffer(bytearray(picture.convert(self.mode).tobytes()), dtype=torch.uint8)
             return {"picture": pixels.reshape(picture.height, picture.width, -1)}
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """A picture on the host."""
+        return picture_cost(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """The 8-bit levels of a picture, if it is as large as the level."""
+        return 3 * size[0] * size[1]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import SpecError
-from stages.plan import settled_method
+from stages.settings import settled_method
 from stages.shapes.scenes import sample_scene
 from stages.shapes_motion.videos import sample_video
 from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, exact_rate, parse_size, sentence

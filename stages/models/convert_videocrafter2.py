@@ -1,4 +1,4 @@
-"""VideoCrafter2's `model.ckpt` -> a diffusers folder in safetensors that can be rendered with (`docs/video.md`).
+"""VideoCrafter2's `model.ckpt` -> a diffusers folder in safetensors (`docs/how-to/convert-videocrafter2.md`).
 
 Nothing in the file is run: `torch.load(weights_only=True)` reads tensors and refuses all else. Every tensor must have
 a place and every place a tensor of its shape, or nothing is written. The folder appears whole, by a rename.

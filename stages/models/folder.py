@@ -1,8 +1,9 @@
 """What a model folder says of itself, read without loading a weight or a library.
 
 A model is a diffusers pipeline folder in safetensors. Images come from `StableDiffusionXLPipeline` and
-`StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/video.md`), `TextToVideoSDPipeline`
-(ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
+`StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/reference/models.md`),
+`TextToVideoSDPipeline` (ModelScope, zeroscope),
+`AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
 give defaults and what their configuration has no field for.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from freescale import Solver
     from stages.spec import ModelSpec
 
+CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
 EMBEDDED = Path(__file__).parents[1] / "shapes" / "model"
 EMBEDDED_MODELS: Mapping[str, Path] = {
     "shapes": EMBEDDED,
@@ -81,6 +83,7 @@ class ModelInfo:
     scheduler: Mapping[str, Any]  # with `dynamic_scale`, where there is one: all that `make_schedule` needs
     size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
     latent_channels: int
+    cell: int = CELL  # pixels of a latent cell's side: the factor of its VAE
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     method_defaults: Mapping[str, Any] = field(default_factory=dict)  # where the spec names none
     frames: int | None = None  # it was trained for; None: an image model
@@ -163,7 +166,7 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
     info = ModelInfo(
         name=spec.name,
         folder=folder,
-        native=_native(folder, unet, card),
+        native=_native(folder, unet, card, cell_of(vae)),
         steps=card.get("steps", 4 if turbo else 50),
         guidance_scale=card.get("guidance_scale", 0.0 if turbo else 7.5),
         negative_prompt=card.get("negative_prompt", NEGATIVE),
@@ -171,6 +174,7 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
         scheduler=scheduler,
         size_ids=unet.get("addition_embed_type") == "text_time",
         latent_channels=int(vae["latent_channels"]),
+        cell=cell_of(vae),
         fingerprints={part: hashes.folders(folder, names) for part, names in PARTS.items()},
         method_defaults=TURBO if turbo else card.get("method", {}),
         unet_class=unet_class,
@@ -187,10 +191,20 @@ def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
     return name
 
 
-def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any]) -> tuple[int, int]:
+def cell_of(vae: Mapping[str, Any]) -> int:
+    """Pixels of a latent cell's side, by a VAE's configuration: it halves the sides after each block but the last.
+
+    8 for the four blocks of the VAEs of Stable Diffusion, and where the configuration names none.
+    """
+    blocks = vae.get("block_out_channels")
+    return int(2 ** (len(blocks) - 1)) if blocks else CELL
+
+
+def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any], cell: int) -> tuple[int, int]:
     """(height, width) in pixels: the card's `native`, else the UNet's `sample_size` in latent cells."""
     cells = unet.get("sample_size")
-    given = card.get("native", [side * 8 for side in cells] if isinstance(cells, list) else [int(cells or 0) * 8] * 2)
+    sides = [side * cell for side in cells] if isinstance(cells, list) else [int(cells or 0) * cell] * 2
+    given = card.get("native", sides)
     if not (isinstance(given, list) and len(given) == 2 and all(isinstance(n, int) and n >= 64 for n in given)):
         raise SpecError(f"model: {folder} gives the native size {given}; two sides of 64 pixels or more work")
     return given[0], given[1]

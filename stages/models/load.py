@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,19 @@ from stages.errors import SpecError
 from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from freescale.vae.passes import Run
-    from stages.stage import Helpers
+    from stages.spec import RunOptions
 
 __all__ = [
     "CLIP_INPUT",
     "EMBEDDED",
     "ClipNetworks",
+    "Helpers",
     "ModelInfo",
     "Models",
     "available",
@@ -43,6 +44,16 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 CLIP_INPUT = "model.safetensors"  # of a CLIP folder
+
+
+class Helpers(Protocol):
+    """Other processes that compute parts of a stage's result, to the same bits as this process would."""
+
+    def tiles(self, frame: int = 0) -> Run:
+        """Who computes the VAE's tiles over the stage's picture, or over a frame of its video."""
+
+    def frames(self, indices: Iterable[int], options: RunOptions) -> Iterator[Tensor]:
+        """The stage's `make_frame` of each index, in order."""
 
 
 class Models:
@@ -73,7 +84,7 @@ class Models:
     def vae(self) -> AutoencoderKL:
         """The VAE; in float32, since SDXL's overflows in half precision (`force_upcast`).
 
-        On a CPU its weights are laid out channels last, as its convolutions like them (`docs/performance.md`).
+        On a CPU its weights are laid out channels last, as its convolutions like them (`docs/lab/speed.md`).
         """
         from diffusers import AutoencoderKL
 

@@ -1,8 +1,8 @@
-"""Memory: what there is, what to give up for it, and when to say no.
+"""Memory: how much there is, which savings bring a stage under it, and which plans are refused.
 
-A render's measures cost time and change rounding at most. `fitted` picks, stage by stage, the mildest that bring the
-predicted peak under the budget; `check` refuses, before anything starts, a plan with a stage that no measure makes fit.
-The same ladder serves a stage that runs out of memory all the same (`stages/runner.py`).
+A saving costs time and changes rounding at most. `fitted` picks, stage by stage, the mildest savings that bring the
+predicted peak under the budget. `check` refuses, before anything starts, a plan with a stage that no saving makes fit.
+A stage that runs out of memory against the prediction takes the next saving of the same list (`stages/runner.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from freescale.vae.passes import VaeMemoryError
+from freescale.vae.plan import VaeMemoryError
 from stages.amounts import enough_bytes, show_bytes
 from stages.errors import SpecError
 from stages.planner.estimate import Estimate, estimate, resident, rough_bytes
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from stages.spec import RunOptions
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-PARTS = ("text", "unet", "vae")  # of a model; other networks (measures of pictures) are small
+PARTS = ("text", "unet", "vae")  # of a model; the networks of metrics are small
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One measure: what it is called in a manifest, the options it sets, the parts of a model it helps.
+class Saving:
+    """One way to take less memory: its name in a manifest, the options it sets, the parts of a model it helps.
 
-    One that is not planned is kept for when memory runs out all the same: where SDXL is at its peak it saves nothing.
+    One that is not planned is taken only when memory has run out: where SDXL is at its peak it saves nothing.
     """
 
     name: str
@@ -44,37 +44,37 @@ class Rung:
     is_planned: bool = True
 
 
-LADDER: tuple[Rung, ...] = (  # mildest first
-    Rung("split guidance", {"split_guidance": True}, ("unet",)),
-    Rung("feed-forward 16,384 tokens at a time", {"feed_forward_tokens": 16384}, ("unet",)),
-    Rung("attention windows eight at a time", {"window_rows": 8}, ("unet",)),
-    Rung("attention windows one at a time", {"window_rows": 1}, ("unet",), is_planned=False),
-    Rung("the VAE by exact tiles within 6 GiB", {"vae_memory": 6 << 30}, ("vae",)),  # enough at 8192x8192 for SDXL's
-    Rung("the UNet off the device", {"offload": True}, ("text", "vae")),
+SAVINGS: tuple[Saving, ...] = (  # mildest first
+    Saving("split guidance", {"split_guidance": True}, ("unet",)),
+    Saving("feed-forward 16,384 tokens at a time", {"feed_forward_tokens": 16384}, ("unet",)),
+    Saving("attention windows eight at a time", {"window_rows": 8}, ("unet",)),
+    Saving("attention windows one at a time", {"window_rows": 1}, ("unet",), is_planned=False),
+    Saving("the VAE by exact tiles within 6 GiB", {"vae_memory": 6 << 30}, ("vae",)),  # enough at 8192x8192 for SDXL's
+    Saving("the UNet off the device", {"offload": True}, ("text", "vae")),
 )
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a call will be run: options with the measures in them, the measures' names, what it then takes."""
+    """How a call will be run: options with the savings in them, the savings' names, what the call then takes."""
 
     options: RunOptions
-    measures: tuple[str, ...]
+    savings: tuple[str, ...]
     estimate: Estimate
     fits: bool
 
 
-def next_rung(part: str, taken: Iterable[str], options: RunOptions) -> Rung | None:
-    """The mildest measure for a part of a model that is not taken yet and would change the options."""
-    for rung in LADDER:
-        if part in rung.parts and rung.name not in taken and _tightens(rung, options):
-            return rung
+def next_saving(part: str, taken: Iterable[str], options: RunOptions) -> Saving | None:
+    """The mildest saving for a part of a model that is not taken yet and would change the options."""
+    for saving in SAVINGS:
+        if part in saving.parts and saving.name not in taken and _tightens(saving, options):
+            return saving
     return None
 
 
-def _tightens(rung: Rung, options: RunOptions) -> bool:
-    """Whether a rung asks for less than the options do already."""
-    for name, value in rung.change.items():
+def _tightens(saving: Saving, options: RunOptions) -> bool:
+    """Whether a saving asks for less than the options do already."""
+    for name, value in saving.change.items():
         now = getattr(options, name)
         if now is None or now is False or (now is not True and now > value):
             return True
@@ -82,9 +82,10 @@ def _tightens(rung: Rung, options: RunOptions) -> bool:
 
 
 def fit(call: Call, info: ModelInfo, options: RunOptions, budget: int, device: str) -> Fit:
-    """The mildest measures under which a call takes at most `budget` bytes; all of them where none do.
+    """The mildest savings under which a call takes at most `budget` bytes; all of them where it never does.
 
-    No measure and every measure are tried first, so that a hopeless case costs two traces.
+    No saving and every saving are tried first, so that a call that can never fit costs two traces. `device` is its
+    kind: `cpu`, `cuda` or `mps`.
     """
     steps = list(_steps(call.stage.part, options))
     if not steps or resident(call, info, options, device) <= budget:
@@ -96,36 +97,39 @@ def fit(call: Call, info: ModelInfo, options: RunOptions, budget: int, device: s
     whole = Fit(*steps[-1], estimate(call, info, steps[-1][0], device), True)
     if whole.estimate.memory > budget:
         return replace(whole, fits=False)
-    for measured, measures in steps[:-1]:
-        found = estimate(call, info, measured, device)
+    for saving, names in steps[:-1]:
+        found = estimate(call, info, saving, device)
         if found.memory <= budget:
-            return Fit(measured, measures, found, True)
+            return Fit(saving, names, found, True)
     return whole
 
 
 def _steps(part: str, options: RunOptions) -> Iterator[tuple[RunOptions, tuple[str, ...]]]:
-    """Options and names of the measures taken, after each rung that is left for a part."""
+    """Options and names of the savings taken, after each saving that is left for a part."""
     taken: tuple[str, ...] = ()
-    while (rung := next_rung(part, taken, options)) is not None and rung.is_planned:
-        taken, options = (*taken, rung.name), options.model_copy(update=dict(rung.change))
+    while (saving := next_saving(part, taken, options)) is not None and saving.is_planned:
+        taken, options = (*taken, saving.name), options.model_copy(update=dict(saving.change))
         yield options, taken
 
 
 def fitted(call: Call, info: ModelInfo, options: RunOptions, device: torch.device) -> tuple[RunOptions, list[str]]:
-    """Options and measures to run a call with. Where memory is plentiful by a rough bound, nothing is traced."""
+    """Options to run a call with, and the names of the savings in them.
+
+    Where a rough upper bound is under half of what is free, nothing is traced.
+    """
     if call.stage.part not in PARTS:
         return options, []
     budget = options.memory or free_bytes(device)
     if options.memory is None and rough_bytes(call, info) < budget / 2:
         return options, []
     found = fit(call, info, options, budget, device.type)
-    return found.options, list(found.measures)
+    return found.options, list(found.savings)
 
 
 def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
-    """Raise `SpecError` for calls that no measure makes fit, naming the smallest budget that would do.
+    """Raise `SpecError` for calls that no saving makes fit, with the smallest budget that would do.
 
-    A `vae_memory` that does not suffice for tiles is refused too.
+    Raise it also for a `vae_memory` that is too small for tiles.
     """
     budget = options.memory or free_bytes(device)
     calls = [call for call in calls if call.stage.part in PARTS]
@@ -140,13 +144,13 @@ def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: t
     height, width = call.size
     there = show_bytes(budget) if options.memory else f"{show_bytes(budget)} free on {device}"
     raise SpecError(
-        f"memory: {there} is too little for {call.label} at {width}x{height}, with every measure taken; "
+        f"memory: {there} is too little for {call.label} at {width}x{height}, with every saving taken; "
         f"the smallest that would do is {enough_bytes(needed)}"
     )
 
 
 def check_tiles(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
-    """Raise `SpecError` for a `vae_memory` that does not suffice for the tiles of a call, naming what would."""
+    """Raise `SpecError` for a `vae_memory` that is too small for the tiles of a call, with what would do."""
     if not options.vae_memory:
         return
     needed = dict[int, SpecError]()
@@ -179,7 +183,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def keep_freed() -> None:
-    """Have glibc keep up to 64 MiB of freed host memory at hand, as it comes to by itself in a process that works long.
+    """Have glibc keep up to 64 MiB of freed host memory for reuse, as it does by itself in a process that works long.
 
     Dask starts its workers with `MALLOC_TRIM_THRESHOLD_` at 64 KiB: every tensor is then on new pages of the system,
     and DemoFusion's windows took twice the time on two cores. With another C library nothing happens.
@@ -204,7 +208,7 @@ def _of_glibc(name: str) -> Any:
 
 
 def _free_host_bytes() -> int:
-    """What Linux says could be had without swapping; elsewhere, half of what is built in."""
+    """What Linux says is available without swapping; elsewhere, half of what is built in."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -1,9 +1,9 @@
-"""A model's parts without weights, folded so that layers of one shape are run once and counted as often as they are.
+"""A model's parts without weights, folded: layers of one shape are run once and counted as often as they occur.
 
 SDXL's UNet repeats itself: in a level two or three spatial transformers of one shape, in each of those up to ten
-blocks of one shape. A trace (`stages/planner/trace.py`) learns all of them from the last of each list: the others
-hand back a tensor of the same shape, the last one's multiply-adds count for all, and so does what it leaves behind
-(the stored keys and values of the prompt). A test holds the fold against the whole network.
+blocks of one shape. A trace (`stages/planner/trace.py`) runs the last of each list. The others return an empty tensor
+of the right shape; the last one's multiply-adds count for all of them, and so does the memory it keeps (the stored keys
+and values of the prompt). A test compares the folded network with the whole one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from stages.models.load import empty_part
+from stages.planner.kept import kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ class Skeleton:
         if len(layers) < 2 or len({_shapes(layer) for layer in layers}) > 1:
             return
         for index in range(len(layers) - 1):
-            layers[index] = _Likewise(is_tuple=hasattr(layers[-1], "transformer_blocks"))
+            layers[index] = _Folded(is_tuple=hasattr(layers[-1], "transformer_blocks"))
         fold = _Fold(self, len(layers) - 1)
         layers[-1].register_forward_pre_hook(fold.before)
         layers[-1].register_forward_hook(fold.after)
@@ -85,8 +86,11 @@ def _shapes(layer: nn.Module) -> tuple[Any, ...]:
     return tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
 
 
-class _Likewise(nn.Module):
-    """Stands for a layer whose like is run further on. A spatial transformer returns a tuple, a block a tensor."""
+class _Folded(nn.Module):
+    """In place of a layer that another one of the same shape is counted for.
+
+    A spatial transformer returns a tuple, a block a tensor.
+    """
 
     def __init__(self, *, is_tuple: bool) -> None:
         super().__init__()
@@ -126,8 +130,20 @@ def skeleton(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None =
 
     `adapter` is the folder of the motion modules that the UNet gets.
     """
+    return _skeleton(configurations(folder, part, adapter), dtype)
+
+
+def configurations(folder: Path, part: str, adapter: Path | None = None) -> tuple[str, ...]:
+    """The texts of the configurations that `skeleton` makes a part from: all that its traces depend on of a model."""
     folders = (folder / part, *([] if adapter is None else [adapter]))
-    return _skeleton(tuple((place / "config.json").read_text(encoding="utf-8") for place in folders), dtype)
+    return tuple((each / "config.json").read_text(encoding="utf-8") for each in folders)
+
+
+def part_weights(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> int:
+    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
+    configs = configurations(folder, part, adapter)
+    (found,) = kept(lambda: (_skeleton(configs, dtype).weights,), "weights", configs, str(dtype))
+    return int(found)
 
 
 @lru_cache(maxsize=8)
@@ -138,13 +154,15 @@ def _skeleton(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
 def text_weights(folder: Path, dtype: torch.dtype) -> int:
     """Bytes of the CLIP text encoders of a model folder, from their configurations."""
     paths = (folder / part / "config.json" for part in ("text_encoder", "text_encoder_2"))
-    return sum(_video_numbers(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.is_file()) * (
-        torch.empty(0, dtype=dtype).element_size()
-    )
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    return sum(map(_encoder_parameters, configs)) * torch.empty(0, dtype=dtype).element_size()
 
 
-def _video_numbers(config: Mapping[str, Any]) -> int:
-    """Parameters of a CLIP text encoder: embeddings, layers of attention, feed-forward and two norms, a projection."""
+def _encoder_parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of a CLIP text encoder.
+
+    Embeddings, layers of attention, feed-forward and two norms, and a projection where there is one.
+    """
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     attention = 4 * (width * width + width)
     layer = attention + 2 * width * inner + width + inner + 4 * width

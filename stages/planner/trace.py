@@ -44,7 +44,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Watch no more; what is still alive may be freed unseen."""
+        """Stop watching; tensors that are still alive may be freed unseen."""
         self._attention.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
@@ -99,7 +99,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Attention(TorchFunctionMode):
-    """Stands in for attention on meta tensors, which torch would take apart into scores and their softmax."""
+    """Replaces attention on meta tensors, which torch would split into scores and their softmax."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """A night of jobs over two workers with a tenth of them faulty, against the same night in quiet.
 
-`FREESCALE_NIGHT=100 pytest tests/faults/test_night.py` is the long version; its figures are in `docs/reliability.md`.
+`FREESCALE_NIGHT=100 pytest tests/faults/test_night.py` is the long version; `docs/lab/reliability.md` has its figures.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ WORKERS = int(os.environ.get("FREESCALE_WORKERS", "2"))
 SEED = int(os.environ.get("FREESCALE_SEED", "0"))
 KILLS = WORKERS + 2 if WORKERS > 2 else 1  # each of another run, so that none is set aside for killing its workers
 JOBS = 2 * KILLS + 1
-HEARTBEAT = 1.0
+HEARTBEAT_SECONDS = 1.0
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ class Workers:
 
     def start(self) -> ForkServerProcess:
         words = ["batch", str(self.jobs), "--home", str(self.home), "--checkpoint-every", "0", "--threads", "1"]
-        self.all.append(freescale(self._told(len(self.all)), *words, heartbeat=HEARTBEAT))
+        self.all.append(freescale(self._told(len(self.all)), *words, heartbeat=HEARTBEAT_SECONDS))
         return self.all[-1]
 
     def at_work(self) -> list[ForkServerProcess]:
@@ -133,7 +133,10 @@ def test_no_job_is_lost_and_no_key_has_two_contents(tmp_path: Path) -> None:
     os.kill(zombie.pid or 0, signal.SIGCONT)
     workers.finish()
     print(f"\n{WORKERS} workers, {JOBS} jobs, {KILLS} kills; leases of the stopped one passed on after the kills in")
-    print(", ".join(f"{name[:12]} {passed:.1f} s" for name, passed in seconds.items()), f"(heartbeat {HEARTBEAT} s)")
+    print(
+        ", ".join(f"{name[:12]} {passed:.1f} s" for name, passed in seconds.items()),
+        f"(heartbeat {HEARTBEAT_SECONDS} s)",
+    )
     compare(Home(tmp_path / "home"), Home(tmp_path / "quiet"))
 
 

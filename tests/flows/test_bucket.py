@@ -87,14 +87,14 @@ def test_a_render_killed_on_one_machine_is_ended_by_another(
     out = ["--out", str(tmp_path / "killed.png")]
     process = subprocess.Popen([*words, *out], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     monkeypatch.setenv("FREESCALE_STORE", url)
-    place = Home.find(tmp_path / "watcher").place
+    backend = Home.find(tmp_path / "watcher").backend
     patience = time.monotonic() + 120
-    while not place.names("steps/*/step-*.json"):
+    while not backend.names("steps/*/step-*.json"):
         assert time.monotonic() < patience, "no checkpoint in two minutes"
         assert process.poll() is None, "it ended before it was killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    monkeypatch.setattr("storage.bucket_lease.HEARTBEAT", 0.5)
+    monkeypatch.setattr("storage.bucket_lease.HEARTBEAT_SECONDS", 0.5)
     there = render(url, tmp_path / "there", monkeypatch, capsys)
     assert [stage["resumed_at_step"] for stage in there["stages"] if stage["resumed_at_step"]]
     quiet = render("s3://studio/quiet", tmp_path / "quiet", monkeypatch, capsys)

@@ -175,7 +175,7 @@ def test_a_plan_says_what_every_stage_takes(
     assert plan["fits"]
     assert rows["base_denoise", 0]["flops"] > 0 < rows["base_denoise", 0]["seconds"]
     assert rows["base_denoise", 0]["seconds_basis"] in ("measured", "assumed")
-    assert all(row["disk_bytes"] > 0 and row["measures"] == [] for row in plan["stages"])
+    assert all(row["disk_bytes"] > 0 and row["savings"] == [] for row in plan["stages"])
     budget = max(rows[key]["memory_bytes"] for key in rows if key[0] in ("decode", "upscale", "conditioning"))
     assert call(monkeypatch, *words, "--memory", str(budget)) == 0
     assert json.loads(capsys.readouterr().out)["memory_budget_bytes"] == budget

@@ -302,7 +302,7 @@ def test_flags_lie_over_a_file(tmp_path: Path) -> None:
     spec = evaluation_from(tmp_path / "spec.yaml", {"count": 4, "method": ["direct"], "size": [], "protocol": "truth"})
     assert (spec.count, spec.sizes, [e.label for e in spec.methods]) == (4, ((256, 256),), ["direct"])
     assert spec.reference.count == 9
-    assert evaluation_from(None, {"folder": "x"}).reference.protocol == "real"
+    assert evaluation_from(None, {"reference": "x"}).reference.protocol == "real"
 
 
 def test_the_command_plans_refuses_and_keeps_others_files(

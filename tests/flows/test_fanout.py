@@ -25,13 +25,13 @@ from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
 from freescale.vae.tile import Tile
-from stages.decode_video import DecodeVideo
+from stages.decode import DecodeVideo
 from stages.errors import SpecError
 from stages.metrics.spec import make_evaluation
-from stages.planner.budget import LADDER
+from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
 from stages.spec import RunOptions, make_spec
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def strike(dask_worker: Any) -> None:
     Or when it has no memory for a frame.
     """
     from freescale.vae.tile import TiledVae
-    from stages.decode_video import DecodeVideo
+    from stages.decode import DecodeVideo
 
     folder = Path(os.environ["FREESCALE_STRIKES"])
     computing, decoding, rendering, count = TiledVae.compute, DecodeVideo.make_frame, Session.render, [0]
@@ -241,8 +241,8 @@ def test_a_worker_out_of_memory_at_a_frame_steps_down(
     (strikes / "scarce-4").unlink()
     assert_same_video(Home(tmp_path), made, video)
     manifests = [Home(tmp_path).store.find(o.key) for o in made.outcomes if o.call.stage.name == "decode"]
-    taken = tuple(rung.name for rung in LADDER if "vae" in rung.parts)
-    assert [found.measures for found in manifests] == [taken] * 2  # type: ignore[union-attr]
+    taken = tuple(saving.name for saving in SAVINGS if "vae" in saving.parts)
+    assert [found.savings for found in manifests] == [taken] * 2  # type: ignore[union-attr]
 
 
 def test_a_slow_task_holds_back_those_far_after_it(tmp_path: Path, client: Client) -> None:

@@ -45,8 +45,26 @@ def imported(*words: str) -> set[str]:
     return set(told["modules"])
 
 
-@pytest.mark.parametrize(("words", "most"), [(("--help",), 420), (("render", "--help"), 420), (("runs",), 430)])
+@pytest.mark.parametrize(("words", "most"), [(("--help",), 480), (("render", "--help"), 480), (("runs",), 480)])
 def test_a_light_command_imports_no_heavy_package(words: tuple[str, ...], most: int, tmp_path: Path) -> None:
     modules = imported(*words, *(() if "--help" in words else ("--home", str(tmp_path))))
     assert modules & HEAVY == set()
     assert len(modules) <= most
+
+
+def test_a_run_is_shown_without_a_heavy_package() -> None:
+    home = ROOT / "tests" / "golden" / "home"
+    run = sorted(path.name for path in (home / "store" / "runs").iterdir())[0]
+    modules = imported("show", run, "--home", str(home))
+    assert modules & HEAVY == set()
+    assert len(modules) <= 480
+
+
+def test_a_second_plan_imports_neither_diffusers_nor_a_service(tmp_path: Path) -> None:
+    """The first one traces the networks, which needs diffusers; what it found is kept in the home."""
+    words = ("plan", "a red disc", "--size", "128x128", "--home", str(tmp_path))
+    assert "diffusers" in imported(*words)
+    assert (tmp_path / "cache" / "traces.json").is_file()
+    modules = imported(*words)
+    assert modules & (HEAVY - {"torch", "numpy", "PIL"}) == set()
+    assert len(modules) <= 1800

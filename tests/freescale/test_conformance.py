@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import METHODS, Direct, Method
 from freescale.methods.ablations import ABLATIONS, named
-from freescale.sampling import Moment, Schedule, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched
 from tests.toys import BASE, TARGET, Toward, is_same, level_at, render, sd_text, sd_unet, snapshot
 
@@ -179,7 +182,7 @@ def test_one_level_at_the_target(name: str, any_denoiser: Denoiser, scheduler_co
 def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, scheduler_config: Any) -> None:
     method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 4), level_at(1)
     whole = render(denoiser, method, level, schedule)
-    frugal = dataclasses.replace(denoiser, split_guidance=True, window_rows=2)
+    frugal = dataclasses.replace(denoiser, compute=Compute(split_guidance=True, window_rows=2))
     torch.testing.assert_close(render(frugal, method, level, schedule), whole, atol=1e-4, rtol=1e-4)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,17 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.detail import detail_weight
 from freescale.forward_process import generator, normal, renoise
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import DemoFusion, Direct
 from freescale.methods.demofusion.method import dilated_factor
-from freescale.methods.demofusion.views import Views, dilated_views, match_moments, predict_views, window_views
-from freescale.sampling import Moment, Schedule, make_schedule
+from freescale.methods.demofusion.views import dilated_views, match_moments, predict_views, window_views
+from freescale.moment import Moment
+from freescale.schedule import Schedule, make_schedule
 from freescale.windows import Windows, place_windows
 from tests.oracles import demofusion as oracle
 from tests.toys import level_at, render
+
+if TYPE_CHECKING:
+    from freescale.views import Views
 
 GRID = (13, 19)
 
@@ -38,7 +43,7 @@ def moment_at(
 class Places:
     """A made-up model whose noise depends on the view's content, on neighbours in it, and on where it lies."""
 
-    unet, window_rows, phase_convs = torch.nn.Module(), None, False
+    unet, compute = torch.nn.Module(), Compute()
 
     def __init__(self, views: Views | None = None) -> None:
         self.views = views
@@ -257,7 +262,7 @@ def test_most_views_at_once_follow_from_memory() -> None:
     whole = predict_views(Counting(), z, views, moment_at(3))  # type: ignore[arg-type]
     assert sizes == [16, 9]
     sizes.clear()
-    frugal = predict_views(Counting(), z, views, moment_at(3, window_rows=8))  # type: ignore[arg-type]
+    frugal = predict_views(Counting(), z, views, moment_at(3, compute=Compute(window_rows=8)))  # type: ignore[arg-type]
     assert sizes == [8, 8, 8, 1]
     assert torch.equal(whole, frugal)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from freescale.cascade import Level, base_size_for
+from freescale.compute import Compute
 from freescale.dilation import convs_under
 from freescale.forward_process import normal
 from freescale.frequency import fourier_filter, low_pass_mask
@@ -22,7 +23,9 @@ from freescale.methods import Direct, FouriScale
 from freescale.methods.fouriscale.buckets import BUCKETS, bucket_for, training_side, whole_scale
 from freescale.methods.fouriscale.fourier_dilation import FourierDilation, fourier_dilate, share_attention_maps
 from freescale.methods.fouriscale.method import SD, SDXL
-from freescale.sampling import Moment, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import make_schedule
 from freescale.unet_patches import dilate_convs, patched, spatial_self_attentions
 from tests.freescale.test_unet_patches import is_same, snapshot
 from tests.oracles import fourier as oracle
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.sampling import Schedule
+    from freescale.schedule import Schedule
 
 SPREADS, FLOORS = st.floats(1.0, 8.0), st.sampled_from([0.0, 0.3, 0.6, 1.0])
 
@@ -363,7 +366,7 @@ class TestBranches:
             with patched(unet, [both, share_attention_maps(1)]):
                 positive, weak = denoiser.passes(latents, 2, schedule, "positive", "positive")
         assert (positive - weak).abs().max() > 1e-3
-        for changes in ({}, {"split_guidance": True}):
+        for changes in ({}, {"compute": Compute(split_guidance=True)}):
             output = self.predict(dataclasses.replace(denoiser, **changes), method, scheduler_config)
             torch.testing.assert_close(output, negative + 4.0 * (weak - negative), atol=1e-4, rtol=1e-4)
         strongly = self.predict(denoiser, FouriScale(amplify=2.4), scheduler_config)
@@ -458,7 +461,7 @@ def test_nothing_is_left_after_an_exception(denoiser: Denoiser, scheduler_config
             raise RuntimeError("deep inside")
 
     handle = denoiser.unet.up_blocks[1].resnets[1].conv2.register_forward_hook(fail)
-    frugal = dataclasses.replace(denoiser, split_guidance=split)
+    frugal = dataclasses.replace(denoiser, compute=Compute(split_guidance=split))
     try:
         with pytest.raises(RuntimeError, match="deep inside"):
             render(frugal, FouriScale(), LARGE, make_schedule(scheduler_config, 4))

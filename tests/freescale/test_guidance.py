@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
-from freescale.sampling import make_schedule
+from freescale.schedule import make_schedule
 
 SHAPE = (1, 4, 8, 10)
 
@@ -48,7 +49,7 @@ def test_two_passes_are_one(passes: Any, conditioning: Conditioning) -> None:
     run, *_ = passes
     for rescale in (0.0, 0.7):
         options = {"guidance_scale": 5.0, "guidance_rescale": rescale}
-        split = run(conditioning, split_guidance=True, **options)
+        split = run(conditioning, compute=Compute(split_guidance=True), **options)
         torch.testing.assert_close(split, run(conditioning, **options), atol=2e-5, rtol=0)
 
 

@@ -18,7 +18,8 @@ from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import Direct, HiDiffusion
 from freescale.methods.hidiffusion.rau_net import layout_of, rau_net
 from freescale.methods.hidiffusion.shifted_windows import ShiftedWindows, shifted_windows
-from freescale.sampling import Moment, make_schedule
+from freescale.moment import Moment
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from freescale.windows import rolled_halves
 from tests.oracles import hidiffusion as oracle

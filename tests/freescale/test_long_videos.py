@@ -28,7 +28,9 @@ from freescale.long_videos import (
     window_temporal_attention,
 )
 from freescale.methods import Direct, FreeScale
-from freescale.sampling import Moment, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.oracles import videos as oracle
 from tests.toys import VIDEO_KINDS, is_same, snapshot, video_text, video_unet

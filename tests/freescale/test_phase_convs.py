@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from freescale.compute import Compute
 from freescale.dilation import dilated_layers
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import FreeScale
 from freescale.phase_convs import dilate_on_phases, phase_conv
-from freescale.sampling import make_schedule
+from freescale.schedule import make_schedule
 from freescale.unet_patches import dilated, patched
 from tests.toys import is_same, level_at, render, snapshot
 
@@ -47,7 +48,7 @@ def test_as_an_option_of_a_render(sdxl_unet: Any, conditioning: Conditioning, sc
     plain = Denoiser(sdxl_unet, conditioning, 4.0)
     method = FreeScale(restart=0.5, dilation=(0.0, 0.75))
     usual = render(plain, method, level_at(1), schedule)
-    on_phases = render(replace(plain, phase_convs=True), method, level_at(1), schedule)
+    on_phases = render(replace(plain, compute=Compute(phase_convs=True)), method, level_at(1), schedule)
     torch.testing.assert_close(on_phases, usual, atol=1e-3, rtol=0)  # latents of size 15, float32, two steps
     assert not torch.equal(render(plain, replace(method, dilate=False), level_at(1), schedule), usual)
 

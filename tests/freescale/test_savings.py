@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import Direct, FreeScale
-from freescale.sampling import make_schedule
 from freescale.savings import TextCache, chunk_feed_forward
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.toys import is_same, level_at, render, sd_text, sd_unet, snapshot
 
@@ -36,12 +37,12 @@ def count_calls(unet: Any, ending: str) -> tuple[list[str], list[Any]]:
 def test_text_is_projected_once_a_level(name: str, split: bool, denoiser: Denoiser, scheduler_config: Any) -> None:
     method, level = {"direct": Direct(), "freescale": FreeScale()}[name], level_at(1)
     schedule = make_schedule(scheduler_config, 5)
-    asked = replace(denoiser, split_guidance=split, text=None)
+    asked = replace(denoiser, compute=Compute(split_guidance=split), text_cache=None)
     plain = render(asked, method, level, schedule)
     before = snapshot(denoiser.unet)
     calls, handles = count_calls(denoiser.unet, "attn2.to_k")
     try:
-        held = render(replace(asked, text=TextCache()), method, level, schedule)
+        held = render(replace(asked, text_cache=TextCache()), method, level, schedule)
     finally:
         for handle in handles:
             handle.remove()
@@ -54,7 +55,7 @@ def test_text_is_projected_once_a_level(name: str, split: bool, denoiser: Denois
 def test_text_on_a_unet_of_another_kind(scheduler_config: Any) -> None:
     schedule = make_schedule(scheduler_config, 3)
     held = Denoiser(sd_unet("1.5"), sd_text(), 4.0)
-    plain = replace(held, text=None)
+    plain = replace(held, text_cache=None)
     assert torch.equal(render(held, Direct(), level_at(1), schedule), render(plain, Direct(), level_at(1), schedule))
 
 
@@ -75,7 +76,7 @@ def test_other_embeddings_are_not_mistaken(sdxl_unet: Any) -> None:
 def test_views_of_a_canvas_have_texts_of_their_own(denoiser: Denoiser) -> None:
     from freescale.methods.demofusion.views import dilated_views
 
-    assert denoiser.for_views(dilated_views((8, 10), 2), 1).text is None
+    assert denoiser.for_views(dilated_views((8, 10), 2), 1).text_cache is None
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 64, 10_000])
@@ -103,7 +104,7 @@ def test_feed_forward_never_sees_more_than_asked(denoiser: Denoiser, scheduler_c
     handles = [m.register_forward_hook(lambda _, args, __: seen.append(args[0][..., 0].numel())) for m in layers]
     before, schedule = snapshot(denoiser.unet), make_schedule(scheduler_config, 2)
     try:
-        parts = render(replace(denoiser, feed_forward_tokens=9), Direct(), level_at(1), schedule)
+        parts = render(replace(denoiser, compute=Compute(feed_forward_tokens=9)), Direct(), level_at(1), schedule)
     finally:
         for handle in handles:
             handle.remove()
@@ -117,11 +118,11 @@ def test_a_failure_leaves_no_trace(denoiser: Denoiser, scheduler_config: Any) ->
     def fail(*_: Any) -> None:
         raise RuntimeError("inside")
 
-    before = snapshot(denoiser.unet)
+    before, in_parts = snapshot(denoiser.unet), replace(denoiser, compute=Compute(feed_forward_tokens=9))
     handle = denoiser.unet.mid_block.register_forward_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="inside"):
-            render(replace(denoiser, feed_forward_tokens=9), Direct(), level_at(0), make_schedule(scheduler_config, 2))
+            render(in_parts, Direct(), level_at(0), make_schedule(scheduler_config, 2))
     finally:
         handle.remove()
     assert is_same(before, snapshot(denoiser.unet))
@@ -155,4 +156,4 @@ def test_savings_in_float64(saving: dict[str, Any], denoiser: Denoiser, schedule
     def run(saved: Denoiser) -> Tensor:
         return in_float64(saved.unet, lambda: render(saved, FreeScale(restart=0.75), level_at(1), schedule))
 
-    torch.testing.assert_close(run(replace(plain, **saving)), run(plain), atol=1e-10, rtol=0)
+    torch.testing.assert_close(run(replace(plain, compute=Compute(**saving))), run(plain), atol=1e-10, rtol=0)

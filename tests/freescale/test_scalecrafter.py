@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from freescale.cascade import Level, base_size_for
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Denoiser
 from freescale.methods import Direct, ScaleCrafter
@@ -27,7 +28,9 @@ from freescale.methods.scalecrafter.redilation import (
     redilate_convs,
 )
 from freescale.methods.scalecrafter.settings import RELEASED, SD, SDXL, Setting, setting_for
-from freescale.sampling import Moment, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.freescale.test_unet_patches import is_same, snapshot
 from tests.oracles import redilation as oracle
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale.methods import Method
-    from freescale.sampling import Schedule
+    from freescale.schedule import Schedule
 
 SIZES = st.tuples(st.integers(2, 7), st.integers(2, 7))
 SHAPES = Path(__file__).parents[2] / "stages" / "shapes" / "model" / "unet"
@@ -314,7 +317,7 @@ class TestGuidance:
         """(negative, positive) of one re-dilated net, the rows one by one."""
         latents = 5.0 * normal((1, 4, *LARGE.latent_hw), 1)
         with torch.no_grad(), patched(denoiser.unet, [redilate_convs(factors)]):
-            single = dataclasses.replace(denoiser, split_guidance=True)
+            single = dataclasses.replace(denoiser, compute=Compute(split_guidance=True))
             return single.pair(latents, step, make_schedule(config, 10))
 
     def test_leads_away_from_strong_and_starts_at_weak(self, denoiser: Denoiser, scheduler_config: Any) -> None:

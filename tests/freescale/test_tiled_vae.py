@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from freescale.forward_process import normal
-from freescale.vae.passes import decode_tiles, encode_tiles, plan_tiles, untiled_bytes
+from freescale.vae.passes import decode_tiles, encode_tiles
+from freescale.vae.plan import plan_tiles, untiled_bytes
 from freescale.vae.tile import Tile, TiledVae, reader
 
 AMPLE, MIB = 1 << 33, 1 << 20
@@ -93,12 +94,11 @@ def test_the_tile_edge_does_not_matter(tile: int) -> None:
 
 
 def test_neither_does_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from freescale.vae import passes as tiled_vae
-    from freescale.vae import tile as vae_tile
+    from freescale.vae import passes, plan, tile
 
-    for module in (tiled_vae, vae_tile):
+    for module in (passes, plan, tile):
         monkeypatch.setattr(module, "BLOCK", 16)  # several blocks of queries and of keys
-    monkeypatch.setattr(tiled_vae, "MIB", 1 << 12)
+    monkeypatch.setattr(plan, "MIB", 1 << 12)
     vae, size = vae_of(1), (16, 12)
     latents, picture = cells(size, torch.float64), pixels(size, torch.float64)
     plans = set()

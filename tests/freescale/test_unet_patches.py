@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from freescale.cascade import Level
+from freescale.freeu import freeu_patches
 from freescale.methods import FreeScale
-from freescale.sampling import Moment, make_schedule
+from freescale.moment import Moment
+from freescale.schedule import make_schedule
 from freescale.unet_patches import (
     dilate_convs,
     patched,
@@ -28,8 +30,8 @@ CONV = "down_blocks.1.downsamplers.0.conv"
 
 def every_patch() -> list[Any]:
     """FreeU, recorded grids, scale fusion and dilation, as FreeScale has them in the middle of a level."""
-    schedule = make_schedule({}, 10)
-    return list(FreeScale().patches(Moment(Level(1, (128, 160), (64, 80)), 4, schedule, 0)))
+    schedule, method = make_schedule({}, 10), FreeScale()
+    return [*freeu_patches(method.freeu), *method.patches(Moment(Level(1, (128, 160), (64, 80)), 4, schedule, 0))]
 
 
 def run(unet: Any, text: Conditioning, latents: torch.Tensor) -> torch.Tensor:

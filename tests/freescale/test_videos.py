@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from freescale.cascade import Level
+from freescale.compute import Compute
 from freescale.dilation import dilated_layers
 from freescale.enlarge import enlarge_latents
 from freescale.forward_process import normal, renoise
 from freescale.freeu import touched_resnets
 from freescale.guidance import Denoiser
 from freescale.methods import METHODS, DemoFusion, Direct, FreeScale, Method, ScaleCrafter
-from freescale.methods.demofusion.views import Views, predict_views, window_views
+from freescale.methods.demofusion.views import predict_views, window_views
 from freescale.methods.scalecrafter.redilation import factors_under
 from freescale.methods.scalecrafter.settings import setting_for
-from freescale.sampling import Moment, Schedule, denoise, make_schedule
+from freescale.moment import Moment
+from freescale.sampling import denoise
 from freescale.scale_fusion import scale_fusion
+from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched, spatial_self_attentions
 from tests.oracles import scale_fusion as fusion_oracle
 from tests.oracles import videos as oracle
 from tests.toys import VIDEO_KINDS, is_same, snapshot, video_text, video_unet
+
+if TYPE_CHECKING:
+    from freescale.views import Views
 
 METHODS_FOR_VIDEOS = {name: kind for name, kind in METHODS.items() if kind.video}
 BASE, TARGET, FRAMES = (64, 80), (120, 160), 2
@@ -165,7 +171,7 @@ class TestFps:
 
     def test_of_guidance_in_two_passes(self) -> None:
         fps = torch.tensor([28.0])
-        assert (self.predict(fps) - self.predict(fps, split_guidance=True)).abs().max() < 1e-4
+        assert (self.predict(fps) - self.predict(fps, compute=Compute(split_guidance=True))).abs().max() < 1e-4
 
     def test_is_asked_for(self) -> None:
         with pytest.raises(ValueError, match="timestep_cond is None"):
@@ -260,7 +266,7 @@ class TestConformance:
         assert is_same(before, snapshot(denoiser.unet))
         assert torch.equal(render(denoiser, method, level, schedule, cut=2), unbroken)
         if name != "direct":
-            split = render(denoiser_of(kind, split_guidance=True), method, level, schedule)
+            split = render(denoiser_of(kind, compute=Compute(split_guidance=True)), method, level, schedule)
             assert (split - unbroken).abs().max() < 2e-3 * unbroken.abs().max()
 
 
@@ -341,7 +347,7 @@ def test_the_windows_of_the_real_size(vc2_unet: Any) -> None:
 class FrameWise:
     """A stand-in denoiser that treats every frame by itself, and says how many rows it was given at once."""
 
-    window_rows = None
+    compute = Compute()
 
     def __init__(self) -> None:
         self.unet, self.rows = nn.Module(), list[int]()

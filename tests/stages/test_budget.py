@@ -1,4 +1,4 @@
-"""Memory: amounts, the measures picked for a budget, refusal, the ladder rung by rung, parts off the device."""
+"""Memory: amounts, the savings picked for a budget, refusal, one saving after another, parts off the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from stages.decode import Decode
 from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.plan import make_plan
-from stages.planner.budget import LADDER, PARTS, check, fit, next_rung, return_freed
+from stages.planner.budget import PARTS, SAVINGS, check, fit, next_saving, return_freed
 from stages.planner.estimate import estimate, resident, rough_bytes
 from stages.spec import ModelSpec, RunOptions, make_spec
 
@@ -49,9 +49,9 @@ def render(home: Path, **options: Any) -> Result:
     return session.render(prepare(make_spec(SMALL), session.home))
 
 
-def measures_of(home: Path, result: Result) -> dict[str, tuple[str, ...]]:
+def savings_of(home: Path, result: Result) -> dict[str, tuple[str, ...]]:
     store = Home(home).store
-    return {outcome.call.label: store.find(outcome.key).measures for outcome in result.outcomes}  # type: ignore[union-attr]
+    return {outcome.call.label: store.find(outcome.key).savings for outcome in result.outcomes}  # type: ignore[union-attr]
 
 
 def levels(result: Result) -> np.ndarray[Any, Any]:
@@ -95,20 +95,20 @@ def test_an_amount_that_is_named_as_enough_is_enough() -> None:
     assert (show_bytes(412 * 2**20), show_bytes(13.44 * GIB)) == ("412 MiB", "13.4 GiB")
 
 
-def test_the_mildest_measures_that_fit_are_picked(tmp_path: Path) -> None:
+def test_the_mildest_savings_that_fit_are_picked(tmp_path: Path) -> None:
     plan = make_plan(make_spec(SMALL), describe(ModelSpec(name="shapes"), tmp_path))
     call, info = next(c for c in plan.calls if c.label == "detail_pass 1"), plan.info
     whole = estimate(call, info, RunOptions(), "cuda")
-    assert fit(call, info, RunOptions(), whole.memory, "cuda").measures == ()
+    assert fit(call, info, RunOptions(), whole.memory, "cuda").savings == ()
     less = fit(call, info, RunOptions(), whole.memory - 1, "cuda")
-    assert less.measures == ("split guidance",)
+    assert less.savings == ("split guidance",)
     assert less.fits
     assert less.options == RunOptions(split_guidance=True)
     assert less.estimate.memory < whole.memory
-    assert less.estimate.flops == pytest.approx(whole.flops, rel=1e-3), "a measure multiplies no more"
+    assert less.estimate.flops == pytest.approx(whole.flops, rel=1e-3), "a saving multiplies no more"
     least = fit(call, info, RunOptions(), 1, "cuda")
     assert not least.fits
-    assert least.measures == tuple(r.name for r in LADDER if "unet" in r.parts and r.is_planned)
+    assert least.savings == tuple(r.name for r in SAVINGS if "unet" in r.parts and r.is_planned)
     assert fit(call, info, RunOptions(), least.estimate.memory, "cuda").fits, "the amount named would do"
 
 
@@ -133,7 +133,7 @@ def test_sdxl_at_8192_decodes_by_tiles_where_the_whole_would_not_fit(sdxl: Path)
     decode = next(call for call in plan.calls if call.label == "decode 3")
     found = fit(decode, plan.info, RunOptions(), 24 << 30, "cuda")
     assert found.fits
-    assert found.measures == ("the VAE by exact tiles within 6 GiB",)
+    assert found.savings == ("the VAE by exact tiles within 6 GiB",)
     assert found.estimate.memory < 24 << 30
 
 
@@ -185,8 +185,8 @@ def test_a_budget_changes_rounding_at_most_and_is_in_the_manifest(plain: Result,
     split = estimate(unet, plan.info, RunOptions(split_guidance=True), "cpu").memory
     result = render(tmp_path, memory=max(*others, split))
     assert np.abs(levels(result) - levels(plain)).max() <= 1
-    taken = measures_of(tmp_path, result)[unet.label]
-    assert taken == fit(unet, plan.info, RunOptions(), max(*others, split), "cpu").measures
+    taken = savings_of(tmp_path, result)[unet.label]
+    assert taken == fit(unet, plan.info, RunOptions(), max(*others, split), "cpu").savings
 
 
 QUICK = ("freescale", "demofusion")
@@ -208,19 +208,19 @@ def test_the_rough_bound_is_one_for_sdxl(sdxl: Path) -> None:
         assert estimate(call, plan.info, RunOptions(), "cuda").activations < rough_bytes(call, plan.info), call.label
 
 
-def test_a_rung_that_asks_for_no_less_is_left_out() -> None:
+def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
     given = RunOptions(split_guidance=True, feed_forward_tokens=1000, window_rows=4)
-    rung = next_rung("unet", (), given)
-    assert rung is not None
-    assert rung.name == "attention windows one at a time"
-    assert next_rung("unet", (rung.name,), given) is None
-    assert next_rung("vae", (), RunOptions(offload=True, vae_memory=2**30)) is None
-    assert next_rung("vae", (), RunOptions(offload=True, vae_memory=0)) is None
-    assert next_rung("", (), RunOptions()) is None
+    saving = next_saving("unet", (), given)
+    assert saving is not None
+    assert saving.name == "attention windows one at a time"
+    assert next_saving("unet", (saving.name,), given) is None
+    assert next_saving("vae", (), RunOptions(offload=True, vae_memory=2**30)) is None
+    assert next_saving("vae", (), RunOptions(offload=True, vae_memory=0)) is None
+    assert next_saving("", (), RunOptions()) is None
 
 
 @pytest.mark.parametrize("failures", [4, *(pytest.param(n, marks=SLOW) for n in (1, 2, 3))])
-def test_out_of_memory_takes_the_next_rung_and_the_pixels_stay(
+def test_out_of_memory_takes_the_next_saving_and_the_pixels_stay(
     failures: int, plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raised in the third UNet call and the next ones, so that steps are done before: the stage goes on from them."""
@@ -235,14 +235,14 @@ def test_out_of_memory_takes_the_next_rung_and_the_pixels_stay(
     monkeypatch.setattr(guidance.Denoiser, "_run", scarce)
     result = render(tmp_path)
     assert np.abs(levels(result) - levels(plain)).max() <= 1
-    wanted = tuple(rung.name for rung in LADDER if "unet" in rung.parts)[:failures]
-    assert measures_of(tmp_path, result)["base_denoise 0"] == wanted
+    wanted = tuple(saving.name for saving in SAVINGS if "unet" in saving.parts)[:failures]
+    assert savings_of(tmp_path, result)["base_denoise 0"] == wanted
     steps, whole_steps = 4 * 2, 2  # split guidance makes two calls a step; two steps went before
-    assert len([c for c in calls if c.split_guidance]) >= failures - 1
+    assert len([c for c in calls if c.compute.split_guidance]) >= failures - 1
     assert len(calls) - failures < whole_steps * 4 + steps * 8, "no step was done twice"
 
 
-def test_at_the_end_of_the_ladder_the_stage_fails_and_what_is_done_stays(
+def test_at_the_end_of_the_savings_the_stage_fails_and_what_is_done_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = Decode.run
@@ -281,7 +281,7 @@ def test_a_decoding_out_of_memory_sends_the_unet_away(
     result = render(tmp_path)
     assert result.pixels_sha256 == plain.pixels_sha256
     taken = ("the VAE by exact tiles within 6 GiB", "the UNet off the device")
-    assert measures_of(tmp_path, result)["decode 0"] == taken
+    assert savings_of(tmp_path, result)["decode 0"] == taken
     assert asked[2:5] == [("vae", False), ("vae", False), ("vae", True)]
     assert len(failed) == 4
 
@@ -325,8 +325,8 @@ def test_on_a_cpu_nothing_moves(tmp_path: Path) -> None:
     assert vars(models)["unet"].place == "card"
 
 
-def test_the_ladder_is_the_runners() -> None:
-    assert runner.next_rung is next_rung
+def test_the_savings_are_the_runners() -> None:
+    assert runner.next_saving is next_saving
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library keeps freed memory in its own way")

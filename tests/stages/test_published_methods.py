@@ -12,10 +12,10 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.session import Result, Session
-from stages.base_denoise import BaseDenoise
+from stages.denoise import BaseDenoise
 from stages.errors import SpecError
 from stages.models.load import describe
-from stages.plan import settled_method
+from stages.settings import settled_method
 from stages.spec import ModelSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:

@@ -88,10 +88,10 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
     assert store.verify(key) is not None
     for export in plan.exports:  # so that everything below is asked for
         if (found := store.find(export.key)) is not None and stage != "export":
-            store.set_aside(found.key, "test")
+            store.move_to_trash(found.key, "test")
     for call in plan.calls:
         if call.stage.name in ("decode", "detail_pass") and call.stage.name != stage and store.find(call.key):
-            store.set_aside(call.key, "test")
+            store.move_to_trash(call.key, "test")
     assert render(home, spec).pixels_sha256 == first.pixels_sha256
     assert store.verify(key) is None
 
@@ -119,7 +119,7 @@ def test_without_guidance_a_few_steps(tmp_path: Path) -> None:
     assert "negative_embeds" not in Home(tmp_path).store.read(result.outcomes[0].key)
 
 
-def test_out_of_memory_steps_down_the_ladder(first: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_takes_the_next_saving(first: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from freescale import guidance
 
     run, failed = guidance.Denoiser._run, []
@@ -132,8 +132,8 @@ def test_out_of_memory_steps_down_the_ladder(first: Result, tmp_path: Path, monk
 
     monkeypatch.setattr(guidance.Denoiser, "_run", once)
     result = render(tmp_path, make_spec(SMALL))
-    measures = [Home(tmp_path).store.find(o.key).measures for o in result.outcomes]  # type: ignore[union-attr]
-    assert ("split guidance",) in measures
+    savings = [Home(tmp_path).store.find(o.key).savings for o in result.outcomes]  # type: ignore[union-attr]
+    assert ("split guidance",) in savings
 
 
 def test_not_a_number_fails_the_stage_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

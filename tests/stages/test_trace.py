@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.sdxl_folder import TEXT, TEXT_2, UNET, write_sdxl
 from freescale import METHODS, Denoiser, make_schedule
+from freescale.compute import Compute
 from freescale.frequency import blur_matrix
 from freescale.guidance import Conditioning
 from freescale.sampling import denoise
@@ -79,7 +80,7 @@ def step_of(unet: nn.Module, method: str, device: str, **options: Any) -> Callab
     latents = rows(1, 4, 17, 20)
 
     def run() -> None:
-        denoiser = Denoiser(unet, text, **options)
+        denoiser = Denoiser(unet, text, compute=Compute(**options))
         next(iter(denoise(denoiser, latents, schedule, METHODS[method](), level, seed=1, start=4, stop=5)))
 
     return run

@@ -20,7 +20,8 @@ from stages.errors import SpecError
 from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
 from stages.planner.budget import check, fit
-from stages.planner.estimate import estimate, read_config, rough_bytes, run_step, trace_step
+from stages.planner.estimate import estimate, rough_bytes
+from stages.planner.networks import read_config, run_step, trace_step
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
@@ -109,7 +110,7 @@ def test_a_video_that_cannot_fit_is_refused_with_what_would_do(tmp_path: Path) -
     plain = estimate(call, plan.info, RunOptions(), "cuda")
     assert plain.memory < rough_bytes(call, plan.info)
     less = fit(call, plan.info, RunOptions(), plain.memory - 1, "cuda")
-    assert (less.measures, less.fits) == (("split guidance",), True)
+    assert (less.savings, less.fits) == (("split guidance",), True)
     least = fit(call, plan.info, RunOptions(), 1, "cuda").estimate.memory
     assert fit(call, plan.info, RunOptions(), least, "cuda").fits
     with pytest.raises(SpecError, match=r"memory: 1 MiB is too little for .* at 192x120") as refused:
@@ -127,7 +128,7 @@ def test_a_video_renders_under_a_budget_and_its_seconds_are_learnt(tmp_path: Pat
     session.render(prepare(plan.spec, home))
     made = home.store.find(call.key)
     assert made is not None
-    assert made.measures == ("split guidance",)
+    assert made.savings == ("split guidance",)
     pace = Throughput(home, plan.info, "cpu", [made])
     found = pace.seconds(call, estimate(call, plan.info, RunOptions(), "cpu"))
     assert found is not None

@@ -21,12 +21,12 @@ from flows.rendering.session import Result, Session
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
-from stages.decode_video import DecodeVideo
+from stages.decode import DecodeVideo
 from stages.errors import SpecError, StageError
 from stages.media.png import write_png
 from stages.models.load import Models
 from stages.spec import RunOptions, make_spec
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +127,10 @@ def _bands(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = [(rows, columns, picture[..., slice(*rows), slice(*columns)]) for rows, columns in spans]
     monkeypatch.setattr(decode, "decode_tiles", lambda *_: iter(made))
     models: Any = SimpleNamespace(
-        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), helpers=None, tiles=lambda frame=0: None
+        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)),
+        info=SimpleNamespace(cell=8),
+        helpers=None,
+        tiles=lambda frame=0: None,
     )
     return decode.decoded_bands(torch.zeros(1, 4, height // 8, width // 8), models, RunOptions(vae_memory=1))
 

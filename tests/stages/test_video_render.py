@@ -23,13 +23,13 @@ from flows.home import Home
 from flows.rendering.export import export_level
 from flows.rendering.job import prepare
 from flows.rendering.session import Result, Session
-from stages.decode_video import DecodeVideo, checked
+from stages.decode import DecodeVideo, checked
 from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
-from stages.planner.budget import LADDER
+from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
 from stages.spec import RunOptions, make_spec
-from stages.upscale_video import UpscaleVideo
+from stages.upscale import UpscaleVideo
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
 
@@ -89,7 +89,7 @@ def test_the_digest_is_of_all_frames_in_8_bits(first: Result, home: Path) -> Non
     assert (video.shape, video.dtype) == ((1, 3, VIDEO_FRAMES, 128, 160), torch.float16)
     digest = hashlib.sha256()
     for index in range(VIDEO_FRAMES):
-        frame = np.video(np.round((video[0, :, index].numpy().astype(np.float32) + 1) * 127.5), 0, 255)
+        frame = np.clip(np.round((video[0, :, index].numpy().astype(np.float32) + 1) * 127.5), 0, 255)
         digest.update(frame.astype(np.uint8).transpose(1, 2, 0).tobytes())
     assert digest.hexdigest() == first.pixels_sha256
 
@@ -119,7 +119,13 @@ def test_frames_are_decoded_one_at_a_time() -> None:
             image = torch.linspace(-1, 1, 3 * 16 * 24).view(1, 3, 16, 24) + latents.mean()
             return dataclasses.make_dataclass("Out", ["sample"])(image)
 
-    models: Any = SimpleNamespace(vae=Vae(), device=torch.device("cpu"), helpers=None, tiles=lambda frame=0: None)
+    models: Any = SimpleNamespace(
+        vae=Vae(),
+        info=SimpleNamespace(cell=8),
+        device=torch.device("cpu"),
+        helpers=None,
+        tiles=lambda frame=0: None,
+    )
     latents = torch.arange(5.0)[None, None, :, None, None].expand(1, 4, 5, 2, 3)
 
     def decoded(latents: torch.Tensor, kept: dict[int, torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -189,7 +195,7 @@ def test_stopped_and_resumed_bit_for_bit(first: Result, model: Path, tmp_path: P
 
 
 RGB = {"name": "freescale/rgb-upsampling", "restart": 0.3, "dilation": [0.0, 0.7]}
-VAE_RUNGS = tuple(rung.name for rung in LADDER if "vae" in rung.parts)
+VAE_SAVINGS = tuple(saving.name for saving in SAVINGS if "vae" in saving.parts)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +207,7 @@ def rgb(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Result:
     ("kind", "label", "taken"),
     [(DecodeVideo, "decode 0", 1), (DecodeVideo, "decode 1", 2), (UpscaleVideo, "upscale 1", 2)],
 )
-def test_out_of_memory_in_a_frame_takes_the_next_rung_and_goes_on(
+def test_out_of_memory_in_a_frame_takes_the_next_saving_and_goes_on(
     kind: Any, label: str, taken: int, rgb: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, asked = kind.make_frame, []
@@ -216,11 +222,11 @@ def test_out_of_memory_in_a_frame_takes_the_next_rung_and_goes_on(
     result = render(tmp_path, values(model, method=RGB))
     assert result.pixels_sha256 == rgb.pixels_sha256
     manifests = {o.call.label: Home(tmp_path).store.find(o.key) for o in result.outcomes}
-    assert manifests[label].measures == VAE_RUNGS[:taken]  # type: ignore[union-attr]
+    assert manifests[label].savings == VAE_SAVINGS[:taken]  # type: ignore[union-attr]
     assert asked[: 3 + taken] == [0, 1, *[2] * (taken + 1)], "frames that were there were not made again"
 
 
-def test_at_the_end_of_the_ladder_the_frames_stay(
+def test_at_the_end_of_the_savings_the_frames_stay(
     first: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, asked = DecodeVideo.make_frame, []
@@ -312,7 +318,7 @@ def test_a_damaged_frame_is_found_and_the_video_made_again(first: Result, model:
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))
-    store.set_aside(keys["export"], "to be made again")
+    store.move_to_trash(keys["export"], "to be made again")
     again = render(tmp_path, values(model))
     assert {f"{o.call.stage.name} {o.call.level}" for o in again.outcomes if not o.reused} == {"decode 1", "export 1"}
     assert again.pixels_sha256 == first.pixels_sha256

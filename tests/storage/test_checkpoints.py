@@ -120,18 +120,18 @@ def test_who_lost_the_lease_deletes_nothing_that_the_next_may_be_filling(
     store: ArtifactStore, checkpoints: Checkpoints, key: str
 ) -> None:
     save(checkpoints, 3)
-    heir = Checkpoints(store, key)
-    filling = heir.folder / ("f" * 32)
+    successor = Checkpoints(store, key)
+    filling = successor.folder / ("f" * 32)
     (filling / "latents.zarr").mkdir(parents=True)
-    save(heir, 4)
+    save(successor, 4)
     save(checkpoints, 4, 5)  # stopped after step 3, it wakes and goes on
-    assert step_found(heir) == 5
+    assert step_found(successor) == 5
     checkpoints.clear()
     assert (filling / "latents.zarr").exists()
-    save(heir, 5)
-    assert step_found(heir) == 5
+    save(successor, 5)
+    assert step_found(successor) == 5
     Checkpoints(store, key).clear()
-    assert not heir.folder.exists()
+    assert not successor.folder.exists()
 
 
 def test_a_call_is_cleared_alone(store: ArtifactStore, checkpoints: Checkpoints) -> None:

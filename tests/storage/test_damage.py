@@ -46,11 +46,13 @@ def test_any_flipped_bit_is_noticed(store: ArtifactStore, artifact: str) -> None
 
 
 @pytest.mark.parametrize("index", range(7))
-def test_a_damaged_artifact_is_set_aside_and_made_again(store: ArtifactStore, artifact: str, index: int) -> None:
+def test_a_damaged_artifact_goes_to_the_trash_and_is_made_again(
+    store: ArtifactStore, artifact: str, index: int
+) -> None:
     expected = store.read(artifact)
     damaged = files_of(store)[index]
     flip(damaged, 100)
-    with pytest.raises(DamagedArtifactError, match="was damaged and is set aside"):
+    with pytest.raises(DamagedArtifactError, match="was damaged and is moved to the trash"):
         store.read(artifact)
     assert store.find(artifact) is None
     assert damaged.name in {path.name for path in (store.root / "trash").rglob("*")} or damaged.suffix == ".json"
@@ -115,7 +117,7 @@ def test_a_read_error_of_the_device_is_no_damage(
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("storage.place.Path.read_bytes", refuse)
+        patch.setattr("storage.backend.Path.read_bytes", refuse)
         with pytest.raises(StoreAccessError, match=f"cannot read or write .*{artifact}.json: Input/output error"):
             store.find(artifact)
         with pytest.raises(StoreAccessError):

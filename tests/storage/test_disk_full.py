@@ -53,7 +53,7 @@ def test_a_commit_that_fails_anywhere_promises_nothing(tmp_path: Path, code: int
     commit(store, OLD)
     calls = calls_of(tmp_path, lambda: commit(store, NEW))
     assert calls > 15
-    store.set_aside(NEW, "counted")
+    store.move_to_trash(NEW, "counted")
     shutil.rmtree(tmp_path / "manifests" / NEW[:2])  # so that each try makes this folder, as the first did
     for fails_at in range(1, calls + 1):
         with pytest.MonkeyPatch.context() as patch:
@@ -179,7 +179,7 @@ except StoreFullError as error:
 assert 3 < committed < 16, committed
 assert len(list(store.root.glob("data/*"))) == committed == len(store.list_keys())
 assert all(store.read(fingerprint(i))["latents"].eq(i).all() for i in range(committed))
-store.set_aside(fingerprint(0), "room")
+store.move_to_trash(fingerprint(0), "room")
 print("committed", committed)
 """
 

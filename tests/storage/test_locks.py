@@ -92,13 +92,13 @@ def test_a_silent_holder_loses_its_lease_and_frees_nothing_when_it_wakes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plain lock does not beat, like a process that is stopped."""
-    monkeypatch.setattr(locks, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     path, waited = tmp_path / "a.lock", [0.0]
     with ExitStack() as silent:
         silent.enter_context(file_lock(path))
         with lease(path, on_wait=waited.append):
             silent.close()
-            monkeypatch.setattr(locks, "HEARTBEAT", 60.0)
+            monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 60.0)
             with pytest.raises(LeaseTimeoutError), lease(path, timeout=0):
                 pytest.fail("the body must not run")
     assert waited[-1] >= 0.05
@@ -106,7 +106,7 @@ def test_a_silent_holder_loses_its_lease_and_frees_nothing_when_it_wakes(
 
 
 def test_a_holder_that_beats_keeps_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     path = tmp_path / "a.lock"
 
     def touch(seconds: float) -> None:
@@ -119,7 +119,7 @@ def test_a_holder_that_beats_keeps_its_lease(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_lease_beats_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
     path, beats = tmp_path / "a.lock", set[int]()
     with lease(path):
         while len(beats) < 4:
@@ -129,7 +129,7 @@ def test_a_lease_beats_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_of_many_heirs_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "HEARTBEAT", 0.3)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.3)
     path, inside, most = tmp_path / "a.lock", [0], [0]
 
     def work() -> None:
@@ -138,18 +138,18 @@ def test_of_many_heirs_one_takes_over(tmp_path: Path, monkeypatch: pytest.Monkey
             most[0] = max(most[0], inside[0])
             inside[0] -= 1
 
-    heirs = [threading.Thread(target=work) for _ in range(6)]
+    successors = [threading.Thread(target=work) for _ in range(6)]
     with file_lock(path):
-        for heir in heirs:
-            heir.start()
-        for heir in heirs:
-            heir.join()
+        for successor in successors:
+            successor.start()
+        for successor in successors:
+            successor.join()
     assert most == [1]
 
 
 def test_short_looks_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A night looks at a run again and again, and never waits."""
-    monkeypatch.setattr(locks, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     path = tmp_path / "a.lock"
     with file_lock(path):
         with pytest.raises(LeaseTimeoutError), lease(path, timeout=0):
@@ -160,7 +160,7 @@ def test_short_looks_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_was_heard_of_an_earlier_holder_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "HEARTBEAT", 60.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 60.0)
     path = tmp_path / "a.lock"
     with file_lock(path), pytest.raises(LeaseTimeoutError), lease(path, timeout=0):
         pytest.fail("the body must not run")
@@ -168,7 +168,7 @@ def test_what_was_heard_of_an_earlier_holder_is_forgotten(tmp_path: Path, monkey
     assert heard
     with lease(path):
         locks._heard.update(heard)  # as in a process that has not looked since
-        monkeypatch.setattr(locks, "HEARTBEAT", 1e-6)
+        monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 1e-6)
         first_look = pytest.raises(LeaseTimeoutError)
         with first_look, lease(path, timeout=0):
             pytest.fail("the body must not run")
@@ -176,7 +176,7 @@ def test_what_was_heard_of_an_earlier_holder_is_forgotten(tmp_path: Path, monkey
 
 def test_a_device_is_never_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process still holds its memory."""
-    monkeypatch.setattr(locks, "HEARTBEAT", 0.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.0)
     with (
         device_lock(tmp_path, "cuda:0"),
         pytest.raises(LeaseTimeoutError),

@@ -53,11 +53,18 @@ def test_other_json_is_no_record(data: bytes) -> None:
 
 
 def test_a_record_survives_the_round_trip() -> None:
-    manifest = MANIFEST.revised(resumed_at=[12, 55], measures=["split guidance"], params={"a": None, "b": [1, 2.0]})
+    manifest = MANIFEST.revised(resumed_at=[12, 55], savings=["split guidance"], params={"a": None, "b": [1, 2.0]})
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
     assert manifest.resumed_at == (12, 55)
     assert manifest.params == {"a": None, "b": [1, 2.0]}
     assert b'"prompt": "gr\xc3\xbcn"' in MANIFEST.revised(params={"prompt": "grün"}).to_bytes()  # legible with `cat`
+
+
+def test_savings_are_read_under_their_old_name() -> None:
+    document = unseal(MANIFEST.revised(savings=["split guidance"]).to_bytes())
+    assert document["savings"] == ["split guidance"]
+    before = {**{name: value for name, value in document.items() if name != "savings"}, "measures": ["split guidance"]}
+    assert Manifest.from_bytes(seal(before)).savings == ("split guidance",)
 
 
 def test_a_later_format_is_not_called_damage() -> None:

@@ -114,14 +114,14 @@ def test_who_was_stopped_and_wakes_disturbs_nobody(store: ArtifactStore, key: st
     stopped = Checkpoints(store, key)
     old = Unfinished(stopped).array("image", SHAPE, torch.float16)
     fill(old, 0, 1)
-    unfinished, heir = attempt(store, key)
+    unfinished, successor = attempt(store, key)
     fill(old, 0, 2, video=CLIP + 1)
-    fill(heir, 2, 3)
+    fill(successor, 2, 3)
     stopped.clear()
-    fill(heir, 4)
+    fill(successor, 4)
     unfinished.flush()
     assert attempt(store, key)[1].missing == []
-    commit(store, key, heir)
+    commit(store, key, successor)
     assert torch.equal(store.read(key)["image"], CLIP)
 
 

@@ -92,9 +92,9 @@ def test_the_lease_of_a_killed_worker_passes_on(
     report = tmp_path / "report"
     doomed = processes.start("render", store.root, report, key)
     wait_for(report, 1)
-    heir = processes.start("render", store.root, report, key)
+    successor = processes.start("render", store.root, report, key)
     processes.kill(doomed)
-    assert processes.wait(heir) == 0
+    assert processes.wait(successor) == 0
     assert lines(report) == ["computing", "computing", "committed"]
     assert set(store.read(key)) == {"image"}
 
@@ -106,8 +106,8 @@ def test_the_lease_of_a_stopped_worker_passes_on_and_it_does_no_harm_when_it_wak
     zombie = processes.start("render", store.root, report, key, heartbeat)
     wait_for(report, 1)
     os.kill(zombie, signal.SIGSTOP)
-    heir = processes.start("render", store.root, report, key, heartbeat)
-    assert processes.wait(heir) == 0
+    successor = processes.start("render", store.root, report, key, heartbeat)
+    assert processes.wait(successor) == 0
     assert lines(report) == ["computing", "computing", "committed"]
     manifest = store.find(key)
     os.kill(zombie, signal.SIGCONT)

@@ -105,7 +105,7 @@ def test_checkpoints_of_what_is_done_go_and_those_of_what_is_kept_stay(store: Ar
 
 def test_trash_and_partial_files_go_by_their_age(store: ArtifactStore) -> None:
     manifest = put(store, "damaged")
-    store.set_aside(manifest.key, "for the test")
+    store.move_to_trash(manifest.key, "for the test")
     partial = store.root / "manifests" / "ab" / ".x.json.0.partial"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"half")

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from storage import Manifest, Place, Writer
+    from storage import Backend, Manifest, Writer
 
 EXAMPLES = int(os.environ.get("STORE_MACHINE_EXAMPLES", "0"))
 KEYS = tuple(fingerprint("state machine", number) for number in range(4))
@@ -163,14 +163,14 @@ def last(name: str) -> str:
 class StoreMachine(RuleBasedStateMachine):
     """A store as two machines see it, `here` and `there`, and the model of it. On a disk both see one folder."""
 
-    def __init__(self, place: Callable[[str], Place], base: Path, processes: Processes) -> None:
+    def __init__(self, backend: Callable[[str], Backend], base: Path, processes: Processes) -> None:
         super().__init__()
         base.mkdir()
-        self.place, self.base, self.processes = place, base, processes
+        self.backend, self.base, self.processes = backend, base, processes
         self.count, self.turns = itertools.count(), itertools.count()
-        self.stores = {name: ArtifactStore(place(name)) for name in ("here", "there")}
-        ground = self.stores["here"].place
-        self.bucket = S3Store.from_url(ground.url, client_options=CLEAR) if isinstance(ground, Bucket) else None
+        self.stores = {name: ArtifactStore(backend(name)) for name in ("here", "there")}
+        backend = self.stores["here"].backend
+        self.bucket = S3Store.from_url(backend.url, client_options=CLEAR) if isinstance(backend, Bucket) else None
         self.committed: dict[str, Made] = {}
         self.unreadable: set[str] = set()  # keys whose manifest was damaged, until somebody looks for them
         self.orphans: set[str] = set()  # data folders that no manifest refers to
@@ -245,7 +245,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         with pytest.raises(self._error(key), match=key):
             self.stores[at].read(key)
-        self._is_set_aside(key)
+        self._is_in_the_trash(key)
 
     @rule(key=keys, at=views)
     def read_a_file(self, key: str, at: str) -> None:
@@ -255,12 +255,12 @@ class StoreMachine(RuleBasedStateMachine):
             return
         with pytest.raises(self._error(key), match=key):
             self.stores[at].read_file(key, NOTE)
-        self._is_set_aside(key)
+        self._is_in_the_trash(key)
 
     @rule()
     def audit(self) -> None:
         """A machine that has no copies yet finds every artifact whole or says what is damaged; this moves nothing."""
-        store = ArtifactStore(self.place(f"fresh-{next(self.count)}"))
+        store = ArtifactStore(self.backend(f"fresh-{next(self.count)}"))
         assert store.list_keys() == sorted(self.committed.keys() | self.unreadable)
         for key in (*self.committed, *self.unreadable):
             damage = store.verify(key)
@@ -269,7 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
                 check_contents(store.read(key), key)
                 assert store.read_file(key, NOTE) == note(key)
         if self.bucket is not None:
-            held = {last(name).removesuffix(".json") for name in store.place.names("locks/*.json")}
+            held = {last(name).removesuffix(".json") for name in store.backend.names("locks/*.json")}
             assert held == self.leases.keys() | self.dead
 
     # Damage
@@ -304,8 +304,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=picks, file=picks, how=st.sampled_from(["flip", "cut"]), position=st.integers(0, 5000))
     def damage_a_checkpoint(self, pick: int, file: int, how: str, position: int) -> None:
         key, step = self._one_of(self._sound_steps(), pick)
-        place, folder, record = self.stores["here"].place, f"steps/{key}", f"step-{step:06d}.json"
-        data = StepRecord.from_bytes(place.get(f"{folder}/{record}"))
+        backend, folder, record = self.stores["here"].backend, f"steps/{key}", f"step-{step:06d}.json"
+        data = StepRecord.from_bytes(backend.get(f"{folder}/{record}"))
         self._damage(
             folder, self._one_of([record, *(f"{data.data}/{name}" for name in data.files)], file), how, position
         )
@@ -344,7 +344,7 @@ class StoreMachine(RuleBasedStateMachine):
     def die_with_a_lease(self, pick: int, at: str) -> None:
         """The kernel frees a dead process's lease at once; in a bucket it stays until it has been silent for long."""
         key = self._one_of([key for key in KEYS if key not in self.leases.keys() | self.dead], pick)
-        name, number = self.stores["here"].place, next(self.count)
+        name, number = self.stores["here"].backend, next(self.count)
         said = f"{name.url} {self.base / f'holder-{number}'}" if isinstance(name, Bucket) else str(name.root)
         holder = self.processes.start("hold", said, report := self.base / f"report-{number}", key)
         wait_for(report, 1)
@@ -357,7 +357,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.dead)
     @rule(pick=picks, at=views)
     def take_a_dead_lease_over(self, pick: int, at: str) -> None:
-        key, bucket = self._one_of(self.dead, pick), self.stores[at].place
+        key, bucket = self._one_of(self.dead, pick), self.stores[at].backend
         with pytest.raises(LeaseTimeoutError), self.stores[at].lease(key, timeout=0):
             pytest.fail("its holder was heard of only now")
         assert isinstance(bucket, Bucket)
@@ -405,15 +405,15 @@ class StoreMachine(RuleBasedStateMachine):
         record = RunRecord(run=run, spec={}, plan=calls, created=datetime.now(UTC))
         if run in self.runs:
             with pytest.raises(RunExistsError):
-                Runs(self.stores[at].place).create(record)
+                Runs(self.stores[at].backend).create(record)
             return
-        Runs(self.stores[at].place).create(record)
+        Runs(self.stores[at].backend).create(record)
         self.runs[run] = False, plan
 
     @precondition(lambda self: self.runs)
     @rule(pick=picks, at=views, is_done=st.booleans())
     def end_a_run(self, pick: int, at: str, is_done: bool) -> None:
-        run, runs = self._one_of(self.runs, pick), Runs(self.stores[at].place)
+        run, runs = self._one_of(self.runs, pick), Runs(self.stores[at].backend)
         runs.save(runs.load(run).revised(state="done" if is_done else "interrupted"))
         self.runs[run] = is_done, self.runs[run][1]
 
@@ -421,7 +421,7 @@ class StoreMachine(RuleBasedStateMachine):
     def look_for_leftovers(self, at: str, ages: str) -> None:
         """A dry prune says what may go: all that no run needs that is not done; of what is young, only what is sure."""
         store, before = self.stores[at], datetime.now(UTC) + (-HOUR if ages == "old" else MINUTE)
-        records = Runs(store.place).list()
+        records = Runs(store.backend).list()
         keep = {call.key for record in records for call in record.plan if record.state != "done"}
         assert keep == set().union(*(plan for is_done, plan in self.runs.values() if not is_done))
         with pytest.MonkeyPatch.context() as patch:
@@ -521,14 +521,14 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.stores[at].find(key)
         assert (found is not None) == (key in self.committed)
         if key in self.unreadable:
-            self._is_set_aside(key)
+            self._is_in_the_trash(key)
         return found
 
     def _save(self, at: str, key: str, step: int, number: int) -> None:
         Checkpoints(self.stores[at], key).save(step, {"latents": torch.full((2, 3), float(number))}, {"save": number})
 
     def _resume(self, at: str, key: str) -> None:
-        """The newest checkpoint that is sound; those that are not, on the way there, are set aside."""
+        """The newest checkpoint that is sound; those that are not, on the way there, are moved to the trash."""
         newest, steps = Checkpoints(self.stores[at], key).newest(), dict(self.steps.get(key, {}))
         while steps and (key, max(steps)) in self.spoilt:
             steps.pop(max(steps))
@@ -546,7 +546,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._has_steps(key, set())
 
     def _names(self) -> set[tuple[str, ...]]:
-        """What lies in the place, seen without the store: the first three parts of every name."""
+        """What lies in the backend, seen without the store: the first three parts of every name."""
         if self.bucket is not None:
             found = (str(one["path"]) for batch in obstore.list(self.bucket) for one in batch)
             return {tuple(name.split("/")[:3]) for name in found}
@@ -558,12 +558,12 @@ class StoreMachine(RuleBasedStateMachine):
         return {name[1] for name in self._names() if name[0] == part}
 
     def _damage(self, folder: str, name: str, how: str, position: int) -> None:
-        """Change bytes in the place. Copies may go at any time; here they go now, so that the damage is seen."""
-        place = self.stores["here"].place
+        """Change bytes in the backend. Copies may go at any time; here they go now, so that the damage is seen."""
+        backend = self.stores["here"].backend
         if how == "lose":
-            place.delete(f"{folder}/{name}")
+            backend.delete(f"{folder}/{name}")
         else:
-            place.put(f"{folder}/{name}", changed(place.get(f"{folder}/{name}"), how, position))
+            backend.put(f"{folder}/{name}", changed(backend.get(f"{folder}/{name}"), how, position))
         if self.bucket is not None:
             for store in self.stores.values():
                 shutil.rmtree(store.root / folder, ignore_errors=True)
@@ -584,11 +584,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _is_committed(self, key: str, writer: Writer, is_told: bool = True) -> None:
         if key in self.unreadable:
-            self._is_set_aside(key)
+            self._is_in_the_trash(key)
         made = self.committed.setdefault(key, Made(writer.folder.name))
         assert not is_told or writer.manifest.data == made.data
 
-    def _is_set_aside(self, key: str) -> None:
+    def _is_in_the_trash(self, key: str) -> None:
         """Somebody saw that an artifact was damaged, if there was one."""
         if self.committed.pop(key, None) is not None or key in self.unreadable:
             self.unreadable.discard(key)
@@ -641,7 +641,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert trash <= self.trash if is_prune else self.trash <= trash <= self.trash + len(may_go)
         self.orphans, self.trash = orphans, trash
         if self.bucket is not None:
-            held = {last(name).removesuffix(".json") for name in self.stores["here"].place.names("locks/*.json")}
+            held = {last(name).removesuffix(".json") for name in self.stores["here"].backend.names("locks/*.json")}
             assert self.leases.keys() <= held
             self.dead = held - self.leases.keys()
 
@@ -666,14 +666,14 @@ def processes(server: str) -> Iterator[Processes]:
 
 
 def check(
-    place_of: Callable[[int, Path], Callable[[str], Place]], tmp_path: Path, processes: Processes, few: int
+    backend_of: Callable[[int, Path], Callable[[str], Backend]], tmp_path: Path, processes: Processes, few: int
 ) -> None:
-    """Run the machine, each time on the place that `place_of` makes of a number and a new folder."""
+    """Run the machine, each time on the backend that `backend_of` makes of a number and a new folder."""
     numbers = itertools.count()
 
     def machine() -> StoreMachine:
         base = tmp_path / str(number := next(numbers))
-        return StoreMachine(place_of(number, base), base, processes)
+        return StoreMachine(backend_of(number, base), base, processes)
 
     run_state_machine_as_test(
         machine,
@@ -685,8 +685,8 @@ def check(
 def _nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """No lease runs out, and no call waits for the disk: what a power cut leaves is tested elsewhere."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(locks, "HEARTBEAT", NEVER)
-    monkeypatch.setattr(bucket_lease, "HEARTBEAT", NEVER)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", NEVER)
+    monkeypatch.setattr(bucket_lease, "HEARTBEAT_SECONDS", NEVER)
 
 
 def test_a_folder_does_what_the_model_says(tmp_path: Path, processes: Processes) -> None:

@@ -62,7 +62,7 @@ def test_an_artifact_says_how_it_was_made(store: ArtifactStore, key: str) -> Non
         writer.describe(device="cpu", libraries={"torch": "2.13"}, seconds=1.5, resumed_at=[12], peak_memory=7)
     manifest = store.find(key)
     assert manifest == writer.manifest
-    assert (manifest.device, manifest.seconds, manifest.resumed_at, manifest.measures) == (
+    assert (manifest.device, manifest.seconds, manifest.resumed_at, manifest.savings) == (
         "cpu",
         1.5,
         (12,),
@@ -149,7 +149,7 @@ def test_hostile_names_are_refused(store: ArtifactStore, key: str, name: Any) ->
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_hostile_keys_are_refused(store: ArtifactStore, key: Any) -> None:
-    for call in (store.find, store.read, store.verify, store.lease, lambda key: store.set_aside(key, "")):
+    for call in (store.find, store.read, store.verify, store.lease, lambda key: store.move_to_trash(key, "")):
         with pytest.raises(InvalidNameError):
             call(key)
     with pytest.raises(InvalidNameError), store.writing(key, stage="decode", version=1):
@@ -169,23 +169,23 @@ def test_a_name_is_put_once(store: ArtifactStore, key: str) -> None:
 
 
 def test_setting_aside_makes_room_for_another(store: ArtifactStore, artifact: str) -> None:
-    store.set_aside(artifact, "its colours look wrong")
+    store.move_to_trash(artifact, "its colours look wrong")
     assert store.find(artifact) is None
     assert store.list_keys() == []
     assert not folders(store)
     assert "colours" in next(store.root.glob("trash/*/reason.txt")).read_text()
     with pytest.raises(ArtifactNotFoundError):
-        store.set_aside(artifact, "again")
+        store.move_to_trash(artifact, "again")
     with store.writing(artifact, stage="decode", version=1):
         pass
     assert store.find(artifact) is not None
 
 
-def test_a_slow_reader_does_not_set_aside_what_was_made_again(store: ArtifactStore, artifact: str) -> None:
+def test_a_slow_reader_does_not_move_what_was_made_again(store: ArtifactStore, artifact: str) -> None:
     old = store.find(artifact)
     assert old is not None
     with pytest.raises(DamagedArtifactError), store._guarded(artifact):  # noqa: PT012 - a reader, half way
-        store.set_aside(artifact, "found by a faster reader")
+        store.move_to_trash(artifact, "found by a faster reader")
         with store.writing(artifact, stage="decode", version=1):
             pass
         raise DamagedArtifactError("the old data folder is gone")

@@ -54,7 +54,7 @@ def checkpoint_loop(root: str, acks: str, key: str) -> None:
 
 def render(root: str, report: str, key: str, heartbeat: float = 10.0) -> None:
     """What a stage runner does: take the lease, look again, else work and commit."""
-    locks.HEARTBEAT = heartbeat
+    locks.HEARTBEAT_SECONDS = heartbeat
     store = opened(root)
     waits: list[float] = []
     with store.lease(key, on_wait=waits.append):

@@ -1,9 +1,9 @@
 """DemoFusion (arXiv:2311.16973): progressive upscaling, skip residual and dilated sampling.
 
 Level 0 is ordinary sampling at the training size. Every further phase, one for each multiple of that size, enlarges
-the latents, noises them fully and samples all steps again: held at first by the noised enlargement (the skip
-residual), each step predicts the noise in overlapping windows of the training size, for detail, and in interleaved
-views of the whole, for sense. The UNet is the stock one.
+the latents, noises them fully and samples all steps again. Early steps are interpolated towards the noised enlargement
+(the skip residual). Each step predicts the noise in overlapping windows of the training size, which gives detail, and
+in interleaved views of the whole picture, which gives structure. The UNet itself is not changed.
 """
 
 from __future__ import annotations
@@ -14,41 +14,39 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 
-from freescale.cascade import cascade_sizes
+from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
 from freescale.forward_process import generator, renoise
-from freescale.freeu import freeu
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.methods.base import Method
 from freescale.methods.demofusion.views import Crops, dilated_views, match_moments, predict_views, window_views
 from freescale.windows import Windows, place_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from freescale.cascade import Level, Size
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment
-    from freescale.unet_patches import Patch
+    from freescale.moment import Moment
 
 SMALLEST_PHASE = 0.125
-"""Of the training size. The last phase takes along the whole multiple below it if it lies no further off."""
+"""In training sizes: a whole multiple that is at most this much below the target gets no phase of its own."""
 
 
 @dataclass(frozen=True)
 class DemoFusion(Method):
-    """Phases, windows and dilated views; the three scales are exponents of kappa(t), which falls from 1 to 0."""
+    """Phases, windows and dilated views; three scales are exponents of kappa(t), which falls from 1 to 0."""
 
     name: ClassVar[str] = "demofusion"
     by_views: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
     phases: Literal["multiples", "doublings"] = "multiples"  # doublings: ours, FreeScale's sizes; 0.4 of the work at 8x
-    skip_scale: float = 3.0  # alpha_1: larger lets go of the enlarged picture sooner
-    dilated_scale: float = 1.0  # alpha_2: larger hands over from dilated views to windows sooner
-    blur_scale: float = 1.0  # alpha_3: larger stops blurring the dilated views sooner
+    skip_scale: float = 3.0  # alpha_1: with a larger one the enlarged picture's weight falls sooner
+    dilated_scale: float = 1.0  # alpha_2: with a larger one the dilated views' weight falls sooner
+    blur_scale: float = 1.0  # alpha_3: with a larger one the dilated views' blur falls sooner
     blur_sigma: float = 1.0  # latent cells, at the noisiest step; 0.8 in the released examples; 0: no blur
     jitter: bool = True
     border: Literal["clamp", "zero"] = "clamp"  # released: zero, beyond the canvas and where a side is padded
@@ -67,10 +65,10 @@ class DemoFusion(Method):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
 
-    def sizes(self, size: Size, base_size: Size) -> tuple[Size, ...]:
+    def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its whole multiples (or doublings) below the target, and the target."""
         if self.phases == "doublings":
-            return cascade_sizes(size, base_size)
+            return cascade_sizes(size, base_size, cell=cell)
         factor = max(side / base for side, base in zip(size, base_size, strict=True))
         if factor <= 1.0:
             return (size,)
@@ -79,24 +77,19 @@ class DemoFusion(Method):
         return (base_size, *phases, size)
 
     def at_base(self) -> DemoFusion:
-        """Level 0 knows only FreeU."""
+        """Return the method with FreeU's field only: level 0 depends on no other."""
         return DemoFusion(freeu=self.freeu)
 
     def at_start(self) -> DemoFusion:
-        """A phase starts from its reference, noised to the first step."""
+        """Return the method at its defaults: a phase starts from its reference, noised to the first step."""
         return DemoFusion()
 
     def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
         """Return the size of the last phase, in all of them, as released."""
         return sizes[-1] if self.size_ids == "target" else sizes[0]
 
-    def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU, or nothing."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
-
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
-        """Pull the latents towards the reference noised to this step (skip residual); at the first they are that."""
+        """Return the latents interpolated towards the reference noised to this step; at the first they equal it."""
         level = moment.level
         if level.reference is None or level.noise is None or moment.step == 0:
             return latents
@@ -116,7 +109,10 @@ class DemoFusion(Method):
         return torch.lerp(local, dilated, weight)
 
     def finish(self, latents: Tensor, moment: Moment) -> Tensor:
-        """Give a phase the mean and the deviation of level 0."""
+        """Return the latents of a phase with the mean and the deviation of level 0.
+
+        Raises `ValueError` above level 0 where the level has no anchor.
+        """
         level = moment.level
         if level.is_base:
             return latents

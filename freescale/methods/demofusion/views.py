@@ -1,9 +1,8 @@
-"""Views of a canvas of latents: a model that knows one size predicts the noise of a larger picture view by view.
+"""The views of DemoFusion, and the noise that is predicted view by view.
 
 Two kinds cover the canvas. Windows are contiguous and overlap (MultiDiffusion, arXiv:2302.08113); dilated views take
 every s-th cell, s * s of them interleaved, each a small picture of the whole scene (DemoFusion, arXiv:2311.16973,
-"Dilated Sampling"). A view is the product of its rows and its columns; where those lie outside the canvas it reads
-a stand-in and writes nothing.
+"Dilated Sampling").
 
 For a solver whose step is affine in the noise, with the same numbers in every view, one step with averaged noise is
 the average of steps taken in each view. It also keeps solvers with a memory or fresh noise well defined.
@@ -12,22 +11,19 @@ the average of steps taken in each view. It also keeps solvers with a memory or 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from freescale.views import Views
 
+if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment
+    from freescale.moment import Moment
+    from freescale.views import Outside
     from freescale.windows import Grid, Windows
-
-Outside = Literal["mirror", "zero"]
-"""What a view reads beyond the canvas: the mirrored inside, or zeros (which no noisy picture has)."""
 
 Crops = Literal["origin", "padded", "none"]
 """The crop that a size-conditioned model is told for a window: where it lies, where it lies on a canvas padded by
@@ -35,59 +31,6 @@ the reach of the jitter (as released), or the corner for all. Dilated views are 
 
 VIEWS_AT_ONCE = 16
 """Most views in one UNet call, as in DemoFusion's release, unless memory asks for fewer. Of videos, frames count."""
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """Views of equal size over a canvas of latent cells, in a fixed order."""
-
-    canvas: Grid
-    rows: Tensor  # (views, vh) int64
-    columns: Tensor  # (views, vw) int64
-    crops: Tensor  # (views, 2) int64, pixels: (top, left) that the model is told
-    outside: Outside = "mirror"
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def chunks(self, length: int) -> Iterator[Views]:
-        """Yield the same views in order, at most `length` at a time."""
-        parts = (torch.split(x, length) for x in (self.rows, self.columns, self.crops))
-        for rows, columns, crops in zip(*parts, strict=True):
-            yield Views(self.canvas, rows, columns, crops, self.outside)
-
-    def take(self, canvas: Tensor) -> Tensor:
-        """Return the views (views * B, C, [F,] vh, vw) of a canvas (B, C, [F,] h, w), views outermost."""
-        return torch.cat([self._read(canvas, y, x) for y, x in zip(self.rows, self.columns, strict=True)])
-
-    def add(self, parts: Tensor, total: Tensor, count: Tensor) -> None:
-        """Add the views `parts` (as from `take`) to `total` (as the canvas) and 1 to the `count` (h, w) of each
-        cell."""
-        sets = zip(parts.chunk(len(self)), self.rows, self.columns, strict=True)
-        for part, y, x in sets:
-            rows, columns = (_is_inside(at, n) for at, n in zip((y, x), self.canvas, strict=True))
-            cells = y[rows][:, None], x[columns]
-            total[..., *cells] += part[..., rows, :][..., columns].to(total)
-            count[cells] += 1
-
-    def _read(self, canvas: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        h, w = self.canvas
-        read = canvas[..., _mirrored(y, h)[:, None], _mirrored(x, w)]
-        if self.outside == "zero":
-            is_inside = _is_inside(y, h)[:, None] & _is_inside(x, w)
-            read = torch.where(is_inside.to(read.device), read, torch.zeros_like(read))
-        return read
-
-
-def _is_inside(at: Tensor, length: int) -> Tensor:
-    return (at >= 0) & (at < length)
-
-
-def _mirrored(at: Tensor, length: int) -> Tensor:
-    """Walk outwards from the border and back in, without repeating the edge."""
-    period = max(2 * (length - 1), 1)
-    at = at.remainder(period)
-    return torch.minimum(at, period - at).clamp(max=length - 1)
 
 
 def window_views(windows: Windows, cell: int, outside: Outside = "mirror", crops: Crops = "origin") -> Views:
@@ -122,7 +65,7 @@ def predict_views(denoiser: Denoiser, latents: Tensor, views: Views, moment: Mom
     total = torch.zeros(latents.shape, dtype=torch.promote_types(latents.dtype, torch.float32), device=latents.device)
     count = torch.zeros(views.canvas)
     most = max(1, VIEWS_AT_ONCE // (latents.shape[2] if latents.ndim == 5 else 1))
-    at_once = min(most, max(1, (moment.window_rows or most * batch) // batch))
+    at_once = min(most, max(1, (moment.compute.window_rows or most * batch) // batch))
     for chunk in views.chunks(at_once):
         noise_pred = denoiser.for_views(chunk, batch)(chunk.take(latents), moment.step, moment.schedule)
         chunk.add(noise_pred, total, count)

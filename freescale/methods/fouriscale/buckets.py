@@ -26,9 +26,13 @@ BUCKETS: tuple[Size, ...] = tuple(
 """(height, width), by rising height / width."""
 
 
+SIDE_STEP = 64
+"""Pixels. Sides of training squares, and of the buckets, are multiples of it whatever the VAE's factor is."""
+
+
 def training_side(base_size: Size) -> int:
-    """Return the side of the square the model was trained at: the base size has its area, but for rounding."""
-    return max(1, round(math.sqrt(base_size[0] * base_size[1]) / 64)) * 64
+    """Return the side (pixels) of the square the model was trained at: the base size has its area, but for rounding."""
+    return max(1, round(math.sqrt(base_size[0] * base_size[1]) / SIDE_STEP)) * SIDE_STEP
 
 
 def bucket_for(size: Size, base_size: Size, rule: BucketRule = "nearest") -> Size:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FourierDilation:
-    """What one step asks of every listed convolution."""
+    """What one step does at every listed convolution. Called, it computes that convolution."""
 
     dilation: float  # 1 or more; filters take it as it is, convolutions rounded up
     weak_dilation: float  # of the convolutions of the weak rows
@@ -64,6 +64,7 @@ def fourier_dilate(names: Sequence[str], step: FourierDilation) -> Patch:
     """Filter and dilate the named convolutions. Those of upsamplers are dilated only, as released."""
 
     def call_for(name: str) -> Callable[[nn.Module, Tensor], Tensor]:
+        """Return the call of one convolution."""
         is_filtered = ".upsamplers." not in name
         return lambda conv, x: step(conv, x, is_filtered=is_filtered)
 
@@ -71,19 +72,23 @@ def fourier_dilate(names: Sequence[str], step: FourierDilation) -> Patch:
 
 
 def share_attention_maps(rows: int) -> Patch:
-    """Let the last `rows` rows of every spatial self-attention attend as the `rows` before them do.
+    """Give the last `rows` rows of every spatial self-attention the attention maps of the `rows` before them.
 
-    Queries and keys are those of the rows before and are projected once; values are their own.
+    Their queries and keys are those of the rows before, projected once; their values are their own. Raises `ValueError`
+    where the projections are fused.
     """
 
     def leave_out(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Project all rows but the last ones."""
         return (args[0][:-rows], *args[1:])
 
     def repeat(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Put the projections of the rows before in their stead."""
         return torch.cat([output, output[-rows:]])
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
+        """Hook the projections of queries and keys."""
         with ExitStack() as stack:
             for name, attention in spatial_self_attentions(unet):
                 if getattr(attention, "fused_projections", False):

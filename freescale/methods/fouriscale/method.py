@@ -17,21 +17,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from freescale.dilation import convs_under
-from freescale.freeu import freeu
 from freescale.methods.base import Method
 from freescale.methods.fouriscale.buckets import BucketRule, bucket_for, training_side, whole_scale
 from freescale.methods.fouriscale.fourier_dilation import FourierDilation, fourier_dilate, share_attention_maps
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from freescale.cascade import Level, Size
     from freescale.guidance import Denoiser, Side
-    from freescale.sampling import Moment, Schedule, Solver
-    from freescale.unet_patches import Patch
+    from freescale.moment import Moment
+    from freescale.schedule import Schedule
+    from freescale.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ SD = Setting(_SD_LAYERS, 0.0, 1.0)  # 34
 
 @dataclass(frozen=True)
 class FouriScale(Method):
-    """Low-passed dilation in two strengths; a field that is None is what was released for the kind of UNet."""
+    """Low-passed dilation in two strengths; a field that is None has the released value for the kind of UNet."""
 
     name: ClassVar[str] = "fouriscale"
     video: ClassVar[bool] = False
@@ -84,13 +84,8 @@ class FouriScale(Method):
         return "ddim", 1.0
 
     def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
-        """A size-conditioned model is told the size that the target grows from."""
+        """Return the size that the target grows from: a size-conditioned model is told that one."""
         return bucket_for(sizes[-1], base_size, self.bucket_rule)
-
-    def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU; the rest depends on the branch."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the three branches, or plain guidance once they are equal."""
@@ -103,6 +98,7 @@ class FouriScale(Method):
         names = tuple(name for layer in setting.layers for name in convs_under(unet, layer))
 
         def run(*sides: Side, weak_rows: int = latents.shape[0]) -> tuple[Tensor, ...]:
+            """Return a raw output for each branch; the last `weak_rows` rows are those of the weak one."""
             treatment = self.treatment(setting, dilation, moment.level.size, base, weak_rows)
             sharing = [share_attention_maps(weak_rows)] if weak_rows else []
             with patched(unet, [fourier_dilate(names, treatment), *sharing]):
@@ -110,7 +106,7 @@ class FouriScale(Method):
 
         if not denoiser.is_guided:
             return schedule.to_noise(run("positive", "positive")[1], latents, step)
-        if denoiser.split_guidance:
+        if denoiser.compute.split_guidance:
             (negative,), (_, positive) = run("negative", weak_rows=0), run("positive", "positive")
         else:
             negative, _, positive = run("negative", "positive", "positive")
@@ -126,7 +122,10 @@ class FouriScale(Method):
         return training_side(level.base_size), training_side(level.base_size)
 
     def setting_for(self, unet: Any, scale: int) -> Setting:
-        """Return the released setting of this UNet and scale, fields that are given in place of its own."""
+        """Return the released setting of this UNet and scale, with the method's own fields where they are not None.
+
+        Raises `ValueError` for a UNet that has neither 3 nor 4 levels.
+        """
         if (levels := len(unet.down_blocks)) not in (3, 4):
             raise ValueError(f"the UNet has {levels} levels, allowed: 3 (SDXL) or 4 (Stable Diffusion 1.5, 2.1)")
         released = SDXL if levels == 3 else SD
@@ -147,7 +146,7 @@ class FouriScale(Method):
         return max((scale - 1) * (stop - step) / (stop - fall) + 1.0, 1.0)
 
     def treatment(self, setting: Setting, dilation: float, size: Size, base: Size, weak_rows: int) -> FourierDilation:
-        """Return what a step does; filters see whole multiples of the base size."""
+        """Return what a step does; filters are applied on a canvas of whole multiples of the base size."""
         scale = whole_scale(size, base)
         canvas = (scale * base[0] / size[0], scale * base[1] / size[1])
         weak = math.ceil(max(dilation / setting.weak_divisor, 1.0) - 1e-9)

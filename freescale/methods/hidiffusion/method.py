@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from freescale.forward_process import generator
-from freescale.freeu import freeu
 from freescale.methods.base import Method
 from freescale.methods.hidiffusion.rau_net import Layout, layout_of, rau_net
 from freescale.methods.hidiffusion.shifted_windows import shifted_windows
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from freescale.cascade import Level
-    from freescale.sampling import Moment, Solver
+    from freescale.moment import Moment
+    from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
 Span = tuple[float, float]  # from, to: shares of the steps
@@ -71,13 +71,12 @@ class HiDiffusion(Method):
         return "ddim", 1.0
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU always, the rest where the scale rounds to 2 or more."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
+        """Yield the reductions and the windows where the scale rounds to 2 or more; nothing below."""
         if round(moment.level.factor) < 2:
             return
 
         def reduced(unet: nn.Module) -> AbstractContextManager[None]:
+            """Reduce the deep grids by the factors for the layout of this UNet."""
             return rau_net(*self.reductions(moment, layout_of(unet)))(unet)
 
         yield reduced

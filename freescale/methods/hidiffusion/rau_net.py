@@ -1,6 +1,6 @@
 """RAU-Net (HiDiffusion, arXiv:2311.17528, "Resolution-Aware U-Net"): deep blocks run at the size they were trained at.
 
-Two detours make the deep grids smaller, and each gives the size back before the picture notices:
+Two changes make the deep grids smaller, and each restores the size further on:
 
 * RAD: the downsampling that follows the first attentions skips further. Released as stride 4, padding 2 and dilation 2
   in place of 2, 1 and 1, which is the layer itself on every second cell of its input, and is done so here. The
@@ -42,13 +42,14 @@ def first_attended(unet: Any) -> int:
 def rau_net(rad: int = 1, pool: int = 1) -> Patch:
     """Divide the grids by `rad` from the first attended downsampler on, and by `pool` in `down_blocks.1` and below.
 
-    A factor of 1 is the stock layer, which is left alone.
+    With a factor of 1 the layers are not changed. Raises `ValueError` for a factor below 1.
     """
     if min(rad, pool) < 1:
         raise ValueError(f"reductions are {rad} and {pool}, allowed: 1 or more")
 
     @contextmanager
     def patch(unet: Any) -> Iterator[None]:
+        """Hook the downsamplers, the upsamplers and, for pooling, two attentions."""
         with ExitStack() as stack:
             if max(rad, pool) > 1:
                 for hook in _keep_sizes(unet):
@@ -73,13 +74,19 @@ def _keep_sizes(unet: Any) -> Iterator[Any]:
     sizes: dict[int, Grid] = {}
 
     def record(depth: int) -> Callable[..., None]:
+        """Return the hook of the downsampler of one level."""
+
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            """Write down the size of its input."""
             sizes[depth] = (args[0].shape[-2], args[0].shape[-1])
 
         return hook
 
     def enlarge(depth: int) -> Callable[..., tuple[Any, ...]]:
+        """Return the hook of the upsampler that mirrors it."""
+
         def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            """Tell it the size to enlarge to."""
             return args[0], sizes[depth], *args[2:]
 
         return hook
@@ -92,6 +99,7 @@ def _keep_sizes(unet: Any) -> Iterator[Any]:
 
 def _every(step: int) -> Callable[..., tuple[Any, ...]]:
     def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Take every `step`-th cell of the input."""
         return args[0][..., ::step, ::step], *args[1:]
 
     return hook
@@ -102,10 +110,12 @@ def _pool(unet: Any, factor: int) -> Iterator[Any]:
     sizes: list[Grid] = []
 
     def shrink(_: nn.Module, args: Any, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Average the output, and write down its size."""
         sizes[:] = [(output[0].shape[-2], output[0].shape[-1])]
         return F.avg_pool2d(output[0], factor, ceil_mode=True), *output[1:]
 
     def enlarge(_: nn.Module, args: Any, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Bring the output back to that size."""
         larger = F.interpolate(output[0], size=sizes[0], mode="bicubic", align_corners=False)
         return larger, *output[1:]
 

@@ -32,11 +32,13 @@ def shifted_windows(quarters: Callable[[str], int], shifts: int = 4) -> Patch:
     """
 
     def patch(unet: nn.Module) -> AbstractContextManager[None]:
+        """Wrap the self-attentions of the first attended block and of its mirror image."""
         grids: dict[str, Grid] = {}
         first = first_attended(unet)
         blocks = (f"down_blocks.{first}.", f"up_blocks.{len(unet.up_blocks) - 1 - first}.")  # type: ignore[arg-type]
 
         def wrap(name: str, inner: Processor) -> Processor:
+            """Return the processor of one layer: its own outside of these blocks."""
             if not name.startswith(blocks):
                 return inner
             return ShiftedWindows(inner, name, grids, quarters(name), shifts)
@@ -48,7 +50,7 @@ def shifted_windows(quarters: Callable[[str], int], shifts: int = 4) -> Patch:
 
 @dataclass(frozen=True, eq=False)
 class ShiftedWindows:
-    """The attention processor: `inner` is the one it stands in for, and attends within each window."""
+    """The attention processor that calls the one it replaces, `inner`, for each window."""
 
     inner: Processor
     name: str  # of the self-attention

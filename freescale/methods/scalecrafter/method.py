@@ -1,13 +1,13 @@
-"""ScaleCrafter (arXiv:2310.07702): one level at the target size, with convolutions that see further.
+"""ScaleCrafter (arXiv:2310.07702): one level at the target size, with dilated convolutions.
 
 For the first part of the schedule listed convolutions are re-dilated (`redilation`), by factors that may fall step by
-step. Where they are strong, guidance is damped: its starting point, the unguided estimate, is that of a weaker net
-with less noise in it (Noise-damped Classifier-free Guidance),
+step. Where the factors are large, guidance is damped: it starts from the unguided estimate of a weaker net, which has
+less noise in it (Noise-damped Classifier-free Guidance),
 
     eps = eps_weak(negative) + g (eps_strong(positive) - eps_strong(negative)),
 
-so the weaker net runs on the negative rows only: three rows for each picture in place of two. `redilation_settings`
-has the released layers and factors; a field that is None takes them from there.
+so the weaker net runs on the negative rows only: three rows for each picture in place of two. `settings` has the
+released layers and factors; a field that is None takes them from there.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from freescale.freeu import freeu
 from freescale.methods.base import Method
 from freescale.methods.scalecrafter.redilation import factors_under, redilate_convs
 from freescale.methods.scalecrafter.settings import Layers, Setting, setting_for, topology_of
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from freescale.guidance import Denoiser
-    from freescale.sampling import Moment, Solver
+    from freescale.moment import Moment
+    from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
 
@@ -67,11 +65,6 @@ class ScaleCrafter(Method):
         """DDIM with eta = 1, as released."""
         return "ddim", 1.0
 
-    def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield FreeU; the rest depends on the pass."""
-        if self.freeu is not None:
-            yield freeu(*self.freeu)
-
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the re-dilated UNet, noise-damped in the first steps."""
         schedule, step = moment.schedule, moment.step
@@ -85,13 +78,13 @@ class ScaleCrafter(Method):
         return schedule.to_noise(denoiser.combine(negative, positive, start=damped), latents, step)
 
     def setting_at(self, unet: Any, moment: Moment) -> Setting:
-        """Return the setting of this UNet and size, fields that are given in place of its own."""
+        """Return the setting of this UNet and size, with the method's own fields where they are not None."""
         names = [field.name for field in dataclasses.fields(Setting)]
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return dataclasses.replace(setting_for(unet, moment.level), **given)
 
     def strong(self, unet: Any, setting: Setting, moment: Moment) -> Patch:
-        """Re-dilate for both sides of the guidance, and disperse while that is on."""
+        """Return the patch for both sides of the guidance: re-dilation, and dispersion up to `disperse_stop`."""
         layers = layers_at(setting.layers, setting.dilate_stop, setting.progressive, moment)
         dispersed: dict[str, float] = {}
         if moment.step < moment.schedule.step_at(self.disperse_stop):
@@ -100,7 +93,7 @@ class ScaleCrafter(Method):
         return redilate_convs(factors_under(unet, layers), dispersed, self.disperse_closeness)
 
     def weak(self, unet: Any, setting: Setting, moment: Moment) -> Patch:
-        """Re-dilate for the unguided estimate."""
+        """Return the patch for the unguided estimate: weaker re-dilation."""
         layers = layers_at(setting.ndcfg_layers, setting.ndcfg_stop, setting.progressive, moment)
         return redilate_convs(factors_under(unet, layers))
 

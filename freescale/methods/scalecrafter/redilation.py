@@ -1,7 +1,7 @@
 """Re-dilated and dispersed convolutions (ScaleCrafter, arXiv:2310.07702, sections of these names).
 
-A convolution re-dilated by d sees d times as far. Whole factors are ordinary dilation. For others the input is enlarged
-by ceil(d) / d, convolved with dilation ceil(d), and the output brought back to the size it had.
+A convolution re-dilated by d has a receptive field d times as wide. Whole factors are ordinary dilation. For others
+the input is enlarged by ceil(d) / d, convolved with dilation ceil(d), and the output brought back to its size.
 
 A dispersed kernel k' = R k has 5 x 5 taps in place of 3 x 3 and half the dilation: as large a field without the gaps.
 """
@@ -35,6 +35,7 @@ def redilate_convs(factors: Mapping[str, float], dispersed: Collection[str] = ()
     """
 
     def call_for(name: str) -> ConvCall:
+        """Return the call of one convolution."""
         factor = factors.get(name, 1.0)
         if name not in dispersed:
             return lambda conv, x: redilate(conv, x, factor)
@@ -49,7 +50,10 @@ def factors_under(unet: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[
 
 
 def redilate(conv: Any, x: Tensor, factor: float) -> Tensor:
-    """Return `conv(x)` with a field `factor` times as wide, in the output size of `conv(x)`; x is (B, C, h, w)."""
+    """Return `conv(x)` with a field `factor` times as wide, in the size of `conv(x)`, for x (B, C, h, w).
+
+    Raises `ValueError` for a factor of 0 or less.
+    """
     if factor <= 0.0:
         raise ValueError(f"re-dilation factor is {factor}, allowed: above 0")
     dilation = math.ceil(factor)

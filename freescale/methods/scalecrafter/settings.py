@@ -5,8 +5,8 @@ values at 2048 x 2048, 2560 x 2560 and 4096 x 4096 (SDXL) and 1024 x 1024 and 20
 Sizes count in training sizes, so all of this serves a model of any training size with one of the two topologies.
 
 For videos nothing was released. A UNet with layers over frames was trained on a rectangle, so its sizes count in that,
-and one of Stable Diffusion 2.1's kin (VideoCrafter2, ModelScope) gets that model's setting: at twice the size factor 2
-in 39 convolutions for 20 of 50 steps.
+and one with the blocks of Stable Diffusion 2.1 (VideoCrafter2, ModelScope) gets that model's setting: at twice the size
+factor 2 in 39 convolutions for 20 of 50 steps.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Topology:
 
     flat: tuple[str, ...]  # one factor for all
     graded: Layers  # block, its share of the factor
-    weak: Layers  # the same for the weaker net
+    weak: Layers  # block, its share of the factor in the weaker net
     dispersed: tuple[str, ...]
 
     def flat_setting(self, factor: float, stop: float) -> Setting:
-        """One factor for all; no noise-damped guidance."""
+        """Return one factor for all blocks; no noise-damped guidance."""
         return Setting(tuple((block, factor) for block in self.flat), stop)
 
     def graded_setting(self, factor: float, stop: float = 0.7) -> Setting:
-        """Factors by block, at least 2, that fall step by step, with noise-damped guidance."""
+        """Return factors by block, at least 2, that fall step by step, with noise-damped guidance."""
         return Setting(_shares(self.graded, factor), stop, True, _shares(self.weak, factor), stop)
 
 
@@ -114,7 +114,7 @@ RELEASED: dict[str, dict[tuple[float, float], Setting]] = {
 
 
 def topology_of(unet: Any) -> Topology:
-    """Return the blocks of a UNet with SDXL's three levels or Stable Diffusion's four."""
+    """Return the blocks of a UNet with SDXL's three levels or Stable Diffusion's four; others raise `ValueError`."""
     levels = len(unet.down_blocks)
     if levels not in (3, 4):
         raise ValueError(f"the UNet has {levels} levels, allowed: 3 (SDXL) or 4 (Stable Diffusion 1.5, 2.1)")

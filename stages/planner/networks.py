@@ -1,0 +1,286 @@
+"""What a model's networks take at a size, found by running them without numbers, from the model's configuration.
+
+Memory and multiply-adds come from a trace (`stages/planner/trace.py`): a denoising stage is run for a step on tensors
+without numbers, at its true size, with its method's patches and the options asked for; the VAE once over a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from freescale import SOLVERS, Step
+from freescale.cascade import CELL
+from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
+from stages.errors import SpecError
+from stages.models.folder import cell_of
+from stages.planner.kept import kept
+from stages.planner.skeleton import CallsFolded, Skeleton, configurations, skeleton, text_weights
+from stages.planner.trace import Trace
+from stages.stage import Cost, cells_of, latent_shape, method_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from freescale.vae.layers import Half
+    from stages.denoise import DenoiseStage
+    from stages.models.folder import ModelInfo
+    from stages.spec import RunOptions
+    from stages.stage import Size
+
+Way = Literal["decode", "encode"]
+FLOAT32 = 4  # bytes
+TOKENS = 77  # of CLIP's context
+TEXT_WIDTH = 2048  # of a row; an encoder holds eight of them a token
+
+
+@dataclass(frozen=True)
+class TracedNetworks:
+    """The networks of a model under these options: `Networks` of `stages/stage.py`.
+
+    `dtype` is the UNet's or the text encoders'; the VAE's is float32. Traces are kept by what they depend on.
+    """
+
+    info: ModelInfo
+    dtype: torch.dtype
+    options: RunOptions
+
+    def latent_bytes(self, size: Size) -> int:
+        """Bytes of the float32 latents of a picture of `size` pixels."""
+        return math.prod(latent_shape(size, self.info.latent_channels, self.info.cell)) * FLOAT32
+
+    def text_bytes(self) -> int:
+        """Bytes of the float32 rows of one encoded prompt, SDXL's pooled one included."""
+        config = read_config(self.info.folder, "unet")
+        return (TOKENS * int(config["cross_attention_dim"]) + _pooled(config)) * FLOAT32
+
+    def encode_text(self) -> Cost:
+        """Encode both prompts: a multiply-add a parameter and token."""
+        parameters = text_weights(self.info.folder, torch.float32) // FLOAT32
+        return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32, 2.0 * 2 * TOKENS * parameters)
+
+    def denoise(self, stage: DenoiseStage, frames: int) -> Cost:
+        """Run all steps of a denoising stage, over `frames` of a video."""
+        native = self.info.frames
+        video = None if native is None else _Video(frames, native, self.info.motion_adapter)
+        return _denoise_cost(_Asked(stage, self.options), self.info.folder, self.dtype, self.info.cell, video)
+
+    def decode(self, size: Size, held: int = 0) -> Cost:
+        """Decode a picture of `size` pixels; by tiles, with `held` bytes beside them.
+
+        Raises `SpecError` where `vae_memory` is too small for tiles.
+        """
+        return self._tiled(_vae_cost(self.info.folder, "decode", size, size), "decoder", size, held)
+
+    def encode(self, size: Size, source: Size, held: int = 0) -> Cost:
+        """Enlarge a picture from `source` to `size` pixels and encode it; by tiles, with `held` bytes beside them.
+
+        Raises `SpecError` where `vae_memory` is too small for tiles.
+        """
+        return self._tiled(_vae_cost(self.info.folder, "encode", size, source), "encoder", size, held)
+
+    def _tiled(self, whole: Cost, half: Half, size: Size, held: int) -> Cost:
+        """The cost of half a VAE where it works by tiles, else `whole`."""
+        memory, tile = self.options.vae_memory, self.options.vae_tile
+        if not memory:
+            return whole
+        given = cells_of(size, self.info.cell) if half == "decoder" else size
+        activations, flops = kept(
+            lambda: _by_tiles(whole, self.info.folder, half, given, tile, memory, held),
+            *("tiles", asdict(whole), configurations(self.info.folder, "vae"), half, given, tile, memory, held),
+        )
+        return Cost(int(activations), flops)
+
+
+def _by_tiles(
+    whole: Cost, folder: Path, half: Half, given: Size, tile: int, memory: int, held: int
+) -> tuple[float, float]:
+    """Bytes and floating-point operations of half a VAE over a map of `given` cells or pixels, by tiles where needed.
+
+    Multiply-adds: those of the whole, times passes. Of the passes over a part, each runs half of it on average.
+    """
+    vae: Any = skeleton(folder, "vae", torch.float32).module
+    if untiled_bytes(vae, half, given) <= memory:
+        return whole.activations, whole.flops
+    try:
+        plan = plan_tiles(vae, half, given, tile, memory)
+    except VaeMemoryError as error:
+        raise SpecError(str(error)) from error
+    return min(plan.bytes + held, whole.activations), whole.flops * plan.passes / len(plan.parts) / 2
+
+
+class _Video(NamedTuple):
+    """Frames, those the model was trained for, and where its motion modules are if they are no part of its UNet."""
+
+    frames: int
+    native: int
+    adapter: Path | None
+
+
+class _Asked:
+    """A stage and its options as a key of the cache of traces: equal where the trace would be."""
+
+    def __init__(self, stage: DenoiseStage, options: RunOptions) -> None:
+        self.stage, self.options = stage, options
+        params = {name: value for name, value in stage.params().items() if name != "seed"}
+        self.key = json.dumps([params, asdict(options.compute), stage.name], sort_keys=True)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Asked) and self.key == other.key
+
+
+@lru_cache(maxsize=256)
+def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, cell: int, video: _Video | None) -> Cost:
+    """Trace the second step, or the only one; where a method's steps differ, the last one too."""
+    adapter, frames = (video.adapter, video[:2]) if video else (None, None)
+    configs = configurations(folder, "unet", adapter)
+    activations, flops = kept(
+        lambda: _traced_steps(asked, skeleton(folder, "unet", dtype, adapter), cell, frames),
+        *("denoise", asked.key, configs, str(dtype), cell, frames),
+    )
+    return Cost(int(activations), flops)
+
+
+def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, int] | None) -> tuple[float, float]:
+    """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps."""
+    stage = asked.stage
+    steps = {min(stage.start + 1, stage.stop - 1)}
+    if not method_of(stage.method).steady:
+        steps.add(stage.stop - 1)
+    costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(steps)]
+    flops = sum(cost.flops for cost in costs) / len(costs)
+    return max(cost.activations for cost in costs), flops * (stage.stop - stage.start)
+
+
+@dataclass(frozen=True)
+class _Scheduled:
+    """What a stage asks of a model beside its networks. No cost depends on noise levels: any schedule will do."""
+
+    latent_channels: int
+    cell: int
+    frames: int | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Stands in for `Models`: a UNet, with or without weights."""
+
+    unet: Any
+    info: _Scheduled
+    device: torch.device
+
+
+def run_step(
+    stage: DenoiseStage,
+    unet: Any,
+    options: RunOptions,
+    step: int,
+    device: torch.device,
+    video: tuple[int, int] | None = None,
+    cell: int = CELL,
+) -> None:
+    """Run one step of a stage with a UNet on its device, from latents that are zero.
+
+    `video` are the frames, and those that the model was trained for; a latent cell has `cell` pixels a side.
+    """
+    frames, native = video or (None, None)
+    channels = int(unet.config["in_channels"])
+    latents = torch.zeros(latent_shape(stage.size, channels, cell, frames))
+    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
+    models: Any = _Network(unet, _Scheduled(channels, cell, native), device)
+    next(iter(stage.run(_parents(stage, unet.config, latents, cell), models, options, resume)))
+
+
+def trace_step(
+    stage: DenoiseStage,
+    unet: Skeleton,
+    options: RunOptions,
+    step: int,
+    video: tuple[int, int] | None = None,
+    cell: int = CELL,
+) -> Cost:
+    """What one step of a stage costs, by running it without numbers."""
+    network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
+    with Trace() as trace, torch.no_grad():
+        unet.trace = trace
+        try:
+            trace.hold((*unet.module.parameters(), *unet.module.buffers()))
+            before = trace.live
+            run_step(stage, network, options, step, torch.device("meta"), video, cell)
+        finally:
+            unet.trace = None
+    return Cost(trace.peak - before, float(trace.flops))
+
+
+def _parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) -> dict[str, dict[str, Tensor]]:
+    """Inputs of a stage, on the host as a store gives them, of the right shapes."""
+    text = {"prompt_embeds": torch.zeros(1, TOKENS, int(config["cross_attention_dim"]))}
+    if config.get("addition_embed_type") == "text_time":
+        text["text_embeds"] = torch.zeros(1, _pooled(config))
+    if stage.sampling.guidance_scale > 1:
+        text |= {f"negative_{name.removeprefix('prompt_')}": value for name, value in text.items()}
+    parents = {"text": text, "latents": {"latents": latents}}
+    if stage.level:
+        parents["reference"] = {"latents": latents}
+        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *cells_of(stage.base_size, cell))}
+    masks = {role: {"picture": torch.zeros(*latents.shape[-2:], 1, dtype=torch.uint8)} for role, _ in stage.regions}
+    return parents | masks
+
+
+def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], device: torch.device) -> None:
+    """Decode latents of a picture of `size`, or enlarge one of `source` to `size` and encode it, whole, in float32."""
+    if way == "decode":
+        latents = torch.zeros(latent_shape(size, vae.config.latent_channels, cell_of(vae.config)), device=device)
+        image = vae.decode(latents / vae.config.scaling_factor).sample
+        torch.isfinite(image).all()
+        return
+    image = torch.zeros(1, 3, *source, device=device)
+    larger = image if source == size else F.interpolate(image, size=size, mode="bicubic")
+    vae.encode(larger)
+
+
+@lru_cache(maxsize=64)
+def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
+    """Trace the VAE over a whole picture, in float32, with the enlargement before an encoding."""
+    configs = configurations(folder, "vae")
+    activations, flops = kept(lambda: _traced_vae(folder, way, size, source), "vae", configs, way, size, source)
+    return Cost(int(activations), flops)
+
+
+def _traced_vae(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
+    vae = skeleton(folder, "vae", torch.float32)
+    module: Any = vae.module
+    with Trace() as trace, torch.no_grad():
+        vae.trace = trace
+        try:
+            trace.hold((*module.parameters(), *module.buffers()))
+            before = trace.live
+            run_vae(module, way, size, source, torch.device("meta"))
+        finally:
+            vae.trace = None
+    return trace.peak - before, float(trace.flops)
+
+
+def _pooled(config: Mapping[str, Any]) -> int:
+    """Width of SDXL's pooled text row, by its UNet's configuration; 0 for a model without."""
+    width = int(config.get("projection_class_embeddings_input_dim") or 0)
+    return max(0, width - 6 * int(config.get("addition_time_embed_dim") or 0))
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """The configuration of a part of a model folder, as its file has it."""
+    config: dict[str, Any] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+    return config

@@ -1,0 +1,211 @@
+"""What holds where in a render: the model's own values for what a spec leaves unsaid, and every `redo` resolved.
+
+`settled` fills in the model's values. `resolve` then gives, for every level, the method, seed, guidance scale and
+regions of each of its stages. What comes back is plain data: the plan reads it and asks the spec for nothing of this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freescale import METHODS, Method, base_size_for
+from freescale.methods import FreeScale
+from stages.errors import SpecError
+from stages.media.ffmpeg import check_encoding
+from stages.spec import (
+    IMAGE_FORMATS,
+    LOSSY,
+    VIDEO_FORMATS,
+    Redo,
+    Region,
+    RenderSpec,
+    changed_method,
+    exact_rate,
+    off_grain,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from freescale import Solver
+    from stages.models.folder import ModelInfo
+    from stages.spec import MethodSpec
+    from stages.stage import Size
+
+STAGES = ("base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass")  # of a level, in the order they run
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What holds at one stage of one level. Regions are soft masks with a detail scale each."""
+
+    method: Method
+    seed: int
+    guidance_scale: float
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class LevelSettings:
+    """What holds at the stages of one level, which are fields by their names; level 0 runs `base_denoise` alone."""
+
+    level: int
+    size: Size
+    base_denoise: StageSettings
+    upscale: StageSettings
+    renoise: StageSettings
+    highres_denoise: StageSettings
+    detail_pass: StageSettings
+
+
+def resolve(spec: RenderSpec, info: ModelInfo, sizes: Sequence[Size]) -> tuple[LevelSettings, ...]:
+    """Return the settings of every level of a settled spec, after every redo at or before each of its stages.
+
+    `sizes` are those of the levels. Raises `SpecError` for a redo beyond the last level.
+    """
+    for change in spec.redo:
+        if change.level >= len(sizes):
+            raise SpecError(f"redo.level: {change.level} is beyond the last level, {len(sizes) - 1}")
+    return tuple(
+        LevelSettings(level, size, **{stage: _settings_at(spec, info, stage, level) for stage in STAGES})
+        for level, size in enumerate(sizes)
+    )
+
+
+def level_sizes(spec: RenderSpec, info: ModelInfo) -> tuple[tuple[Size, ...], Size]:
+    """Return the sizes of all levels, and the size that a cascade begins at, which a render of one level need not have.
+
+    Raises `SpecError` for a side that does not come to whole latent cells of the model, with the nearest that do.
+    """
+    for name, side in (("width", spec.width), ("height", spec.height)):
+        if side % info.cell:
+            raise SpecError(f"{name}: {off_grain(side, info.cell)} with {info.name}")
+    base = base_size_for(spec.size, info.native, cell=info.cell)
+    if spec.cascade == "auto":
+        sizes = spec.method.build().sizes(spec.size, base, info.cell)
+    else:
+        sizes = tuple((height, width) for width, height in spec.cascade)
+    for height, width in sizes:
+        if height % info.cell or width % info.cell:
+            raise SpecError(f"cascade: level {width}x{height} is not in multiples of {info.cell}, as {info.name} needs")
+    return sizes, sizes[0] if len(sizes) > 1 else base
+
+
+def _settings_at(spec: RenderSpec, info: ModelInfo, stage: str, level: int) -> StageSettings:
+    method, seed, guidance, regions = spec.method, spec.seed, spec.guidance_scale, spec.regions
+    for change in spec.redo:
+        if _reaches(change, stage, level):
+            method = changed_method(method, change.method)
+            seed = seed if change.seed is None else change.seed
+            guidance = guidance if change.guidance_scale is None else change.guidance_scale
+            regions = regions if change.regions is None else change.regions
+    scale = info.guidance_scale if guidance is None else guidance
+    return StageSettings(method.build(), seed, float(scale), regions)
+
+
+def _reaches(change: Redo, stage: str, level: int) -> bool:
+    """Whether a redo holds at this stage of this level."""
+    return (level, STAGES.index(stage)) >= (change.level, STAGES.index(change.stage))
+
+
+def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
+    """Return the spec with the model's own values where it gives none, so that a record of it is complete.
+
+    Raises `SpecError` for a method or a field that cannot be had with the model.
+    """
+    method = spec.method
+    if info.is_video and not method.build().video:
+        able = ", ".join(name for name, kind in METHODS.items() if kind.video)
+        raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")
+    video = _video_settings(spec, info) if info.is_video else _picture_settings(spec, info)
+    return spec.model_copy(update={"method": settled_method(method, info), **video})
+
+
+def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
+    """Return the method with the model's own values where the spec gives none.
+
+    A value for a field of FreeScale's goes to FreeScale alone, so that a baseline stays as published; FreeU's factors,
+    which depend on a model's channels, go to every method.
+    """
+    built = method.build()
+    known = {f.name for f in dataclasses.fields(built)} - method.model_fields_set
+    if not isinstance(built, FreeScale):
+        known -= {f.name for f in dataclasses.fields(FreeScale)} - {"freeu"}
+    own = {name: value for name, value in info.method_defaults.items() if name in known}
+    return type(method).model_validate(method.model_dump() | own)
+
+
+def _picture_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
+    """Return the format of a picture. Raises `SpecError` for a field that only a video has."""
+    for name in ("frames", "fps", "motion_fps", "crf", "pixel_format"):
+        if getattr(spec, name) is not None:
+            raise SpecError(
+                f"{name}: {getattr(spec, name)} is for videos, and {info.name} makes pictures; leave it out"
+            )
+    if spec.format not in (None, *IMAGE_FORMATS):
+        raise SpecError(
+            f"format: {spec.format} is for videos, and {info.name} makes pictures: {', '.join(IMAGE_FORMATS)}"
+        )
+    return {"format": spec.format or "png"}
+
+
+def _video_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
+    """Return format, frames and rates of a video. Raises `SpecError` for a field that it cannot have."""
+    if spec.format not in (None, *VIDEO_FORMATS):
+        raise SpecError(
+            f"format: {spec.format} is for pictures, and {info.name} makes videos: {', '.join(VIDEO_FORMATS)}"
+        )
+    if spec.image is not None:
+        raise SpecError(f"image: {info.name} makes videos, and none can start from a picture; leave it out")
+    if spec.motion_fps is not None and info.motion_fps is None:
+        raise SpecError(f"motion_fps: {info.name} has no fps branch to tell it to; leave it out")
+    format = spec.format or "mp4"
+    check_encoding(format, spec.size, spec.pixel_format)
+    for name in ("crf", "pixel_format"):
+        if getattr(spec, name) is not None and format not in LOSSY:
+            raise SpecError(f"{name}: {getattr(spec, name)} is for {' and '.join(LOSSY)}, not for {format}")
+    return {
+        "format": format,
+        "frames": spec.frames or info.frames,
+        "fps": spec.fps or exact_rate(info.fps),
+        "motion_fps": spec.motion_fps or info.motion_fps,
+    }
+
+
+def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
+    """Return the spec with absolute paths, so that a record of it can be rendered from any folder.
+
+    Relative ones are under `input_root` (None: the working folder).
+    """
+    root = (input_root or Path()).absolute()
+
+    def whole(path: str) -> str:
+        return str(root / Path(path).expanduser())
+
+    def all_whole(regions: tuple[Region, ...]) -> tuple[Region, ...]:
+        return tuple(region.model_copy(update={"mask": whole(region.mask)}) for region in regions)
+
+    changes = [
+        change.model_copy(update={"regions": all_whole(change.regions)}) if change.regions else change
+        for change in spec.redo
+    ]
+    image = None if spec.image is None else whole(spec.image)
+    return spec.model_copy(update={"image": image, "regions": all_whole(spec.regions), "redo": tuple(changes)})
+
+
+def solver_of(spec: RenderSpec, info: ModelInfo) -> tuple[Solver, float]:
+    """Return (solver, eta): the spec's, else the method's as published, else the model's. eta is in [0, 1].
+
+    A few-step model keeps its own solver. No solver is published for videos, so they have the model's with eta 0.
+    """
+    published = None if info.is_video else spec.method.build().solver
+    if spec.solver != "auto":
+        solver, eta = spec.solver, 0.0
+    elif published is None or info.solver == "euler_ancestral":
+        solver, eta = info.solver, 0.0
+    else:
+        solver, eta = published
+    return solver, eta if spec.eta is None else spec.eta

@@ -1,0 +1,58 @@
+"""Results of traces kept in a file: taken from there, never a failure, and never a reason to fail."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stages.planner.kept import kept, traces_kept
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_trace_is_made_once(tmp_path: Path) -> None:
+    made = []
+
+    def trace() -> tuple[float, ...]:
+        made.append(1)
+        return 5, 2.5
+
+    for _ in range(2):
+        with traces_kept(tmp_path / "cache" / "traces.json"):
+            assert kept(trace, "unet", ["config"], (8, 8)) == (5, 2.5)
+    assert len(made) == 1
+    with traces_kept(tmp_path / "cache" / "traces.json"):
+        kept(trace, "unet", ["config"], (8, 16))
+    kept(trace, "unet", ["config"], (8, 8))  # outside of a `with` nothing is kept
+    assert len(made) == 3
+
+
+def test_a_trace_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "traces.json"
+
+    def broken() -> tuple[float, ...]:
+        raise NotImplementedError("a meta tensor has no numbers")
+
+    with pytest.raises(NotImplementedError), traces_kept(path):
+        kept(broken, "unet")
+    assert not path.exists()
+    with traces_kept(path):
+        assert kept(lambda: (1.0,), "unet") == (1.0,)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "null", "{not json", '{"a": 3}'])
+def test_a_damaged_file_is_made_anew(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "traces.json"
+    path.write_text(text)
+    with traces_kept(path):
+        assert kept(lambda: (1.0,), "unet") == (1.0,)
+    assert [1.0] in json.loads(path.read_text()).values()
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    with traces_kept(tmp_path / "cache" / "traces.json"):
+        assert kept(lambda: (1.0,), "unet") == (1.0,)
