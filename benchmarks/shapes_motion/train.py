@@ -44,7 +44,7 @@ UNET_STEPS, UNET_BATCH, RATE = 1040, 8, 1e-3
 LATE = 760  # from this step on motions are told apart, and high noise is seen more often, in units of the picture
 EARLY, LAST = 850, 999  # the timesteps that decide where an object goes; below, that shows through the noise
 SCALE_TO, SCALE_STEPS = 0.7, 400  # VideoCrafter2's dynamic scale
-METHOD = {"restart": 0.75, "upsample": "rgb", "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
+FREESCALE = {"restart": 0.75, "upsample": "rgb", "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
 
 
 # ---------------------------------------------------------------- the networks
@@ -455,7 +455,7 @@ def pack(work: Path, out: Path) -> None:
         "motion_fps": 8,
         "dynamic_scale": [SCALE_TO, SCALE_STEPS],
         "pad_token_id": 0,
-        "method": METHOD,
+        "method": {"freescale": FREESCALE},
     }
     (out / "freescale.json").write_text(json.dumps(card, indent=1))
     total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

@@ -3,7 +3,7 @@
 A model is a diffusers pipeline folder in safetensors. Images come from `StableDiffusionXLPipeline` and
 `StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/video.md`), `TextToVideoSDPipeline`
 (ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
-give defaults and what their configuration has no field for.
+give defaults and what their configuration has no field for; what it says of methods is read by `stages.models.card`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale import Solver
+    from stages.models.card import MethodValues
     from stages.spec import ModelSpec
 
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
@@ -35,14 +36,13 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # which folders decide the bytes of wh
     "unet": ("unet", "scheduler"),
     "vae": ("vae",),
 }
+CARD = "freescale.json"
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
-TURBO: Mapping[str, Any] = {
-    "restart": 0.5,
-    "dilation": (0.0, 1.0),
-    "rad": (0.0, 0.0),
-    "pool": (0.0, 0.5),
+TURBO: MethodValues = {
+    "freescale": {"restart": 0.5, "dilation": (0.0, 1.0)},
+    "hidiffusion": {"rad": (0.0, 0.0), "pool": (0.0, 0.5)},
 }  # of four steps: two a level, dilated throughout; HiDiffusion as released for SDXL-Turbo
-VIDEO: Mapping[str, Any] = {"freeu": None, "upsample": "latent", "interpolation": "bilinear"}
+VIDEO: MethodValues = {"*": {"freeu": None}, "freescale": {"upsample": "latent", "interpolation": "bilinear"}}
 """What the paper changes for video: no FreeU, levels enlarged in latent space (the mode is our choice)."""
 
 
@@ -84,7 +84,7 @@ class ModelInfo:
     latent_channels: int
     cell: int = CELL  # pixels of a latent cell's side: the factor of its VAE
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    method_defaults: Mapping[str, Any] = field(default_factory=dict)  # where the spec names none
+    method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
     frames: int | None = None  # it was trained for; None: an image model
     fps: float | None = None  # of playback, by default
     motion_fps: float | None = None  # default of the fps branch; None where there is none
@@ -158,7 +158,7 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
     unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get("_class_name", "")
-    card = read_json(folder / "freescale.json") if (folder / "freescale.json").is_file() else {}
+    card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
     is_video = kind in VIDEO_KINDS or "motion_adapter" in card
     unet_class = _unet_class(folder, unet, is_video)
     hashes = Hashes(home)
@@ -175,10 +175,17 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
         latent_channels=int(vae["latent_channels"]),
         cell=cell_of(vae),
         fingerprints={part: hashes.folders(folder, names) for part, names in PARTS.items()},
-        method_defaults=TURBO if turbo else card.get("method", {}),
+        method_defaults=TURBO if turbo else _method_values(folder, card),
         unet_class=unet_class,
     )
     return _as_video(info, str(kind), unet, card, hashes) if is_video else info
+
+
+def _method_values(folder: Path, card: Mapping[str, Any], usual: MethodValues | None = None) -> MethodValues:
+    """Return what the card says of methods, over what is `usual`."""
+    from stages.models.card import merged, method_values  # here, since the methods bring torch
+
+    return merged(usual or {}, method_values(card.get("method", {}), folder / CARD))
 
 
 def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
@@ -238,7 +245,7 @@ def _as_video(
             "text": _with(info.fingerprints["text"], {"pad_token_id": pad}),
             "unet": _with(info.fingerprints["unet"], decisive),
         },
-        method_defaults={**VIDEO, **card.get("method", {})},
+        method_defaults=_method_values(info.folder, card, VIDEO),
         frames=frames,
         fps=float(card.get("fps", defaults.fps)),
         motion_fps=float(card.get("motion_fps", MOTION_FPS)) if info.unet_class == "VideoCrafterUNet" else None,
