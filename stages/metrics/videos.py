@@ -1,4 +1,4 @@
-"""Measures of videos by VBench's rules (arXiv 2311.17982), and what FVD feeds its network. No network is in here.
+"""Metrics of videos by VBench's rules (arXiv 2311.17982), and what FVD feeds its network. No network is in here.
 
 A video is its frames in order, each (3, H, W) uint8, read once. The optical flow is a plug: any callable from two
 frames to the displacement of each pixel of the first, (2, H, W), x before y.

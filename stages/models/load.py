@@ -219,7 +219,7 @@ def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool
 
 
 class ClipNetworks:
-    """A transformers `CLIPModel` with its tokenizer, for measures: embeddings of pictures and of words."""
+    """A transformers `CLIPModel` with its tokenizer, for metrics: embeddings of pictures and of words."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import CLIPModel, CLIPTokenizer

@@ -3,7 +3,7 @@
 A scene is a handful of numbers, so it can be drawn at any size: `draw(scene, height, width)` gives the same
 picture at every resolution, with finer grain where there are pixels to show it. Lengths are in scene units:
 one unit is the geometric mean of the sides, so a scene keeps its look at any aspect ratio. Object colours are
-saturated and backgrounds are muted (table below); `measures.py` relies on that and on nothing else.
+saturated and backgrounds are muted (table below); `metrics.py` relies on that and on nothing else.
 """
 
 from __future__ import annotations
