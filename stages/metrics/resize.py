@@ -18,7 +18,7 @@ NAME = "clean"
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """`pixels` (B, 3, H, W) in 0…255, any dtype, at `size` (height, width): float32 in 0…255.
+    """Return `pixels` (B, 3, H, W) in 0…255, any dtype, at `size` (height, width): float32 in 0…255.
 
     A picture that has the size already comes back with its own values.
     """

@@ -48,7 +48,7 @@ VIDEO: MethodValues = {"*": {"freeu": None}, "freescale": {"upsample": "latent",
 
 @dataclass(frozen=True)
 class VideoDefaults:
-    """Of one kind of pipeline; a card may say otherwise."""
+    """The defaults of one kind of video pipeline, where the card gives none."""
 
     guidance_scale: float
     fps: float  # of playback
@@ -95,17 +95,17 @@ class ModelInfo:
 
     @property
     def is_video(self) -> bool:
-        """Whether it makes videos, (B, C, F, h, w)."""
+        """Whether the model makes videos, (B, C, F, h, w)."""
         return self.frames is not None
 
 
 def models_folder(home: Path) -> Path:
-    """Where named models are looked for."""
+    """Return the folder in which named models are looked for."""
     return home / "models"
 
 
 def locate(spec: ModelSpec, home: Path) -> Path:
-    """The folder a model name or path leads to. Raises `SpecError` that says where it looked."""
+    """Return the folder a model name or path leads to. Raises `SpecError` that says where it looked."""
     if spec.name in EMBEDDED_MODELS:
         folder = EMBEDDED_MODELS[spec.name]
         if not (folder / "model_index.json").is_file():
@@ -132,7 +132,7 @@ def locate(spec: ModelSpec, home: Path) -> Path:
 
 
 def _cached_snapshots(spec: ModelSpec) -> list[Path]:
-    """Where the hub's own cache would hold this repository; nothing is fetched."""
+    """Return where the hub's own cache would hold this repository; nothing is fetched."""
     root = Path(os.path.expanduser("~/.cache/huggingface/hub")) / f"models--{spec.name.replace('/', '--')}"
     if spec.revision:
         return [root / "snapshots" / spec.revision]
@@ -141,7 +141,7 @@ def _cached_snapshots(spec: ModelSpec) -> list[Path]:
 
 
 def available(home: Path) -> Iterator[tuple[str, Path]]:
-    """Every model that can be named: the embedded ones, then those under the models folder."""
+    """Return every model that can be named: the embedded ones, then those under the models folder."""
     yield from ((name, folder) for name, folder in EMBEDDED_MODELS.items() if folder.is_dir())
     root = models_folder(home)
     for index in sorted(root.glob("*/model_index.json")) if root.is_dir() else []:
@@ -189,7 +189,7 @@ def _method_values(folder: Path, card: Mapping[str, Any], usual: MethodValues | 
 
 
 def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
-    """The class its UNet's configuration names; an image UNet in a video model needs a motion adapter."""
+    """Return the class its UNet's configuration names; an image UNet in a video model needs a motion adapter."""
     name = str(unet.get("_class_name", "UNet2DConditionModel"))
     allowed = ("UNet2DConditionModel", *VIDEO_UNETS) if is_video else ("UNet2DConditionModel",)
     if name not in allowed:
@@ -207,7 +207,7 @@ def cell_of(vae: Mapping[str, Any]) -> int:
 
 
 def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any], cell: int) -> tuple[int, int]:
-    """(height, width) in pixels: the card's `native`, else the UNet's `sample_size` in latent cells."""
+    """Return (height, width) in pixels: the card's `native`, else the UNet's `sample_size` in latent cells."""
     cells = unet.get("sample_size")
     sides = [side * cell for side in cells] if isinstance(cells, list) else [int(cells or 0) * cell] * 2
     given = card.get("native", sides)
@@ -219,7 +219,7 @@ def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any], cell
 def _as_video(
     info: ModelInfo, kind: str, unet: Mapping[str, Any], card: Mapping[str, Any], hashes: Hashes
 ) -> ModelInfo:
-    """The same with what a video model has besides, and with defaults of its own."""
+    """Return `info` of a video model: with the defaults of its kind, and with what the card says of videos."""
     defaults = (
         VIDEO_KINDS.get(kind) or VIDEO_KINDS["AnimateDiffSDXLPipeline" if info.size_ids else "AnimateDiffPipeline"]
     )
@@ -256,7 +256,7 @@ def _as_video(
 
 
 def _with(fingerprint: str, decisive: Mapping[str, Any]) -> str:
-    """A part's fingerprint with what else decides its bytes."""
+    """Return a part's fingerprint with what else decides its bytes."""
     return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
 
 
@@ -282,7 +282,7 @@ def _solver(scheduler: Mapping[str, Any]) -> Solver:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object a JSON file holds. Raises `SpecError` naming the file."""
+    """Return the object that a JSON file holds. Raises `SpecError` naming the file."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
