@@ -23,7 +23,7 @@ SMALLEST_SIDE = 8
 """Latent cells of level 0's shorter side, at least: three halvings inside a UNet leave one."""
 
 SMALLEST_GROWTH = 1.25
-"""The least growth of a level above another: a smaller rest is added to the growth of the level before it."""
+"""The least growth from level to level, unless all of it is less: a smaller rest is joined to the growth before it."""
 
 
 @dataclass(frozen=True, eq=False)

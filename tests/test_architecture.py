@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -195,6 +195,44 @@ def test_only_the_doors_import(module: str, packages: tuple[str, ...], doors: tu
         if path.relative_to(ROOT).as_posix() not in doors
         for name, node in imported(tree_of(path), typing=module == "storage")
         if name.split(".")[0] == module
+    ]
+    assert not bad, "\n".join(bad)
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def in_circles(graph: Mapping[str, set[str]]) -> set[str]:
+    """The modules that import themselves by way of others: those left when leaves are taken off, from both ends."""
+    left = set(graph)
+    while ends := {m for m in left if not graph[m] & left or not any(m in graph[other] for other in left)}:
+        left -= ends
+    return left
+
+
+def test_no_module_of_flows_imports_itself_by_way_of_others() -> None:
+    """Imports for types count: whoever reads a module has to read those too."""
+    paths = {module_of(path): path for path in sources("flows")}
+    graph = {module: set[str]() for module in paths}
+    for module, path in paths.items():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[module] |= ({node.module} | names) & paths.keys() - {module}
+    assert in_circles(graph) == set()
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b", "c"}
+
+
+def test_nothing_but_the_command_line_imports_the_command_line() -> None:
+    bad = [
+        at(path, node, f"imports {name}")
+        for path in sources("flows")
+        if path.relative_to(ROOT).parts[1] != "cli"
+        for name, node in imported(tree_of(path))
+        if name.startswith("flows.cli")
     ]
     assert not bad, "\n".join(bad)
 

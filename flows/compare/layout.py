@@ -1,4 +1,4 @@
-"""A comparison laid out: every prompt, seed and size under every method, each picture a run of its own.
+"""The pictures of a comparison: every prompt, seed and size under every method, each picture a run of its own.
 
 The picture of a seed here is the picture that `freescale render` makes of the same words and seed.
 """
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared with each other: the methods on one prompt, seed and size."""
+    """One row of a comparison: every method on one prompt, seed and size."""
 
     prompt: str
     seed: int
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checked comparison: nothing has been rendered yet."""
+    """A checked comparison. Nothing has been rendered yet."""
 
     name: str
     spec: GridSpec
@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def jobs(self) -> tuple[QueuedJob, ...]:
-        """Every render once, row by row, so that a stopped night has whole rows."""
+        """Every render once, row by row, so that a comparison which was stopped has whole rows."""
         return tuple({cell.run: cell.queued for row in self.rows for cell in row.cells}.values())
 
 

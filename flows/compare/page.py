@@ -1,4 +1,4 @@
-"""A comparison as a folder to open, copy or send: contact sheet, one page with synchronised zoom, all that is known.
+"""A comparison as a folder to open, copy or send: contact sheet, one page with synchronised zoom, a record in JSON.
 
 `index.html` needs no server and no network; the pictures lie beside it as the files that the runs made.
 """
@@ -25,7 +25,7 @@ PAGE, SHEET, RECORD = "index.html", "contact-sheet.png", "comparison.json"
 
 
 def check_out(folder: Path, comparison: Comparison, overwrite: bool) -> None:
-    """Refuse a folder that holds another comparison, or files of somebody else. Raises `SpecError`."""
+    """Raise `SpecError` for a folder that holds another comparison or other files, unless `overwrite`."""
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"out: {str(folder)!r} is not a folder")
     taken = [name for name in (RECORD, PAGE, SHEET) if (folder / name).exists()]
@@ -41,7 +41,7 @@ def check_out(folder: Path, comparison: Comparison, overwrite: bool) -> None:
 
 
 def write(folder: Path, comparison: Comparison, states: Mapping[str, State], home: Home) -> list[Path]:
-    """Write what is there so far; a picture that is not there yet says why. Return page, sheet and record."""
+    """Write what is there so far; in place of a missing picture stands the reason. Return page, sheet and record."""
     record = as_json(folder, comparison, states, home)
     sheet = [(row.name, cells["cells"]) for row, cells in zip(comparison.rows, record["rows"], strict=True)]
     return [
@@ -52,7 +52,7 @@ def write(folder: Path, comparison: Comparison, states: Mapping[str, State], hom
 
 
 def as_json(folder: Path, comparison: Comparison, states: Mapping[str, State], home: Home) -> dict[str, Any]:
-    """The comparison with every cell's run, state, seconds and picture; copies the pictures under `folder`."""
+    """The record of a comparison: every cell's run, state, seconds and picture. Copies the pictures under `folder`."""
     return {
         "comparison": comparison.name,
         "methods": [entry.label for entry in comparison.spec.methods],

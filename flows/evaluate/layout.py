@@ -1,7 +1,7 @@
 """An evaluation laid out: prompts x methods x sizes x seeds and the reference, each picture with its readings.
 
-Everything that can be refused is refused here, before the first render: unknown fields, missing or wrong weights, every
-picture of a reference folder. `flows/evaluate/readings.py` renders, reads and scores what is laid out here.
+Everything that can be refused is refused here, before the first render: unknown fields, missing or wrong weights,
+unreadable pictures in a reference folder. `flows/evaluate/readings.py` renders, reads and scores what is laid out here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture to be read: a render of a method, or one of the reference. `readings` by what they give."""
+    """A picture to read: a render of a method, or one of the reference. `readings` are calls, by what they give."""
 
     id: str
     group: str  # a method's label, or `reference`
@@ -69,7 +69,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checked evaluation: nothing has been rendered or read yet."""
+    """A checked evaluation. Nothing has been rendered or read yet."""
 
     name: str
     spec: EvaluationSpec
@@ -97,7 +97,7 @@ class _Layout:
     against: dict[Size, Size | None] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
-        """The pictures in the order they are made: prompt by prompt, so that a stopped night compares what it has."""
+        """The evaluation. Pictures are in the order of prompts, so that after a stop whole prompts are done."""
         spec = self.spec
         self.info = describe(spec.model, self.home.root)
         self.spec = spec = spec.settled(self.info.name, self.info.is_video).with_own_values(self.info)
@@ -115,13 +115,13 @@ class _Layout:
         return Evaluation(name, spec, pictures, self._texts(prompts), weights, self.against, kind, fps)
 
     def _fingerprint(self, pictures: tuple[Picture, ...]) -> str:
-        """Of all that decides a number: what is read, in which group, and how the readings are scored."""
+        """The fingerprint of all that decides a number: what is read, in which group, how the readings are scored."""
         rules = {"metrics", "kid_subsets", "kid_subset_size", "splits", "draws", "seed"}
         read = [[p.group, {role: call.key for role, call in p.readings.items()}] for p in pictures]
         return fingerprint(self.spec.model_dump(mode="json", include=rules), read)
 
     def _networks(self) -> tuple[WeightFile, ...]:
-        """Find and load the networks, so that a file that is none is refused now; decide how pictures are read."""
+        """Find and load the networks of pictures, so that a wrong file is refused now; decide how pictures are read."""
         spec, cpu = self.spec, torch.device("cpu")
         main = self._weights(spec.network)
         input_size = load_extractor(main, cpu).input_size
@@ -137,7 +137,7 @@ class _Layout:
         return main, self.clip.weights
 
     def _video_networks(self) -> tuple[WeightFile, ...]:
-        """The same for videos."""
+        """Find and load the networks of videos, so that a wrong file is refused now; decide how videos are read."""
         spec, native, found = self.spec, self.info.native, dict[str, WeightFile]()
         frames, fps = spec.frames or self.info.frames or 1, spec.fps or exact_rate(self.info.fps)
         if set(COMPARING_VIDEOS) & set(spec.measured):
@@ -157,7 +157,7 @@ class _Layout:
         return self.videos.weights
 
     def _flow(self, frames: int, fps: str) -> WeightFile:
-        """The network of the dynamic degree, for videos that it can tell of."""
+        """The network of the dynamic degree. Raises `SpecError` for videos that are too short for it."""
         kept = len(range(0, frames, kept_step(Fraction(fps))))
         if needed_pairs(kept) < 1:
             raise SpecError(
@@ -196,7 +196,7 @@ class _Layout:
         return Picture(id, entry.label, size, prompt, seed, readings, Job(run_name(render, plan), plan.spec, plan))
 
     def _stages(self, group: str, id: str, prompt: str) -> dict[str, Stage]:
-        """What reads a render, by what it gives; a reference is compared with and no more."""
+        """The stages that read a render, by what they give; a reference is read only for what is compared."""
         if self.videos is not None:
             return self.videos.reference() if group == REFERENCE else self.videos.render(prompt)
         assert self.reader is not None
@@ -209,7 +209,7 @@ class _Layout:
         return stages
 
     def _truth(self, scene: int, size: Size) -> Stage:
-        """What draws another true scene, or video, and reads it."""
+        """The stage that draws a true scene, or a true video, and reads it."""
         if self.videos is None:
             assert self.reader is not None
             return self.reader.scene(f"scene {scene}", scene, size)
@@ -217,7 +217,7 @@ class _Layout:
         return self.videos.truth(scene, size, frames, rate)
 
     def _reference(self, prompts: list[str]) -> Iterator[Picture]:
-        """The other side, once for every size that needs its own."""
+        """The pictures of the reference, once for every size that needs its own."""
         if not set(DISTANCES) & set(self.spec.measured):
             return
         reference, sizes = self.spec.reference, [(h, w) for w, h in self.spec.sizes]
@@ -242,7 +242,7 @@ class _Layout:
                         yield self._render(base, f"{index}-{seed}", prompt, drawn, size)
 
     def _folder(self, folder: Path) -> Iterator[Picture]:
-        """Every picture of a folder, decoded once to its end: an unreadable one is named and nothing is rendered."""
+        """Every picture of a folder. Each is decoded once. Raises `SpecError` for a damaged one."""
         assert self.reader is not None
         if not folder.is_dir():
             raise SpecError(f"reference.folder: {str(folder)!r} is not a folder")
@@ -264,5 +264,5 @@ class _Layout:
 
 
 def _seed(seed: int, purpose: str, index: int) -> int:
-    """A seed of its own for every picture, the same for every method; the reference's are independent of them."""
+    """The seed of a picture: every method has the same one, every prompt another, and the reference its own."""
     return int(torch.randint(0, 2**62, (1,), generator=generator(seed, "evaluation", purpose, index)))

@@ -1,7 +1,7 @@
 """Render, read and score what `flows/evaluate/layout.py` laid out.
 
-Each picture is a render of its own and each reading a stage in the store: an evaluation that was stopped anywhere goes
-on where it was, and one that is done is scored again without a step.
+Each picture is a render of its own, and each reading a stage in the store. So an evaluation that was stopped goes on
+where it was, and one that is done is scored again without a new render.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 
 def unread(picture: Picture, store: ArtifactStore, held: Collection[str] = ()) -> bool:
-    """Whether a reading of `picture` is neither in `store` nor among those `held` elsewhere, by fingerprint."""
+    """Whether a reading of `picture` is missing: its key is neither in `store` nor among the keys `held` elsewhere."""
     keys = (call.key for call in picture.readings.values())
     return any(key not in held and store.find(key) is None for key in keys)
 
 
 @dataclass(frozen=True)
 class Read:
-    """A picture that was read, with what rendering it cost; None where a stage was interrupted or is gone."""
+    """A picture that was read. `cost` is that of rendering it; None where a stage was interrupted or was deleted."""
 
     picture: Picture
     tensors: Tensors
@@ -57,7 +57,7 @@ class Read:
 
 @dataclass
 class Readings:
-    """All that was read, and the pictures that cannot be right, with the reason."""
+    """All that was read, and the pictures that failed, with the reason."""
 
     read: list[Read] = field(default_factory=list)
     failed: dict[Picture, str] = field(default_factory=dict)
@@ -65,14 +65,14 @@ class Readings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one size: its scores, the pictures that failed, and what one costs to render, from scratch."""
+    """One method at one size: its scores, the pictures that failed, and what rendering one from the start costs."""
 
     method: str
     size: Size
     scores: tuple[Score, ...]
     failed: int
     seconds: float | None  # mean over `timed` pictures
-    unet_samples: float | None  # likewise
+    unet_samples: float | None  # mean over `timed` pictures
     timed: int
 
 
@@ -83,10 +83,10 @@ def read_all(
     told: Callable[[int, Picture], None] = lambda done, picture: None,
     pool: WorkerPool | None = None,
 ) -> Readings:
-    """Render and read every picture that is not read yet, telling of each. Raises `Interrupted` when asked to stop.
+    """Render and read every picture that is not read yet; return all readings. `told` is called after each picture.
 
-    `read_one` is `read_picture`, or that inside a task. With a `pool` its workers render and read, and what they found
-    is taken from the store.
+    `read_one` is `read_picture`, or a Prefect task around it. With a `pool` its workers render and read, and the
+    results are taken from the store. Raises `Interrupted` when asked to stop.
     """
     found = Readings()
     lost = {} if pool is None else _read_over(evaluation, session, pool, told)
@@ -98,7 +98,7 @@ def read_all(
             raise Interrupted(None, None)
         try:
             found.read.append((read_one or read_picture)(picture, evaluation, session))
-        except StageError as error:  # it would be so again: the others are measured without it
+        except StageError as error:  # another try would fail too; the other pictures are scored without it
             found.failed[picture] = str(error)
         if pool is None:
             told(done, picture)
@@ -108,7 +108,7 @@ def read_all(
 def _read_over(
     evaluation: Evaluation, session: Session, pool: WorkerPool, told: Callable[[int, Picture], None]
 ) -> dict[Picture, str]:
-    """Have workers render and read what is not read yet; return the pictures that cannot be made, and why."""
+    """Have workers render and read what is not read yet; return the pictures that failed, and why."""
     home, pictures = session.home, evaluation.pictures
     left = [picture for picture in pictures if unread(picture, home.store)]
     model = next(p.job for p in pictures if p.job is not None)
@@ -124,7 +124,7 @@ def _read_over(
                 result_of(future)
             except (StageError, WorkersDiedError) as error:
                 failed[left[number]] = str(error)
-            except Exception as error:  # not this picture's alone: end the others in order first
+            except Exception as error:  # the cause is not this picture: stop the others with checkpoints first
                 broken.append(error)
                 pool.stop.set()
             told(done, left[number])
@@ -141,7 +141,7 @@ def read_elsewhere(
     home: Home, options: dict[str, Any], info: ModelInfo, dtype: str, stop_file: Path,
     spec: dict[str, Any] | None, readings: tuple[Call, ...],
 ) -> None:  # fmt: skip
-    """In a worker: render a picture, from its last checkpoint, and read it; stop where the file `stop_file` says so."""
+    """In a worker: render a picture, from its last checkpoint, and read it. Stop once the file `stop_file` exists."""
     session = worker_session(home, options)
     session.stop = threading.Event()
     with stop_on_file(stop_file, session.stop), suppress(Interrupted):
@@ -153,7 +153,7 @@ def read_elsewhere(
 
 
 def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> Read:
-    """One picture's readings, from the store where they are there."""
+    """The readings of one picture: from the store where they are there, else made now."""
     store = session.home.store
     if picture.job is not None and unread(picture, store):
         session.render(picture.job)
@@ -192,6 +192,7 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
         raise StageError(f"{group[0]}: {len(reads)} pictures are left that could be made, too few to measure")
 
     def rows(name: str) -> torch.Tensor:
+        """The tensors of this name, one below the other; (0, 0) where there are none."""
         found = [read.tensors[name] for read in reads if name in read.tensors]
         return torch.cat(found) if found else torch.empty(0, 0)
 

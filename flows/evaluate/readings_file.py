@@ -1,7 +1,7 @@
-"""Readings of evaluations in a small file: a table grows over nights, and over machines whose stores never meet.
+"""Readings of evaluations in a small file, so that a table can grow over several nights and several machines.
 
-A safetensors file holds each reading under the fingerprint that it has in a store, which covers the picture it was
-taken of, down to weights, seed and method. What is in the file is put into the store before the work begins, so that
+A safetensors file holds each reading under its key in the store, which covers the picture it was taken of: weights,
+seed, method. What is in the file is put into the store before the work begins, so that
 its picture is neither rendered nor read again; what the store holds of the evaluation is added to the file afterwards,
 and nothing is ever taken out of it. Renders and what they cost stay where they were made.
 """
@@ -36,7 +36,7 @@ NAME = re.compile(r"[0-9a-f]{64}/[a-z_]{1,32}")  # fingerprint and array
 
 @dataclass(frozen=True)
 class ReadingsFile:
-    """The first of `paths` is taken from and added to, and need not be there yet; from the others is only taken.
+    """Files of readings. The first of `paths` is read and added to, and may be new; the others are only read.
 
     Raises `SpecError` where a path cannot be what it is given as.
     """
@@ -44,7 +44,7 @@ class ReadingsFile:
     paths: tuple[Path, ...]
 
     def __post_init__(self) -> None:
-        """Refuse, before any work, a path that is no such file or could not become one."""
+        """Raise `SpecError`, before any work, for a path that is not a readings file and cannot become one."""
         for path in self.paths:
             if path.exists():
                 self._check(path)
@@ -74,9 +74,10 @@ class ReadingsFile:
         return taken
 
     def add(self, evaluation: Evaluation, store: ArtifactStore) -> None:
-        """Write what there is of `evaluation` to the first file, whole or not at all.
+        """Write the readings of `evaluation` that the store has to the first file, whole or not at all.
 
-        Two processes that add at the same time lose none for good: each has its own in its store, and adds them again.
+        Of two processes that add at the same time one may lose; its readings stay in its store and are added the next
+        time.
         """
         if not self.paths:
             return
@@ -126,7 +127,7 @@ def _commit(path: Path, call: Call, arrays: dict[str, Tensor], store: ArtifactSt
     for name, array in arrays.items():
         if name not in axes or array.ndim != len(axes[name]) or not array.isfinite().all():
             what = f"{name} {tuple(array.shape)} {str(array.dtype).removeprefix('torch.')}"
-            raise SpecError(f"readings: {str(path)!r} holds {what} for {call.stage.name}, which gives no such thing")
+            raise SpecError(f"readings: {str(path)!r} holds {what} for {call.stage.name}, which gives something else")
     with writing(store, call) as writer:
         for name, array in arrays.items():
             writer.put(name, array, call.stage.axes_of(name, array.ndim))

@@ -49,7 +49,7 @@ FILES = ("evaluation.csv", "evaluation.md", "evaluation.json")
 
 
 def rows(evaluation: Evaluation, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """One mapping a number: what it is of, the value with its interval, the counts, and how it was taken."""
+    """One mapping for each number: method, size, metric, value with interval, counts, and how it was taken."""
     return [_row(evaluation, cell, score) for cell in cells for score in cell.scores]
 
 
@@ -81,14 +81,14 @@ def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
 
 
 def _weights(evaluation: Evaluation, metric: str) -> WeightFile | None:
-    """Of the network behind a number; None where there is none."""
+    """The weights of the network behind a number; None where no network is used."""
     if metric in OWN_NETWORK:
         return next(file for file in evaluation.weights if file.name == OWN_NETWORK[metric])
     return evaluation.weights[0] if metric in (*DISTANCES, "is") else None
 
 
 def _resize(evaluation: Evaluation, score: Score) -> str:
-    """`none` for crops of the network's own size; the measures of VBench have their publication's."""
+    """How pictures were resized: `none` for crops of the network's own size; VBench's metrics as published."""
     if score.metric in OWN_RESIZE:
         return OWN_RESIZE[score.metric]
     unsized = score.metric in CROPPED and evaluation.spec.crops.side is None
@@ -96,7 +96,7 @@ def _resize(evaluation: Evaluation, score: Score) -> str:
 
 
 def as_csv(found: Sequence[dict[str, Any]]) -> str:
-    """The rows with a header; an empty field is a value there is none of."""
+    """The rows as CSV with a header; a field is empty where there is no value."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(found[0]), lineterminator="\n")
     writer.writeheader()
@@ -105,7 +105,7 @@ def as_csv(found: Sequence[dict[str, Any]]) -> str:
 
 
 def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
-    """A table with a line a method and size, values with their 95 % intervals, and a line that says how."""
+    """A Markdown table, one line for each method and size, values with 95 % intervals, and a line that says how."""
     metrics = [score.metric for score in cells[0].scores]
     measured = [NAMES[metric] for metric in metrics]
     head = ["method", "size", "n", *measured, f"seconds a {evaluation.kind}", "UNet samples", "failed"]
@@ -129,7 +129,7 @@ def _how(evaluation: Evaluation, cell: Cell) -> str:
     compared = next((s for s in cell.scores if s.metric in DISTANCES), None)
     if compared is not None:
         what = {
-            "base": "other draws of the same prompts at the training size",
+            "base": "pictures of the same prompts with other seeds at the training size",
             "real": f"the pictures of {spec.reference.folder}",
             "truth": "other scenes, drawn at the target size",
         }[spec.reference.protocol]
@@ -147,7 +147,7 @@ def _how(evaluation: Evaluation, cell: Cell) -> str:
 
 
 def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -> dict[str, Any]:
-    """Spec, rows, and every picture with its run, its seed, its verdict and its seconds."""
+    """The record of an evaluation: spec, rows, and every picture with its run, seed, verdict and seconds."""
     pictures = []
     for read in readings.read:
         picture = read.picture
@@ -182,7 +182,7 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
 
 
 def check_out(folder: Path, evaluation: Evaluation, overwrite: bool) -> None:
-    """Refuse a folder with the files of another evaluation. Raises `SpecError`."""
+    """Raise `SpecError` for a folder that holds another evaluation, unless `overwrite`."""
     taken = [name for name in FILES if (folder / name).exists()]
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"out: {str(folder)!r} is not a folder")

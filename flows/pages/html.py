@@ -1,4 +1,4 @@
-"""What pages are made of: a template with its data in it, and contact sheets."""
+"""The parts of pages: a template with its data in it, and contact sheets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ROWS = (SHEET_SIDE - 2 * LINE) // (SMALLEST + LINE + MARGIN)
 
 
 def html(page: str, title: str, data: dict[str, Any]) -> str:
-    """One of the pages of `flows/pages` with style, scripts and data in it; the data cannot break out of its tag."""
+    """One of the pages of `flows/pages` as text, with style, scripts and data in it. The data cannot end its tag."""
     source = files("flows") / "pages"
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
@@ -31,7 +31,7 @@ def html(page: str, title: str, data: dict[str, Any]) -> str:
         "data": text,
     }
     made = (source / f"{page}.html").read_text(encoding="utf-8")
-    for name, value in parts.items():  # the data last: nothing in it is looked at again
+    for name, value in parts.items():  # the data last, so that nothing in it is replaced
         made = made.replace(f"%{name}%", value)
     return made
 

@@ -1,4 +1,4 @@
-"""Large pictures as pyramids of tiles, so that a page opens 8192x8192 pixels at once and loads what is looked at."""
+"""Large pictures as pyramids of tiles: a page shows 8192x8192 pixels at once and loads only the tiles in view."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pyramid:
         return self.file if self.folder is None else f"{self.folder}/{self.levels - 1}-0-0.png"
 
     def as_json(self) -> dict[str, Any]:
-        """What a page's script reads."""
+        """The fields that the script of a page reads."""
         return {
             "width": self.width,
             "height": self.height,
@@ -49,7 +49,7 @@ class Pyramid:
 
 
 def write_pyramid(data: bytes, page: Path, name: str, suffix: str = ".png") -> Pyramid:
-    """Put a picture file and its tiles under `page`/pictures; what is there already is left alone."""
+    """Write a picture file and its tiles under `page`/pictures, where they are missing; return where they are."""
     file = f"pictures/{name}{suffix}"
     write_whole(data, page / file)
     with Image.open(BytesIO(data)) as opened:

@@ -70,6 +70,8 @@ def check_picture(field: str, path: str, root: Path | None = None) -> CheckedPic
 
     With `root` given, a path that leads outside it (also by a link) is refused.
     """
+    if "\0" in path:
+        raise SpecError(f"{field}: {path!r} is not a path: it holds a zero byte")
     found = Path(path).expanduser()
     resolved = (root / found if root is not None else found).resolve()
     if root is not None and not resolved.is_relative_to(root.resolve()):

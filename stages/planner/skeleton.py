@@ -130,7 +130,7 @@ def skeleton(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None =
     `adapter` is the folder of the motion modules that the UNet gets.
     """
     folders = (folder / part, *([] if adapter is None else [adapter]))
-    return _skeleton(tuple((place / "config.json").read_text(encoding="utf-8") for place in folders), dtype)
+    return _skeleton(tuple((each / "config.json").read_text(encoding="utf-8") for each in folders), dtype)
 
 
 @lru_cache(maxsize=8)
@@ -141,12 +141,11 @@ def _skeleton(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
 def text_weights(folder: Path, dtype: torch.dtype) -> int:
     """Bytes of the CLIP text encoders of a model folder, from their configurations."""
     paths = (folder / part / "config.json" for part in ("text_encoder", "text_encoder_2"))
-    return sum(_clip_parameters(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.is_file()) * (
-        torch.empty(0, dtype=dtype).element_size()
-    )
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    return sum(map(_encoder_parameters, configs)) * torch.empty(0, dtype=dtype).element_size()
 
 
-def _clip_parameters(config: Mapping[str, Any]) -> int:
+def _encoder_parameters(config: Mapping[str, Any]) -> int:
     """Number of parameters of a CLIP text encoder.
 
     Embeddings, layers of attention, feed-forward and two norms, and a projection where there is one.

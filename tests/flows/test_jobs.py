@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flows.batch.jobs_file import read_jobs
@@ -119,6 +119,7 @@ HOSTILE = st.one_of(
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=HOSTILE, image=HOSTILE, mask=HOSTILE)
+@example(name="fine", image="con\0", mask="x")
 def test_hostile_names_and_paths_write_nothing(home: Home, tmp_path: Path, name: str, image: str, mask: str) -> None:
     row: dict[str, Any] = {"prompt": "x", "name": name, "image": image}
     row["regions"] = [{"mask": mask, "detail_scale": 1.0}]

@@ -71,6 +71,17 @@ def test_base_of_known_sizes() -> None:
     assert base_size_for((64, 512), (128, 128)) == (64, 360)  # the shorter side stops at the minimum
 
 
+@given(size=st.tuples(sides, sides), cell=st.sampled_from([4, 16, 32]))
+def test_sizes_are_whole_cells_of_any_vae(size: tuple[int, int], cell: int) -> None:
+    target, native = (size[0] * 4, size[1] * 4), (512, 512)
+    base = base_size_for(target, native, cell=cell)
+    if target[0] * target[1] > 512**2:
+        for side, whole in zip(base, target, strict=True):
+            assert side == whole or (side % cell == 0 and side >= 8 * cell)
+    for level in cascade_sizes(target, base, cell=cell)[1:-1]:
+        assert level[0] % cell == level[1] % cell == 0
+
+
 def test_level_knows_its_scale() -> None:
     level = Level(2, (2048, 3072), (1024, 1024))
     assert (level.latent_hw, level.scale, level.factor, level.is_base) == ((256, 384), (2.0, 3.0), 3.0, False)

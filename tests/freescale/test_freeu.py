@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from freescale import freeu as freeu_module
 from freescale.freeu import freeu, scale_lowest, touched_resnets
+from freescale.guidance import Denoiser
+from freescale.methods import METHODS
+from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.oracles import freeu as oracle
+from tests.toys import level_at, render
 
 
 @given(h=st.integers(2, 9), w=st.integers(2, 9), factor=st.floats(0.0, 2.0))
@@ -84,6 +88,18 @@ def test_what_the_layers_receive(sdxl_unet: Any, part: int, monkeypatch: pytest.
     assert torch.equal(seen[0][:, :32], kept[0][:, :32] * 1.5)
     assert torch.equal(seen[0][:, 32:64], kept[0][:, 32:])
     assert torch.equal(seen[0][:, 64:], scale_lowest(kept[1], 0.5))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_goes_with_any_method(name: str, sdxl_unet: Any, conditioning: Any, scheduler_config: Any) -> None:
+    """The field alone turns it on; a method has no line of its own for it."""
+    scales = (1.3, 1.1, 0.5, 0.7)
+    schedule, denoiser = make_schedule(scheduler_config, 2), Denoiser(sdxl_unet, conditioning, 4.0)
+    plain, free = (render(denoiser, METHODS[name](freeu=given), level_at(0), schedule) for given in (None, scales))
+    with patched(sdxl_unet, [freeu(*scales)]):
+        patched_by_hand = render(denoiser, METHODS[name](freeu=None), level_at(0), schedule)
+    assert torch.equal(free, patched_by_hand)
+    assert not torch.equal(free, plain)
 
 
 def test_ones_change_nothing(sdxl_unet: Any, conditioning: Any) -> None:

@@ -17,9 +17,12 @@ from freescale.forward_process import normal
 from freescale.methods import Direct
 from freescale.sampling import denoise
 from freescale.schedule import Schedule, make_schedule
+from freescale.solvers import SOLVERS, SolverTraits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from freescale.solvers import History, NoiseLevels
 
 # diffusers hands tensors to numpy in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -152,7 +155,7 @@ def test_dpmpp_2m(scheduler_config: dict[str, Any], steps: int) -> None:
 
 @given(sigma=st.floats(0.01, 20), seed=st.integers(0, 99))
 def test_prediction_types_agree(sigma: float, seed: int) -> None:
-    """The same x0 and noise, said in three ways."""
+    """One x0 and one noise, as the three prediction types give them."""
     clean, noise = normal((1, 4, 3, 3), seed, "x").double(), normal((1, 4, 3, 3), seed, "n").double()
     latents, alpha = clean + sigma * noise, 1 / math.sqrt(1 + sigma**2)
     outputs = {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - alpha * sigma * clean}
@@ -169,6 +172,37 @@ def test_noise_and_direction_make_up_the_next_level(eta: float, i: int) -> None:
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     clean, _ = schedule.advance(one, i, schedule.sigmas[i] * one, (), zero)
     assert float(clean) ** 2 + up**2 == pytest.approx(following**2, abs=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_row_says_what_its_solver_does(scheduler_config: dict[str, Any], solver: str) -> None:
+    """How many tensors it remembers, which the planner counts, and whether it adds noise."""
+    traits, eta = SOLVERS[solver], 0.5 if SOLVERS[solver].eta == "free" else 0.0
+    schedule = make_schedule(scheduler_config, 5, solver, eta)
+    _, history = schedule.advance(normal(SHAPE, 1), 2, normal(SHAPE, 2), (), normal(SHAPE, 3))
+    assert len(history) == traits.remembers
+    assert (schedule.noise_sigma(2) > 0.0) == (traits.eta != "none")
+
+
+def test_a_solver_is_a_function_and_a_row(scheduler_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adams and Bashforth's second order, uneven steps and all, is known everywhere once it is in the table."""
+
+    def adams(
+        noise_pred: Tensor, latents: Tensor, levels: NoiseLevels, history: History, noise: Tensor | None
+    ) -> tuple[Tensor, History]:
+        step, slope = levels.following - levels.current, noise_pred
+        if history and levels.previous is not None:
+            slope = noise_pred + step / (levels.current - levels.previous) / 2 * (noise_pred - history[0])
+        return latents + step * slope, (noise_pred,)
+
+    monkeypatch.setitem(SOLVERS, "adams", SolverTraits(adams, remembers=1))
+    schedule = make_schedule(scheduler_config, 13, "adams")
+    denoiser: Any = Toward(normal(SHAPE, 5))
+    noise = normal(SHAPE, 1) * schedule.init_sigma
+    *_, last = denoise(denoiser, noise, schedule, Direct(), Level(0, (40, 48), (40, 48)), seed=1)
+    torch.testing.assert_close(last.latents, denoiser.truth, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="allowed: 0 to 1 with ddim, 0 with euler and dpmpp_2m and adams"):
+        make_schedule(scheduler_config, 13, "adams", 0.5)
 
 
 def test_fresh_noise_is_asked_for(scheduler_config: dict[str, Any]) -> None:

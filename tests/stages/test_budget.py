@@ -238,7 +238,7 @@ def test_out_of_memory_takes_the_next_saving_and_the_pixels_stay(
     wanted = tuple(saving.name for saving in SAVINGS if "unet" in saving.parts)[:failures]
     assert savings_of(tmp_path, result)["base_denoise 0"] == wanted
     steps, whole_steps = 4 * 2, 2  # split guidance makes two calls a step; two steps went before
-    assert len([c for c in calls if c.split_guidance]) >= failures - 1
+    assert len([c for c in calls if c.compute.split_guidance]) >= failures - 1
     assert len(calls) - failures < whole_steps * 4 + steps * 8, "no step was done twice"
 
 

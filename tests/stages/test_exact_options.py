@@ -40,7 +40,7 @@ def test_windows_and_checkpoints_are_exact_to_the_bit(plain: Result, tmp_path: P
 
 
 def test_text_and_chunks_are_exact_to_the_bit(plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text projected at every step, all windows in one call: as if neither saving were there."""
+    """The prompt projected at every step and all windows in one call: without both savings, every bit is equal."""
     monkeypatch.setattr(fusion, "CACHE_BYTES", 2**40)
     monkeypatch.setattr(guidance.Denoiser, "_embeds", _afresh)
     monkeypatch.setattr(guidance.Denoiser, "_savings", lambda self: iter(()))
@@ -48,7 +48,7 @@ def test_text_and_chunks_are_exact_to_the_bit(plain: Result, tmp_path: Path, mon
 
 
 def _afresh(self: guidance.Denoiser, sides: Any, batch: int) -> Any:
-    return torch.cat([guidance._rows(self._text(side)[0], batch) for side in sides])
+    return torch.cat([guidance._rows(self._conditioning_of(side)[0], batch) for side in sides])
 
 
 def test_the_others_are_exact_to_rounding(plain: Result, tmp_path: Path) -> None:

@@ -119,7 +119,13 @@ def test_frames_are_decoded_one_at_a_time() -> None:
             image = torch.linspace(-1, 1, 3 * 16 * 24).view(1, 3, 16, 24) + latents.mean()
             return dataclasses.make_dataclass("Out", ["sample"])(image)
 
-    models: Any = SimpleNamespace(vae=Vae(), device=torch.device("cpu"), helpers=None, tiles=lambda frame=0: None)
+    models: Any = SimpleNamespace(
+        vae=Vae(),
+        info=SimpleNamespace(cell=8),
+        device=torch.device("cpu"),
+        helpers=None,
+        tiles=lambda frame=0: None,
+    )
     latents = torch.arange(5.0)[None, None, :, None, None].expand(1, 4, 5, 2, 3)
 
     def decoded(latents: torch.Tensor, kept: dict[int, torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -98,11 +96,3 @@ def test_only_fingerprints_are_keys(key: Any) -> None:
     assert checked_key("0" * 64) == "0" * 64
     with pytest.raises(InvalidNameError, match="64 lower-case hex"):
         checked_key(key)
-
-
-@pytest.mark.parametrize("name", ["fingerprint", "device_lock"])
-def test_a_function_is_not_hidden_by_the_module_of_its_name(name: str) -> None:
-    """In a process that imported the module first: there the package's attribute is the module, unless it is set."""
-    words = f"import storage.{name}; from storage import {name}; print(type({name}).__name__)"
-    found = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "function"
