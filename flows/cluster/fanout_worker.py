@@ -74,7 +74,8 @@ def compute_tiles(
     if stored is not None and stored not in _maps:
         _maps.clear()
         _maps[stored] = stored.open()
-    held, made = None if stored is None else _maps[stored], list[Tensor | Stored]()
+    held = None if stored is None else _maps[stored]
+    made: list[Tensor | Stored] = []
     with _threads(threads):
         for tile in tiles:
             values = tiled.compute(tile, held)
