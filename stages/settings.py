@@ -6,15 +6,14 @@ regions of each of its stages. What comes back is plain data: the plan reads it 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freescale import METHODS, Method, base_size_for
-from freescale.methods import FreeScale
 from stages.errors import SpecError
 from stages.media.ffmpeg import check_encoding
+from stages.models.card import values_for
 from stages.spec import (
     IMAGE_FORMATS,
     LOSSY,
@@ -125,17 +124,10 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
 
 
 def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
-    """Return the method with the model's own values where the spec gives none.
-
-    A value for a field of FreeScale's goes to FreeScale alone, so that a baseline stays as published; FreeU's factors,
-    which depend on a model's channels, go to every method.
-    """
-    built = method.build()
-    known = {f.name for f in dataclasses.fields(built)} - method.model_fields_set
-    if not isinstance(built, FreeScale):
-        known -= {f.name for f in dataclasses.fields(FreeScale)} - {"freeu"}
-    own = {name: value for name, value in info.method_defaults.items() if name in known}
-    return type(method).model_validate(method.model_dump() | own)
+    """Return the method with the model's own values for it where the spec gives none (`stages.models.card`)."""
+    own = values_for(method.name, info.method_defaults)
+    left_open = {name: value for name, value in own.items() if name not in method.model_fields_set}
+    return type(method).model_validate(method.model_dump() | left_open)
 
 
 def _picture_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from pydantic import (
 
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
-from stages.amounts import parse_bytes
 from stages.errors import SpecError
+from stages.planner.amounts import parse_bytes
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -275,13 +275,13 @@ def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
             raise ValueError(f"cascade level {next_w}x{next_h} has another aspect than {w}x{h}")
 
 
-Amount = Annotated[
+AMOUNT_SCHEMA = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
+Amount = Annotated[int, BeforeValidator(lambda value: parse_bytes(value, least=1)), AMOUNT_SCHEMA]
+AmountOrNever = Annotated[
     int,
-    BeforeValidator(lambda value: parse_bytes(value) if isinstance(value, str) else value),
-    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}),
+    BeforeValidator(lambda value: 0 if value == "never" else parse_bytes(value, least=int(isinstance(value, str)))),
+    AMOUNT_SCHEMA,
 ]
-
-AmountOrNever = Annotated[Amount, BeforeValidator(lambda value: 0 if value == "never" else value)]
 
 
 class RunOptions(_Model):

@@ -164,6 +164,14 @@ class Training:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
+    def descend(self, loss: Tensor, decay: float) -> None:
+        """Take one step down `loss`, with gradients cut to a norm of 1, and follow it with the averages."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        self.optimizer.step()
+        self.average(decay)
+
     @torch.no_grad()
     def average(self, decay: float) -> None:
         warm = min(decay, (1 + self.step) / (10 + self.step))
@@ -246,11 +254,7 @@ def train_vae(work: Path) -> None:
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         loss = error.abs().mean() + error.square().mean() + 0.5 * edges + 1e-4 * kl
-        state.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        state.optimizer.step()
-        state.average(0.995)
+        state.descend(loss, 0.995)
         losses.append(error.detach().abs().mean().item())
 
 
@@ -282,11 +286,7 @@ def train_decoder(work: Path) -> None:
         error = again.float() - picture
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         loss = error.abs().mean() + error.square().mean() + edges
-        state.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
-        state.optimizer.step()
-        state.average(0.99)
+        state.descend(loss, 0.99)
         losses.append(error.detach().abs().mean().item())
 
 
@@ -415,11 +415,7 @@ def train_unet(work: Path) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             predicted = state.modules["unet"](noisy, t, prompt_embeds, added_cond_kwargs=added).sample.float()
         loss = denoising_loss(predicted - noise, ((1 - a) / a).sqrt())
-        state.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
-        state.optimizer.step()
-        state.average(0.999)
+        state.descend(loss, 0.999)
         losses.append(loss.item())
 
 

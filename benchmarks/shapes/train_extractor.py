@@ -1,4 +1,4 @@
-"""Train the feature network of the `shapes` measures on true scenes with none to five objects.
+"""Train the feature network of the `shapes` metrics on true scenes with none to five objects.
 
     python -m benchmarks.shapes.train_extractor --work build/extractor      # one core: a few minutes
 
@@ -88,11 +88,7 @@ def train(work: Path, total: int) -> ShapesNet:
         pictures, labels = batch(step)
         logits = state.modules["net"](pictures)
         loss = sum((F.cross_entropy(logits[name], labels[name]) for name in HEADS), torch.zeros(()))
-        state.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
-        state.optimizer.step()
-        state.average(0.99)
+        state.descend(loss, 0.99)
         losses.append(loss.item())
     return averaged(ShapesNet(), work)
 

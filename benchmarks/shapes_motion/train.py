@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from benchmarks.shapes.train import Float32Attention, Training, denoising_loss, new_tokenizer, steps, training
+from benchmarks.shapes.train import Float32Attention, denoising_loss, new_tokenizer, steps, training
 from stages.models.convert_videocrafter2 import SCHEDULER
 from stages.models.videocrafter import VideoCrafterUNet
 from stages.shapes.scenes import stream
@@ -44,7 +44,7 @@ UNET_STEPS, UNET_BATCH, RATE = 1040, 8, 1e-3
 LATE = 760  # from this step on motions are told apart, and high noise is seen more often, in units of the picture
 EARLY, LAST = 850, 999  # the timesteps that decide where an object goes; below, that shows through the noise
 SCALE_TO, SCALE_STEPS = 0.7, 400  # VideoCrafter2's dynamic scale
-METHOD = {"restart": 0.75, "upsample": "rgb", "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
+FREESCALE = {"restart": 0.75, "upsample": "rgb", "dilated_layers": "all_up", "dilation": [0.0, 0.97]}  # see README.md
 
 
 # ---------------------------------------------------------------- the networks
@@ -178,7 +178,8 @@ def train_text(work: Path, folder: Path | None = None) -> None:
         targets = known.with_motion(videos) if isinstance(known, ImageText) else known(ids).last_hidden_state
         marks = torch.stack([motion_marks(video.motion) for video in videos])
         loss = F.mse_loss(state.modules["text"](ids).last_hidden_state, targets + marks)
-        _descend(state, loss, losses)
+        state.descend(loss, 0.995)
+        losses.append(loss.item())
 
 
 def motion_marks(motion: str) -> Tensor:
@@ -186,15 +187,6 @@ def motion_marks(motion: str) -> Tensor:
     mark = torch.randn(96, generator=stream(MOTIONS.index(motion), "motion mark"))
     said = 3 + len(motion.split())  # its last word; the caption begins with a mark, article, colour and shape
     return torch.cat((torch.zeros(said, 96), mark[None], 0.3 * mark.expand(15 - said, -1)))
-
-
-def _descend(state: Training, loss: Tensor, losses: list[float]) -> None:
-    state.optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
-    state.optimizer.step()
-    state.average(0.995)
-    losses.append(loss.item())
 
 
 # ---------------------------------------------------------------- latents of the training videos
@@ -418,7 +410,9 @@ def train_unet(work: Path, stretch: Stretch) -> None:
     state.modules["unet"].set_attn_processor(Float32Attention())
     loss = StepLoss(work, tokenizer, state.modules, stretch)
     for step, losses in steps(state, stretch.steps, stretch.rate, work / "unet.jsonl", every=20):
-        _descend(state, loss(step), losses)
+        taken = loss(step)
+        state.descend(taken, 0.995)
+        losses.append(taken.item())
 
 
 # ---------------------------------------------------------------- the pipeline folder
@@ -455,7 +449,7 @@ def pack(work: Path, out: Path) -> None:
         "motion_fps": 8,
         "dynamic_scale": [SCALE_TO, SCALE_STEPS],
         "pad_token_id": 0,
-        "method": METHOD,
+        "method": {"freescale": FREESCALE},
     }
     (out / "freescale.json").write_text(json.dumps(card, indent=1))
     total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

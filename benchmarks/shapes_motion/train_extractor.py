@@ -1,4 +1,4 @@
-"""Train the feature network of the `shapes-motion` measures on true videos.
+"""Train the feature network of the `shapes-motion` metrics on true videos.
 
     python -m benchmarks.shapes_motion.train_extractor --work build/motion_extractor      # one core: some minutes
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.shapes.train import HELD_OUT, steps, stream, training
@@ -61,11 +61,7 @@ def train(work: Path, total: int) -> MotionNet:
         videos, labels = batch(step)
         logits = state.modules["net"](videos)
         loss = sum((F.cross_entropy(logits[name], labels[name]) for name in HEADS), torch.zeros(()))
-        state.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(state.modules.parameters(), 1.0)
-        state.optimizer.step()
-        state.average(0.98)
+        state.descend(loss, 0.98)
         losses.append(loss.item())
     return averaged(MotionNet(), work)
 

@@ -46,9 +46,9 @@ def add_command(name: str) -> None:
         home: HomeOption = None,
     ) -> None:
         from stages.metrics.convert import convert as run
-        from stages.metrics.extractors import measures_folder
+        from stages.metrics.extractors import metrics_folder
 
-        made = run(name, file, folder or measures_folder(home_of(home).root))
+        made = run(name, file, folder or metrics_folder(home_of(home).root))
         typer.echo(f"{made.path}\nweights.{name}.sha256: {made.sha256}")
 
 

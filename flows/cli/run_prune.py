@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.rendering.prune import needless, parse_age, parse_bytes, prune
+from flows.rendering.prune import needless, parse_age, parse_max_size, prune
 from storage.prune import size
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def run(
     home: Home, older_than: str, run_: str | None, max_size: str | None, readings: bool, delete: bool, as_json: bool
 ) -> None:
     """Print what would be deleted and how much that is, or with `delete` delete it and print that."""
-    age, most = parse_age(older_than), None if max_size is None else parse_bytes(max_size)
+    age, most = parse_age(older_than), None if max_size is None else parse_max_size(max_size)
     found = needless(home, age, run_, most, readings)
     gone, left = prune(home, found, needless(home, age, run_, most, readings)) if delete else (found, [])
     counts = Counter(one.kind for one in gone)

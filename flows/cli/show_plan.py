@@ -12,8 +12,8 @@ from rich.table import Table
 from flows.rendering.advice import remarks
 from flows.rendering.job import to_do
 from flows.rendering.throughput import Throughput
-from stages.amounts import show_bytes
 from stages.device import pick_device
+from stages.planner.amounts import show_bytes
 from stages.planner.budget import PARTS, check, fit, free_bytes
 from stages.planner.estimate import estimate
 from stages.planner.kept import traces_kept

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from flows.home import Home
-from flows.rendering.prune import needless, parse_age, parse_bytes
+from flows.rendering.prune import needless, parse_age, parse_max_size
 from flows.rendering.prune import prune as delete_all
 
 
@@ -15,7 +15,7 @@ from flows.rendering.prune import prune as delete_all
 def prune(older_than: str = "7d", max_size: str | None = None, delete: bool = False) -> dict[str, Any]:
     """Count what may be deleted, and with `delete` delete it. Returns the number of things and their bytes."""
     home, age = Home.find(), parse_age(older_than)
-    most = None if max_size is None else parse_bytes(max_size)
+    most = None if max_size is None else parse_max_size(max_size)
     found = needless(home, age, most=most)
     if delete:
         found, _ = delete_all(home, found, needless(home, age, most=most))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from stages.errors import SpecError
+from stages.planner.amounts import parse_bytes
 from storage import DamagedRunError
 from storage.prune import Leftover, size, survey, sweep
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from storage import RunRecord
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-SIZES = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def parse_age(text: str) -> timedelta:
@@ -33,12 +33,12 @@ def parse_age(text: str) -> timedelta:
     return int(match[1]) * UNITS[match[2]]
 
 
-def parse_bytes(text: str) -> int:
-    """The bytes that a text like `500MiB`, `50GiB` or `1.5TiB` says. Raises `SpecError` for another text."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(MiB|GiB|TiB)", text)
-    if match is None:
-        raise SpecError(f"max_size: {text!r} is not a number and MiB, GiB or TiB, for example 50GiB")
-    return int(float(match[1]) * SIZES[match[2]])
+def parse_max_size(text: str) -> int:
+    """The bytes that a text like `500MiB` or `50GB` says (`stages.planner.amounts`). Raises `SpecError` for another."""
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise SpecError(f"max_size: {text!r}: {error}") from None
 
 
 def needless(

@@ -51,7 +51,7 @@ class Encoding:
 
 
 def binary() -> str:
-    """The path of ffmpeg. Raises `SpecError` where there is none."""
+    """Return the path of ffmpeg. Raises `SpecError` where there is none."""
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError:
@@ -60,7 +60,7 @@ def binary() -> str:
 
 @functools.cache
 def encoders(ffmpeg: str) -> frozenset[str]:
-    """The names of the encoders a binary was built with."""
+    """Return the names of the encoders a binary was built with."""
     listed = subprocess.run([ffmpeg, *QUIET, "-encoders"], capture_output=True, text=True, check=True).stdout
     _, _, table = listed.partition("------")
     return frozenset(line.split()[1] for line in table.splitlines() if len(line.split()) > 1)
@@ -68,7 +68,7 @@ def encoders(ffmpeg: str) -> frozenset[str]:
 
 @functools.cache
 def ffmpeg_version(ffmpeg: str) -> str:
-    """What a binary says of itself: `7.0.2-static`."""
+    """Return what a binary says of itself: `7.0.2-static`."""
     told = subprocess.run([ffmpeg, "-version"], capture_output=True, text=True, check=True).stdout
     return told.removeprefix("ffmpeg version ").split()[0]
 
@@ -140,7 +140,7 @@ def _escaped(text: str) -> str:
 
 
 def read_comment(path: Path) -> str:
-    """The comment in a video file, which is the spec as JSON in those we wrote; empty where there is none."""
+    """Return the comment in a video file, which is the spec as JSON in those we wrote; empty where there is none."""
     command = [binary(), *QUIET, "-i", str(path), "-f", "ffmetadata", "pipe:1"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for line in _logical(said):

@@ -48,11 +48,11 @@ class LoadPicture(Stage):
             return {"picture": pixels.reshape(picture.height, picture.width, -1)}
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
-        """A picture on the host."""
+        """Return the cost of a picture on the host."""
         return picture_cost(source)
 
     def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
-        """The 8-bit levels of a picture, if it is as large as the level."""
+        """Return the bytes of the 8-bit levels of a picture as large as the level."""
         return 3 * size[0] * size[1]
 
 

@@ -1,4 +1,4 @@
-"""Measures of pictures: what an evaluation asks for (`spec`), what is read of each picture (`features`, over the
+"""Metrics of pictures: what an evaluation asks for (`spec`), what is read of each picture (`features`, over the
 networks of `extractors`), and the numbers made of the readings (`score`).
 
 Of videos: `video_readings` over the networks of `video_extractors` (`i3d`, `raft`, `motion_net`), by the rules of

@@ -32,7 +32,7 @@ class Interval:
 
 
 def resample(count: int, seed: int, side: str, draw: int) -> Tensor:
-    """(count) numbers of pictures, drawn with replacement."""
+    """Return (count) numbers of pictures, drawn with replacement."""
     return torch.randint(0, count, (count,), generator=generator(seed, "bootstrap", side, draw))
 
 
@@ -44,7 +44,7 @@ def interval(
     seed: int = 0,
     shifted: bool = True,
 ) -> Interval:
-    """The interval of `value`, the statistic of all pictures.
+    """Return the interval of `value`, the statistic of all pictures.
 
     `statistic` takes one tensor of picture numbers for each of `counts` (one set, or two that are compared). `shifted`:
     repeats shift it, so that the resamples are moved to `value`.

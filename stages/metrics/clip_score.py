@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def clip_score(images: Tensor, texts: Tensor) -> Tensor:
-    """(n) scores of image embeddings (n, d) and the text embeddings (n, d) of their own prompts."""
+    """Return (n) scores of image embeddings (n, d) and the text embeddings (n, d) of their own prompts."""
     images = checked_rows(images)
     texts = checked_rows(texts, images.shape[1])
     if len(images) != len(texts):

@@ -65,7 +65,7 @@ def convert(name: str, file: Path, folder: Path) -> WeightFile:
 
 
 def fitting(name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in float32 under the network's names, each with memory of its own.
+    """Return the tensors in float32 under the network's names, each with memory of its own.
 
     Raises one `SpecError` that lists all that are missing, unknown or of another shape.
     """

@@ -42,7 +42,7 @@ class Correlation:
         return levels
 
     def __call__(self, flow: Tensor) -> Tensor:
-        """(4 * 81, h, w): for every cell the 9x9 values around where `flow` (2, h, w) leads, level by level."""
+        """Return (4 * 81, h, w): for every cell the 9x9 values around where `flow` (2, h, w) leads, level by level."""
         rows, columns = torch.meshgrid(*(torch.arange(side, device=flow.device) for side in self.size), indexing="ij")
         points = (torch.stack((columns, rows)) + flow).flatten(1).T
         parts = zip(self.queries, torch.split(points, self.rows), strict=True)
@@ -51,7 +51,7 @@ class Correlation:
 
 
 def look_up(levels: list[Tensor], points: Tensor) -> Tensor:
-    """(n, 4 * 81) values around `points` (n, 2), x before y in cells, between cells bilinear and outside 0.
+    """Return (n, 4 * 81) values around `points` (n, 2), x before y in cells, between cells bilinear and outside 0.
 
     Of the 9x9 offsets the first to vary is y: offset number 9 i + j is (x, y) = (i - 4, j - 4), as the weights have it.
     """

@@ -24,12 +24,12 @@ class Box(NamedTuple):
     width: int
 
     def of(self, pixels: Tensor) -> Tensor:
-        """The crop of `pixels` (…, H, W)."""
+        """Return the crop of `pixels` (…, H, W)."""
         return pixels[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def random_boxes(size: tuple[int, int], side: int, count: int, seed: int, picture: str) -> list[Box]:
-    """`count` boxes of `side` pixels in a picture of `size` (height, width).
+    """Return `count` boxes of `side` pixels in a picture of `size` (height, width).
 
     A picture of just that size gives one box: copies would be counted as agreement. Raises `ValueError` for a smaller
     picture.
@@ -46,7 +46,7 @@ def random_boxes(size: tuple[int, int], side: int, count: int, seed: int, pictur
 
 
 def grid_boxes(size: tuple[int, int], side: int) -> list[Box]:
-    """All whole boxes of `side` pixels side by side from the top left corner of a picture of `size`."""
+    """Return all whole boxes of `side` pixels side by side from the top left corner of a picture of `size`."""
     bottom, right = _rooms(size, side)
     return [Box(y, x, side, side) for y in range(0, bottom + 1, side) for x in range(0, right + 1, side)]
 

@@ -1,8 +1,8 @@
-"""Pictures -> features: one small class a network, each over weights that are on disk. Nothing is fetched.
+"""Pictures -> features: one small class for each network, over weights that are on disk. Nothing is downloaded.
 
     shapes      the package's own, for the embedded model                       64 features, 30 classes
     inception   InceptionV3 of the 2015-12-05 graph, as all published numbers   2048 features, 1008 classes
-    video        a transformers CLIPModel folder                                 image and text embeddings
+    clip        a transformers CLIPModel folder                                 image and text embeddings
 
 A picture of another size is resized by `stages.metrics.resize` and by nothing else; a crop of the network's own size
 is not resized at all. The networks of `video_extractors` have their files here too.
@@ -59,7 +59,7 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """As specs and tables have it."""
+        """Its name in specs and tables."""
 
     @property
     def fingerprint(self) -> str:
@@ -67,15 +67,15 @@ class Extractor(Protocol):
 
     @property
     def input_size(self) -> int:
-        """Pixels a side of what it reads."""
+        """Side in pixels of the squares that it reads."""
 
     def extract(self, pixels: Tensor) -> dict[str, Tensor]:
-        """For `pixels` (B, 3, H, W) in 0…255: float32 rows "features" (B, d) and, with classes, "logits" (B, c)."""
+        """Return "features" (B, d) and, with classes, "logits" (B, c), float32, of `pixels` (B, 3, H, W) in 0…255."""
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Weights that are there: the name of their network, where they lie, and their sha256."""
+    """Weights on disk: the name of their network, the path of the file or folder, and their sha256."""
 
     name: str
     path: str
@@ -94,7 +94,7 @@ class ShapesExtractor:
 
     @torch.no_grad()
     def extract(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Features (B, 64) and logits (B, 30) of colour and shape."""
+        """Return features (B, 64) and logits (B, 30) of colour and shape, of `pixels` (B, 3, H, W) in 0…255."""
         images = resize(pixels.to(self.device), (self.input_size, self.input_size)) / 127.5 - 1
         features = self.net.features(images)
         return {"features": features.cpu(), "logits": shapes_net.object_logits(self.net.classify(features)).cpu()}
@@ -112,7 +112,7 @@ class InceptionExtractor:
 
     @torch.no_grad()
     def extract(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Features (B, 2048) and logits (B, 1008)."""
+        """Return features (B, 2048) and logits (B, 1008), of `pixels` (B, 3, H, W) in 0…255."""
         features, logits = self.net(resize(pixels.to(self.device), (self.input_size, self.input_size)))
         return {"features": features.cpu(), "logits": logits.cpu()}
 
@@ -127,27 +127,27 @@ class ClipExtractor:
 
     @property
     def input_size(self) -> int:
-        """Pixels a side, from the model's configuration."""
+        """Side in pixels of the squares that it reads, from the model's configuration."""
         return self.nets.image_size
 
     @torch.no_grad()
     def extract(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Image embeddings (B, d) of length 1."""
+        """Return image embeddings "features" (B, d) of length 1, of `pixels` (B, 3, H, W) in 0…255."""
         return {"features": F.normalize(self.nets.embed_images(clip_pixels(pixels, self.input_size)), dim=-1).cpu()}
 
     @torch.no_grad()
     def embed_pixels(self, images: Tensor) -> Tensor:
-        """Embeddings (B, d), of any length, of `images` (B, 3, side, side) that are normalised already."""
+        """Return embeddings (B, d), of any length, of `images` (B, 3, side, side) that are normalised already."""
         return self.nets.embed_images(images).cpu()
 
     @torch.no_grad()
     def embed_text(self, prompt: str) -> Tensor:
-        """The prompt's embedding (1, d) of length 1; words beyond the model's context are cut off."""
+        """Return the prompt's embedding (1, d) of length 1; words beyond the model's context are cut off."""
         return F.normalize(self.nets.embed_text(prompt), dim=-1).cpu()
 
 
 def clip_pixels(pixels: Tensor, side: int) -> Tensor:
-    """`pixels` (B, 3, H, W) in 0…255 as CLIP reads them: (B, 3, side, side), normalised."""
+    """Return `pixels` (B, 3, H, W) in 0…255 as CLIP reads them: (B, 3, side, side), normalised."""
     height, width = pixels.shape[-2:]
     scale = side / min(height, width)
     sized = resize(pixels, (max(side, round(height * scale)), max(side, round(width * scale))))
@@ -157,45 +157,54 @@ def clip_pixels(pixels: Tensor, side: int) -> Tensor:
     return (values.cpu() - mean) / std
 
 
-def measures_folder(home: Path) -> Path:
-    """Where weights lie when nothing else is said."""
-    return home / "models" / "measures"
+def metrics_folder(home: Path) -> Path:
+    """Return the folder of a home in which the networks' weights lie by default."""
+    return home / "models" / "metrics"
+
+
+def _usual(name: str, home: Path) -> Path:
+    """Return where the weights of a network lie by default; homes of earlier versions have them in `measures`."""
+    path, earlier = metrics_folder(home) / FILES[name], home / "models" / "measures" / FILES[name]
+    return earlier if earlier.exists() and not path.exists() else path
 
 
 def find_weights(name: str, home: Path, path: str | None = None, sha256: str | None = None) -> WeightFile:
-    """The weights of a network by name. Raises `SpecError` that says which file is wanted and where to put it."""
+    """Return the weights of a network by name: those at `path`, else those of the package or of the home.
+
+    Raises `SpecError` for a missing file, with what it is and where to put it, and for another checksum than `sha256`.
+    """
     if name in OWN:
         return WeightFile(name, str(OWN[name]), _digest(OWN[name]))
-    place = Path(path).expanduser() if path else measures_folder(home) / FILES[name]
-    inner = place / CLIP_INPUT if name == "clip" else place
+    file = Path(path).expanduser() if path else _usual(name, home)
+    inner = file / CLIP_INPUT if name == "clip" else file
     if not inner.is_file():
         raise SpecError(
-            f"weights.{name}: {str(inner)!r} is not there ({SAYS[name]}); put it there, or name another place with "
+            f"weights.{name}: {str(inner)!r} is not there ({SAYS[name]}); put it there, or name another path with "
             f"weights.{name}.path; weights.{name}.sha256 pins its checksum"
         )
     found = _digest(inner)
     if sha256 is not None and found != sha256.lower():
         raise SpecError(f"weights.{name}.sha256: {str(inner)!r} has {found}, not {sha256}")
-    return WeightFile(name, str(place), found)
+    return WeightFile(name, str(file), found)
 
 
 def load_extractor(weights: WeightFile, device: torch.device) -> Extractor:
-    """The network over its weights, kept for the next call. Raises `SpecError` for a file that is not of it."""
+    """Return the network with its weights, kept for the next call. Raises `SpecError` for a file of another network."""
     return _load(weights, str(device))
 
 
 @cache
 def _load(weights: WeightFile, device: str) -> Extractor:
-    place = torch.device(device)
+    at = torch.device(device)
     if weights.name == "clip":
-        return ClipExtractor(load_clip(Path(weights.path), place), weights.sha256)
+        return ClipExtractor(load_clip(Path(weights.path), at), weights.sha256)
     if weights.name == "shapes":
-        return ShapesExtractor(filled(shapes_net.ShapesNet(), weights, place), weights.sha256, place)
-    return InceptionExtractor(filled(inception.InceptionV3(), weights, place), weights.sha256, place)
+        return ShapesExtractor(filled(shapes_net.ShapesNet(), weights, at), weights.sha256, at)
+    return InceptionExtractor(filled(inception.InceptionV3(), weights, at), weights.sha256, at)
 
 
 def filled(net: Net, weights: WeightFile, device: torch.device) -> Net:
-    """The network with the weights of a file, to be read only. Raises `SpecError` for a file that is not of it."""
+    """Return `net` with the weights of a file, without gradients. Raises `SpecError` for a file of another network."""
     wanted = net.state_dict()
     try:
         state = load_file(weights.path)

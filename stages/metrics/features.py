@@ -65,30 +65,30 @@ class Features(Stage):
         return {name: rows.float().contiguous() for name, rows in found.items()}
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
-        """Where the crops of a picture of `size` (height, width) are."""
+        """Return where the crops of a picture of `size` (height, width) are."""
         if self.crop_count:
             return random_boxes(size, self.crop_side, self.crop_count, self.crop_seed, self.picture)
         return grid_boxes(size, self.crop_side)
 
     def pixels(self, parents: Parents) -> Tensor:
-        """The picture, (3, H, W) uint8."""
+        """Return the picture, (3, H, W) uint8."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class RenderFeatures(Features):
-    """Of a render's decoded image, as it is exported."""
+    """The features of a render's decoded image, as it is exported."""
 
     name = "render_features"
 
     def pixels(self, parents: Parents) -> Tensor:
-        """The exported pixels of the parent `image`."""
+        """Return the exported pixels of the parent `image`, (3, H, W) uint8."""
         return torch.from_numpy(np.array(to_pixels(parents["image"]["image"]))).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
 class FileFeatures(Features):
-    """Of a picture file, known by its sha256."""
+    """The features of a picture file, identified by its sha256."""
 
     name = "file_features"
 
@@ -101,13 +101,13 @@ class FileFeatures(Features):
         return super().run({"picture": picture}, models, options)
 
     def pixels(self, parents: Parents) -> Tensor:
-        """The decoded file."""
+        """Return the pixels of the file, (3, H, W) uint8."""
         return parents["picture"]["picture"].permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
 class SceneFeatures(Features):
-    """Of a true rendering of a `shapes` scene at `size` (height, width)."""
+    """The features of a true rendering of a `shapes` scene at `size` (height, width)."""
 
     name = "scene_features"
 
@@ -115,7 +115,7 @@ class SceneFeatures(Features):
     size: tuple[int, int] = (0, 0)
 
     def pixels(self, parents: Parents) -> Tensor:
-        """The scene, drawn."""
+        """Return the pixels of the scene, (3, H, W) uint8."""
         height, width = self.size
         image = draw(sample_scene(self.scene, width / height), height, width)
         return torch.from_numpy(np.array(to_pixels(image[None]))).permute(2, 0, 1)
@@ -151,13 +151,13 @@ class Reader:
         return (self.weights.name, self.weights.sha256, resize.NAME, *crops, picture, self.weights.path)
 
     def render(self, picture: str) -> RenderFeatures:
-        """The stage that reads a render's image."""
+        """Return the stage that reads a render's image."""
         return RenderFeatures(*self._fields(picture))
 
     def file(self, picture: str, digest: str, path: Path) -> FileFeatures:
-        """The stage that reads a checked file."""
+        """Return the stage that reads a checked file."""
         return FileFeatures(*self._fields(picture), digest, str(path))
 
     def scene(self, picture: str, seed: int, size: tuple[int, int]) -> SceneFeatures:
-        """The stage that draws a scene and reads it."""
+        """Return the stage that draws a scene and reads it."""
         return SceneFeatures(*self._fields(picture), seed, size)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """The distance of the Gaussians fitted to rows `x` (n, d) and `y` (m, d), by whichever form is cheaper."""
+    """Return the distance of the Gaussians fitted to rows `x` (n, d) and `y` (m, d), by whichever form is cheaper."""
     x = checked_rows(x)
     y = checked_rows(y, x.shape[1])
     if max(len(x), len(y)) < x.shape[1]:
@@ -30,12 +30,12 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def frechet_of_states(a: GaussianState, b: GaussianState) -> float:
-    """The distance of two fitted Gaussians."""
+    """Return the distance of two fitted Gaussians."""
     return frechet_of_moments(a.mean, a.covariance, b.mean, b.covariance)
 
 
 def frechet_of_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """The distance of two Gaussians with means (d) and covariances (d, d)."""
+    """Return the distance of two Gaussians with means (d) and covariances (d, d)."""
     values, vectors = torch.linalg.eigh(cov_a.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     product = root @ cov_b.double() @ root

@@ -48,7 +48,7 @@ class _Sampled(Part):
     guidance_scale: float | None = Field(None, ge=0, le=50)
 
     def sampling(self) -> dict[str, Any]:
-        """What is said, by its name in a `RenderSpec`."""
+        """Return what is said, by its name in a `RenderSpec`."""
         return self.model_dump(include=set(_Sampled.model_fields), exclude_none=True)
 
 
@@ -102,7 +102,7 @@ class GridSpec(_Sampled):
         return self.prompts == "shapes"
 
     def prompt_list(self, captions: int, videos: bool = False) -> list[str]:
-        """The prompts in order, `captions` of scenes (moving ones for `videos`) where no count is given.
+        """Return the prompts in order, `captions` of scenes (moving ones for `videos`) where no count is given.
 
         Raises `SpecError`.
         """
@@ -120,7 +120,7 @@ class GridSpec(_Sampled):
         return self.model_copy(update={"methods": tuple(methods)})
 
     def render_values(self, prompt: str, seed: int, size: tuple[int, int], entry: MethodEntry) -> dict[str, Any]:
-        """The fields of one picture's `RenderSpec`; `size` is (width, height)."""
+        """Return the fields of one picture's `RenderSpec`; `size` is (width, height)."""
         values = {"prompt": prompt, "seed": seed, "width": size[0], "height": size[1], "model": self.model}
         values |= self.sampling() | entry.sampling()
         return values | {"method": entry.method, "frames": self.frames, "fps": self.fps, "motion_fps": self.motion_fps}
@@ -135,7 +135,7 @@ def make_grid(values: dict[str, Any]) -> GridSpec:
 
 
 def _lines(path: Path) -> list[str]:
-    """The prompts of a text file, one a line; empty lines and those that begin with # are left out."""
+    """Return the prompts of a text file, one a line; empty lines and those that begin with # are left out."""
     try:
         if path.stat().st_size > MAX_PROMPT_BYTES:
             raise SpecError(f"prompts: {path} is larger than {MAX_PROMPT_BYTES // 2**20} MiB")

@@ -53,7 +53,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm3d(outputs, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, outputs, F / stride, h / stride, w / stride), rounded up."""
+        """Return (B, outputs, F / stride, h / stride, w / stride), rounded up."""
         return F.relu(self.bn(self.conv3d(same(x, self.kernel, self.stride))))
 
 
@@ -68,7 +68,7 @@ class Mixed(nn.Module):
         self.b3b = Unit(inputs, pooled, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, one + three + five + pooled, F, h, w)."""
+        """Return (B, one + three + five + pooled, F, h, w)."""
         pooled = self.b3b(max_pool(x, (3, 3, 3), (1, 1, 1)))
         return torch.cat((self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), pooled), 1)
 
@@ -85,7 +85,7 @@ class I3D(nn.Module):
         self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, CLASSES, 1)})
 
     def forward(self, videos: Tensor) -> Tensor:
-        """(B, 400) for `videos` (B, 3, 16, 224, 224) in [-1, 1].
+        """Return (B, 400) for `videos` (B, 3, 16, 224, 224) in [-1, 1].
 
         Smaller videos go through too. The last map of 16 frames is (2, 7, 7), the window of the published mean.
         """

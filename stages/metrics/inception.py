@@ -27,7 +27,7 @@ class Conv(nn.Module):
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, outputs, h, w)."""
+        """Return (B, outputs, h, w)."""
         return F.relu(self.bn(self.conv(x)))
 
 
@@ -48,7 +48,7 @@ class BlockA(nn.Module):
         self.branch_pool = Conv(inputs, pooled, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 224 + pooled, 35, 35)."""
+        """Return (B, 224 + pooled, 35, 35)."""
         five = self.branch5x5_2(self.branch5x5_1(x))
         three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         return torch.cat((self.branch1x1(x), five, three, self.branch_pool(average(x))), 1)
@@ -64,7 +64,7 @@ class BlockB(nn.Module):
         self.branch3x3dbl_3 = Conv(96, 96, 3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 480 + inputs, 17, 17)."""
+        """Return (B, 480 + inputs, 17, 17)."""
         three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         return torch.cat((self.branch3x3(x), three, F.max_pool2d(x, 3, 2)), 1)
 
@@ -84,7 +84,7 @@ class BlockC(nn.Module):
         self.branch_pool = Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 768, 17, 17)."""
+        """Return (B, 768, 17, 17)."""
         seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
@@ -103,7 +103,7 @@ class BlockD(nn.Module):
         self.branch7x7x3_4 = Conv(192, 192, 3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 512 + inputs, 8, 8)."""
+        """Return (B, 512 + inputs, 8, 8)."""
         seven = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))
         return torch.cat((self.branch3x3_2(self.branch3x3_1(x)), self.branch7x7x3_4(seven), F.max_pool2d(x, 3, 2)), 1)
 
@@ -123,7 +123,7 @@ class BlockE(nn.Module):
         self.branch_pool = Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 2048, 8, 8)."""
+        """Return (B, 2048, 8, 8)."""
         three = self.branch3x3_1(x)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         towers = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
@@ -148,7 +148,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 2048) and logits without bias (B, 1008) for `pixels` (B, 3, 299, 299) in 0…255."""
+        """Return features (B, 2048) and logits without bias (B, 1008) for `pixels` (B, 3, 299, 299) in 0…255."""
         x = (pixels - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))

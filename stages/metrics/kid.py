@@ -28,7 +28,7 @@ class KernelDistance:
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
-    """(n, m) values of the cubic kernel for rows `x` (n, d) and `y` (m, d)."""
+    """Return (n, m) values of the cubic kernel for rows `x` (n, d) and `y` (m, d)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 

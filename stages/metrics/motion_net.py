@@ -37,7 +37,7 @@ class MotionNet(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in HEADS.items()})
 
     def features(self, videos: Tensor) -> Tensor:
-        """(B, 64), not negative, mean square 1 over true videos, for `videos` (B, 3, 8, 64, 64) in [-1, 1]."""
+        """Return (B, 64), not negative, mean square 1 over true videos, for `videos` (B, 3, 8, 64, 64) in [-1, 1]."""
         x = videos
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x)))
@@ -46,18 +46,18 @@ class MotionNet(nn.Module):
         return out
 
     def forward(self, videos: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) of each head for `videos` (B, 3, 8, 64, 64) in [-1, 1]."""
+        """Return logits (B, classes) of each head for `videos` (B, 3, 8, 64, 64) in [-1, 1]."""
         features = self.features(videos)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def frame_numbers(frames: int) -> list[int]:
-    """Which frames of a video are read: `FRAMES` of them, from the first to the last, evenly."""
+    """Return which frames of a video are read: `FRAMES` of them, from the first to the last, evenly."""
     return [round(index * (frames - 1) / (FRAMES - 1)) for index in range(FRAMES)]
 
 
 def frame_input(frame: Tensor) -> Tensor:
-    """A frame (3, H, W) in [-1, 1] as the network reads it: (3, 64, 64)."""
+    """Return a frame (3, H, W) in [-1, 1] as the network reads it: (3, 64, 64)."""
     if tuple(frame.shape[-2:]) == (INPUT, INPUT):
         return frame
     return F.interpolate(frame[None], (INPUT, INPUT), mode="bicubic", antialias=True)[0].clamp(-1, 1)

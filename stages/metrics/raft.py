@@ -38,7 +38,7 @@ class Residual(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), self.norm3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, outputs, h / stride, w / stride)."""
+        """Return (B, outputs, h / stride, w / stride)."""
         y = F.relu(self.norm1(self.conv1(x)))
         y = F.relu(self.norm2(self.conv2(y)))
         return F.relu((x if self.downsample is None else self.downsample(x)) + y)
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv2d(128, FEATURES, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 256, H / 8, W / 8)."""
+        """Return (B, 256, H / 8, W / 8)."""
         out: Tensor = self.conv2(self.layer3(self.layer2(self.layer1(F.relu(self.norm1(self.conv1(x)))))))
         return out
 
@@ -72,7 +72,7 @@ class MotionEncoder(nn.Module):
         self.conv = nn.Conv2d(192 + 64, 128 - 2, 3, padding=1)
 
     def forward(self, flow: Tensor, found: Tensor) -> Tensor:
-        """(B, 128, h, w)."""
+        """Return (B, 128, h, w)."""
         found = F.relu(self.convc2(F.relu(self.convc1(found))))
         moved = F.relu(self.convf2(F.relu(self.convf1(flow))))
         return torch.cat((F.relu(self.conv(torch.cat((found, moved), 1))), flow), 1)
@@ -90,7 +90,7 @@ class SeparableGRU(nn.Module):
                 self.add_module(f"conv{gate}{number}", conv)
 
     def forward(self, hidden: Tensor, x: Tensor) -> Tensor:
-        """The next hidden state (B, 128, h, w)."""
+        """Return the next hidden state (B, 128, h, w)."""
         for number in (1, 2):
             update, reset, new = (self.get_submodule(f"conv{gate}{number}") for gate in "zrq")
             both = torch.cat((hidden, x), 1)
@@ -107,7 +107,7 @@ class FlowHead(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(HIDDEN, 256, 3, padding=1), nn.Conv2d(256, 2, 3, padding=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(B, 2, h, w)."""
+        """Return (B, 2, h, w)."""
         out: Tensor = self.conv2(F.relu(self.conv1(hidden)))
         return out
 
@@ -122,13 +122,13 @@ class Update(nn.Module):
         self.mask = nn.Sequential(nn.Conv2d(HIDDEN, 256, 3, padding=1), nn.ReLU(), last)
 
     def forward(self, hidden: Tensor, context: Tensor, found: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """The next hidden state and the change of the flow."""
+        """Return the next hidden state and the change of the flow."""
         hidden = self.gru(hidden, torch.cat((context, self.encoder(flow, found)), 1))
         return hidden, self.flow_head(hidden)
 
 
 def upsampled(flow: Tensor, mask: Tensor) -> Tensor:
-    """A flow (2, h, w) in cells -> (2, 8 h, 8 w) in pixels (section 3.3).
+    """Return (2, 8 h, 8 w) in pixels of a flow (2, h, w) in cells (section 3.3).
 
     Every pixel is a convex combination of the 3x3 cells around its own; `mask` (9 * 8 * 8, h, w) holds the logits of
     the weights, by neighbour in reading order, then by the pixel's row and column in the cell. Outside there is 0.
@@ -148,7 +148,7 @@ class Raft(nn.Module):
         self.fnet, self.cnet, self.update_block = Encoder(batch=False), Encoder(batch=True), Update()
 
     def forward(self, first: Tensor, second: Tensor, iterations: int = ITERATIONS) -> Tensor:
-        """(2, H, W) in pixels for frames (3, H, W) in 0…255, at least 64 a side.
+        """Return (2, H, W) in pixels for frames (3, H, W) in 0…255, at least 64 a side.
 
         A size that is no multiple of 8 is filled up on both sides with copies of the edge, and the flow is cut back.
         """
@@ -162,7 +162,7 @@ class Raft(nn.Module):
         return flow[:, top : top + height, left : left + width]
 
     def flow(self, pair: Tensor, iterations: int) -> Tensor:
-        """(2, H, W) for `pair` (2, 3, H, W) in [-1, 1], sides multiples of 8."""
+        """Return (2, H, W) for `pair` (2, 3, H, W) in [-1, 1], sides multiples of 8."""
         correlation = Correlation(*self.fnet(pair))
         hidden, context = self.cnet(pair[:1]).split((HIDDEN, CONTEXT), dim=1)
         hidden, context = torch.tanh(hidden), F.relu(context)

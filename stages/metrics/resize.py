@@ -1,4 +1,4 @@
-"""The one resize of the measures, named `clean`: bicubic, antialiased, no rounding, clipped to 0…255.
+"""The one resize of the metrics, named `clean`: bicubic, antialiased, no rounding, clipped to 0…255.
 
 It is the rule of clean-fid (arXiv 2104.11222, section 3): what a network sees of a 4096² picture at 299² is mostly
 decided by the resize, and without antialiasing it is wrong by 13 levels of 255 on average. A picture of another aspect
@@ -18,7 +18,7 @@ NAME = "clean"
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """`pixels` (B, 3, H, W) in 0…255, any dtype, at `size` (height, width): float32 in 0…255.
+    """Return `pixels` (B, 3, H, W) in 0…255, any dtype, at `size` (height, width): float32 in 0…255.
 
     A picture that has the size already comes back with its own values.
     """

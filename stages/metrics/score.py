@@ -40,7 +40,7 @@ class Sample:
     videos: Mapping[str, Tensor] = field(default_factory=dict)  # of videos, values (n) by what they say
 
     def rows(self, metric: str) -> tuple[Tensor, Tensor]:
-        """The rows (r, d) a distance compares, in float64, and the picture of each (r)."""
+        """Return the rows (r, d) a distance compares, in float64, and the picture of each (r)."""
         if metric in CROPPED:
             return self.crops.double(), self.owner
         return self.features.double(), torch.arange(self.count)
@@ -62,7 +62,7 @@ class Score:
 
 
 def scores(spec: EvaluationSpec, pictures: Sample, reference: Sample | None) -> list[Score]:
-    """Every metric of the spec. `reference` may be None where none of them needs one."""
+    """Return the scores of every metric of the spec. `reference` may be None where none of them needs one."""
     found: list[Score] = []
     for metric in spec.measured:
         if metric in DISTANCES:

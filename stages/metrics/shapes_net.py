@@ -41,7 +41,7 @@ class ShapesNet(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in HEADS.items()})
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 64), not negative, mean square 1 over true scenes, for `images` (B, 3, 128, 128) in [-1, 1]."""
+        """Return (B, 64), not negative, mean square 1 over true scenes, for `images` (B, 3, 128, 128) in [-1, 1]."""
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x)))
@@ -49,11 +49,11 @@ class ShapesNet(nn.Module):
         return out
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) of each head for `images` (B, 3, 128, 128) in [-1, 1]."""
+        """Return logits (B, classes) of each head for `images` (B, 3, 128, 128) in [-1, 1]."""
         return self.classify(self.features(images))
 
     def classify(self, features: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) of each head for features (B, 64)."""
+        """Return logits (B, classes) of each head for features (B, 64)."""
         return {name: head(features) for name, head in self.heads.items()}
 
 

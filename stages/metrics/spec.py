@@ -25,7 +25,7 @@ VIDEO_NETWORKS: tuple[Network, ...] = ("shapes-motion", "i3d")
 
 
 class Reference(Part):
-    """What the pictures are compared with; never with their own smaller versions.
+    """What the pictures are compared with; it is never their own smaller versions.
 
     `base`: other draws of the same prompts at the training size, as FreeScale's tables have it (arXiv 2412.09626,
     section 4). `real`: the pictures of a folder. `truth`, for `shapes`: other scenes, drawn at the target size.
@@ -89,7 +89,7 @@ class EvaluationSpec(GridSpec):
         return super()._once() | {"metrics": list(self.measured)}
 
     def settled(self, model: str, videos: bool) -> Self:
-        """The spec with what its model decides said: of videos, metrics and network. Raises `SpecError`."""
+        """Return the spec with what its model decides filled in: of videos, metrics and network. Raises `SpecError`."""
         able, makes, of = (OF_VIDEOS, "videos", "pictures") if videos else (OF_PICTURES, "pictures", "videos")
         for metric in self.metrics or ():
             if metric not in able:
@@ -126,12 +126,12 @@ class EvaluationSpec(GridSpec):
         return self.metrics or (always + (("objects",) if self.of_scenes else ()))
 
     def parts(self, pictures: int) -> int:
-        """Parts of an inception score over so many pictures."""
+        """Return the number of parts of an inception score over so many pictures."""
         return self.splits or (10 if pictures >= SPLIT_FROM else 1)
 
 
 def make_evaluation(values: dict[str, Any]) -> EvaluationSpec:
-    """Validate, turning pydantic's report into one sentence. Raises `SpecError`."""
+    """Return the spec of checked `values`. Raises `SpecError` with the first complaint in one sentence."""
     try:
         return EvaluationSpec.model_validate(values)
     except ValidationError as error:

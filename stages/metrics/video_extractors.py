@@ -35,10 +35,10 @@ class VideoNetwork(Protocol):
         """sha256 of the weights."""
 
     def frame_numbers(self, frames: int) -> list[int]:
-        """Which frames of a video of so many are read. Raises `ValueError` where they are too few."""
+        """Return which frames of a video of so many are read. Raises `ValueError` where they are too few."""
 
     def extract(self, frames: Iterable[Tensor]) -> Tensor:
-        """Features (1, d), float32, of those frames in order, each (3, H, W) in 0…255."""
+        """Return features (1, d), float32, of those frames in order, each (3, H, W) in 0…255."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class MotionExtractor:
     name: str = "shapes-motion"
 
     def frame_numbers(self, frames: int) -> list[int]:
-        """Eight, evenly taken."""
+        """Return the numbers of eight frames, evenly spaced. Raises `ValueError` where there are too few."""
         return motion_net.frame_numbers(frames)
 
     @torch.no_grad()
     def extract(self, frames: Iterable[Tensor]) -> Tensor:
-        """Features (1, 64), float32, of `motion_net.FRAMES` frames, each (3, H, W) in 0…255."""
+        """Return features (1, 64), float32, of `motion_net.FRAMES` frames, each (3, H, W) in 0…255."""
         seen = [motion_net.frame_input(frame.to(self.device) / 127.5 - 1) for frame in frames]
         return self.net.features(torch.stack(seen, dim=1)[None]).float().cpu()
 
@@ -72,14 +72,14 @@ class I3DExtractor:
     name: str = "i3d"
 
     def frame_numbers(self, frames: int) -> list[int]:
-        """The first 16, one after another, since other steps would be other motion."""
+        """Return 0 to 15: other steps would show other motion. Raises `ValueError` for fewer than 16 frames."""
         if frames < i3d.FRAMES:
             raise ValueError(f"I3D reads {i3d.FRAMES} frames, and there are {frames}")
         return list(range(i3d.FRAMES))
 
     @torch.no_grad()
     def extract(self, frames: Iterable[Tensor]) -> Tensor:
-        """Logits (1, 400), float32, of 16 frames, each (3, H, W) in 0…255."""
+        """Return logits (1, 400), float32, of 16 frames, each (3, H, W) in 0…255."""
         logits: Tensor = self.net(i3d_input(frames, self.resize)[None].to(self.device))
         return logits.float().cpu()
 
@@ -93,14 +93,14 @@ class RaftFlow:
 
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """(2, H, W), float32, in pixels, of frames (3, H, W) in 0…255."""
+        """Return the flow (2, H, W), float32, in pixels, between frames (3, H, W) in 0…255."""
         flow: Tensor = self.net(first.to(self.device).float(), second.to(self.device).float())
         return flow.cpu()
 
 
 @cache
 def load_video_network(weights: WeightFile, device: torch.device, resize: str) -> VideoNetwork:
-    """A feature network of videos, kept for the next call. Raises `SpecError` for a file that is not of it."""
+    """Return a feature network of videos, kept for the next call. Raises `SpecError` for a file of another network."""
     if weights.name == "i3d":
         return I3DExtractor(filled(i3d.I3D(), weights, device), weights.sha256, device, resize)
     return MotionExtractor(filled(motion_net.MotionNet(), weights, device), weights.sha256, device)
@@ -108,7 +108,7 @@ def load_video_network(weights: WeightFile, device: torch.device, resize: str) -
 
 @cache
 def load_flow(weights: WeightFile, device: torch.device) -> RaftFlow:
-    """The optical flow, kept for the next call. Raises `SpecError` for a file that is not of it."""
+    """Return the optical flow, kept for the next call. Raises `SpecError` for a file of another network."""
     return RaftFlow(filled(raft.Raft(), weights, device), device)
 
 

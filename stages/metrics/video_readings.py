@@ -38,7 +38,7 @@ VIDEO_WORDS = ("objects", "one_object", "attributes", "motion", "right", "ground
 
 
 def levels(frame: Tensor) -> Tensor:
-    """A stored frame (1, 3, H, W) about [-1, 1] as it is exported: (3, H, W) uint8."""
+    """Return a stored frame (1, 3, H, W) about [-1, 1] as it is exported: (3, H, W) uint8."""
     return torch.from_numpy(np.array(to_pixels(frame))).permute(2, 0, 1)
 
 
@@ -60,33 +60,36 @@ class VideoFeatures(Stage):
         return {"features": network.extract(levels(self.frame(parents, index)) for index in chosen)}
 
     def count(self, parents: Parents) -> int:
-        """Frames of the video."""
+        """Return the number of frames of the video."""
         raise NotImplementedError
 
     def frame(self, parents: Parents, index: int) -> Tensor:
-        """One of them, (1, 3, H, W) about [-1, 1]."""
+        """Return one frame, (1, 3, H, W) about [-1, 1]."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class RenderVideoFeatures(VideoFeatures):
-    """Of a render's decoded video."""
+    """{"features": (1, d)} of a render's decoded video."""
 
     name = "render_clip_features"
     streamed = frozenset({"image"})
 
     def count(self, parents: Parents) -> int:
-        """As many as were decoded."""
+        """Return the number of frames of the parent `image`."""
         return len(video_of(parents, "image"))
 
     def frame(self, parents: Parents, index: int) -> Tensor:
-        """Read from the store."""
+        """Return one frame of the parent `image`, (1, 3, H, W) about [-1, 1]."""
         return video_of(parents, "image")[index]
 
 
 @dataclass(frozen=True)
 class TrueVideoFeatures(VideoFeatures):
-    """Of a true video of `shapes-motion` at `size` (height, width), sampled as densely as the model was asked to."""
+    """{"features": (1, d)} of a true video of `shapes-motion` at `size` (height, width).
+
+    It is sampled at the density that the model was asked for.
+    """
 
     name = "true_clip_features"
 
@@ -96,11 +99,11 @@ class TrueVideoFeatures(VideoFeatures):
     motion_fps: float | None = None  # None: the video's own
 
     def count(self, parents: Parents) -> int:
-        """As many as the renders have."""
+        """Return the number of frames that the renders have."""
         return self.frames
 
     def frame(self, parents: Parents, index: int) -> Tensor:
-        """Drawn when asked for."""
+        """Return one frame, drawn now, (1, 3, H, W) in [-1, 1]."""
         height, width = self.size
         video = sample_video(self.scene, width / height)
         if self.motion_fps is not None:
@@ -207,11 +210,11 @@ class VideoReader:
         return network.name, network.sha256, self.resize, network.path
 
     def reference(self) -> dict[str, Stage]:
-        """The stages that read a render which others are compared with."""
+        """Return the stages that read a render which others are compared with."""
         return {"features": RenderVideoFeatures(*self._features(self.network))} if self.network else {}
 
     def render(self, prompt: str) -> dict[str, Stage]:
-        """The stages that read a method's render, by what they give."""
+        """Return the stages that read a method's render, by what they give."""
         found = self.reference()
         if "objects" in self.metrics:
             found["clip_verdict"] = JudgeVideo(prompt, self.base_area)
@@ -224,7 +227,7 @@ class VideoReader:
         return found
 
     def truth(self, scene: int, size: tuple[int, int], frames: int, motion_fps: float | None) -> TrueVideoFeatures:
-        """The stage that draws a true video and reads it."""
+        """Return the stage that draws a true video and reads it."""
         if self.network is None:
             raise ValueError("nothing is compared with the truth")
         return TrueVideoFeatures(*self._features(self.network), scene, size, frames, motion_fps)

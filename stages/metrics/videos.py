@@ -1,4 +1,4 @@
-"""Measures of videos by VBench's rules (arXiv 2311.17982), and what FVD feeds its network. No network is in here.
+"""Metrics of videos by VBench's rules (arXiv 2311.17982), and what FVD feeds its network. No network is in here.
 
 A video is its frames in order, each (3, H, W) uint8, read once. The optical flow is a plug: any callable from two
 frames to the displacement of each pixel of the first, (2, H, W), x before y.
@@ -58,23 +58,23 @@ def dynamics(frames: Iterable[Tensor], fps: Fraction | float, flow: Flow) -> Dyn
 
 
 def kept_step(fps: Fraction | float) -> int:
-    """One of how many frames is looked at, at a playback rate."""
+    """Return n, where every n-th frame is looked at, for a playback rate in frames a second."""
     return max(1, round(fps / SAMPLED_FPS))
 
 
 def needed_pairs(kept: int) -> int:
-    """How many pairs of `kept` frames must move; none of fewer than three, which says nothing of a video."""
+    """Return how many pairs of `kept` frames must move; none of fewer than three, which says nothing of a video."""
     return round(4 * kept / 16)
 
 
 def pair_score(flow: Tensor) -> float:
-    """The mean length, in pixels, of the largest 5 % of the vectors (2, H, W)."""
+    """Return the mean length, in pixels, of the largest 5 % of the vectors (2, H, W)."""
     lengths = torch.hypot(flow[0], flow[1]).flatten()
     return float(lengths.topk(max(1, int(len(lengths) * TOP_SHARE))).values.double().mean())
 
 
 def flicker(frames: Iterable[Tensor]) -> float:
-    """Mean absolute difference of consecutive frames, in levels of 255; 0 for a still video or a single frame.
+    """Return the mean absolute difference of consecutive frames, in levels of 255; 0 for a still or single frame.
 
     VBench's temporal flickering is (255 - this) / 255.
     """
@@ -83,7 +83,7 @@ def flicker(frames: Iterable[Tensor]) -> float:
 
 
 def warp_error(frames: Iterable[Tensor], flow: Flow) -> float:
-    """Mean absolute difference, in levels of 255, of each frame and the next one sampled where the flow leads.
+    """Return the mean difference, in levels of 255, of each frame and the next one, sampled where the flow leads.
 
     Pixels that leave the picture do not count. What moves as the flow says costs nothing, what boils does.
     """
@@ -102,7 +102,7 @@ def warp_error(frames: Iterable[Tensor], flow: Flow) -> float:
 
 
 def aesthetic_pixels(frame: Tensor) -> Tensor:
-    """A frame as VBench's aesthetic quality reads it: (3, 224, 224), normalised for CLIP.
+    """Return a frame as VBench's aesthetic quality reads it: (3, 224, 224), normalised for CLIP.
 
     The shorter side goes to 224 by bicubic interpolation without antialiasing, rounded and clipped to 8 bits; then the
     middle square.
@@ -123,7 +123,7 @@ def aesthetic_score(embeddings: Tensor, weight: Tensor, bias: Tensor) -> float:
 
 
 def i3d_input(frames: Iterable[Tensor], resize: str = "bilinear") -> Tensor:
-    """A video as FVD's I3D reads it: (3, F, 224, 224) in [-1, 1], squashed.
+    """Return a video as FVD's I3D reads it: (3, F, 224, 224) in [-1, 1], squashed.
 
     `bilinear` has no antialiasing and is what published numbers used; `antialias` is what large frames need.
     """

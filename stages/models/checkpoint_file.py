@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read as tensors alone: the one door to them. Nothing in a file is run."""
+"""Files of `torch.save`, read as tensors alone; they are read here and nowhere else. Nothing in a file is run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LISTED = 20  # names of each kind in an error
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor that a network is saved with, by name."""
+    """Return the shape of every tensor that a network is saved with, by name."""
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def read_checkpoint(file: Path, instead: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their own names. Raises `SpecError` for a file with anything else in it.
+    """Return the tensors of a checkpoint by their own names. Raises `SpecError` for a file with anything else in it.
 
     Lightning keeps them under `state_dict`, DeepSpeed under `module` with a prefix; a plain mapping is taken as it is.
     `instead`, in an error: the file to take where a TorchScript program is given.
@@ -64,7 +64,7 @@ def _is_zip(file: Path) -> bool:
 
 
 def _is_program(file: Path) -> bool:
-    """Whether it is an archive of TorchScript: one with code beside the tensors."""
+    """Return whether it is an archive of TorchScript: one with code beside the tensors."""
     return zipfile.is_zipfile(file) and any("/code/" in name for name in _names(file))
 
 
@@ -89,7 +89,7 @@ def misfit(given: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -
 
 
 def listed(kinds: Mapping[str, list[str]]) -> str:
-    """Names in words, kind by kind, the first few of each; empty where there are none."""
+    """Return names in words, kind by kind, the first few of each; empty where there are none."""
     said = []
     for kind, names in kinds.items():
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

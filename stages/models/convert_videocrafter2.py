@@ -124,7 +124,7 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def arranged(given: Weights, wanted: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, dict[str, Tensor]]:
-    """The tensors by part and by the names of `wanted`, which holds every part's names and shapes.
+    """Return the tensors by part and by the names of `wanted`, which holds every part's names and shapes.
 
     Raises one `SpecError` that lists all tensors that are missing, unknown or of another shape.
     """
@@ -147,7 +147,7 @@ def arranged(given: Weights, wanted: Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
 def _places(key: str, wanted: Mapping[str, Mapping[str, Any]]) -> tuple[str, tuple[str, ...]]:
-    """The part a tensor belongs to and its names there, none if it has no place."""
+    """Return the part a tensor belongs to and its names there, none if it has no place."""
     for part, prefix in PREFIXES.items():
         if key.startswith(prefix):
             inside = key[len(prefix) :]

@@ -2,9 +2,9 @@
 
 A model is a diffusers pipeline folder in safetensors. Images come from `StableDiffusionXLPipeline` and
 `StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/reference/models.md`),
-`TextToVideoSDPipeline` (ModelScope, zeroscope),
-`AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them, `freescale.json`, may
-give defaults and what their configuration has no field for.
+`TextToVideoSDPipeline` (ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them,
+`freescale.json`, may give defaults and what their configuration has no field for; what it says of methods is read by
+`stages.models.card`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale import Solver
+    from stages.models.card import MethodValues
     from stages.spec import ModelSpec
 
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
@@ -36,20 +37,19 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # which folders decide the bytes of wh
     "unet": ("unet", "scheduler"),
     "vae": ("vae",),
 }
+CARD = "freescale.json"
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
-TURBO: Mapping[str, Any] = {
-    "restart": 0.5,
-    "dilation": (0.0, 1.0),
-    "rad": (0.0, 0.0),
-    "pool": (0.0, 0.5),
+TURBO: MethodValues = {
+    "freescale": {"restart": 0.5, "dilation": (0.0, 1.0)},
+    "hidiffusion": {"rad": (0.0, 0.0), "pool": (0.0, 0.5)},
 }  # of four steps: two a level, dilated throughout; HiDiffusion as released for SDXL-Turbo
-VIDEO: Mapping[str, Any] = {"freeu": None, "upsample": "latent", "interpolation": "bilinear"}
+VIDEO: MethodValues = {"*": {"freeu": None}, "freescale": {"upsample": "latent", "interpolation": "bilinear"}}
 """What the paper changes for video: no FreeU, levels enlarged in latent space (the mode is our choice)."""
 
 
 @dataclass(frozen=True)
 class VideoDefaults:
-    """Of one kind of pipeline; a card may say otherwise."""
+    """The defaults of one kind of video pipeline, where the card gives none."""
 
     guidance_scale: float
     fps: float  # of playback
@@ -85,7 +85,7 @@ class ModelInfo:
     latent_channels: int
     cell: int = CELL  # pixels of a latent cell's side: the factor of its VAE
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    method_defaults: Mapping[str, Any] = field(default_factory=dict)  # where the spec names none
+    method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
     frames: int | None = None  # it was trained for; None: an image model
     fps: float | None = None  # of playback, by default
     motion_fps: float | None = None  # default of the fps branch; None where there is none
@@ -96,17 +96,17 @@ class ModelInfo:
 
     @property
     def is_video(self) -> bool:
-        """Whether it makes videos, (B, C, F, h, w)."""
+        """Whether the model makes videos, (B, C, F, h, w)."""
         return self.frames is not None
 
 
 def models_folder(home: Path) -> Path:
-    """Where named models are looked for."""
+    """Return the folder in which named models are looked for."""
     return home / "models"
 
 
 def locate(spec: ModelSpec, home: Path) -> Path:
-    """The folder a model name or path leads to. Raises `SpecError` that says where it looked."""
+    """Return the folder a model name or path leads to. Raises `SpecError` that says where it looked."""
     if spec.name in EMBEDDED_MODELS:
         folder = EMBEDDED_MODELS[spec.name]
         if not (folder / "model_index.json").is_file():
@@ -133,7 +133,7 @@ def locate(spec: ModelSpec, home: Path) -> Path:
 
 
 def _cached_snapshots(spec: ModelSpec) -> list[Path]:
-    """Where the hub's own cache would hold this repository; nothing is fetched."""
+    """Return where the hub's own cache would hold this repository; nothing is fetched."""
     root = Path(os.path.expanduser("~/.cache/huggingface/hub")) / f"models--{spec.name.replace('/', '--')}"
     if spec.revision:
         return [root / "snapshots" / spec.revision]
@@ -142,7 +142,7 @@ def _cached_snapshots(spec: ModelSpec) -> list[Path]:
 
 
 def available(home: Path) -> Iterator[tuple[str, Path]]:
-    """Every model that can be named: the embedded ones, then those under the models folder."""
+    """Return every model that can be named: the embedded ones, then those under the models folder."""
     yield from ((name, folder) for name, folder in EMBEDDED_MODELS.items() if folder.is_dir())
     root = models_folder(home)
     for index in sorted(root.glob("*/model_index.json")) if root.is_dir() else []:
@@ -159,7 +159,7 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
     unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get("_class_name", "")
-    card = read_json(folder / "freescale.json") if (folder / "freescale.json").is_file() else {}
+    card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
     is_video = kind in VIDEO_KINDS or "motion_adapter" in card
     unet_class = _unet_class(folder, unet, is_video)
     hashes = Hashes(home)
@@ -176,14 +176,21 @@ def describe(spec: ModelSpec, home: Path) -> ModelInfo:
         latent_channels=int(vae["latent_channels"]),
         cell=cell_of(vae),
         fingerprints={part: hashes.folders(folder, names) for part, names in PARTS.items()},
-        method_defaults=TURBO if turbo else card.get("method", {}),
+        method_defaults=TURBO if turbo else _method_values(folder, card),
         unet_class=unet_class,
     )
     return _as_video(info, str(kind), unet, card, hashes) if is_video else info
 
 
+def _method_values(folder: Path, card: Mapping[str, Any], usual: MethodValues | None = None) -> MethodValues:
+    """Return what the card says of methods, over what is `usual`."""
+    from stages.models.card import merged, method_values  # here, since the methods bring torch
+
+    return merged(usual or {}, method_values(card.get("method", {}), folder / CARD))
+
+
 def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
-    """The class its UNet's configuration names; an image UNet in a video model needs a motion adapter."""
+    """Return the class its UNet's configuration names; an image UNet in a video model needs a motion adapter."""
     name = str(unet.get("_class_name", "UNet2DConditionModel"))
     allowed = ("UNet2DConditionModel", *VIDEO_UNETS) if is_video else ("UNet2DConditionModel",)
     if name not in allowed:
@@ -201,7 +208,7 @@ def cell_of(vae: Mapping[str, Any]) -> int:
 
 
 def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any], cell: int) -> tuple[int, int]:
-    """(height, width) in pixels: the card's `native`, else the UNet's `sample_size` in latent cells."""
+    """Return (height, width) in pixels: the card's `native`, else the UNet's `sample_size` in latent cells."""
     cells = unet.get("sample_size")
     sides = [side * cell for side in cells] if isinstance(cells, list) else [int(cells or 0) * cell] * 2
     given = card.get("native", sides)
@@ -213,7 +220,7 @@ def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any], cell
 def _as_video(
     info: ModelInfo, kind: str, unet: Mapping[str, Any], card: Mapping[str, Any], hashes: Hashes
 ) -> ModelInfo:
-    """The same with what a video model has besides, and with defaults of its own."""
+    """Return `info` of a video model: with the defaults of its kind, and with what the card says of videos."""
     defaults = (
         VIDEO_KINDS.get(kind) or VIDEO_KINDS["AnimateDiffSDXLPipeline" if info.size_ids else "AnimateDiffPipeline"]
     )
@@ -239,7 +246,7 @@ def _as_video(
             "text": _with(info.fingerprints["text"], {"pad_token_id": pad}),
             "unet": _with(info.fingerprints["unet"], decisive),
         },
-        method_defaults={**VIDEO, **card.get("method", {})},
+        method_defaults=_method_values(info.folder, card, VIDEO),
         frames=frames,
         fps=float(card.get("fps", defaults.fps)),
         motion_fps=float(card.get("motion_fps", MOTION_FPS)) if info.unet_class == "VideoCrafterUNet" else None,
@@ -250,7 +257,7 @@ def _as_video(
 
 
 def _with(fingerprint: str, decisive: Mapping[str, Any]) -> str:
-    """A part's fingerprint with what else decides its bytes."""
+    """Return a part's fingerprint with what else decides its bytes."""
     return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
 
 
@@ -276,7 +283,7 @@ def _solver(scheduler: Mapping[str, Any]) -> Solver:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object a JSON file holds. Raises `SpecError` naming the file."""
+    """Return the object that a JSON file holds. Raises `SpecError` naming the file."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -26,7 +26,7 @@ class Hashes:
             self.known = {}
 
     def folders(self, root: Path, names: tuple[str, ...]) -> str:
-        """One sha256 of all files of the named folders under `root` (an empty name: `root` itself)."""
+        """Return one sha256 of all files of the named folders under `root` (an empty name: `root` itself)."""
         before, total = len(self.known), hashlib.sha256()
         for path in sorted(p for name in names for p in (root / name).glob("*") if p.is_file()):
             if path.suffix not in NEVER_READ:
@@ -44,7 +44,7 @@ class Hashes:
         return self.known[mark]
 
     def _remember(self) -> None:
-        """Best effort: a lost cache of hashes costs seconds, so a read-only home is no error."""
+        """Save the hashes as far as that is possible: a read-only home costs seconds, and is no error."""
         try:
             self.remembered_at.parent.mkdir(parents=True, exist_ok=True)
             partial = self.remembered_at.with_suffix(f".{os.getpid()}.partial")

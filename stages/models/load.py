@@ -50,10 +50,10 @@ class Helpers(Protocol):
     """Other processes that compute parts of a stage's result, to the same bits as this process would."""
 
     def tiles(self, frame: int = 0) -> Run:
-        """Who computes the VAE's tiles over the stage's picture, or over a frame of its video."""
+        """Return what computes the VAE's tiles over the stage's picture, or over a frame of its video."""
 
     def frames(self, indices: Iterable[int], options: RunOptions) -> Iterator[Tensor]:
-        """The stage's `make_frame` of each index, in order."""
+        """Return the stage's `make_frame` of each index, in order."""
 
 
 class Models:
@@ -92,11 +92,11 @@ class Models:
         return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
 
     def tiles(self, frame: int = 0) -> Run | None:
-        """Who computes the VAE's tiles over the call's picture, or a frame of its video; None: this process."""
+        """Return what computes the VAE's tiles over the call's picture, or a frame of its video; None: this process."""
         return None if self.helpers is None else self.helpers.tiles(frame)
 
     def make_room(self, part: str, offload: bool) -> None:
-        """Before a stage of `part`: bring that part to the device, and the VAE off it unless it is the one at work.
+        """Bring the `part` of the next stage to the device, and the VAE off it unless that is the part.
 
         With `offload` the UNet leaves as well while the VAE or the text encoders work. Nothing is loaded for this, and
         text encoders are gone once a prompt is encoded. Where the host is the device, there is nothing to move.
@@ -157,7 +157,7 @@ class Models:
         return _named(names, rows, negative_prompt is not None)
 
     def _encode_clip(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
-        """The last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
+        """Return the last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
         encoder = self._load(CLIPTextModel, "text_encoder", self.dtype)
@@ -179,7 +179,7 @@ class Models:
 
 
 def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[str, Any] | None = None) -> nn.Module:
-    """A UNet or VAE by its configuration, on the meta device: shapes and no weights.
+    """Return a UNet or VAE by its configuration, on the meta device: shapes and no weights.
 
     `adapter` is the configuration of motion modules for a UNet.
     """
@@ -196,14 +196,14 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
 
 
 def with_motion(unet: Any, adapter: Any) -> Any:
-    """A Stable Diffusion UNet and AnimateDiff's motion modules as one network for videos."""
+    """Return a Stable Diffusion UNet and AnimateDiff's motion modules as one network for videos."""
     from diffusers import UNetMotionModel
 
     return UNetMotionModel.from_unet2d(unet, adapter)
 
 
 def unet_class(name: str) -> Any:
-    """The class that a UNet's configuration names, one of those that `describe` lets pass."""
+    """Return the class that a UNet's configuration names, one of those that `describe` lets pass."""
     import diffusers
 
     if name == "VideoCrafterUNet":
@@ -219,7 +219,7 @@ def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool
 
 
 class ClipNetworks:
-    """A transformers `CLIPModel` with its tokenizer, for measures: embeddings of pictures and of words."""
+    """A transformers `CLIPModel` with its tokenizer, for metrics: embeddings of pictures and of words."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import CLIPModel, CLIPTokenizer
@@ -232,12 +232,12 @@ class ClipNetworks:
         self.image_size: int = self.model.config.vision_config.image_size
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """(B, d) for normalised `images` (B, 3, side, side)."""
+        """Return (B, d) for normalised `images` (B, 3, side, side)."""
         out: Tensor = self.model.get_image_features(pixel_values=images.to(self.device)).pooler_output
         return out
 
     def embed_text(self, prompt: str) -> Tensor:
-        """(1, d) for a prompt, cut at the model's context."""
+        """Return (1, d) for a prompt, cut at the model's context."""
         context = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(prompt, truncation=True, max_length=context, return_tensors="pt").to(self.device)
         out: Tensor = self.model.get_text_features(**tokens).pooler_output
@@ -245,14 +245,14 @@ class ClipNetworks:
 
 
 def load_clip(folder: Path, device: torch.device) -> ClipNetworks:
-    """CLIP from a local folder. Raises `SpecError` for a folder that is none."""
+    """Return CLIP from a local folder. Raises `SpecError` for a folder that is none."""
     if read_json(folder / "config.json").get("model_type") != "clip":
         raise SpecError(f"weights.clip: {str(folder)!r} does not hold a CLIPModel (config.json, model_type)")
     return ClipNetworks(folder, device)
 
 
 def quiet_diffusers() -> None:
-    """Progress bars and notices of the libraries would tear up ours."""
+    """Silence the progress bars and notices of diffusers and transformers, which would break ours."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

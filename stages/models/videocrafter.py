@@ -91,7 +91,7 @@ class FpsTimeEmbedding(nn.Module):
 
 
 def empty_networks(unet: Mapping[str, Any], vae: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
-    """The three networks without weights, on the meta device, by their folders' names.
+    """Return the three networks without weights, on the meta device, by their folders' names.
 
     OpenCLIP's tower has an exact GELU and, with its last layer left off, is a CLIP text model.
     """

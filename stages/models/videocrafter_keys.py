@@ -67,7 +67,7 @@ def unet_name(key: str) -> str | None:
 
 
 def _layer(block: str, position: int, kind: int, inside: str) -> str | None:
-    """A tensor of a residual block (kind 0), a spatial transformer (1) or a temporal one (2)."""
+    """Return the name of a tensor of a residual block (kind 0), a spatial transformer (1) or a temporal one (2)."""
     if kind:
         return f"{block}.{('attentions', 'temp_attentions')[kind - 1]}.{position}.{inside}"
     if over_time := _after(inside, "temopral_conv."):  # spelt so in the file
@@ -81,7 +81,7 @@ _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "
 
 
 def vae_name(key: str) -> str | None:
-    """The VAE's name of a tensor, without the prefix; the decoder counts its levels from the other end."""
+    """Return the VAE's name of a tensor, without the prefix; the decoder counts its levels from the other end."""
     if re.fullmatch(r"((encoder|decoder)\.(conv_in|conv_out)|(post_)?quant_conv)\.(weight|bias)", key):
         return key
     if match := re.fullmatch(r"(encoder|decoder)\.norm_out\.(\w+)", key):

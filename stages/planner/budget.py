@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from freescale.vae.plan import VaeMemoryError
-from stages.amounts import enough_bytes, show_bytes
 from stages.errors import SpecError
+from stages.planner.amounts import enough_bytes, show_bytes
 from stages.planner.estimate import Estimate, estimate, resident, rough_bytes
 
 if TYPE_CHECKING:

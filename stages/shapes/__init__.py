@@ -1,1 +1,1 @@
-"""`shapes`: the embedded model's world: procedural scenes, the truth at every resolution, and its measures."""
+"""`shapes`: the embedded model's world: procedural scenes, the truth at every resolution, and its metrics."""

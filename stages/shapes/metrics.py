@@ -91,7 +91,7 @@ class Verdict:
 
 
 def parse_caption(text: str) -> Words:
-    """The words of a caption such as `a striped red disc on a meadow`; the texture may be there or not."""
+    """Return the words of a caption such as `a striped red disc on a meadow`; the texture may be there or not."""
     textures, colors, shapes, grounds = map("|".join, (TEXTURES, COLORS, SHAPES, BACKGROUNDS))
     pattern = rf"an? (?:(?:{textures}) )?({colors}) ({shapes}) on ({grounds})"
     found = re.fullmatch(pattern, " ".join(text.lower().rstrip(". ").split()))
@@ -122,14 +122,14 @@ def read_picture(image: Tensor, *, base_area: int = BASE_AREA) -> Reading:
 
 
 def read_with_mask(image: Tensor, *, base_area: int = BASE_AREA) -> tuple[Reading, Array]:
-    """What `read_picture` and `largest_mask` say of `image`, blurred and searched for paint once."""
+    """Return what `read_picture` and `largest_mask` say of `image`, blurred and searched for paint once."""
     rgb = _smooth_rgb(image)
     paint = _paint(rgb)
     return Reading(tuple(_components(rgb, paint, base_area)), _background(rgb, paint)), _largest(paint)
 
 
 def objects(image: Tensor, *, base_area: int = BASE_AREA) -> list[FoundObject]:
-    """The objects of `image` (3, H, W) in [-1, 1], largest first.
+    """Return the objects of `image` (3, H, W) in [-1, 1], largest first.
 
     `base_area` is the area of a training picture in pixels; the size that counts as an object follows from it
     and not from the size of `image`, because duplicated objects appear at the training size.
@@ -150,7 +150,7 @@ def _largest(paint: Array) -> Array:
 
 
 def _smooth_rgb(image: Tensor) -> Array:
-    """(3, H, W) float32 in [0, 1], lightly blurred."""
+    """Return (3, H, W) float32 in [0, 1], lightly blurred."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image has shape {tuple(image.shape)}, not (3, H, W)")
     rgb = ((image.detach().float().cpu() + 1) / 2).clamp(0, 1).numpy()
@@ -160,7 +160,7 @@ def _smooth_rgb(image: Tensor) -> Array:
 
 
 def _paint(rgb: Array) -> Array:
-    """Where there is object paint, (H, W) bool; specks and bridges under three pixels are opened away."""
+    """Return where there is object paint, (H, W) bool; specks and bridges under three pixels are opened away."""
     value = rgb.max(axis=0)
     saturation = (value - rgb.min(axis=0)) / np.maximum(value, 1e-6)
     mask = (saturation > SATURATION) & (value > VALUE)
@@ -192,7 +192,7 @@ def _components(rgb: Array, paint: Array, base_area: int) -> list[FoundObject]:
 
 
 def _nearest_color(pixels: Array) -> str:
-    """The paint nearest in hue to `pixels` (3, N). Hue is an angle, so mixing with a grey ground keeps it."""
+    """Return the paint nearest in hue to `pixels` (3, N). Hue is an angle, so mixing with a grey ground keeps it."""
     around = np.exp(2j * np.pi * np.arange(3) / 3)  # red, green, blue on the colour circle
     hue = (around @ pixels).sum()
     apart = {name: abs(np.angle(hue / (around @ np.array(paint)))) for name, paint in COLORS.items()}
@@ -200,14 +200,14 @@ def _nearest_color(pixels: Array) -> str:
 
 
 def _background(rgb: Array, paint: Array) -> str:
-    """The ground nearest in mean colour to the pixels away from all paint (all pixels if none is)."""
+    """Return the ground nearest in mean colour to the pixels away from all paint (all pixels if none is)."""
     away = ~ndimage.binary_dilation(paint, structure=np.ones((3, 3), bool), iterations=MARGIN)
     mean = rgb[:, away].mean(axis=1) if away.any() else rgb.mean(axis=(1, 2))
     return min(BACKGROUNDS, key=lambda name: float(np.square(255 * mean - BACKGROUNDS[name]).sum()))
 
 
 def _match_shape(mask: Array) -> tuple[str, float]:
-    """The best name and its overlap (intersection over union) of a component `mask` (h, w), holes open."""
+    """Return the best name and its overlap (intersection over union) of a component `mask` (h, w), holes open."""
     y, x = np.nonzero(mask)
     cy, cx = y.mean(), x.mean()
     step = 2 * _EXTENT / _GRID * math.sqrt(y.var() + x.var())  # pixels a sample
@@ -226,7 +226,7 @@ def _match_shape(mask: Array) -> tuple[str, float]:
 
 @cache
 def _templates() -> tuple[tuple[str, ...], Array]:
-    """Names (T) and outlines (T, 64 * 64) of 0 and 1, about the centroid and in units of the RMS radius."""
+    """Return names (T) and outlines (T, 64 * 64) of 0 and 1, about the centroid and in units of the RMS radius."""
     names: list[str] = []
     outlines: list[Array] = []
     axis = (torch.arange(_GRID) + 0.5) / _GRID * 2 * _EXTENT - _EXTENT
@@ -242,7 +242,7 @@ def _templates() -> tuple[tuple[str, ...], Array]:
 
 
 def _moments(shape: str) -> tuple[tuple[float, float], float]:
-    """Centroid (v, u) and root-mean-square radius of a shape in its own units, by counting on a fine grid."""
+    """Return centroid (v, u) and root-mean-square radius of a shape in its own units, by counting on a fine grid."""
     axis = torch.linspace(-1.2, 1.2, 481)
     v, u = torch.meshgrid(axis, axis, indexing="ij")
     inside = distance(shape, v, u) <= 0

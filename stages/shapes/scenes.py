@@ -3,7 +3,7 @@
 A scene is a handful of numbers, so it can be drawn at any size: `draw(scene, height, width)` gives the same
 picture at every resolution, with finer grain where there are pixels to show it. Lengths are in scene units:
 one unit is the geometric mean of the sides, so a scene keeps its look at any aspect ratio. Object colours are
-saturated and backgrounds are muted (table below); `measures.py` relies on that and on nothing else.
+saturated and backgrounds are muted (table below); `metrics.py` relies on that and on nothing else.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Scene:
 
 
 def stream(seed: int, *purpose: object) -> torch.Generator:
-    """A CPU generator of its own for each (seed, purpose)."""
+    """Return a CPU generator of its own for each (seed, purpose)."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -117,7 +117,7 @@ def _painted(picture: Tensor, scene: Scene, y: Tensor, x: Tensor, unit: float) -
 
 
 def distance(shape: str, v: Tensor, u: Tensor) -> Tensor:
-    """Signed distance to the outline of a shape of radius 1 (negative inside), y down."""
+    """Return the signed distance to the outline of a shape of radius 1 (negative inside), y down."""
     rho = torch.hypot(v, u)
     if shape == "disc":
         return rho - 0.95
@@ -139,7 +139,7 @@ def distance(shape: str, v: Tensor, u: Tensor) -> Tensor:
 
 
 def _texture(texture: str, v: Tensor, u: Tensor, edge: float) -> Tensor:
-    """How dark the paint is, in [0, 1], antialiased over one pixel."""
+    """Return how dark the paint is, in [0, 1], antialiased over one pixel."""
     if texture == "plain":
         return torch.zeros_like(v)
     if texture == "striped":
@@ -170,7 +170,7 @@ def _background(scene: Scene, y: Tensor, x: Tensor, unit: float) -> Tensor:
 
 
 def _noise(seed: int, y: Tensor, x: Tensor, unit: float, first: float) -> Tensor:
-    """Value noise in about [-1, 1]: octaves from `first` cells a unit down to cells of two pixels."""
+    """Return value noise in about [-1, 1]: octaves from `first` cells a unit down to cells of two pixels."""
     total, octave = torch.zeros_like(y), 0
     while first * 2**octave <= unit / 2:
         cells = first * 2**octave

@@ -86,7 +86,7 @@ class VideoVerdict:
 
 
 def parse_video_caption(text: str) -> tuple[Words, str]:
-    """The words of `a blue square moving left over sand`. Raises `ValueError` for another caption."""
+    """Return the words of `a blue square moving left over sand`. Raises `ValueError` for another caption."""
     colors, shapes, motions, grounds = map("|".join, (COLORS, SHAPES, MOTIONS, BACKGROUNDS))
     found = re.fullmatch(rf"an? ({colors}) ({shapes}) ({motions}) over ({grounds})", " ".join(text.lower().split()))
     if found is None:
@@ -143,14 +143,14 @@ def _levels(image: Tensor) -> Array:
 
 
 def _change(before: tuple[Array, Array], now: tuple[Array, Array]) -> float:
-    """Mean change of the pixels that are ground in both frames, 8-bit levels."""
+    """Return the mean change of the pixels that are ground in both frames, 8-bit levels."""
     painted = ndimage.binary_dilation(before[1] | now[1], structure=np.ones((3, 3), bool), iterations=MARGIN)
     ground = ~np.asarray(painted)
     return float(np.abs(now[0] - before[0])[:, ground].mean()) if ground.any() else 0.0
 
 
 def _place(mask: Array) -> tuple[float, float, float]:
-    """Centre (down, right) in scene units from the corner, and area in square units."""
+    """Return centre (down, right) in scene units from the corner, and area in square units."""
     unit = math.sqrt(mask.size)
     y, x = (axis.mean() for axis in np.nonzero(mask))
     return float(y) / unit, float(x) / unit, float(mask.sum()) / mask.size

@@ -59,8 +59,8 @@ def test_bad_words_exit_with_2(home: Path, monkeypatch: pytest.MonkeyPatch, word
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("--vae-memory", "much", "vae_memory: 'much': not an amount of memory"),
-        ("--vae-memory", "0", "vae_memory: '0': not an amount of memory"),
+        ("--vae-memory", "much", "vae_memory: 'much': not a number of bytes"),
+        ("--vae-memory", "0", "vae_memory: '0': not a number of bytes"),
         ("--vae-tile", "100", "vae_tile: 100: Input should be 64, 128, 256, 512 or 1024"),
     ],
 )
@@ -191,4 +191,4 @@ def test_a_budget_that_nothing_fits_is_refused_by_plan_and_render(
         assert said.startswith("freescale: memory: 1 MiB is too little for ")
         assert "the smallest that would do is " in said
     assert call(monkeypatch, "plan", "x", "--memory", "lots") == 2
-    assert "not an amount of memory" in capsys.readouterr().err
+    assert "not a number of bytes" in capsys.readouterr().err

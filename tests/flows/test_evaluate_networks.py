@@ -21,7 +21,7 @@ from flows.home import Home
 from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.metrics.convert import convert
-from stages.metrics.extractors import find_weights, measures_folder
+from stages.metrics.extractors import find_weights, metrics_folder
 from stages.metrics.i3d import I3D
 from stages.metrics.raft import Raft
 from stages.metrics.spec import make_evaluation
@@ -57,7 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, given = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("published")
     for seed, (name, net) in enumerate((("i3d", I3D()), ("raft", Raft()))):
         torch.save(random_weights(net, seed), given / name)
-        convert(name, given / name, measures_folder(root))
+        convert(name, given / name, metrics_folder(root))
     return root
 
 

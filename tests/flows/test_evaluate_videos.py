@@ -260,7 +260,7 @@ def test_a_head_of_another_width_is_refused(
         ({"metrics": ["clip_score"]}, "makes videos: fvd, kvd, dynamic_degree, flicker, aesthetic, objects"),
         ({"extractor": "inception"}, "extractor: 'inception' reads pictures"),
         ({"reference": {"protocol": "real", "folder": "/x"}}, "reference.protocol: 'real' is a folder of pictures"),
-        ({"prompts": ["a dog", "a cat"], "metrics": ["fvd"]}, "models/measures/i3d-kinetics-400.safetensors"),
+        ({"prompts": ["a dog", "a cat"], "metrics": ["fvd"]}, "models/metrics/i3d-kinetics-400.safetensors"),
         ({"extractor": "i3d"}, "weights.i3d.path; weights.i3d.sha256 pins its checksum"),
         ({"extractor": "i3d"}, "`freescale convert i3d`"),
         ({"resize": "antialias"}, "resize: 'antialias' is a choice for i3d; shapes-motion has a resize of its own"),
@@ -291,7 +291,7 @@ def test_a_missing_head_says_where_it_goes_and_which_field_pins_it(
 ) -> None:
     with pytest.raises(SpecError) as raised:
         prepared(small | {"metrics": ["aesthetic"], "weights": {"clip": judges["clip"]}}, tmp_path)
-    for words in ("models/measures/aesthetic-vit-l-14-linear.safetensors", "weights.aesthetic.sha256", "768"):
+    for words in ("models/metrics/aesthetic-vit-l-14-linear.safetensors", "weights.aesthetic.sha256", "768"):
         assert words in str(raised.value)
 
 

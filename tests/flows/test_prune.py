@@ -10,17 +10,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import ValidationError
 
 from flows.cli import app as cli
 from flows.cli.flags import redo_spec
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare
-from flows.rendering.prune import needless, parse_age, parse_bytes, prune
+from flows.rendering.prune import needless, parse_age, parse_max_size, prune
 from flows.rendering.session import Session
 from stages.errors import SpecError
+from stages.planner.amounts import ALLOWED, parse_bytes
 from stages.runner import Interrupted, Runner
-from stages.spec import RunOptions, make_spec
+from stages.spec import RunOptions, make_spec, sentence
 
 if TYPE_CHECKING:
     import threading
@@ -186,7 +188,61 @@ def test_command_line(home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert not (home.root / "paused").exists()
 
 
-def test_ages_and_sizes() -> None:
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("16GiB", 16 * 2**30),
+        ("50GB", 50 * 10**9),
+        ("1.5 gib", 3 * 2**29),
+        ("800MB", 800_000_000),
+        ("2g", 2 * 10**9),
+        ("2Gi", 2 * 2**30),
+        ("7 kB", 7000),
+        ("3TiB", 3 * 2**40),
+        ("4096", 4096),
+        (" 1B ", 1),
+    ],
+)
+def test_an_amount_is_the_same_at_every_door(text: str, count: int) -> None:
+    assert parse_max_size(text) == count
+    assert RunOptions(memory=text).memory == count  # type: ignore[arg-type]
+    assert RunOptions(vae_memory=text).vae_memory == count  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "GiB", "-1GiB", "+1GiB", "1e9", "1.2.3", "16 gallons", "8bit", "16GiB more", "nan", "True", "\u0661GiB"],
+)
+def test_what_is_no_amount_is_refused_at_every_door_in_one_sentence(text: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        parse_max_size(text)
+    assert str(refused.value) == f"max_size: {text!r}: {ALLOWED}"
+    for name in ("memory", "vae_memory"):
+        assert said_of(name, text) == f"{name}: {text!r}: {ALLOWED}"
+
+
+@pytest.mark.parametrize("value", [True, False, -1, 1.5, float("inf"), float("nan")])
+def test_a_number_of_bytes_is_whole_and_not_negative(value: object) -> None:
+    with pytest.raises(ValueError, match="not a number of bytes"):
+        parse_bytes(value)
+    for name in ("memory", "vae_memory"):
+        assert said_of(name, value) == f"{name}: {value!r}: {ALLOWED}"
+
+
+def test_zero_is_the_size_of_an_empty_store_and_no_memory_to_render_in() -> None:
+    assert parse_max_size("0GiB") == 0
+    assert [RunOptions(vae_memory=zero).vae_memory for zero in (0, "never")] == [0, 0]  # type: ignore[arg-type]
+    for name, zero in (("memory", 0), ("memory", "0"), ("memory", "0GiB"), ("vae_memory", "0")):
+        assert said_of(name, zero) == f"{name}: {zero!r}: {ALLOWED}"
+
+
+def said_of(name: str, value: object) -> str:
+    """The sentence in which an option of a run refuses a value."""
+    with pytest.raises(ValidationError) as refused:
+        RunOptions.model_validate({name: value})
+    return sentence(refused.value)
+
+
+def test_ages() -> None:
     assert parse_age("12h") == timedelta(hours=12)
     assert parse_age("2w") == timedelta(weeks=2)
-    assert parse_bytes("1.5GiB") == 3 * 2**29

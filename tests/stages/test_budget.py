@@ -25,11 +25,11 @@ from flows.rendering.job import prepare, to_do
 from flows.rendering.session import Result, Session
 from freescale import METHODS, guidance
 from stages import runner
-from stages.amounts import enough_bytes, parse_bytes, show_bytes
 from stages.decode import Decode
 from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.plan import make_plan
+from stages.planner.amounts import enough_bytes, parse_bytes, show_bytes
 from stages.planner.budget import PARTS, SAVINGS, check, fit, next_saving, return_freed
 from stages.planner.estimate import estimate, resident, rough_bytes
 from stages.spec import ModelSpec, RunOptions, make_spec
@@ -85,7 +85,7 @@ def test_amounts_are_read(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "0GiB", "1e9", "16 gallons", "nan", "∞", "\u0661GiB"])
 def test_what_is_no_amount_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="not an amount of memory"):
+    with pytest.raises(ValidationError, match="not a number of bytes"):
         RunOptions(memory=text)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Weights of measures as they are published -> safetensors: the same numbers, one error, nothing left of a failure."""
+"""Weights of metrics as they are published -> safetensors: the same numbers, one error, nothing left of a failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from flows.cli.app import app
 from stages.errors import SpecError
 from stages.metrics.convert import NETWORKS, PUBLISHED, convert
-from stages.metrics.extractors import FILES, find_weights, measures_folder
+from stages.metrics.extractors import FILES, find_weights, metrics_folder
 from stages.metrics.i3d import I3D
 from stages.metrics.raft import Raft
 from stages.metrics.video_extractors import load_flow, load_video_network
@@ -45,8 +45,8 @@ def changed(file: Path, change: Callable[[dict[str, Tensor]], Any], to: Path) ->
 
 
 def test_raft_has_the_same_numbers_and_is_found(raft_file: Path, tmp_path: Path) -> None:
-    made = convert("raft", raft_file, measures_folder(tmp_path))
-    assert Path(made.path) == tmp_path / "models" / "measures" / "raft-things.safetensors"
+    made = convert("raft", raft_file, metrics_folder(tmp_path))
+    assert Path(made.path) == tmp_path / "models" / "metrics" / "raft-things.safetensors"
     assert made.sha256 == hashlib.sha256(Path(made.path).read_bytes()).hexdigest()
     assert find_weights("raft", tmp_path, None, made.sha256) == made
     given = torch.load(raft_file, weights_only=True)

@@ -14,7 +14,15 @@ from torch.nn import functional as F
 
 from stages.errors import SpecError
 from stages.metrics import inception
-from stages.metrics.extractors import CLIP_MEAN, CLIP_STD, clip_pixels, find_weights, load_extractor
+from stages.metrics.extractors import (
+    CLIP_MEAN,
+    CLIP_STD,
+    FILES,
+    clip_pixels,
+    find_weights,
+    load_extractor,
+    metrics_folder,
+)
 from stages.metrics.resize import resize
 from stages.metrics.shapes_net import HEADS, ShapesNet, object_logits
 from stages.models.load import EMBEDDED
@@ -165,7 +173,7 @@ def test_missing_weights_say_which_file_and_where_it_goes(name: str, tmp_path: P
     with pytest.raises(SpecError) as raised:
         find_weights(name, tmp_path)
     said = str(raised.value)
-    assert str(tmp_path / "models" / "measures") in said
+    assert str(tmp_path / "models" / "metrics") in said
     assert f"weights.{name}.path" in said
     assert f"weights.{name}.sha256" in said
     assert "\n" not in said
@@ -181,3 +189,14 @@ def test_weights_of_another_checksum_or_network_are_refused(tmp_path: Path, ince
         place.write_bytes(data)
         with pytest.raises(SpecError, match=re.escape(f"weights.inception: {str(place)!r} is not InceptionV3")):
             load_extractor(find_weights("inception", tmp_path, str(place)), CPU)
+
+
+def test_weights_of_a_home_of_an_earlier_version_are_found(tmp_path: Path) -> None:
+    earlier = tmp_path / "models" / "measures" / FILES["inception"]
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"earlier")
+    assert find_weights("inception", tmp_path).path == str(earlier)
+    now = metrics_folder(tmp_path) / FILES["inception"]
+    now.parent.mkdir()
+    now.write_bytes(b"now")
+    assert find_weights("inception", tmp_path).path == str(now)

@@ -123,9 +123,9 @@ def test_what_a_model_is_told(models: Models) -> None:
 
 def test_a_recorded_spec_says_the_models_own_values_and_is_the_same_render(models: Models) -> None:
     plan = make_plan(make_spec(SMALL), models.info)
-    assert plan.info.method_defaults["restart"] != FreeScale().restart  # else this shows nothing
+    assert plan.info.method_defaults["freescale"]["restart"] != FreeScale().restart  # else this shows nothing
     recorded = json.loads(json.dumps(plan.spec.model_dump(mode="json")))
-    assert recorded["method"]["restart"] == plan.info.method_defaults["restart"]
+    assert recorded["method"]["restart"] == plan.info.method_defaults["freescale"]["restart"]
     again = make_plan(make_spec(recorded), models.info)
     assert [call.key for call in again.calls] == [call.key for call in plan.calls]
     assert plan_of("freescale", models).exports[-1].key != plan.exports[-1].key

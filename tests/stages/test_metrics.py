@@ -1,4 +1,4 @@
-"""The statistics of the measures: closed forms, published identities, and what must hold whatever the order."""
+"""The statistics of the metrics: closed forms, published identities, and what must hold whatever the order."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def test_a_models_own_values_leave_a_baseline_as_published(
     tmp_path: Path, given: dict[str, Any], upsample: str
 ) -> None:
     info = describe(ModelSpec(name="shapes-motion"), tmp_path)
-    assert (info.method_defaults["upsample"], info.method_defaults["freeu"]) == ("rgb", None)  # else this shows nothing
+    own = info.method_defaults
+    assert (own["freescale"]["upsample"], own["*"]["freeu"]) == ("rgb", None)  # else this shows nothing
     (freescale, demofusion, scalecrafter) = (
         settled_method(make_spec(SMALL | {"method": method}).method, info).model_dump()
         for method in ({"name": "freescale"}, given, {"name": "scalecrafter"})

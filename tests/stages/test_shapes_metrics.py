@@ -1,4 +1,4 @@
-"""The measures of the `shapes` model against the truth: scenes whose words are known, at every size."""
+"""The metrics of the `shapes` model against the truth: scenes whose words are known, at every size."""
 
 from __future__ import annotations
 

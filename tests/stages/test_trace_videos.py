@@ -14,11 +14,11 @@ from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
 from flows.rendering.throughput import Throughput
-from stages.amounts import show_bytes
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.models.load import EMBEDDED, describe, empty_part
 from stages.plan import make_plan
+from stages.planner.amounts import show_bytes
 from stages.planner.budget import check, fit
 from stages.planner.estimate import estimate, rough_bytes
 from stages.planner.networks import read_config, run_step, trace_step

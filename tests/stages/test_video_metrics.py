@@ -1,4 +1,4 @@
-"""Measures of videos against values worked out by hand and loops."""
+"""Metrics of videos against values worked out by hand and loops."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_a_card_decides(folders: dict[str, Path], tmp_path: Path) -> None:
     rewritten(folder, frames=4, **card)
     info = describe(ModelSpec(name=str(folder)), tmp_path)
     assert (info.native, info.fps, info.motion_fps, info.dynamic_scale) == ((64, 128), 12.0, 8.0, (0.9, 100))
-    assert info.method_defaults == {**VIDEO, "dilate": False}
+    assert info.method_defaults == {**VIDEO, "freescale": {**VIDEO["freescale"], "dilate": False}}
     assert info.fingerprints["unet"] != plain.fingerprints["unet"]  # the noise levels decide bytes
     assert info.fingerprints["vae"] == plain.fingerprints["vae"]
     rewritten(folder, frames=4, dynamic_scale=None)
