@@ -2,7 +2,7 @@
 
     shapes      the package's own, for the embedded model                       64 features, 30 classes
     inception   InceptionV3 of the 2015-12-05 graph, as all published numbers   2048 features, 1008 classes
-    clip        a transformers CLIPModel folder                                 image and text embeddings
+    CLIP        a transformers CLIPModel folder                                 image and text embeddings
 
 A picture of another size is resized by `stages.metrics.resize` and by nothing else; a crop of the network's own size
 is not resized at all. The networks of `video_extractors` have their files here too.
