@@ -2,9 +2,9 @@
 
 A model is a diffusers pipeline folder in safetensors. Images come from `StableDiffusionXLPipeline` and
 `StableDiffusionPipeline`; videos from `VideoCrafter2Pipeline` (our own name: `docs/reference/models.md`),
-`TextToVideoSDPipeline` (ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside them,
-`freescale.json`, may give defaults and what their configuration has no field for; what it says of methods is read by
-`stages.models.card`.
+`TextToVideoSDPipeline` (ModelScope, zeroscope), `AnimateDiffPipeline` and `AnimateDiffSDXLPipeline`. A card beside
+them, `freescale.json`, may give defaults and what their configuration has no field for; what it says of methods is read
+by `stages.models.card`.
 """
 
 from __future__ import annotations
