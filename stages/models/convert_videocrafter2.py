@@ -112,10 +112,10 @@ def convert(file: Path, folder: Path, tokenizer: Path, architecture: Architectur
 
 
 def _check_space(file: Path, folder: Path) -> None:
-    place = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    needed, free = int(file.stat().st_size * SPACE), shutil.disk_usage(place).free
+    parent = next(above for above in folder.absolute().parents if above.is_dir())
+    needed, free = int(file.stat().st_size * SPACE), shutil.disk_usage(parent).free
     if free < needed:
-        raise SpecError(f"folder: {str(place)!r} has {free >> 20} MiB free; the converted model takes {needed >> 20}")
+        raise SpecError(f"folder: {str(parent)!r} has {free >> 20} MiB free; the converted model takes {needed >> 20}")
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

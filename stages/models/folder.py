@@ -115,18 +115,18 @@ def locate(spec: ModelSpec, home: Path) -> Path:
     looked = [Path(spec.name).expanduser()]
     if not looked[0].is_absolute() and ".." not in looked[0].parts:
         looked += [models_folder(home) / spec.name, *_cached_snapshots(spec)]
-    for place in looked:
-        if (place / "model_index.json").is_file():
-            return place.resolve()
+    for candidate in looked:
+        if (candidate / "model_index.json").is_file():
+            return candidate.resolve()
     if looked[0].suffix == ".safetensors" and looked[0].is_file():
         raise SpecError(
             f"model: {spec.name!r} is a checkpoint in one file; make a folder of it once with diffusers, "
             "StableDiffusionXLPipeline.from_single_file(FILE, config=FOLDER_OF_ITS_KIND).save_pretrained(FOLDER), "
             "and give that folder"
         )
-    places = ", ".join(str(p) for p in looked)
+    paths = ", ".join(str(p) for p in looked)
     raise SpecError(
-        f"model: {spec.name!r} is not on disk (looked at {places}); give the path of a local diffusers folder "
+        f"model: {spec.name!r} is not on disk (looked at {paths}); give the path of a local diffusers folder "
         f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
         ".safetensors file is first saved as such a folder"
     )
@@ -225,8 +225,8 @@ def _as_video(
         VIDEO_KINDS.get(kind) or VIDEO_KINDS["AnimateDiffSDXLPipeline" if info.size_ids else "AnimateDiffPipeline"]
     )
     own = "motion_adapter" if info.unet_class == "UNet2DConditionModel" else None  # a part of the folder
-    place = card.get("motion_adapter", own)
-    adapter = None if place is None else (info.folder / str(place)).resolve()
+    given = card.get("motion_adapter", own)
+    adapter = None if given is None else (info.folder / str(given)).resolve()
     longest = (read_json(adapter / "config.json") if adapter else unet).get("motion_max_seq_length", 2**15)
     frames = card.get("frames", min(defaults.frames, longest))
     if not isinstance(frames, int) or not 1 <= frames <= longest:

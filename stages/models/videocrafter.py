@@ -104,24 +104,24 @@ def empty_networks(unet: Mapping[str, Any], vae: Mapping[str, Any], text: Mappin
         }
 
 
-def load_tokenizer(place: Path, vocabulary: int) -> Any:
-    """CLIP's tokenizer from a folder, or from `bpe_simple_vocab_16e6.txt.gz`, which OpenCLIP and CLIP carry.
+def load_tokenizer(path: Path, vocabulary: int) -> Any:
+    """Return CLIP's tokenizer from a folder, or from `bpe_simple_vocab_16e6.txt.gz`, which OpenCLIP and CLIP carry.
 
     Raises `SpecError` for one that is not there or has another vocabulary.
     """
     try:
-        if place.is_file():
-            tokenizer = CLIPTokenizer(*_vocabulary(gzip.decompress(place.read_bytes()).decode(), vocabulary))
+        if path.is_file():
+            tokenizer = CLIPTokenizer(*_vocabulary(gzip.decompress(path.read_bytes()).decode(), vocabulary))
         else:
-            tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+            tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpecError(
-            f"tokenizer: {str(place)!r} cannot be read ({reason:.200}); the tokenizer folder of a local CLIP or "
+            f"tokenizer: {str(path)!r} cannot be read ({reason:.200}); the tokenizer folder of a local CLIP or "
             "Stable Diffusion model works, and so does OpenCLIP's bpe_simple_vocab_16e6.txt.gz"
         ) from None
     if len(tokenizer) != vocabulary:
-        raise SpecError(f"tokenizer: {str(place)!r} has {len(tokenizer)} tokens; CLIP's, with {vocabulary}, works")
+        raise SpecError(f"tokenizer: {str(path)!r} has {len(tokenizer)} tokens; CLIP's, with {vocabulary}, works")
     return tokenizer
 
 

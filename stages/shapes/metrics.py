@@ -247,5 +247,5 @@ def _moments(shape: str) -> tuple[tuple[float, float], float]:
     v, u = torch.meshgrid(axis, axis, indexing="ij")
     inside = distance(shape, v, u) <= 0
     v, u = v[inside], u[inside]
-    spread = v.var(correction=0) + u.var(correction=0)
-    return (float(v.mean()), float(u.mean())), math.sqrt(float(spread))
+    variance = v.var(correction=0) + u.var(correction=0)
+    return (float(v.mean()), float(u.mean())), math.sqrt(float(variance))
