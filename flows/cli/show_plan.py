@@ -16,7 +16,7 @@ from stages.device import pick_device
 from stages.planner.amounts import show_bytes
 from stages.planner.budget import PARTS, check, fit, free_bytes
 from stages.planner.estimate import estimate
-from stages.planner.kept import traces_kept
+from stages.planner.trace_cache import trace_cache
 from storage import Checkpoints
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def print_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
 
     With `as_json` one JSON object is printed. Raises `SpecError` where `memory` was named and cannot suffice.
     """
-    with traces_kept(home.root / "cache" / "traces.json"):
+    with trace_cache(home.root / "cache" / "traces.json"):
         total = planned(job, home, options, why)
     if as_json:
         typer.echo(json.dumps(total))

@@ -20,9 +20,9 @@ from freescale.cascade import CELL
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
-from stages.planner.kept import kept
 from stages.planner.skeleton import CallsFolded, Skeleton, configurations, skeleton, text_weights
 from stages.planner.trace import Trace
+from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class TracedNetworks:
         if not memory:
             return whole
         given = cells_of(size, self.info.cell) if half == "decoder" else size
-        activations, flops = kept(
+        activations, flops = cached_trace(
             lambda: _by_tiles(whole, self.info.folder, half, given, tile, memory, held),
             *("tiles", asdict(whole), configurations(self.info.folder, "vae"), half, given, tile, memory, held),
         )
@@ -146,7 +146,7 @@ def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, cell: int, vi
     """Trace the second step, or the only one; where a method's steps differ, the last one too."""
     adapter, frames = (video.adapter, video[:2]) if video else (None, None)
     configs = configurations(folder, "unet", adapter)
-    activations, flops = kept(
+    activations, flops = cached_trace(
         lambda: _traced_steps(asked, skeleton(folder, "unet", dtype, adapter), cell, frames),
         *("denoise", asked.key, configs, str(dtype), cell, frames),
     )
@@ -256,7 +256,7 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
 def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
     """Trace the VAE over a whole picture, in float32, with the enlargement before an encoding."""
     configs = configurations(folder, "vae")
-    activations, flops = kept(lambda: _traced_vae(folder, way, size, source), "vae", configs, way, size, source)
+    activations, flops = cached_trace(lambda: _traced_vae(folder, way, size, source), "vae", configs, way, size, source)
     return Cost(int(activations), flops)
 
 

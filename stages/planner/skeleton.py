@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from stages.models.load import empty_part
-from stages.planner.kept import kept
+from stages.planner.trace_cache import cached_trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,7 +142,7 @@ def configurations(folder: Path, part: str, adapter: Path | None = None) -> tupl
 def part_weights(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> int:
     """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
     configs = configurations(folder, part, adapter)
-    (found,) = kept(lambda: (_skeleton(configs, dtype).weights,), "weights", configs, str(dtype))
+    (found,) = cached_trace(lambda: (_skeleton(configs, dtype).weights,), "weights", configs, str(dtype))
     return int(found)
 
 

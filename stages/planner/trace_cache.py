@@ -53,7 +53,7 @@ _FILE: ContextVar[_File | None] = ContextVar("traces", default=None)
 
 
 @contextmanager
-def traces_kept(path: Path) -> Iterator[None]:
+def trace_cache(path: Path) -> Iterator[None]:
     """Take the results of traces from the file `path` for the body of the `with`, and add new ones at its end."""
     token = _FILE.set(file := _File(path))
     try:
@@ -63,11 +63,11 @@ def traces_kept(path: Path) -> Iterator[None]:
         file.save()
 
 
-def kept(trace: Callable[[], tuple[float, ...]], *what: object) -> tuple[float, ...]:
-    """Return what `trace` returns: from the file where it has been asked for the same `what`, else by calling it.
+def cached_trace(trace: Callable[[], tuple[float, ...]], *what: object) -> tuple[float, ...]:
+    """Return what `trace` returns: from the file where it was asked for the same `what`, else by calling it.
 
     `what` names all that the result depends on, beside torch and diffusers, in values that JSON has. Outside of
-    `traces_kept` this is a call of `trace`.
+    `trace_cache` this is a call of `trace`.
     """
     file = _FILE.get()
     if file is None:

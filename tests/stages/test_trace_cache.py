@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stages.planner.kept import kept, traces_kept
+from stages.planner.trace_cache import cached_trace, trace_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +21,12 @@ def test_a_trace_is_made_once(tmp_path: Path) -> None:
         return 5, 2.5
 
     for _ in range(2):
-        with traces_kept(tmp_path / "cache" / "traces.json"):
-            assert kept(trace, "unet", ["config"], (8, 8)) == (5, 2.5)
+        with trace_cache(tmp_path / "cache" / "traces.json"):
+            assert cached_trace(trace, "unet", ["config"], (8, 8)) == (5, 2.5)
     assert len(made) == 1
-    with traces_kept(tmp_path / "cache" / "traces.json"):
-        kept(trace, "unet", ["config"], (8, 16))
-    kept(trace, "unet", ["config"], (8, 8))  # outside of a `with` nothing is kept
+    with trace_cache(tmp_path / "cache" / "traces.json"):
+        cached_trace(trace, "unet", ["config"], (8, 16))
+    cached_trace(trace, "unet", ["config"], (8, 8))  # outside of a `with` nothing is kept
     assert len(made) == 3
 
 
@@ -36,23 +36,23 @@ def test_a_trace_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> tuple[float, ...]:
         raise NotImplementedError("a meta tensor has no numbers")
 
-    with pytest.raises(NotImplementedError), traces_kept(path):
-        kept(broken, "unet")
+    with pytest.raises(NotImplementedError), trace_cache(path):
+        cached_trace(broken, "unet")
     assert not path.exists()
-    with traces_kept(path):
-        assert kept(lambda: (1.0,), "unet") == (1.0,)
+    with trace_cache(path):
+        assert cached_trace(lambda: (1.0,), "unet") == (1.0,)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "null", "{not json", '{"a": 3}'])
 def test_a_damaged_file_is_made_anew(text: str, tmp_path: Path) -> None:
     path = tmp_path / "traces.json"
     path.write_text(text)
-    with traces_kept(path):
-        assert kept(lambda: (1.0,), "unet") == (1.0,)
+    with trace_cache(path):
+        assert cached_trace(lambda: (1.0,), "unet") == (1.0,)
     assert [1.0] in json.loads(path.read_text()).values()
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
-    with traces_kept(tmp_path / "cache" / "traces.json"):
-        assert kept(lambda: (1.0,), "unet") == (1.0,)
+    with trace_cache(tmp_path / "cache" / "traces.json"):
+        assert cached_trace(lambda: (1.0,), "unet") == (1.0,)
