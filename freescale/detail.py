@@ -27,10 +27,12 @@ def detail_weight(timestep: float, num_train_timesteps: int = 1000) -> float:
 def reference_weight(kappa: float, exponent: float | Tensor) -> Tensor:
     """Return c = kappa ** exponent, float32 on the CPU: (1, 1, 1, 1) for a scalar, else the shape of the map.
 
-    Both broadcast over (B, C, h, w) and (B, C, F, h, w), and a constant map gives the bits of its scalar.
+    Both broadcast over (B, C, h, w) and (B, C, F, h, w), and a constant map gives the bits of its scalar. A map without
+    numbers (on the meta device, where a plan traces a step) gives a weight without numbers.
     """
-    power = torch.as_tensor(exponent, dtype=torch.float64, device="cpu")
-    weight = torch.pow(torch.tensor(kappa, dtype=torch.float64), power).to(torch.float32)
+    device = "meta" if isinstance(exponent, torch.Tensor) and exponent.is_meta else "cpu"
+    power = torch.as_tensor(exponent, dtype=torch.float64, device=device)
+    weight = torch.pow(torch.tensor(kappa, dtype=torch.float64, device=device), power).to(torch.float32)
     return weight if weight.ndim else weight.view(1, 1, 1, 1)
 
 

@@ -75,3 +75,10 @@ def test_masks_out_of_range_are_refused(mask: torch.Tensor) -> None:
 def test_one_scale_for_each_mask() -> None:
     with pytest.raises(ValueError, match="1 masks"):
         region_map([torch.ones(4, 4)], [1.0, 2.0], 0.0, (2, 2))
+
+
+def test_a_map_without_numbers_gives_a_weight_without_numbers() -> None:
+    """A plan traces a step with regions on the meta device."""
+    weight = reference_weight(0.5, torch.empty(1, 1, 3, 5, device="meta"))
+    assert weight.is_meta
+    assert weight.shape == (1, 1, 3, 5)
