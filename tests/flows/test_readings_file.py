@@ -146,7 +146,7 @@ def test_a_reading_that_its_stage_would_not_give_is_refused(tmp_path: Path, name
     evaluation = prepare_evaluation(small([0]), home)
     key = next(iter(evaluation.pictures[0].readings.values())).key
     save_file({f"{key}/{name}": tensor}, tmp_path / "file", FORMAT)
-    with pytest.raises(SpecError, match=f"holds {name} .* for render_features, which gives no such thing"):
+    with pytest.raises(SpecError, match=f"holds {name} .* for render_features, which gives something else"):
         ReadingsFile((tmp_path / "file",)).take(evaluation, home.store)
     assert home.store.find(key) is None
 

@@ -99,7 +99,7 @@ def test_odd_sides_and_missing_encoders_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_ffmpeg_says_is_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"ffmpeg could not write video\.nothing"):
+    with pytest.raises(RuntimeError, match=r"ffmpeg could not write clip\.nothing"):
         write_video(tmp_path / "clip.nothing", [b"\0" * 9216], Encoding("mp4", SIZE, Fraction(10)))
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     with pytest.raises(RuntimeError, match="cannot be decoded"):

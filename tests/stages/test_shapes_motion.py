@@ -197,7 +197,7 @@ def test_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
 
     train_steps = train.steps
     small = {
-        "CLIPS": 5,
+        "VIDEOS": 5,
         "AVERAGED": 5,
         "PLACES": 1,
         "TEXT_STEPS": 2,

@@ -129,13 +129,13 @@ def test_bytes_that_change_between_check_and_use_are_noticed(
     store: ArtifactStore, artifact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second look at a chunk is guarded by its own crc32c."""
-    from storage import contents
+    from storage import arrays
 
     def read_array(*args: object) -> torch.Tensor:
         flip(next(store.root.glob("data/*/latents.zarr/c/0/0/0/0")), 77)
         return original(*args)  # type: ignore[arg-type]
 
-    original = contents.read_array
-    monkeypatch.setattr(contents, "read_array", read_array)
+    original = arrays.read_array
+    monkeypatch.setattr(arrays, "read_array", read_array)
     with pytest.raises(DamagedArtifactError, match="differs from its checksum"):
         store.read(artifact)
