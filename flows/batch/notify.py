@@ -53,6 +53,7 @@ def notify(hook: str | None, states: Iterable[State], page: Path | None) -> bool
     succeeded: list[bool] = []
 
     def send() -> None:
+        """Tell the hook; note that it worked."""
         try:
             if "://" in hook:
                 _post(hook, {"text": f"{subject}\n{page.as_uri()}", "tally": dict(tally), "page": str(page)})

@@ -263,6 +263,7 @@ def stop_on_signals() -> threading.Event:
     stop = threading.Event()
 
     def ask(number: int, frame: object) -> None:
+        """Ask for a stop; at the second signal raise `KeyboardInterrupt`."""
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()

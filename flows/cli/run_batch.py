@@ -115,6 +115,7 @@ def _telling(terminal: Terminal) -> Callable[[QueuedJob, Callable[[], State]], S
     """Say when a job begins somewhere and how it ended: the stages that workers make are not shown."""
 
     def announced(queued: QueuedJob, work: Callable[[], State]) -> State:
+        """Do the work of a job, and say when it begins and how it ended."""
         terminal.say(f"  {queued.name}: begun")
         state = work()
         terminal.say(f"  {queued.name}: {state}")

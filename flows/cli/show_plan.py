@@ -108,6 +108,7 @@ class _Planner:
         self.pace = Throughput(home, self.info, options.device, self.made)
 
     def row(self, call: Call, is_left: bool, why: bool) -> dict[str, Any]:
+        """Return what the plan says of one call: state, steps, seconds, bytes, savings, and with `why` what differs."""
         key, (height, width) = call.key, call.size
         state = "to do" if is_left or self.home.store.find(key) is None else "reused"
         if state == "to do" and (steps := Checkpoints(self.home.store, key).steps()):

@@ -84,6 +84,7 @@ def _local_cluster(workers: int) -> Any:
         raise SpecError(f"workers: {workers} is more than the {gpus} GPUs of this machine")
 
     def options(number: int) -> dict[str, Any]:
+        """Return the options of one worker, which sees one GPU where there are GPUs."""
         own_gpu = {"env": {"CUDA_VISIBLE_DEVICES": str(number)}} if gpus else {}
         common = {"nthreads": 1, "resources": {"GPU": 1}, "memory_limit": 0}
         return {"name": f"worker-{number}", "host": LOCALHOST, "preload": [IGNORE_SIGINT], **common, **own_gpu}

@@ -96,6 +96,7 @@ class Fanout:
         over = threading.Event()
 
         def made(call: Call) -> Outcome | None:
+            """Deliver an export once a worker made it; return None where it is left to the runner."""
             outcome = self._exported(self._task(call, job.plan.info, job.spec.model.dtype), over)
             if outcome is not None:
                 runner.observer.finished(outcome)

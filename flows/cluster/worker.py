@@ -42,6 +42,7 @@ def stop_on_file(stop_file: Path, stop: threading.Event) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
+        """Set `stop` once the file is there."""
         while not over.wait(POLL_SECONDS):
             if stop_file.exists():
                 stop.set()

@@ -89,6 +89,7 @@ class FlowObserver:
         self.log.info("%s: %s", job.run, " -> ".join(f"{w}x{h}" for h, w in job.plan.sizes))
 
         def make() -> None:
+            """Make the artifact of the progress bar, at 0 %."""
             self._artifact = create_progress_artifact(0.0, key=f"progress-{job.run[-8:]}", description=job.spec.prompt)
 
         self.sender.send(make)
@@ -153,6 +154,7 @@ class FlowObserver:
         percent, left = self.progress.percent, self.progress.seconds_left
 
         def update() -> None:
+            """Set the progress bar, where there is one by now."""
             if self._artifact is not None:
                 description = "" if left is None else f"{call.label}, {left:.0f} s left"
                 update_progress_artifact(self._artifact, progress=percent, description=description)

@@ -68,6 +68,7 @@ def _in_task(picture: Picture, evaluation: Evaluation, session: Session) -> Read
 
     @retried_task("picture", picture.name)
     def read(name: str) -> str:
+        """Read one picture inside a task; return its name."""
         made.append(read_picture(picture, evaluation, session))
         return name
 

@@ -70,6 +70,7 @@ class TaskRunner(Runner):
 
         @retried_task(call.stage.name, f"{call.label} {key[:8]}")
         def stage(label: str, fingerprint: str) -> str:
+            """Make one stage inside a task; return its key."""
             made.append(Runner.make(self, call, key, outcomes))
             return fingerprint
 

@@ -63,6 +63,7 @@ def in_task(queued: QueuedJob, work: Callable[[], State]) -> State:
 
     @task(name="job", task_run_name=queued.name.replace("{", "(").replace("}", ")"), cache_policy=NO_CACHE)
     def job(run: str) -> PrefectState:
+        """Do the work of a job inside a task; return the state that Prefect shows."""
         try:
             found.append(work())
         except BaseException as error:

@@ -74,6 +74,7 @@ def to_do(plan: Plan, home: Home) -> list[Call]:
     needed: list[Call] = []
 
     def visit(call: Call) -> None:
+        """Add a call that is missing, then its parents."""
         if call not in needed and home.store.find(call.key) is None:
             needed.append(call)
             for parent in call.parents.values():
