@@ -41,6 +41,7 @@ DRAWS_IN_PLACE = {
     "random_",
     "uniform_",
 }
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 GLOBAL_STATE = {
     "default_generator",
     "get_rng_state",
@@ -213,9 +214,9 @@ def in_circles(graph: Mapping[str, set[str]]) -> set[str]:
     return left
 
 
-def test_no_module_of_flows_imports_itself_by_way_of_others() -> None:
-    """Imports for types count: whoever reads a module has to read those too."""
-    paths = {module_of(path): path for path in sources("flows")}
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports for types count: whoever reads a module has to read those too. `__init__` files are lists of names."""
+    paths = {module_of(path): path for path in sources(*ALLOWED) if path.name != "__init__.py"}
     graph = {module: set[str]() for module in paths}
     for module, path in paths.items():
         for node in ast.walk(tree_of(path)):
@@ -224,6 +225,36 @@ def test_no_module_of_flows_imports_itself_by_way_of_others() -> None:
                 graph[module] |= ({node.module} | names) & paths.keys() - {module}
     assert in_circles(graph) == set()
     assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b", "c"}
+
+
+@pytest.mark.parametrize(("package", "most"), [("flows", 8), ("stages", 18)])
+def test_the_top_of_a_package_is_short(package: str, most: int) -> None:
+    assert len(list((ROOT / package).glob("*.py"))) <= most
+
+
+def test_a_module_is_one_idea_and_a_function_fits_a_screen() -> None:
+    """Lines of a module that hold something: 300 at the most. Lines of a function: 50."""
+    bad = []
+    for path in sources(*ALLOWED):
+        text = path.read_text(encoding="utf-8")
+        if (lines := sum(1 for line in text.splitlines() if line.strip())) > 300:
+            bad.append(f"{path.relative_to(ROOT)} has {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, FUNCTIONS) and (lines := (node.end_lineno or 0) - node.lineno + 1) > 50:
+                bad.append(at(path, node, f"{node.name} has {lines} lines"))
+    assert not bad, "\n".join(bad)
+
+
+def test_public_names_say_what_they_are() -> None:
+    """At least 98 of 100 public classes and functions have a docstring."""
+    public = [
+        (at(path, node, node.name), ast.get_docstring(node) is not None)
+        for path in sources(*ALLOWED)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not node.name.startswith("_")
+    ]
+    silent = [name for name, documented in public if not documented]
+    assert len(silent) <= 0.02 * len(public), "\n".join(silent)
 
 
 def test_nothing_but_the_command_line_imports_the_command_line() -> None:
