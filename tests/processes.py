@@ -1,4 +1,4 @@
-"""Real processes of the command line, quick to start: each is forked from a server that has it imported already.
+"""Real processes of the command line and of Dask workers, quick to start: a server that has all imported forks them.
 
 A test that kills dozens of them would spend most of its time on imports. The server has loaded modules and nothing
 else: no model, no store, no thread of a running event loop.
@@ -9,29 +9,59 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
+MODULES = [
+    "tests.processes",
+    "flows.cli.app",
+    "flows.cli.flags",
+    "flows.cli.terminal",
+    "flows.cluster.fanout_worker",
+    "flows.cluster.worker",
+    "flows.rendering.session",
+    "distributed.nanny",
+    "diffusers.models.unets.unet_3d_condition",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "scipy.stats",
+]
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["tests.processes", "flows.cli.app", "flows.cli.flags", "flows.rendering.session", "flows.cli.terminal"]
-)
+_SERVER.set_forkserver_preload(MODULES)
 
 
 def freescale(told: Path, *words: str, heartbeat: float = 10.0) -> ForkServerProcess:
     """Start `freescale words…`; what it prints goes to the files `told`.out and `told`.err.
 
-    `heartbeat`: seconds between two signs of life on its leases.
+    It has the environment of the caller. `heartbeat`: seconds between two signs of life on its leases.
     """
-    process = _SERVER.Process(target=_main, args=(str(told), words, heartbeat))
+    process = _SERVER.Process(target=_main, args=(str(told), words, heartbeat, dict(os.environ)))
     process.start()
     return process
 
 
-def _main(told: str, words: tuple[str, ...], heartbeat: float) -> None:
+@contextmanager
+def forked_workers() -> Iterator[None]:
+    """Let the server fork the workers of the Dask clusters that are started in the body, where Dask would spawn them.
+
+    They have the environment that the server began with.
+    """
+    import dask
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context()  # names modules of its own, once
+        _SERVER.set_forkserver_preload(MODULES)
+        yield
+
+
+def _main(told: str, words: tuple[str, ...], heartbeat: float, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     from flows.cli import app as cli
     from storage import locks
 

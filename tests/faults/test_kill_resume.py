@@ -58,6 +58,15 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return result
 
 
+def finish_forked(process: ForkServerProcess, told: Path) -> tuple[dict[str, Any], str]:
+    """The result of a process that `freescale` began, and what it said on the way."""
+    process.join(300)
+    out, err = (told.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
+    assert process.exitcode == 0, err
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result, err
+
+
 def arrays(home: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Every array of every stage, by stage fingerprint and name."""
     store = ArtifactStore(home / "store")
@@ -76,10 +85,10 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result | {"png": (home / "out.png").read_bytes(), "arrays": arrays(home, result)}
 
 
-def begin(home: Path) -> ForkServerProcess:
-    """The same command line, forked from a process that has it imported."""
-    words = [*RENDER, "--checkpoint-every", "0", "--home", str(home), "--json", "--out", str(home / "out.png")]
-    return freescale(home / "told", *words)
+def begin(home: Path, *words: str) -> ForkServerProcess:
+    """The command line as `start` has it, forked from a process that has it imported; by default the same render."""
+    words = (*(words or RENDER), "--checkpoint-every", "0", "--home", str(home), "--json")
+    return freescale(home / "told", *words, "--out", str(home / "out.png"))
 
 
 def work(home: Path) -> int:
@@ -147,14 +156,13 @@ def test_resumed_run_says_from_which_step(quiet: dict[str, Any], tmp_path: Path)
     for attempt in range(5):
         home = tmp_path / str(attempt)
         home.mkdir()
-        process = start(home, *RENDER)
-        while not list(home.glob("store/steps/*/step-*.json")) and process.poll() is None:
+        process = begin(home)
+        while not list(home.glob("store/steps/*/step-*.json")) and process.exitcode is None:
             time.sleep(0.005)
         process.kill()
-        process.communicate()
-        out, err = start(home, *RENDER).communicate(timeout=300)
-        stages = json.loads(out.splitlines()[-1])["stages"]
-        if steps := [stage["resumed_at_step"] for stage in stages if stage["resumed_at_step"]]:
+        process.join()
+        result, err = finish_forked(begin(home), home / "told")
+        if steps := [stage["resumed_at_step"] for stage in result["stages"] if stage["resumed_at_step"]]:
             break
     assert steps, err
     assert f"going on from step {steps[0]}" in err
@@ -165,12 +173,13 @@ def test_resumed_run_says_from_which_step(quiet: dict[str, Any], tmp_path: Path)
 def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
     quiet: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start(tmp_path, *RENDER)
-    while not list(tmp_path.glob("store/steps/*/step-*.json")) and process.poll() is None:
+    process = begin(tmp_path)
+    while not list(tmp_path.glob("store/steps/*/step-*.json")) and process.exitcode is None:
         time.sleep(0.005)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 3, err
+    os.kill(process.pid or 0, number)
+    process.join(60)
+    err = (tmp_path / "told.err").read_text()
+    assert process.exitcode == 3, err
     run = err.split("freescale resume ")[1].split()[0]
-    result = finish(start(tmp_path, "resume", run, "--threads", "1"))
+    result, _ = finish_forked(begin(tmp_path, "resume", run, "--threads", "1"), tmp_path / "told")
     assert result["pixels_sha256"] == quiet["pixels_sha256"]

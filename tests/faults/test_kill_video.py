@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,20 +16,21 @@ from flows.rendering.job import prepare
 from flows.rendering.session import Session
 from stages.spec import RunOptions, make_spec
 from storage import ArtifactStore
+from tests.processes import freescale
 from tests.toys import video_folder
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+    from pathlib import Path
+
     from flows.rendering.session import Result
 
 WORDS = ["a blue square", "--size", "160x128", "--fps", "12", "--restart", "0.3", "--dilation", "0,0.7"]
-ROOT = Path(__file__).parents[2]
 
 
-def start(home: Path, model: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.cli.app", "render", *WORDS, "--model", str(model), "--threads", "1"]
-    command += ["--checkpoint-every", "0", "--home", str(home), "--out", str(home / "clip.mp4"), "--json"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
+def start(home: Path, model: Path) -> ForkServerProcess:
+    words = ["render", *WORDS, "--model", str(model), "--threads", "1", "--checkpoint-every", "0", "--json"]
+    return freescale(home / "told", *words, "--home", str(home), "--out", str(home / "clip.mp4"))
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +51,17 @@ def quiet(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, 
 
 def killed_and_resumed(home: Path, model: Path, moment: str) -> list[dict[str, Any]]:
     """Kill a render as soon as there is a file like `moment`, and have it go on; its stages."""
+    home.mkdir()
     process = start(home, model)
-    while not list(home.glob(moment)) and process.poll() is None:
+    while not list(home.glob(moment)) and process.exitcode is None:
         time.sleep(0.0005)
     process.kill()
-    _, err = process.communicate()
-    assert process.returncode < 0, err
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (home / "told.err").read_text()
     process = start(home, model)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    result = json.loads(out.splitlines()[-1])
+    process.join(300)
+    assert process.exitcode == 0, (home / "told.err").read_text()
+    result = json.loads((home / "told.out").read_text().splitlines()[-1])
     stages: list[dict[str, Any]] = result["stages"]
     return [stage | {"pixels_sha256": result["pixels_sha256"]} for stage in stages]
 

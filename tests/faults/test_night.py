@@ -26,6 +26,7 @@ from flows.rendering.session import Session
 from flows.rendering.session import begin_attempt as begin
 from stages.spec import RunOptions
 from storage import StoreFullError
+from tests.processes import forked_workers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,8 +87,7 @@ def test_every_healthy_job_is_done_once_and_the_poison_set_aside(tmp_path: Path)
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     jobs = read_jobs(path, home).jobs
     options = RunOptions(threads=1)
-    with pytest.MonkeyPatch.context() as patch, cluster(home, None, 2) as client:
-        patch.setenv("FREESCALE_NIGHT", str(JOBS))
+    with forked_workers(), cluster(home, None, 2) as client:
         client.register_plugin(Faults())
         states = ClusterBatch(home, options, client).run(jobs)
     struck = {queued.job.run: fault_of(queued.job.spec.seed) for queued in jobs}

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +15,7 @@ from flows import home
 from flows.cli import app as cli
 from flows.home import Home
 from tests.bucket_server import bucket_server
+from tests.processes import freescale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,17 +80,16 @@ def test_a_render_killed_on_one_machine_is_ended_by_another(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = "s3://studio/killed"
-    words = [sys.executable, "-m", "flows.cli.app", "--store", url, "render", *WORDS, "--home", str(tmp_path / "here")]
-    out = ["--out", str(tmp_path / "killed.png")]
-    process = subprocess.Popen([*words, *out], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    words = ["--store", url, "render", *WORDS, "--home", str(tmp_path / "here"), "--out", str(tmp_path / "killed.png")]
+    process = freescale(tmp_path / "told", *words)
     monkeypatch.setenv("FREESCALE_STORE", url)
     backend = Home.find(tmp_path / "watcher").backend
     patience = time.monotonic() + 120
     while not backend.names("steps/*/step-*.json"):
         assert time.monotonic() < patience, "no checkpoint in two minutes"
-        assert process.poll() is None, "it ended before it was killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        assert process.exitcode is None, (tmp_path / "told.err").read_text()
+    process.kill()
+    process.join()
     monkeypatch.setattr("storage.bucket_lease.HEARTBEAT_SECONDS", 0.5)
     there = render(url, tmp_path / "there", monkeypatch, capsys)
     assert [stage["resumed_at_step"] for stage in there["stages"] if stage["resumed_at_step"]]

@@ -21,6 +21,7 @@ from flows.rendering.job import prepare
 from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.spec import RunOptions
+from tests.processes import forked_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def client(home: Home) -> Iterator[Client]:
-    with cluster(home, None, 2) as client:
+    with forked_workers(), cluster(home, None, 2) as client:
         yield client
 
 
@@ -100,6 +101,18 @@ def test_the_same_bytes_as_alone_over_two_workers(home: Home, client: Client) ->
     assert max(at_once) == 2
     for queued in jobs:
         assert stored(home, queued).pixels_sha256 == alone(home, queued)
+
+
+def test_a_worker_that_is_spawned_makes_the_same_bytes(tmp_path: Path) -> None:
+    """As outside of tests, where no server forks the workers."""
+    import dask
+
+    home = Home(tmp_path)
+    (queued,) = queue(home, "a red disc on snow")
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}), cluster(home, None, 1) as client:
+        states = ClusterBatch(home, OPTIONS, client).run([queued])
+    assert states == {queued.job.run: "done"}
+    assert stored(home, queued).pixels_sha256 == alone(home, queued)
 
 
 def test_a_killed_workers_job_goes_on_elsewhere(home: Home, client: Client) -> None:

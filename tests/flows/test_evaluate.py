@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -31,6 +28,7 @@ from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, Runner
 from stages.shapes.scenes import draw, sample_scene
 from stages.spec import RunOptions
+from tests.processes import freescale
 
 if TYPE_CHECKING:
     from flows.evaluate.layout import Picture
@@ -150,17 +148,18 @@ def test_stopped_and_gone_on_gives_the_same_numbers(
 def test_killed_and_typed_again_gives_the_same_numbers(whole: tuple[Evaluation, Readings], tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SMALL))
-    words = [sys.executable, "-m", "flows.cli.app", "evaluate", str(spec), "--threads", "1", "--json"]
+    words = ["evaluate", str(spec), "--threads", "1", "--json"]
     words += ["--home", str(tmp_path / "home"), "--checkpoint-every", "0"]
-    killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob("home/store/manifests/*/*.json")) and killed.poll() is None:
+    killed = freescale(tmp_path / "killed", *words)
+    while not list(tmp_path.glob("home/store/manifests/*/*.json")) and killed.exitcode is None:
         time.sleep(0.01)
     time.sleep(0.2)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+    killed.kill()
+    killed.join()
+    done = freescale(tmp_path / "told", *words)
+    done.join(500)
+    assert done.exitcode == 0, (tmp_path / "told.err").read_text()
+    said = json.loads((tmp_path / "told.out").read_text().splitlines()[-1])
     kept = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in said["rows"]]
     assert kept == numbers(*whole)
     assert [Path(path).name for path in said["files"]] == ["evaluation.csv", "evaluation.md", "evaluation.json"]

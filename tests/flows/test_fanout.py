@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,9 +31,11 @@ from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
 from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
+from tests.processes import forked_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from distributed import Client
 
@@ -71,7 +72,7 @@ MEASURED: dict[str, Any] = {
 pytestmark = pytest.mark.filterwarnings("default")  # Dask's own warnings are not ours
 
 
-def strike(dask_worker: Any) -> None:
+def strike(folder: Path) -> None:
     """Let the files of a folder say when this worker dies: at so many tiles, at a frame, always at a picture of a seed.
 
     Or when it has no memory for a frame.
@@ -79,7 +80,6 @@ def strike(dask_worker: Any) -> None:
     from freescale.vae.tile import TiledVae
     from stages.decode import DecodeVideo
 
-    folder = Path(os.environ["FREESCALE_STRIKES"])
     computing, decoding, rendering, count = TiledVae.compute, DecodeVideo.make_frame, Session.render, [0]
 
     def compute(self: TiledVae, *how: Any) -> Any:
@@ -131,13 +131,11 @@ def client(tmp_path_factory: pytest.TempPathFactory, strikes: Path) -> Iterator[
 
     class Strikes(WorkerPlugin):
         def setup(self, worker: Any) -> None:
-            strike(worker)
+            strike(strikes)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FREESCALE_STRIKES", str(strikes))
-        with cluster(Home(tmp_path_factory.mktemp("dask")), None, 2, deaths=1) as client:
-            client.register_plugin(Strikes())
-            yield client
+    with forked_workers(), cluster(Home(tmp_path_factory.mktemp("dask")), None, 2, deaths=1) as client:
+        client.register_plugin(Strikes())
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +20,7 @@ from stages.errors import SpecError
 from stages.planner.amounts import ALLOWED, parse_bytes
 from stages.runner import Interrupted, Runner
 from stages.spec import RunOptions, make_spec, sentence
+from tests.processes import freescale
 
 if TYPE_CHECKING:
     import threading
@@ -151,13 +149,12 @@ def test_beside_a_running_worker(home: Home) -> None:
     """Pruned with no grace for as long as another process renders."""
     done(home)  # something to sweep that the other process will want
     code = ["render", SMALL["prompt"], "--size", "192x128", "--steps", "4", "--restart", "0.3", "--seed", "1"]
-    command = [sys.executable, "-m", "flows.cli.app", *code, "--home", str(home.root), "--threads", "1", "--json"]
-    command += ["--out", str(home.root / "out.png")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
-    while process.poll() is None:
+    words = [*code, "--home", str(home.root), "--threads", "1", "--json", "--out", str(home.root / "out.png")]
+    process = freescale(home.root / "told", *words)
+    while process.exitcode is None:
         gone(home)
-    out = process.communicate()[0]
-    assert process.returncode == 0
+    assert process.exitcode == 0, (home.root / "told.err").read_text()
+    out = (home.root / "told.out").read_text()
     quiet = Home(home.root / "quiet")
     expected = session(quiet).render(prepare(make_spec(SMALL | {"seed": 1}), quiet)).pixels_sha256
     assert json.loads(out.splitlines()[-1])["pixels_sha256"] == expected
