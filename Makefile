@@ -1,5 +1,5 @@
 # Needs a Python of 3.11 to 3.14: the first target makes .venv, once, and again when the pins change.
-.PHONY: demo test lint benchmarks pins clean
+.PHONY: demo test test-all lint benchmarks pins clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -13,6 +13,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# with the tests that `thorough` marks
+test-all: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

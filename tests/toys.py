@@ -6,10 +6,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +22,18 @@ from freescale.moment import Moment
 from freescale.sampling import denoise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from freescale.methods import Method
     from freescale.schedule import Schedule
     from freescale.views import Views
+
+
+def points(*axes: Iterable[Any], kept: Callable[..., bool]) -> list[Any]:
+    """Every combination for `pytest.mark.parametrize`; those that are not `kept` run with the thorough tests only."""
+    cases = [(case, () if kept(*case) else pytest.mark.thorough) for case in product(*axes)]
+    return [pytest.param(*case, marks=marks) for case, marks in cases]
+
 
 BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
 

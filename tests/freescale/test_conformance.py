@@ -18,9 +18,10 @@ from freescale.moment import Moment
 from freescale.sampling import denoise
 from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched
-from tests.toys import BASE, TARGET, Toward, is_same, level_at, render, sd_text, sd_unet, snapshot
+from tests.toys import BASE, TARGET, Toward, is_same, level_at, points, render, sd_text, sd_unet, snapshot
 
 TOPOLOGIES = ("sdxl", "sd1.5", "sd2.1")
+SOLVERS = ("euler", "dpmpp_2m", "euler_ancestral")
 OWN_GUIDANCE = {"scalecrafter", "fouriscale"}  # these ask the UNet more than once a step, not the denoiser
 
 
@@ -104,12 +105,17 @@ class TestScaleOne:
             assert torch.equal(noise_pred, denoiser(latents, 2, schedule))
 
 
-@pytest.mark.parametrize("name", METHODS)
 class TestResume:
-    """Whatever is left at a step and entered again ends with the same bits."""
+    """Whatever is left at a step and entered again ends with the same bits.
 
-    @pytest.mark.parametrize("index", [0, 1])
-    @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "euler_ancestral"])
+    By default every method with the solver that has a history, one method with every solver and at the base, where
+    all are plain sampling; every method on one topology, one method on all.
+    """
+
+    @pytest.mark.parametrize(
+        ("name", "index", "solver"),
+        points(METHODS, (0, 1), SOLVERS, kept=lambda *case: case[0] == "freescale" or case[1:] == (1, "dpmpp_2m")),
+    )
     def test_from_any_step(self, name: str, index: int, solver: Any, denoiser: Any, scheduler_config: Any) -> None:
         method, level = METHODS[name](), level_at(index)
         schedule = make_schedule(scheduler_config, 4, solver)
@@ -118,6 +124,11 @@ class TestResume:
             assert torch.equal(render(denoiser, method, level, schedule, [cut]), unbroken)
         assert torch.equal(render(denoiser, method, level, schedule, range(2, 4)), unbroken)
 
+    @pytest.mark.parametrize(
+        ("name", "any_denoiser"),
+        points(METHODS, TOPOLOGIES, kept=lambda name, unet: name == "freescale" or unet == "sd1.5"),
+        indirect=["any_denoiser"],
+    )
     def test_on_any_unet(self, name: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
         """And once more after a run with another seed."""
         method, schedule = METHODS[name](), schedule_of(any_denoiser, scheduler_config)
@@ -155,16 +166,29 @@ class TestNoTrace:
         assert is_same(before, snapshot(any_denoiser.unet))
 
 
-@pytest.mark.parametrize("name", METHODS)
+SIZES = {  # of a level: its base
+    (280, 136): (136, 64),
+    (104, 312): (40, 120),
+    (168, 248): (64, 96),
+    (88, 96): (64, 72),
+}
+
+
+def is_next(name: str, size: tuple[int, int], topology: str) -> bool:
+    """Whether a topology is the one that comes for a method at a size when all take turns."""
+    return TOPOLOGIES[(list(METHODS).index(name) + list(SIZES).index(size)) % len(TOPOLOGIES)] == topology
+
+
 @pytest.mark.parametrize(
-    ("size", "base"),
-    [((280, 136), (136, 64)), ((104, 312), (40, 120)), ((168, 248), (64, 96)), ((88, 96), (64, 72))],
-    ids=lambda size: f"{size[1]}x{size[0]}",
+    ("name", "size", "any_denoiser"),
+    points(METHODS, SIZES, TOPOLOGIES, kept=is_next),
+    indirect=["any_denoiser"],
+    ids=lambda given: given if isinstance(given, str) else f"{given[1]}x{given[0]}",
 )
-def test_any_size_on_any_unet(name: str, size: Any, base: Any, any_denoiser: Denoiser, scheduler_config: Any) -> None:
+def test_any_size_on_any_unet(name: str, size: Any, any_denoiser: Denoiser, scheduler_config: Any) -> None:
     """Tall and wide, odd latents, a scale that rounds to 1."""
     schedule = schedule_of(any_denoiser, scheduler_config, 2)
-    level = dataclasses.replace(level_at(1, size), base_size=base)
+    level = dataclasses.replace(level_at(1, size), base_size=SIZES[size])
     output = render(any_denoiser, METHODS[name](), level, schedule)
     assert output.shape == (1, 4, size[0] // 8, size[1] // 8)
     assert output.isfinite().all()
@@ -186,7 +210,7 @@ def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, sch
     torch.testing.assert_close(render(frugal, method, level, schedule), whole, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - OWN_GUIDANCE))
 def test_perfect_noise_leads_to_the_picture(name: str, solver: Any, sdxl_unet: Any, scheduler_config: Any) -> None:
     """Whatever the reference: wrong noise levels, places or indices would show. The blur of DemoFusion is off, since
@@ -198,7 +222,7 @@ def test_perfect_noise_leads_to_the_picture(name: str, solver: Any, sdxl_unet: A
     torch.testing.assert_close(output, truth, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("restart", [0.0, 0.3, 0.99])
 def test_perfect_noise_from_any_restart(scheduler_config: Any, solver: Any, restart: float) -> None:
     method = dataclasses.replace(plain("freescale"), restart=restart)
@@ -207,12 +231,23 @@ def test_perfect_noise_from_any_restart(scheduler_config: Any, solver: Any, rest
     torch.testing.assert_close(output, truth, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_ablations_run_and_differ(name: str, denoiser: Denoiser, scheduler_config: Any) -> None:
-    """From FreeScale, except where what they change lies outside the loop or is the default."""
-    schedule = make_schedule(scheduler_config, 3)
+def ablated(name: str, unet: Any, conditioning: Conditioning, scheduler_config: Any) -> torch.Tensor:
     level = dataclasses.replace(level_at(1, (216, 264)), base_size=(64, 128))
-    output, whole = (render(denoiser, named(n), level, schedule) for n in (name, "freescale"))
+    return render(Denoiser(unet, conditioning, 4.0), named(name), level, make_schedule(scheduler_config, 3))
+
+
+@pytest.fixture(scope="module")
+def whole(sdxl_unet: Any, conditioning: Conditioning, scheduler_config: Any) -> torch.Tensor:
+    """FreeScale, with nothing left out."""
+    return ablated("freescale", sdxl_unet, conditioning, scheduler_config)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_run_and_differ(
+    name: str, whole: torch.Tensor, sdxl_unet: Any, conditioning: Conditioning, scheduler_config: Any
+) -> None:
+    """From FreeScale, except where what they change lies outside the loop or is the default."""
+    output = ablated(name, sdxl_unet, conditioning, scheduler_config)
     is_elsewhere = name in ("freescale/latent-upsampling", "freescale/rgb-upsampling")
     assert torch.equal(output, whole) == is_elsewhere
     assert (named(name) == named("freescale")) == (name == "freescale/rgb-upsampling")

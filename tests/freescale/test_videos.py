@@ -28,7 +28,7 @@ from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched, spatial_self_attentions
 from tests.oracles import scale_fusion as fusion_oracle
 from tests.oracles import videos as oracle
-from tests.toys import VIDEO_KINDS, is_same, snapshot, video_text, video_unet
+from tests.toys import VIDEO_KINDS, is_same, points, snapshot, video_text, video_unet
 
 if TYPE_CHECKING:
     from freescale.views import Views
@@ -228,17 +228,15 @@ def test_scale_fusion_frame_by_frame(scheduler_config: Any) -> None:
             assert (output[frame].view_as(expected) - expected).abs().max() < 1e-10, name
 
 
-SHORT = [("freescale", "animatediff-sdxl")]
-PAIRS = [
-    pytest.param(name, kind, marks=[] if kind == "videocrafter2" or (name, kind) in SHORT else pytest.mark.slow)
-    for name in METHODS_FOR_VIDEOS
-    for kind in VIDEO_KINDS
-]
+PAIRS = points(METHODS_FOR_VIDEOS, VIDEO_KINDS, kept=lambda name, kind: kind == "videocrafter2" or name == "freescale")
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 class TestConformance:
-    """What a method promises on images it promises on videos."""
+    """What a method promises on images it promises on videos.
+
+    By default every method on one kind of model, and one method on every kind.
+    """
 
     def test_scale_one_is_plain(self, name: str, kind: str, scheduler_config: Any) -> None:
         denoiser, schedule = denoiser_of(kind), make_schedule(scheduler_config, 2, "ddim")
