@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from stages.errors import SpecError
-from storage import ArtifactStore, Disk, Runs
+from storage import ArtifactStore, Disk, RunNotFoundError, Runs
 
 if TYPE_CHECKING:
-    from storage import Backend
+    from storage import Backend, RunRecord
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ class Home:
     def runs(self) -> Runs:
         """Records of runs."""
         return Runs(self.backend)
+
+    def record(self, run: str) -> RunRecord:
+        """The record of a run. Raises `SpecError` where the home has no such run."""
+        try:
+            return self.runs.load(run)
+        except (RunNotFoundError, ValueError) as error:
+            raise SpecError(f"run: {error}") from None
 
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""

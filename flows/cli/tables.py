@@ -10,19 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.errors import SpecError
-from storage import RunNotFoundError
 
 if TYPE_CHECKING:
     from flows.home import Home
-    from storage import RunRecord
-
-
-def recorded(home: Home, run: str) -> RunRecord:
-    """The record of a run. Raises `SpecError` for a name that is none."""
-    try:
-        return home.runs.load(run)
-    except (RunNotFoundError, ValueError) as error:
-        raise SpecError(f"run: {error}") from None
 
 
 def print_runs(home: Home, as_json: bool) -> None:
@@ -47,7 +37,7 @@ def print_runs(home: Home, as_json: bool) -> None:
 
 def print_run(home: Home, run: str, as_json: bool) -> None:
     """One run: spec, stages, attempts and pictures. Raises `SpecError` for a name that is none."""
-    record = recorded(home, run)
+    record = home.record(run)
     spec = record.spec
     stages = [
         {"stage": c.stage, "level": c.level, "key": c.key, "done": home.store.find(c.key) is not None}

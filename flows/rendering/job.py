@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.errors import SpecError
 from stages.models.load import describe
 from stages.plan import make_plan
 from stages.spec import RenderSpec
-from storage import PlannedCall, RunNotFoundError, fingerprint
+from storage import PlannedCall, fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,10 +61,7 @@ def run_name(spec: RenderSpec, plan: Plan) -> str:
 
 def load(home: Home, run: str) -> tuple[RunRecord, RenderSpec]:
     """The record of a run and its spec. Raises `SpecError` where the home has no such run."""
-    try:
-        record = home.runs.load(run)
-    except (RunNotFoundError, ValueError) as error:
-        raise SpecError(f"run: {error}") from None
+    record = home.record(run)
     return record, RenderSpec.model_validate(dict(record.spec))
 
 

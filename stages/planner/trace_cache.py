@@ -10,57 +10,33 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import logging
-import os
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
 
+from stages.models.cache_file import CacheFile
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-log = logging.getLogger(__name__)
 
 VERSION = 1  # of what a trace counts: raised where the arithmetic of a trace changes
 MOST = 4096  # entries in the file; the oldest go first
 
 
-class _File:
-    def __init__(self, path: Path) -> None:
-        self.path, self.changed = path, False
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = None
-        self.entries: dict[str, list[float]] = found if isinstance(found, dict) else {}
-
-    def save(self) -> None:
-        """Write the file whole. Without success the next trace is made again, so that is no error."""
-        if not self.changed:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(dict(list(self.entries.items())[-MOST:])), encoding="utf-8")
-            partial.replace(self.path)
-        except OSError as error:
-            log.debug("traces not kept: %s", error)
-
-
-_FILE: ContextVar[_File | None] = ContextVar("traces", default=None)
+_FILE: ContextVar[CacheFile | None] = ContextVar("traces", default=None)
 
 
 @contextmanager
 def trace_cache(path: Path) -> Iterator[None]:
     """Take the results of traces from the file `path` for the body of the `with`, and add new ones at its end."""
-    token = _FILE.set(file := _File(path))
+    token = _FILE.set(file := CacheFile(path))
     try:
         yield
     finally:
         _FILE.reset(token)
-        file.save()
+        file.save(MOST)
 
 
 def cached_trace(trace: Callable[[], tuple[float, ...]], *what: object) -> tuple[float, ...]:
@@ -75,8 +51,8 @@ def cached_trace(trace: Callable[[], tuple[float, ...]], *what: object) -> tuple
     key = hashlib.sha256(json.dumps([VERSION, _libraries(), what], sort_keys=True).encode()).hexdigest()
     found = file.entries.get(key)
     if not (isinstance(found, list) and all(isinstance(number, int | float) for number in found)):
-        found = file.entries[key] = list(trace())
-        file.changed = True
+        found = list(trace())
+        file.put(key, found)
     return tuple(found)
 
 
