@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MODULES = [
     "tests.processes",
-    "flows.cli.app",
+    "tests.preloaded",
     "flows.cli.flags",
     "flows.cli.terminal",
     "flows.cluster.fanout_worker",
@@ -37,9 +37,10 @@ _SERVER.set_forkserver_preload(MODULES)
 def freescale(told: Path, *words: str, heartbeat: float = 10.0) -> ForkServerProcess:
     """Start `freescale words…`; what it prints goes to the files `told`.out and `told`.err.
 
-    It has the environment of the caller. `heartbeat`: seconds between two signs of life on its leases.
+    It has the environment and the working directory of the caller. `heartbeat`: seconds between two signs of life on its leases.
     """
-    process = _SERVER.Process(target=_main, args=(str(told), words, heartbeat, dict(os.environ)))
+    arguments = (str(told), words, heartbeat, dict(os.environ), os.getcwd())
+    process = _SERVER.Process(target=_main, args=arguments)
     process.start()
     return process
 
@@ -59,9 +60,10 @@ def forked_workers() -> Iterator[None]:
         yield
 
 
-def _main(told: str, words: tuple[str, ...], heartbeat: float, environment: dict[str, str]) -> None:
+def _main(told: str, words: tuple[str, ...], heartbeat: float, environment: dict[str, str], folder: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    os.chdir(folder)
     from flows.cli import app as cli
     from storage import locks
 

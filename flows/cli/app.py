@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -278,11 +279,17 @@ def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Ou
         typer.echo(json.dumps(result.as_json()))
 
 
+@cache
+def parser() -> typer.core.TyperGroup:
+    """Return all commands as the parser that `main` runs; it is made once a process."""
+    return typer.main.get_group(app)
+
+
 def main() -> None:
     """The console script."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(standalone_mode=True)
+        parser()(standalone_mode=True)
     except KeyboardInterrupt:
         sys.exit(3)
     except Exception as error:
