@@ -37,7 +37,8 @@ _SERVER.set_forkserver_preload(MODULES)
 def freescale(told: Path, *words: str, heartbeat: float = 10.0) -> ForkServerProcess:
     """Start `freescale words…`; what it prints goes to the files `told`.out and `told`.err.
 
-    It has the environment and the working directory of the caller. `heartbeat`: seconds between two signs of life on its leases.
+    It has the environment and the working directory of the caller.
+    `heartbeat`: seconds between two signs of life on its leases.
     """
     arguments = (str(told), words, heartbeat, dict(os.environ), os.getcwd())
     process = _SERVER.Process(target=_main, args=arguments)
