@@ -19,7 +19,7 @@ from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning
 from freescale.moment import Moment
-from freescale.sampling import denoise
+from freescale.sampling import Step, denoise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -64,6 +64,31 @@ def render(
         ):
             latents, history = step.latents.clone(), tuple(x.clone() for x in step.history)
     return latents
+
+
+def run_from(denoiser: Any, method: Method, level: Level, schedule: Schedule, last: Step, seed: int = 7) -> list[Step]:
+    """The steps of a level that come after the step `last`, in one go."""
+    options: dict[str, Any] = {"seed": seed, "start": last.index + 1, "history": last.history}
+    steps = denoise(denoiser, last.latents.clone(), schedule, method, level, **options)
+    return [Step(step.index, step.latents.clone(), tuple(x.clone() for x in step.history)) for step in steps]
+
+
+def goes_on(
+    denoiser: Any, method: Method, level: Level, schedule: Schedule, cuts: Sequence[int] | None = None, frames: Any = ()
+) -> list[Step]:
+    """All steps of a level, once checked: left before each of `cuts` (default: each step) it ends with the same bits.
+
+    What is entered again begins with what was kept there, so only the steps after a cut are computed twice.
+    """
+    first = 0 if level.is_base else method.restart_step(schedule)
+    start = method.start((1, 4, *frames, *level.latent_hw), Moment(level, first, schedule, 7))
+    whole = run_from(denoiser, method, level, schedule, Step(first - 1, start))
+    assert [step.index for step in whole] == list(range(first, len(schedule)))
+    for step in whole[:-1]:
+        if cuts is None or step.index + 1 in cuts:
+            again = run_from(denoiser, method, level, schedule, step)
+            assert torch.equal(again[-1].latents, whole[-1].latents), f"cut before step {step.index + 1}"
+    return whole
 
 
 class Toward:

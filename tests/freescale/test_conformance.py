@@ -15,12 +15,26 @@ from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import METHODS, Direct, Method
 from freescale.methods.ablations import ABLATIONS, named
 from freescale.moment import Moment
-from freescale.sampling import denoise
+from freescale.sampling import Step, denoise
 from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched
-from tests.toys import BASE, TARGET, Toward, is_same, level_at, points, render, sd_text, sd_unet, snapshot
+from tests.toys import (
+    BASE,
+    TARGET,
+    Toward,
+    goes_on,
+    is_same,
+    level_at,
+    points,
+    render,
+    run_from,
+    sd_text,
+    sd_unet,
+    snapshot,
+)
 
 TOPOLOGIES = ("sdxl", "sd1.5", "sd2.1")
+PLACES = ("mid_block", "up_blocks.1")  # of a failure
 SOLVERS = ("euler", "dpmpp_2m", "euler_ancestral")
 OWN_GUIDANCE = {"scalecrafter", "fouriscale"}  # these ask the UNet more than once a step, not the denoiser
 
@@ -117,12 +131,7 @@ class TestResume:
         points(METHODS, (0, 1), SOLVERS, kept=lambda *case: case[0] == "freescale" or case[1:] == (1, "dpmpp_2m")),
     )
     def test_from_any_step(self, name: str, index: int, solver: Any, denoiser: Any, scheduler_config: Any) -> None:
-        method, level = METHODS[name](), level_at(index)
-        schedule = make_schedule(scheduler_config, 4, solver)
-        unbroken = render(denoiser, method, level, schedule)
-        for cut in range(method.restart_step(schedule) + 1, 4):
-            assert torch.equal(render(denoiser, method, level, schedule, [cut]), unbroken)
-        assert torch.equal(render(denoiser, method, level, schedule, range(2, 4)), unbroken)
+        goes_on(denoiser, METHODS[name](), level_at(index), make_schedule(scheduler_config, 4, solver))
 
     @pytest.mark.parametrize(
         ("name", "any_denoiser"),
@@ -130,18 +139,31 @@ class TestResume:
         indirect=["any_denoiser"],
     )
     def test_on_any_unet(self, name: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
-        """And once more after a run with another seed."""
-        method, schedule = METHODS[name](), schedule_of(any_denoiser, scheduler_config)
-        unbroken = render(any_denoiser, method, level_at(1), schedule)
-        other = render(any_denoiser, method, level_at(1), schedule, seed=8)
-        assert torch.equal(render(any_denoiser, method, level_at(1), schedule, [2, 3]), unbroken)
-        assert other.isfinite().all()
+        """In parts that stop where they are told to, and after a step with another seed."""
+        method, level, schedule = METHODS[name](), level_at(1), schedule_of(any_denoiser, scheduler_config)
+        unbroken = render(any_denoiser, method, level, schedule)
+        last = Step(2, normal((1, 4, *level.latent_hw), 8))
+        (other,) = run_from(any_denoiser, method, level, schedule, last, seed=8)
+        assert torch.equal(render(any_denoiser, method, level, schedule, [2, 3]), unbroken)
+        assert other.latents.isfinite().all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+def is_next(name: str, turn: int, topology: str) -> bool:
+    """Whether a topology is the one that comes for a method when all take turns."""
+    return TOPOLOGIES[(list(METHODS).index(name) + turn) % len(TOPOLOGIES)] == topology
+
+
 class TestNoTrace:
-    """The UNet is untouched at every yield, after the end, and after a failure inside a forward."""
+    """The UNet is untouched at every yield, after the end, and after a failure inside a forward.
 
+    By default topologies take turns: every method on one, and one method on all.
+    """
+
+    @pytest.mark.parametrize(
+        ("name", "any_denoiser"),
+        points(METHODS, TOPOLOGIES, kept=lambda name, unet: name == "freescale" or is_next(name, 0, unet)),
+        indirect=["any_denoiser"],
+    )
     def test_of_a_run(self, name: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
         level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), METHODS[name]()
         unet: Any = any_denoiser.unet
@@ -151,7 +173,11 @@ class TestNoTrace:
             assert is_same(before, snapshot(unet))
         assert all(unet.attn_processors[key] is processor for key, processor in processors.items())
 
-    @pytest.mark.parametrize("where", ["mid_block", "up_blocks.1"])
+    @pytest.mark.parametrize(
+        ("name", "where", "any_denoiser"),
+        points(METHODS, PLACES, TOPOLOGIES, kept=lambda name, where, unet: is_next(name, PLACES.index(where), unet)),
+        indirect=["any_denoiser"],
+    )
     def test_of_a_failure(self, name: str, where: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
         level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), METHODS[name]()
         before = snapshot(any_denoiser.unet)
@@ -174,14 +200,9 @@ SIZES = {  # of a level: its base
 }
 
 
-def is_next(name: str, size: tuple[int, int], topology: str) -> bool:
-    """Whether a topology is the one that comes for a method at a size when all take turns."""
-    return TOPOLOGIES[(list(METHODS).index(name) + list(SIZES).index(size)) % len(TOPOLOGIES)] == topology
-
-
 @pytest.mark.parametrize(
     ("name", "size", "any_denoiser"),
-    points(METHODS, SIZES, TOPOLOGIES, kept=is_next),
+    points(METHODS, SIZES, TOPOLOGIES, kept=lambda name, size, unet: is_next(name, list(SIZES).index(size), unet)),
     indirect=["any_denoiser"],
     ids=lambda given: given if isinstance(given, str) else f"{given[1]}x{given[0]}",
 )
@@ -204,7 +225,7 @@ def test_one_level_at_the_target(name: str, any_denoiser: Denoiser, scheduler_co
 
 @pytest.mark.parametrize("name", METHODS)
 def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, scheduler_config: Any) -> None:
-    method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 4), level_at(1)
+    method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 2), level_at(1)
     whole = render(denoiser, method, level, schedule)
     frugal = dataclasses.replace(denoiser, compute=Compute(split_guidance=True, window_rows=2))
     torch.testing.assert_close(render(frugal, method, level, schedule), whole, atol=1e-4, rtol=1e-4)

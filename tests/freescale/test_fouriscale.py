@@ -29,6 +29,7 @@ from freescale.schedule import make_schedule
 from freescale.unet_patches import dilate_convs, patched, spatial_self_attentions
 from tests.freescale.test_unet_patches import is_same, snapshot
 from tests.oracles import fourier as oracle
+from tests.toys import goes_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -433,13 +434,18 @@ def test_scale_one_is_direct_to_the_bit(denoiser: Denoiser, scheduler_config: An
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"bucket_rule": "released"}, {"progressive": False}], ids=str)
+OTHERS = [
+    pytest.param(more, marks=pytest.mark.thorough) for more in ({"bucket_rule": "released"}, {"progressive": False})
+]
+
+
+@pytest.mark.parametrize("options", [{}, *OTHERS], ids=str)
 def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any, options: Any) -> None:
+    """In one part more, at the start, in the middle and before the last step; and in parts of one step."""
     schedule, method = make_schedule(scheduler_config, 5, "ddim", 1.0), FouriScale(**options)
-    whole = render(denoiser, method, LARGE, schedule)
-    assert whole.isfinite().all()
-    for cuts in ([1], [3], [4], [1, 2, 3, 4]):
-        assert torch.equal(render(denoiser, method, LARGE, schedule, cuts), whole)
+    *_, last = goes_on(denoiser, method, LARGE, schedule, [1, 3, 4])
+    assert last.latents.isfinite().all()
+    assert torch.equal(render(denoiser, method, LARGE, schedule, [1, 2, 3, 4]), last.latents)
 
 
 def test_nothing_is_left_on_the_unet(denoiser: Denoiser, scheduler_config: Any) -> None:

@@ -36,7 +36,7 @@ def count_calls(unet: Any, ending: str) -> tuple[list[str], list[Any]]:
 @pytest.mark.parametrize("name", ["direct", "freescale"])
 def test_text_is_projected_once_a_level(name: str, split: bool, denoiser: Denoiser, scheduler_config: Any) -> None:
     method, level = {"direct": Direct(), "freescale": FreeScale()}[name], level_at(1)
-    schedule = make_schedule(scheduler_config, 5)
+    schedule = make_schedule(scheduler_config, 3)
     asked = replace(denoiser, compute=Compute(split_guidance=split), text_cache=None)
     plain = render(asked, method, level, schedule)
     before = snapshot(denoiser.unet)

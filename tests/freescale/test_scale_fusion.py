@@ -25,6 +25,7 @@ from freescale.scale_fusion import (
 )
 from freescale.windows import Windows, place_windows
 from tests.oracles import scale_fusion as oracle
+from tests.toys import points
 
 CHANNELS = 8
 
@@ -92,15 +93,17 @@ def test_equals_the_definition(options: dict[str, Any]) -> None:
         torch.testing.assert_close(output[row].view(slow.shape), slow, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("border", ["sink", "mask"])
+LAYERS = [
+    {"heads": 4, "dim_head": 2},
+    {"heads": 1, "dim_head": 8, "out_bias": False},
+    {"bias": True},
+    {"qk_norm": "layer_norm", "bias": True},
+]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"heads": 4, "dim_head": 2},
-        {"heads": 1, "dim_head": 8, "out_bias": False},
-        {"bias": True},
-        {"qk_norm": "layer_norm", "bias": True},
-    ],
+    ("options", "border"),
+    points(LAYERS, ("sink", "mask"), kept=lambda options, border: border == "sink" or "qk_norm" in options),
     ids=str,
 )
 def test_equals_the_definition_for_every_kind_of_layer(options: dict[str, Any], border: str) -> None:

@@ -34,6 +34,7 @@ from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.freescale.test_unet_patches import is_same, snapshot
 from tests.oracles import redilation as oracle
+from tests.toys import goes_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +75,7 @@ def shapes_unet() -> Any:
 @pytest.fixture(scope="module")
 def slow_matrix() -> Tensor:
     """R by the oracle."""
-    return oracle.dispersion(0.05)
+    return oracle.dispersion(0.05, 3)
 
 
 class TestRedilation:
@@ -383,13 +384,16 @@ def test_scale_one_is_direct_to_the_bit(denoiser: Denoiser, scheduler_config: An
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"disperse_stop": 0.8}, {"layers": (("mid_block", 2.5),)}], ids=str)
+OTHERS = [pytest.param(more, marks=pytest.mark.thorough) for more in ({}, {"layers": (("mid_block", 2.5),)})]
+
+
+@pytest.mark.parametrize("options", [{"disperse_stop": 0.8}, *OTHERS], ids=str)
 def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any, options: Any) -> None:
+    """In one part more, at the start, in the middle and before the last step; and in parts of one step."""
     schedule, method = make_schedule(scheduler_config, 5, "ddim", 1.0), ScaleCrafter(**options)
-    whole = render(denoiser, method, LARGE, schedule)
-    assert whole.isfinite().all()
-    for cuts in ([1], [3], [4], [1, 2, 3, 4]):
-        assert torch.equal(render(denoiser, method, LARGE, schedule, cuts), whole)
+    *_, last = goes_on(denoiser, method, LARGE, schedule, [1, 3, 4])
+    assert last.latents.isfinite().all()
+    assert torch.equal(render(denoiser, method, LARGE, schedule, [1, 2, 3, 4]), last.latents)
 
 
 def test_dispersion_works_and_matters(denoiser: Denoiser, scheduler_config: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ def enlarge(x: Tensor) -> Tensor:
     return output
 
 
+@cache
 def dispersion(closeness: float, grid: int = 3) -> Tensor:
     """R (25, 9) by the normal equations of the least-squares problem, unit kernel by unit kernel."""
 
