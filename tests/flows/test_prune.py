@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flows.rendering.job import Job
     from flows.rendering.session import Result
 
-SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 4}
+SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 160, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
 NONE = timedelta(0)
 
