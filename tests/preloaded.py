@@ -1,4 +1,4 @@
-"""What the server of `tests.processes` has built besides modules: a table that transformers makes at its first model."""
+"""What the server of `tests.processes` has built besides modules: a table that transformers makes once."""
 
 from __future__ import annotations
 

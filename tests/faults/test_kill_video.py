@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from flows.rendering.session import Result
 
-WORDS = ["a blue square", "--size", "112x96", "--fps", "12", "--restart", "0.3", "--dilation", "0,0.7"]
+WORDS = ["a blue square", "--size", "160x128", "--fps", "12", "--restart", "0.3", "--dilation", "0,0.7"]
 
 
 def start(home: Path, model: Path) -> ForkServerProcess:
@@ -44,7 +44,7 @@ def quiet(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, 
     folder = tmp_path_factory.mktemp("quiet")
     session = Session(Home(folder / "home"), RunOptions(threads=1), Terminal(quiet=True))
     method = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
-    spec = {"prompt": WORDS[0], "width": 112, "height": 96, "fps": 12, "method": method, "model": {"name": str(model)}}
+    spec = {"prompt": WORDS[0], "width": 160, "height": 128, "fps": 12, "method": method, "model": {"name": str(model)}}
     result = session.render(prepare(make_spec(spec), session.home), folder / "clip.mp4")
     return session.home, result, (folder / "clip.mp4").read_bytes()
 
@@ -54,7 +54,7 @@ def killed_and_resumed(home: Path, model: Path, moment: str) -> list[dict[str, A
     home.mkdir()
     process = start(home, model)
     while not list(home.glob(moment)) and process.exitcode is None:
-        time.sleep(0.0005)
+        time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, (home / "told.err").read_text()

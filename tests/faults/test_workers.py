@@ -91,6 +91,7 @@ def stop_one(workers: Workers, draw: random.Random) -> tuple[ForkServerProcess, 
             if len(held := workers.held(process)) == 2:
                 return process, held
             os.kill(process.pid or 0, signal.SIGCONT)
+        time.sleep(0.005)
 
 
 def kill_some(workers: Workers, zombie: ForkServerProcess, struck: set[str], draw: random.Random) -> None:
