@@ -218,7 +218,7 @@ def test_the_tiles_of_a_videos_frames_over_workers_are_the_same(
     from freescale.vae.tile import TiledVae
 
     homes, spec = (Home(tmp_path / "alone"), Home(tmp_path / "over")), clip | {"frames": 2}
-    options = TILED.model_copy(update={"vae_memory": 3 << 19})  # enough for a frame of the first level
+    options = TILED.model_copy(update={"vae_memory": 2 << 20, "vae_tile": 128})  # enough for a frame of the first level
     quiet = rendered(homes[0], None, spec, options)
     monkeypatch.setattr(TiledVae, "compute", None)  # nothing is computed here
     helped, tiles = [], CallHelpers.tiles
