@@ -27,6 +27,40 @@ settings.register_profile(
 )
 settings.load_profile("house")
 
+# What these files share is slow to start and lives as long as the process of pytest that started it: a Prefect server
+# (20 s of a core) and the process that forks command lines and Dask workers (12 s).
+ON_ONE_WORKER = {
+    "flows/test_notify.py": "server",
+    "flows/test_prefect_setup.py": "server",
+    "flows/test_server.py": "server",
+    "flows/test_wheel.py": "server",
+    "faults/test_kill_resume.py": "forks",
+    "faults/test_kill_video.py": "forks",
+    "faults/test_night.py": "forks",
+    "faults/test_workers.py": "forks",
+    "flows/test_bucket.py": "forks",
+    "flows/test_cluster_batch.py": "forks",
+    "flows/test_evaluate.py": "forks",
+    "flows/test_fanout.py": "forks",
+    "flows/test_prune.py": "forks",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` the files of `ON_ONE_WORKER` that share something go to one worker."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class TogetherScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return ON_ONE_WORKER.get(file.removeprefix("tests/"), file)
+
+    return TogetherScheduling(config, log)
+
+
 SCHEDULER_CONFIG: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,

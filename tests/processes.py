@@ -1,7 +1,7 @@
 """Real processes of the command line and of Dask workers, quick to start: a server that has all imported forks them.
 
 A test that kills dozens of them would spend most of its time on imports. The server has loaded modules and nothing
-else: no model, no store, no thread of a running event loop.
+else but a table: no model, no store, no thread of a running event loop.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ MODULES = [
     "tests.preloaded",
     "flows.cli.flags",
     "flows.cli.terminal",
+    "flows.cluster.fanout",
     "flows.cluster.fanout_worker",
     "flows.cluster.worker",
+    "flows.rendering.advice",
     "flows.rendering.session",
     "distributed.nanny",
+    "diffusers.guiders",
     "diffusers.models.unets.unet_3d_condition",
     "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "diffusers.schedulers.scheduling_unipc_multistep",
     "scipy.stats",
+    "tests.preloaded",
 ]
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(MODULES)

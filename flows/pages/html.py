@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from html import escape
 from importlib.resources import files
 from io import BytesIO
@@ -70,6 +71,9 @@ def contact_sheet(folder: Path, heads: Sequence[str], rows: Sequence[tuple[str, 
 
 
 def _fitted(text: str, width: int, font: Any) -> str:
-    while text and font.getlength(text) > width:
-        text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
-    return text
+    """Return the text, cut to what is at most `width` pixels wide; "" where no letter is."""
+    if font.getlength(text) <= width:
+        return text
+    cuts = [text[:end].rstrip() + "…" for end in range(1, len(text) - 1)]
+    fitting = bisect_right(cuts, width, key=font.getlength)
+    return cuts[fitting - 1] if fitting else ""

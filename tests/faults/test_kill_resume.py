@@ -10,8 +10,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -32,9 +30,9 @@ RENDER = [
     "render",
     "a green ring on sand",
     "--size",
-    "192x128",
+    "160x128",
     "--steps",
-    "10",
+    "7",
     "--restart",
     "0.3",
     "--dilation",
@@ -43,22 +41,7 @@ RENDER = [
 RENDER += ["--threads", "1"]
 
 
-def start(home: Path, *words: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own, with a checkpoint after every step."""
-    command = [sys.executable, "-m", "flows.cli.app", *words, "--checkpoint-every", "0", "--home", str(home), "--json"]
-    return subprocess.Popen(
-        [*command, "--out", str(home / "out.png")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    result: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return result
-
-
-def finish_forked(process: ForkServerProcess, told: Path) -> tuple[dict[str, Any], str]:
+def finish(process: ForkServerProcess, told: Path) -> tuple[dict[str, Any], str]:
     """The result of a process that `freescale` began, and what it said on the way."""
     process.join(300)
     out, err = (told.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
@@ -81,12 +64,12 @@ def arrays(home: Path, result: dict[str, Any]) -> dict[str, Any]:
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same render, never interrupted."""
     home = tmp_path_factory.mktemp("quiet")
-    result = finish(start(home, *RENDER))
+    result, _ = finish(begin(home), home / "told")
     return result | {"png": (home / "out.png").read_bytes(), "arrays": arrays(home, result)}
 
 
 def begin(home: Path, *words: str) -> ForkServerProcess:
-    """The command line as `start` has it, forked from a process that has it imported; by default the same render."""
+    """The command line in a process of its own, by default that render, with a checkpoint after every step."""
     words = (*(words or RENDER), "--checkpoint-every", "0", "--home", str(home), "--json")
     return freescale(home / "told", *words, "--out", str(home / "out.png"))
 
@@ -161,7 +144,7 @@ def test_resumed_run_says_from_which_step(quiet: dict[str, Any], tmp_path: Path)
             time.sleep(0.005)
         process.kill()
         process.join()
-        result, err = finish_forked(begin(home), home / "told")
+        result, err = finish(begin(home), home / "told")
         if steps := [stage["resumed_at_step"] for stage in result["stages"] if stage["resumed_at_step"]]:
             break
     assert steps, err
@@ -181,5 +164,5 @@ def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
     err = (tmp_path / "told.err").read_text()
     assert process.exitcode == 3, err
     run = err.split("freescale resume ")[1].split()[0]
-    result, _ = finish_forked(begin(tmp_path, "resume", run, "--threads", "1"), tmp_path / "told")
+    result, _ = finish(begin(tmp_path, "resume", run, "--threads", "1"), tmp_path / "told")
     assert result["pixels_sha256"] == quiet["pixels_sha256"]

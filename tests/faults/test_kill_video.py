@@ -54,7 +54,7 @@ def killed_and_resumed(home: Path, model: Path, moment: str) -> list[dict[str, A
     home.mkdir()
     process = start(home, model)
     while not list(home.glob(moment)) and process.exitcode is None:
-        time.sleep(0.0005)
+        time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, (home / "told.err").read_text()

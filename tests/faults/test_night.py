@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flows.rendering.job import Job
     from flows.rendering.session import Result
 
-JOBS = int(os.environ.get("FREESCALE_NIGHT", "10"))
+JOBS = int(os.environ.get("FREESCALE_NIGHT", "6"))
 FAULTS = ("killed", "memory", "disk", "poison")  # each once in forty jobs, and at least once
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 
@@ -82,7 +82,7 @@ def test_every_healthy_job_is_done_once_and_the_poison_set_aside(tmp_path: Path)
     home, quiet = Home(tmp_path / "home"), Home(tmp_path / "quiet")
     path = tmp_path / "jobs.jsonl"
     lines = [
-        {"prompt": f"a {COLORS[n % 6]} disc on sand", "seed": n, "size": "192x128", "steps": 3} for n in range(JOBS)
+        {"prompt": f"a {COLORS[n % 6]} disc on sand", "seed": n, "size": "160x128", "steps": 2} for n in range(JOBS)
     ]
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     jobs = read_jobs(path, home).jobs

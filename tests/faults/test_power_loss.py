@@ -149,7 +149,7 @@ def test_a_power_cut_at_any_point_tears_and_loses_nothing(tmp_path: Path) -> Non
     log, draw = disk.log, random.Random(SEED)
     states = crashes(log, draw, mixes=4 if ALL else 1)
     looked = 0
-    for done, tree in states if ALL else itertools.islice(states, draw.randrange(4), None, 4):
+    for done, tree in states if ALL else itertools.islice(states, draw.randrange(6), None, 6):
         root = build(tree, tmp_path / "crashed")
         notes = [op.path for op in log[:done] if op.kind == "note"]
         doing = next((op.path for op in log[done:] if op.kind == "note"), "nothing")

@@ -91,6 +91,7 @@ def stop_one(workers: Workers, draw: random.Random) -> tuple[ForkServerProcess, 
             if len(held := workers.held(process)) == 2:
                 return process, held
             os.kill(process.pid or 0, signal.SIGCONT)
+        time.sleep(0.005)
 
 
 def kill_some(workers: Workers, zombie: ForkServerProcess, struck: set[str], draw: random.Random) -> None:
@@ -115,7 +116,7 @@ def kill_some(workers: Workers, zombie: ForkServerProcess, struck: set[str], dra
 def test_no_job_is_lost_and_no_key_has_two_contents(tmp_path: Path) -> None:
     jobs = tmp_path / "jobs.jsonl"
     lines = [
-        {"prompt": f"a {COLORS[n % 6]} disc on sand", "seed": n, "size": "192x128", "steps": 6} for n in range(JOBS)
+        {"prompt": f"a {COLORS[n % 6]} disc on sand", "seed": n, "size": "160x128", "steps": 6} for n in range(JOBS)
     ]
     jobs.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     quiet, workers = Workers(tmp_path / "quiet", jobs), Workers(tmp_path / "home", jobs)

@@ -117,6 +117,7 @@ def test_a_run_held_by_another_process_is_passed_over(home: Home, tmp_path: Path
         thread.start()
         while working.states.get(jobs[1].job.run) != "done":
             assert thread.is_alive()
+            time.sleep(0.01)
         assert working.states[jobs[0].job.run] == "left"
     thread.join(60)
     assert set(working.states.values()) == {"done"}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-WORDS = ["a red disc on sand", "--size", "256x192", "--steps", "4", "--threads", "1", "--checkpoint-every", "0"]
+WORDS = ["a red disc on sand", "--size", "192x128", "--steps", "4", "--threads", "1", "--checkpoint-every", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,7 @@ def test_a_render_killed_on_one_machine_is_ended_by_another(
     while not backend.names("steps/*/step-*.json"):
         assert time.monotonic() < patience, "no checkpoint in two minutes"
         assert process.exitcode is None, (tmp_path / "told.err").read_text()
+        time.sleep(0.02)
     process.kill()
     process.join()
     monkeypatch.setattr("storage.bucket_lease.HEARTBEAT_SECONDS", 0.5)

@@ -53,7 +53,7 @@ def client(home: Home) -> Iterator[Client]:
 def queue(home: Home, *prompts: str, steps: int = 4) -> tuple[QueuedJob, ...]:
     path = home.root / f"jobs-{abs(hash(prompts))}.txt"
     path.write_text("\n".join(prompts), encoding="utf-8")
-    return read_jobs(path, home, {"size": "192x128", "steps": steps}).jobs
+    return read_jobs(path, home, {"size": "160x128", "steps": steps}).jobs
 
 
 def alone(home: Home, queued: QueuedJob) -> str:
@@ -116,7 +116,7 @@ def test_a_worker_that_is_spawned_makes_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_killed_workers_job_goes_on_elsewhere(home: Home, client: Client) -> None:
-    (queued,) = queue(home, "a purple square on snow", steps=60)
+    (queued,) = queue(home, "a purple square on snow", steps=20)
     states: list[dict[str, State]] = []
     thread = threading.Thread(target=lambda: states.append(ClusterBatch(home, OPTIONS, client).run([queued])))
     thread.start()
@@ -145,9 +145,9 @@ def test_poison_is_set_aside_and_takes_no_neighbour_with_it(home: Home, client: 
             poison(worker)
 
     client.register_plugin(Poison())
-    jobs = queue(home, "a poison disc", "a red ring on snow", "a yellow ring on snow", "a green disc on snow")
+    jobs = queue(home, "a poison disc", "a red ring on snow", "a yellow ring on snow")
     states = ClusterBatch(home, OPTIONS, client).run(jobs)
-    assert [states[queued.job.run] for queued in jobs] == ["set aside", "done", "done", "done"]
+    assert [states[queued.job.run] for queued in jobs] == ["set aside", "done", "done"]
     assert "its process died 3 times" in set_aside_path(home, jobs[0].job.run).read_text()
     for queued in jobs[1:]:
         assert stored(home, queued).pixels_sha256 == alone(home, queued)

@@ -252,10 +252,10 @@ def test_the_page_shows_the_row_and_zooms_all_at_once(folder: Path, browser: Any
 
 
 def test_the_viewer_loads_only_the_tiles_in_sight(tmp_path: Path, browser: Any) -> None:
-    picture = gradient(8192, 8192)
+    picture = gradient(4096, 4096)
     pyramid = write_pyramid(png(picture), tmp_path, "large").as_json()
     cells = [{"method": "large", "state": "done", "seconds": None, "picture": pyramid}]
-    rows = [{"prompt": "</script><b>", "seed": 0, "size": "8192x8192", "cells": cells}]
+    rows = [{"prompt": "</script><b>", "seed": 0, "size": "4096x4096", "cells": cells}]
     page = tmp_path / "index.html"
     page.write_text(html("compare", "large", {"rows": rows}), encoding="utf-8")
     browser.open(page)
@@ -269,11 +269,11 @@ def test_the_viewer_loads_only_the_tiles_in_sight(tmp_path: Path, browser: Any) 
     )
     browser.run("document.querySelector('img').click()")
     loaded = "window.loaded"
-    browser.until(f"{loaded}.includes('3-0-0.png')")
+    browser.until(f"{loaded}.includes('2-0-0.png')")
     assert not any(name.startswith("0-") for name in browser.run(loaded))
     browser.run("[...document.querySelectorAll('#viewer button')].find((b) => b.textContent === '1:1').click()")
-    browser.until(f"{loaded}.includes('0-4-4.png')")
-    near = {f"0-{x}-{y}.png" for x in (3, 4) for y in (3, 4)}
+    browser.until(f"{loaded}.includes('0-2-2.png')")
+    near = {f"0-{x}-{y}.png" for x in (1, 2) for y in (1, 2)}
     assert {name for name in browser.run(loaded) if name.startswith("0-")} <= near
     assert browser.run("document.querySelector('.percent').textContent") == "100 %"
     browser.drawn()
@@ -281,5 +281,5 @@ def test_the_viewer_loads_only_the_tiles_in_sight(tmp_path: Path, browser: Any) 
         browser.run(f"document.querySelector('.pane').getBoundingClientRect().{s}") for s in ("width", "height", "top")
     ]
     seen = browser.screenshot().getpixel((int(box[0] / 2) + 40, int(box[2] + box[1] / 2) + 40))
-    true = picture.getpixel((4096 + 40, 4096 + 40))
+    true = picture.getpixel((2048 + 40, 2048 + 40))
     assert max(abs(a - b) for a, b in zip(seen, true, strict=True)) <= 2

@@ -1,4 +1,4 @@
-"""`freescale evaluate` over I3D and RAFT on videos of `shapes-motion`: random weights of the real names and shapes."""
+"""`freescale evaluate` over I3D and RAFT on videos of a toy model: random weights of the real names and shapes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from stages.metrics.video_readings import levels
 from stages.metrics.videos import dynamics
 from stages.runner import Interrupted
 from stages.spec import RunOptions
-from tests.toys import random_weights
+from tests.toys import VIDEO_SIZE, random_weights, video_folder
 
 if TYPE_CHECKING:
     from flows.evaluate.layout import Picture
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 VALUES: dict[str, Any] = {
     "model": {"name": "shapes-motion"},
     "methods": ["direct"],
-    "sizes": ["128x80"],
+    "sizes": ["80x64"],
     "prompts": ["a red square moving left over sand", "a blue disc growing on a meadow"],
     "frames": 16,
     "fps": 30,  # four frames of 16 are looked at
@@ -49,6 +49,15 @@ VALUES: dict[str, Any] = {
     "extractor": "i3d",
     "metrics": ["fvd", "kvd", "dynamic_degree"],
 }
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `whole` is of."""
+    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2")
+    card = json.loads((folder / "freescale.json").read_text())
+    (folder / "freescale.json").write_text(json.dumps(card | {"native": list(VIDEO_SIZE), "frames": 16}))
+    return VALUES | {"model": {"name": str(folder)}}
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +76,9 @@ def session(home: Path, stop: threading.Event | None = None) -> Session:
 
 
 @pytest.fixture(scope="module")
-def whole(home: Path) -> tuple[Evaluation, Readings]:
+def whole(home: Path, values: dict[str, Any]) -> tuple[Evaluation, Readings]:
     """Stopped after the first video and typed again."""
-    evaluation, stop = prepare_evaluation(make_evaluation(VALUES), Home(home)), threading.Event()
+    evaluation, stop = prepare_evaluation(make_evaluation(values), Home(home)), threading.Event()
 
     def stop_at_once(done: int, picture: Picture) -> None:
         stop.set()
@@ -123,11 +132,15 @@ def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Rea
 
 
 def test_the_command_takes_them_from_the_store_and_reads_anew_for_another_resize(
-    whole: tuple[Evaluation, Readings], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Evaluation, Readings],
+    values: dict[str, Any],
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Session, "render", lambda *_: pytest.fail("rendered again"))
     spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps(VALUES))
+    spec.write_text(json.dumps(values))
     command = ["evaluate", str(spec), "--home", str(home), "--json"]
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output

@@ -32,6 +32,7 @@ from stages.runner import Interrupted
 from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
 from tests.processes import forked_workers
+from tests.toys import video_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from flows.rendering.session import Result
 
 OPTIONS = RunOptions(threads=1, checkpoint_every=0)
-TILED = RunOptions(threads=1, vae_memory=5 << 20, vae_tile=64)  # less than any half of the VAE takes whole
+TILED = RunOptions(threads=1, vae_memory=5200 << 10, vae_tile=64)  # more than the VAE takes whole at 96x72 alone
 SMALL: dict[str, Any] = {
     "prompt": "a green ring on sand",
     "width": 128,
@@ -51,13 +52,12 @@ SMALL: dict[str, Any] = {
     "cascade": [[96, 72], [128, 96]],
     "steps": 2,
 }
-CLIP: dict[str, Any] = {
+CLIP: dict[str, Any] = {  # of the model in the folder that the fixture `clip` writes
     "prompt": "a blue square moving left over sand",
-    "model": {"name": "shapes-motion"},
     "method": {"name": "freescale/rgb-upsampling"},  # enlarges frames too
-    "width": 192,
+    "width": 160,
     "height": 128,
-    "frames": 7,
+    "frames": 4,
     "steps": 2,
 }
 MEASURED: dict[str, Any] = {
@@ -175,9 +175,14 @@ def test_a_worker_killed_at_a_tile_changes_nothing(
 
 
 @pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Result]:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return CLIP | {"model": {"name": str(video_folder(tmp_path_factory.mktemp("models"), "modelscope"))}}
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory, clip: dict[str, Any]) -> tuple[Home, Result]:
     home = Home(tmp_path_factory.mktemp("clip"))
-    return home, rendered(home, None, CLIP, OPTIONS)
+    return home, rendered(home, None, clip, OPTIONS)
 
 
 def assert_same_video(home: Home, made: Result, alone: tuple[Home, Result]) -> None:
@@ -194,21 +199,26 @@ def assert_same_video(home: Home, made: Result, alone: tuple[Home, Result]) -> N
 
 
 def test_the_frames_of_a_video_over_workers_are_the_same(
-    tmp_path: Path, client: Client, strikes: Path, video: tuple[Home, Result], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    client: Client,
+    strikes: Path,
+    clip: dict[str, Any],
+    video: tuple[Home, Result],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(DecodeVideo, "make_frame", None)  # nothing is computed here
     monkeypatch.setattr(UpscaleVideo, "make_frame", None)
-    assert_same_video(Home(tmp_path), rendered(Home(tmp_path), client, CLIP, OPTIONS), video)
+    assert_same_video(Home(tmp_path), rendered(Home(tmp_path), client, clip, OPTIONS), video)
     assert len(list(strikes.glob("decoded-*"))) == 2
 
 
 def test_the_tiles_of_a_videos_frames_over_workers_are_the_same(
-    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, client: Client, clip: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from freescale.vae.tile import TiledVae
 
-    homes, spec = (Home(tmp_path / "alone"), Home(tmp_path / "over")), CLIP | {"frames": 2}
-    options = TILED.model_copy(update={"vae_memory": 10 << 20})  # enough for a frame of the first level
+    homes, spec = (Home(tmp_path / "alone"), Home(tmp_path / "over")), clip | {"frames": 2}
+    options = TILED.model_copy(update={"vae_memory": 2 << 20, "vae_tile": 128})  # enough for a frame of the first level
     quiet = rendered(homes[0], None, spec, options)
     monkeypatch.setattr(TiledVae, "compute", None)  # nothing is computed here
     helped, tiles = [], CallHelpers.tiles
@@ -223,20 +233,20 @@ def test_the_tiles_of_a_videos_frames_over_workers_are_the_same(
 
 
 def test_a_worker_killed_at_a_frame_changes_nothing(
-    tmp_path: Path, client: Client, strikes: Path, video: tuple[Home, Result]
+    tmp_path: Path, client: Client, strikes: Path, clip: dict[str, Any], video: tuple[Home, Result]
 ) -> None:
-    (strikes / "frame-3").touch()
-    made = rendered(Home(tmp_path), client, CLIP, OPTIONS)
-    assert not (strikes / "frame-3").exists()
+    (strikes / "frame-2").touch()
+    made = rendered(Home(tmp_path), client, clip, OPTIONS)
+    assert not (strikes / "frame-2").exists()
     assert_same_video(Home(tmp_path), made, video)
 
 
 def test_a_worker_out_of_memory_at_a_frame_steps_down(
-    tmp_path: Path, client: Client, strikes: Path, video: tuple[Home, Result]
+    tmp_path: Path, client: Client, strikes: Path, clip: dict[str, Any], video: tuple[Home, Result]
 ) -> None:
-    (strikes / "scarce-4").touch()
-    made = rendered(Home(tmp_path), client, CLIP, OPTIONS)
-    (strikes / "scarce-4").unlink()
+    (strikes / "scarce-3").touch()
+    made = rendered(Home(tmp_path), client, clip, OPTIONS)
+    (strikes / "scarce-3").unlink()
     assert_same_video(Home(tmp_path), made, video)
     manifests = [Home(tmp_path).store.find(o.key) for o in made.outcomes if o.call.stage.name == "decode"]
     taken = tuple(saving.name for saving in SAVINGS if "vae" in saving.parts)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flows.rendering.job import Job
     from flows.rendering.session import Result
 
-SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 4}
+SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 160, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
 NONE = timedelta(0)
 
@@ -148,7 +148,7 @@ def test_an_artifact_pruned_under_a_reader_is_made_again(home: Home, monkeypatch
 def test_beside_a_running_worker(home: Home) -> None:
     """Pruned with no grace for as long as another process renders."""
     done(home)  # something to sweep that the other process will want
-    code = ["render", SMALL["prompt"], "--size", "192x128", "--steps", "4", "--restart", "0.3", "--seed", "1"]
+    code = ["render", SMALL["prompt"], "--size", "160x128", "--steps", "4", "--restart", "0.3", "--seed", "1"]
     words = [*code, "--home", str(home.root), "--threads", "1", "--json", "--out", str(home.root / "out.png")]
     process = freescale(home.root / "told", *words)
     while process.exitcode is None:

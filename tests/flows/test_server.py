@@ -152,7 +152,7 @@ def running(home: Home, **settings: Any) -> Iterator[tuple[UUID, Future[PrefectS
 
     def told(self: NullObserver, call: Call, step: int) -> None:
         stepped.set()
-        time.sleep(0.05)
+        time.sleep(0.2)  # so that twenty steps outlast what is asked of the server
         consume(self, call, step)
 
     def started(flow: Any, run: Any, state: Any) -> None:
@@ -160,6 +160,7 @@ def running(home: Home, **settings: Any) -> Iterator[tuple[UUID, Future[PrefectS
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
         patch.setattr(NullObserver, "stepped", told)
+        patch.setattr(FlowState, "POLL_SECONDS", 0.2)
         flow = overnight.with_options()
         flow.on_running(started)
         end = pool.submit(copy_context().run, flow, options=OPTIONS, return_state=True, **settings)
@@ -172,7 +173,7 @@ def committed(home: Home) -> int:
 
 
 def test_paused_the_device_is_free_and_resumed_it_goes_on(home: Home) -> None:
-    jobs(home.root / "jobs", one=job("a red disc", steps=60) + job("a green ring"))
+    jobs(home.root / "jobs", one=job("a red disc", steps=20) + job("a green ring"))
     released: list[float] = []
     with pytest.MonkeyPatch.context() as patch, running(home) as (run, end):
         patch.setattr(Session, "release", lambda self: released.append(time.monotonic()))
@@ -182,7 +183,7 @@ def test_paused_the_device_is_free_and_resumed_it_goes_on(home: Home) -> None:
             assert time.monotonic() - asked < 30
             time.sleep(0.05)
         before = committed(home)
-        time.sleep(3)
+        time.sleep(1)  # five looks at the server
         assert committed(home) == before
         assert not end.done()
         with get_client(sync_client=True) as client:
@@ -191,7 +192,7 @@ def test_paused_the_device_is_free_and_resumed_it_goes_on(home: Home) -> None:
 
 
 def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Home) -> None:
-    jobs(home.root / "jobs", one=job("a red disc", steps=60))
+    jobs(home.root / "jobs", one=job("a red disc", steps=20))
     with running(home) as (run, end):
         set_state(run, Cancelling())
         end.result(60)
@@ -210,7 +211,7 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
 
 
 def test_suspended_the_flow_ends_suspended(home: Home) -> None:
-    jobs(home.root / "jobs", one=job("a red disc", steps=60))
+    jobs(home.root / "jobs", one=job("a red disc", steps=20))
     with running(home) as (run, end):
         set_state(run, Suspended(timeout_seconds=300))
         with pytest.raises(Pause):  # so the engine leaves it as it is; resumed, it is started again

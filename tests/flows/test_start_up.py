@@ -7,8 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from flows.cli.app import main
+from stages.planner import networks
+from stages.planner.networks import trace_step
+
+if TYPE_CHECKING:
+    from stages.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -60,10 +68,17 @@ def test_a_run_is_shown_without_a_heavy_package() -> None:
     assert len(modules) <= 480
 
 
-def test_a_second_plan_imports_neither_diffusers_nor_a_service(tmp_path: Path) -> None:
-    """The first one traces the networks, which needs diffusers; what it found is kept in the home."""
+def test_a_second_plan_imports_neither_diffusers_nor_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, in this process, traces the networks, which needs diffusers; what it found is kept in the home."""
     words = ("plan", "a red disc", "--size", "128x128", "--home", str(tmp_path))
-    assert "diffusers" in imported(*words)
+    traced: list[Stage] = []
+    monkeypatch.setattr(networks, "trace_step", lambda *of: traced.append(of[0]) or trace_step(*of))
+    monkeypatch.setattr(sys, "argv", ["freescale", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert traced
+    assert "diffusers" in sys.modules
     assert (tmp_path / "cache" / "traces.json").is_file()
     modules = imported(*words)
     assert modules & (HEAVY - {"torch", "numpy", "PIL"}) == set()

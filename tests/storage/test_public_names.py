@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib
+import pkgutil
 import sys
-from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).parents[2]
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
+def ours() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "storage"]
+
+
+@pytest.fixture
+def _not_imported() -> Iterator[None]:
+    """The package as if nobody had imported it; afterwards all is as before."""
+    before = {name: sys.modules.pop(name) for name in ours()}
+    yield
+    for name in ours():
+        del sys.modules[name]
+    sys.modules |= before
+
+
+@pytest.mark.usefixtures("_not_imported")
 def test_no_module_takes_the_name_of_a_function() -> None:
-    script = (
-        "import importlib, pkgutil, types, storage\n"
-        "for module in pkgutil.iter_modules(storage.__path__): importlib.import_module(f'storage.{module.name}')\n"
-        "print([name for name in storage.__all__ if isinstance(getattr(storage, name), types.ModuleType)])"
-    )
-    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    package = importlib.import_module("storage")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"storage.{module.name}")
+    assert [name for name in package.__all__ if isinstance(getattr(package, name), ModuleType)] == []

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 
 import torch
+import zarr  # noqa: F401  # else every child would import it at its first commit
 
 from storage import ArtifactStore, Checkpoints, device_lock, fingerprint, locks
 from storage.bucket import Bucket
