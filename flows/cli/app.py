@@ -34,6 +34,7 @@ from flows.cli.options import (
     run_options,
     stop_on_signals,
 )
+from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
     from flows.home import Home
@@ -287,22 +288,23 @@ def parser() -> typer.core.TyperGroup:
 
 def main() -> None:
     """The console script."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        parser()(standalone_mode=True)
-    except KeyboardInterrupt:
-        sys.exit(3)
-    except Exception as error:
-        from stages.errors import SpecError
-        from storage import StorageError
+    with safe_streams():
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        try:
+            parser()(standalone_mode=True)
+        except KeyboardInterrupt:
+            sys.exit(3)
+        except Exception as error:
+            from stages.errors import SpecError
+            from storage import StorageError
 
-        if isinstance(error, SpecError):
-            print(f"freescale: {error}", file=sys.stderr)
-            sys.exit(2)
-        logging.getLogger("freescale").debug("failed", exc_info=True)
-        kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
-        print(f"freescale: {kind}{error}", file=sys.stderr)
-        sys.exit(1)
+            if isinstance(error, SpecError):
+                print(f"freescale: {error}", file=sys.stderr)
+                sys.exit(2)
+            logging.getLogger("freescale").debug("failed", exc_info=True)
+            kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
+            print(f"freescale: {kind}{error}", file=sys.stderr)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

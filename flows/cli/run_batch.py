@@ -22,7 +22,6 @@ from stages.errors import SpecError
 from stages.planner.budget import check, check_tiles
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from flows.batch.runner import State
     from flows.batch.window import Window
     from flows.home import Home
+    from flows.rendering.stop import StopEvent
     from stages.spec import RunOptions
 
 SHOWN = 20  # problems named before the rest is only counted
@@ -66,7 +66,7 @@ def work(
     window: Window,
     out: Path | None,
     again: bool,
-    stop: threading.Event,
+    stop: StopEvent,
     as_json: bool,
     dask: str | None = None,
     workers: int | None = None,

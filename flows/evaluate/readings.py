@@ -6,7 +6,6 @@ where it was, and one that is done is scored again without a new render.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections import Counter
 from contextlib import suppress
@@ -20,6 +19,7 @@ from flows.cluster.worker import stop_on_file, worker_session
 from flows.evaluate.layout import REFERENCE, Evaluation, Picture, Size
 from flows.rendering.costs import Cost, cost
 from flows.rendering.job import prepare
+from flows.rendering.stop import StopEvent
 from stages.errors import StageError
 from stages.metrics.clip_score import clip_score
 from stages.metrics.score import DISTANCES, Sample, Score, scores
@@ -143,7 +143,7 @@ def read_elsewhere(
 ) -> None:  # fmt: skip
     """In a worker: render a picture, from its last checkpoint, and read it. Stop once the file `stop_file` exists."""
     session = worker_session(home, options)
-    session.stop = threading.Event()
+    session.stop = StopEvent()
     with stop_on_file(stop_file, session.stop), suppress(Interrupted):
         if spec is not None:
             session.render(prepare(make_spec(spec), home))
