@@ -98,6 +98,9 @@ class Batch:
                     self.states[run] = self.wrap(queued, partial(self._work_on, session, queued))
             except LeaseTimeoutError:
                 continue
+            except Exception as error:
+                if not self._waited_out(session, queued.job, error):
+                    raise
             if self.states[run] != "left":
                 del waiting[run]
         if self._halt.is_set():
