@@ -158,6 +158,7 @@ class RunRecord(Record):
     plan: tuple[PlannedCall, ...] = ()
     origin: RunName | None = None  # the run this one was made from by `redo`
     origin_stage: str | None = None
+    made_for: str | None = None  # what asked for the run where no person did: `evaluation`
     state: RunState = "running"
     attempts: tuple[Attempt, ...] = ()
     outputs: tuple[str, ...] = ()

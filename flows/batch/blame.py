@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flows.rendering.attempts import boot_id, is_lost, place
+from flows.rendering.attempts import place
+from flows.rendering.states import boot_id, is_lost
 from stages.device import pick_device
 from stages.planner.budget import TooLittleFreeError, check, host_bytes
 from storage import RunNotFoundError

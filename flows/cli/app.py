@@ -158,11 +158,22 @@ def redo(
 
 @app.command()
 @grouped
-def runs(where: Where) -> None:
+def runs(
+    where: Where,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many. Default: all.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="Only runs that are running, done, stopped, cancelled, lost or failed. Default: all."),
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only runs created in the last 12h, 7d, 2w. Default: all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also the runs made for evaluations. Default: no.")] = False,
+) -> None:
     """List the runs of this home, newest first."""
     from flows.cli.tables import print_runs
+    from flows.rendering.prune import parse_age
 
-    print_runs(home_of(where.home), where.as_json)
+    age = None if since is None else parse_age(since, "since")
+    print_runs(home_of(where.home), where.as_json, limit, state, age, every)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
+from flows.rendering.room import with_room
 from flows.rendering.stop import StopEvent
 from stages.errors import SpecError
 from stages.observer import NullObserver
@@ -71,7 +72,12 @@ def overnight(
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
         with _open_batch(home, options, state, dask, workers, **fields) as batch:
             found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
-    page = _write_page(home, found, states) if found else None
+    page = None
+    if found:
+        try:
+            page = with_room(lambda: _write_page(home, found, states), stop, home.root)
+        except Exception as error:  # without it the pictures are there all the same
+            log.error("the page could not be written: %s: %s", type(error).__name__, error)
     send_notification(notify, states.values(), page)
     state.end()
     return {"tally": Counter(states.values()), "page": None if page is None else str(page)}

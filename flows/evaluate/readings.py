@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from stages.models.folder import ModelInfo
     from storage import ArtifactStore
 
+PURPOSE = "evaluation"  # of the runs that are made here
+
 
 def unread(picture: Picture, store: ArtifactStore, held: Collection[str] = ()) -> bool:
     """Whether a reading of `picture` is missing: its key is neither in `store` nor among the keys `held` elsewhere."""
@@ -146,7 +148,7 @@ def read_elsewhere(
     session.stop = StopEvent()
     with stop_on_file(stop_file, session.stop), suppress(Interrupted):
         if spec is not None:
-            session.render(prepare(make_spec(spec), home))
+            session.render(prepare(make_spec(spec), home), made_for=PURPOSE)
         runner = session.runner_for(info, dtype)
         for call in readings:
             runner.ensure(call, {})
@@ -156,7 +158,7 @@ def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> 
     """The readings of one picture: from the store where they are there, else made now."""
     store = session.home.store
     if picture.job is not None and unread(picture, store):
-        session.render(picture.job)
+        session.render(picture.job, made_for=PURPOSE)
     runner = session.runner(next(p.job for p in evaluation.pictures if p.job is not None))
     tensors: Tensors = {}
     for role, call in picture.readings.items():

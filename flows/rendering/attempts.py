@@ -1,22 +1,19 @@
-"""Attempts at a run: who works on it since when, how each ended, and which of them died.
-
-A process writes its attempt into the run's record before it works and how it ended afterwards. So an attempt that says
-`running` while its process is gone was lost: killed, or with its machine.
-"""
+"""Attempts at a run: a process writes into the run's record that it begins, and how it ended."""
 
 from __future__ import annotations
 
 import os
 import socket
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.rendering.job import planned
+from flows.rendering.states import boot_id, is_lost
 from storage import Attempt, Checkpoints, RunNotFoundError, RunRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flows.home import Home
     from flows.rendering.job import Job
     from storage import Runs
@@ -24,10 +21,11 @@ if TYPE_CHECKING:
 LOST = "its process died"
 
 
-def begin_attempt(job: Job, home: Home) -> RunRecord:
+def begin_attempt(job: Job, home: Home, made_for: str | None = None) -> RunRecord:
     """Record that this process begins to work on a run, and return the record; it is made where there is none.
 
-    Attempts before it whose process is gone are recorded as lost.
+    Attempts before it whose process is gone are recorded as lost. `made_for`: what asked for the run, such as
+    `evaluation`; a run that a person asks for is no longer that.
     """
     attempt = Attempt(
         started=datetime.now(UTC),
@@ -39,7 +37,9 @@ def begin_attempt(job: Job, home: Home) -> RunRecord:
     try:
         found = home.runs.load(job.run)
         before = (each.revised(state="lost", error=LOST) if is_lost(each) else each for each in found.attempts[-99:])
-        record = found.revised(state="running", error=None, attempts=(*before, attempt))
+        record = found.revised(
+            state="running", error=None, attempts=(*before, attempt), made_for=found.made_for and made_for
+        )
     except RunNotFoundError:
         record = RunRecord(
             run=job.run,
@@ -47,6 +47,7 @@ def begin_attempt(job: Job, home: Home) -> RunRecord:
             plan=planned(job.plan),
             origin=job.origin,
             origin_stage=job.origin_stage,
+            made_for=made_for,
             attempts=(attempt,),
             created=datetime.now(UTC),
         )
@@ -68,27 +69,6 @@ def end_attempt(
     runs.save(record.revised(state=state, error=error, outputs=kept, attempts=(*record.attempts[:-1], last)))
 
 
-def is_lost(attempt: Attempt) -> bool:
-    """Whether an attempt still says `running` though its process cannot be alive, as far as this machine can tell.
-
-    Of another machine it cannot tell: the lock of the run says there whether somebody works on it.
-    """
-    if attempt.state != "running":
-        return attempt.state == "lost"
-    return attempt.host != socket.gethostname() or not _is_alive(attempt)
-
-
-def state_of(record: RunRecord) -> str:
-    """The state of a run for a person: `running`, `done`, `stopped after step 12`, `cancelled`, `lost` or `failed`."""
-    last = record.attempts[-1] if record.attempts else None
-    if record.state == "running" and last is not None and last.host == socket.gethostname() and not _is_alive(last):
-        return "lost"
-    if record.state == "interrupted":
-        _, found, step = (record.error or "").partition(" after step ")
-        return f"stopped after step {step.split(' ')[0]}" if found else "stopped"
-    return record.state
-
-
 def place(job: Job, home: Home) -> str:
     """How far a run is: the number of its artifacts, and its newest checkpoint; more work always gives another text."""
     store = home.store
@@ -98,25 +78,3 @@ def place(job: Job, home: Home) -> str:
         if steps := Checkpoints(store, call.key).steps():
             return f"{text}, {call.label} at step {max(steps)}"
     return text
-
-
-@cache
-def boot_id() -> str | None:
-    """An identifier of this start of the machine; None where the system has none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-
-
-def _is_alive(attempt: Attempt) -> bool:
-    """Whether the process of an attempt of this machine is there, and no later one of the same number."""
-    import psutil  # type: ignore[import-untyped]
-
-    if attempt.process is None or attempt.boot not in (None, boot_id()):
-        return False
-    try:
-        began = datetime.fromtimestamp(psutil.Process(attempt.process).create_time(), UTC)
-    except psutil.Error:
-        return False
-    return began <= attempt.started + timedelta(seconds=1)

@@ -6,14 +6,15 @@ import errno
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from storage import StoreFullError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+T = TypeVar("T")
 SPARE_BYTES = 256 * 2**20  # of a disk, before work goes on after it was full; of a small disk a twentieth
 NOTHING = 2**20  # bytes: a disk with less explains an error that does not name it
 POLL_SECONDS = 0.5
@@ -33,6 +34,21 @@ def full_folder(error: BaseException, *folders: Path) -> Path | None:
     if short:
         return short[0]
     return min(places, key=free_bytes) if causes else None
+
+
+def with_room(work: Callable[[], T], halt: threading.Event, *folders: Path) -> T:
+    """Do `work`, and again after each time that a full disk was why it failed, until `halt` is set.
+
+    `folders` are those that it writes to. Raises what `work` raised for another reason.
+    """
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            folder = None if halt.is_set() else full_folder(error, *folders)
+            if folder is None:
+                raise
+            wait_for_room(folder, halt)
 
 
 def wait_for_room(folder: Path, halt: threading.Event) -> None:

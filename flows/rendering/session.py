@@ -119,16 +119,17 @@ class Session:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def render(self, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
+    def render(self, job: Job, out: Path | None = None, overwrite: bool = False, made_for: str | None = None) -> Result:
         """Make the picture or video of every level; with `out`, copy the last one there. Returns paths, hash and times.
 
+        `made_for` is what asks for the run where no person does, such as `evaluation`; `freescale runs` leaves it out.
         Raises `SpecError` before any work where `out` would overwrite another file or the memory cannot suffice,
         `Interrupted` when asked to stop, and whatever a stage raised; the run's record then says so.
         """
         began = time.monotonic()
         target = target_path(out, job, self.home, overwrite)
         check(to_do(job.plan, self.home), job.plan.info, self.options, pick_device(self.options.device))
-        record = begin_attempt(job, self.home)
+        record = begin_attempt(job, self.home, made_for)
         outcomes: dict[str, Outcome] = {}
         try:
             runner = self.runner(job)

@@ -12,9 +12,10 @@ import pytest
 from flows.batch.blame import deaths, last_those_that_died, memory_is_taken
 from flows.batch.jobs_file import QueuedJob
 from flows.home import Home
-from flows.rendering import attempts
-from flows.rendering.attempts import begin_attempt, boot_id, end_attempt, place, state_of
+from flows.rendering import states
+from flows.rendering.attempts import begin_attempt, end_attempt, place
 from flows.rendering.job import prepare
+from flows.rendering.states import boot_id, state_of
 from stages.planner.budget import TooLittleFreeError, host_bytes
 from stages.spec import RunOptions, make_spec
 from storage import Attempt
@@ -134,6 +135,6 @@ def test_memory_that_others_hold_is_told_from_too_little(tmp_path: Path, monkeyp
 
 
 def test_the_start_of_the_machine_has_a_name() -> None:
-    attempts.boot_id.cache_clear()
-    assert attempts.boot_id() == boot_id()
+    states.boot_id.cache_clear()
+    assert states.boot_id() == boot_id()
     assert len(boot_id() or "") == 36
