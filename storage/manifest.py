@@ -145,7 +145,7 @@ class Attempt(Part):
     host: str | None = None
     process: int | None = None
     boot: str | None = None  # of the machine: another one says that it was started again since
-    place: str | None = None  # how far the run was when the attempt began
+    reached: str | None = None  # how far the run was when the attempt began
     error: str | None = None
     remarks: tuple[str, ...] = ()  # what went wrong beside the work, such as a terminal that was closed
 

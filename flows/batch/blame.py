@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flows.rendering.attempts import place
+from flows.rendering.attempts import reached
 from flows.rendering.states import boot_id, is_lost
 from stages.device import pick_device
 from stages.planner.budget import TooLittleFreeError, check, host_bytes
@@ -40,9 +40,9 @@ class Death:
     why: str
 
     @property
-    def place(self) -> str | None:
+    def reached(self) -> str | None:
         """How far the run was when the attempt began."""
-        return self.attempt.place
+        return self.attempt.reached
 
     def as_json(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -60,23 +60,23 @@ def deaths(home: Home, job: Job) -> list[Death]:
     if not row:
         return []
     others_lived = _others_lived(home, job.run, row[0])
-    now = place(job, home)
+    now = reached(job, home)
     after = [*row[1:], None]
     return [_judged(each, following, now, others_lived) for each, following in zip(row, after, strict=True)]
 
 
 def _judged(attempt: Attempt, following: Attempt | None, now: str, others_lived: bool) -> Death:
-    reached = now if following is None else following.place
+    then = now if following is None else following.reached
     host, boot = (socket.gethostname(), boot_id()) if following is None else (following.host, following.boot)
-    if attempt.place is None or reached is None:
+    if attempt.reached is None or then is None:
         return Death(attempt, False, "where it died was not recorded")
     if attempt.host == host and attempt.boot != boot:
         return Death(attempt, False, "the machine was started again")
-    if attempt.place != reached:
-        return Death(attempt, False, f"it had gone on from {attempt.place} to {reached}")
+    if attempt.reached != then:
+        return Death(attempt, False, f"it had gone on from {attempt.reached} to {then}")
     if not others_lived:
         return Death(attempt, False, "no other job is known to have lived since")
-    return Death(attempt, True, f"no progress at {reached}, and other jobs lived")
+    return Death(attempt, True, f"no progress at {then}, and other jobs lived")
 
 
 def _others_lived(home: Home, run: str, first: Attempt) -> bool:

@@ -139,7 +139,9 @@ class Batch:
             return "set aside"
         held = [death for death in deaths(self.home, queued.job) if death.counted]
         if len(held) >= TRIES:
-            write_set_aside(self.home, queued, RuntimeError(f"its process died {len(held)} times at {held[-1].place}"))
+            write_set_aside(
+                self.home, queued, RuntimeError(f"its process died {len(held)} times at {held[-1].reached}")
+            )
             return "set aside"
         for number in range(len(held), TRIES):
             try:

@@ -32,7 +32,7 @@ def begin_attempt(job: Job, home: Home, made_for: str | None = None) -> RunRecor
         host=socket.gethostname(),
         process=os.getpid(),
         boot=boot_id(),
-        place=place(job, home),
+        reached=reached(job, home),
     )
     try:
         found = home.runs.load(job.run)
@@ -69,7 +69,7 @@ def end_attempt(
     runs.save(record.revised(state=state, error=error, outputs=kept, attempts=(*record.attempts[:-1], last)))
 
 
-def place(job: Job, home: Home) -> str:
+def reached(job: Job, home: Home) -> str:
     """How far a run is: the number of its artifacts, and its newest checkpoint; more work always gives another text."""
     store = home.store
     missing = [call for call in job.plan.calls if store.find(call.key) is None]

@@ -29,11 +29,11 @@ def full_folder(error: BaseException, *folders: Path) -> Path | None:
     causes = [cause for cause in _causes(error) if _is_full(cause)]
     names = [getattr(cause, "filename", None) for cause in causes]
     named = [_existing(Path(name)) for name in names if isinstance(name, str)]
-    places = [*named, *(_existing(folder) for folder in folders), Path(tempfile.gettempdir())]
-    short = [place for place in places if free_bytes(place) < NOTHING]
+    looked_at = [*named, *(_existing(folder) for folder in folders), Path(tempfile.gettempdir())]
+    short = [folder for folder in looked_at if free_bytes(folder) < NOTHING]
     if short:
         return short[0]
-    return min(places, key=free_bytes) if causes else None
+    return min(looked_at, key=free_bytes) if causes else None
 
 
 def with_room(work: Callable[[], T], halt: threading.Event, *folders: Path) -> T:

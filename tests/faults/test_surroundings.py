@@ -146,12 +146,12 @@ def test_an_observer_that_raises_is_noted_and_ends_no_work(folder: Path) -> None
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 2 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "none", str(place)], capture_output=True).returncode:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "none", str(folder)], capture_output=True).returncode:
         pytest.skip("this user may mount no disk")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def work_in_thread(home: Home, jobs: Any, out: Path) -> tuple[threading.Thread, list[dict[str, State]]]:
@@ -188,7 +188,7 @@ def test_a_full_home_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch
     (home.root / "store").mkdir(parents=True, exist_ok=True)
     waited = threading.Event()
 
-    def wait(place: Path, halt: threading.Event) -> None:
+    def wait(folder: Path, halt: threading.Event) -> None:
         waited.set()
         disk.fails_at = None  # room was made
 
@@ -203,9 +203,9 @@ def test_a_full_home_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_program_that_says_it_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda place: 0 if place == tmp_path else 1 << 40)
+    monkeypatch.setattr(room, "free_bytes", lambda folder: 0 if folder == tmp_path else 1 << 40)
     assert room.full_folder(RuntimeError("ffmpeg ended with 1"), tmp_path) == tmp_path
-    monkeypatch.setattr(room, "free_bytes", lambda place: 1 << 40)
+    monkeypatch.setattr(room, "free_bytes", lambda folder: 1 << 40)
     assert room.full_folder(RuntimeError("ffmpeg ended with 1"), tmp_path) is None
     nested = RuntimeError("the picture could not be written")
     nested.__cause__ = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "a.png"))

@@ -13,7 +13,7 @@ from flows.batch.blame import deaths, last_those_that_died, memory_is_taken
 from flows.batch.jobs_file import QueuedJob
 from flows.home import Home
 from flows.rendering import states
-from flows.rendering.attempts import begin_attempt, end_attempt, place
+from flows.rendering.attempts import begin_attempt, end_attempt, reached
 from flows.rendering.job import prepare
 from flows.rendering.states import boot_id, state_of
 from stages.planner.budget import TooLittleFreeError, host_bytes
@@ -37,7 +37,7 @@ def job_of(home: Home, seed: int = 0) -> Job:
 def given(home: Home, job: Job, *died: dict[str, Any]) -> None:
     """Record attempts at a job, each an hour after the one before, whose process is gone."""
     record = begin_attempt(job, home)
-    usual = {"host": HERE, "process": DEAD, "boot": boot_id(), "place": place(job, home)}
+    usual = {"host": HERE, "process": DEAD, "boot": boot_id(), "reached": reached(job, home)}
     made = (
         Attempt(**(usual | {"started": BEGAN + timedelta(hours=number)} | changes))
         for number, changes in enumerate(died)
@@ -59,8 +59,8 @@ SAME: dict[str, Any] = {}
         pytest.param([SAME, SAME, SAME], True, 3, id="at the same place while others lived"),
         pytest.param([SAME, SAME, SAME], False, 0, id="nothing else is known to have lived"),
         pytest.param([{"boot": "another"}, {"boot": "a third"}, SAME], True, 1, id="the machine was started again"),
-        pytest.param([{"place": "0 of 9"}, {"place": "1 of 9"}, SAME], True, 1, id="it had gone on"),
-        pytest.param([{"place": None}] * 3, True, 0, id="attempts of an older version"),
+        pytest.param([{"reached": "0 of 9"}, {"reached": "1 of 9"}, SAME], True, 1, id="it had gone on"),
+        pytest.param([{"reached": None}] * 3, True, 0, id="attempts of an older version"),
         pytest.param([SAME, {"state": "interrupted", "finished": BEGAN}, SAME], True, 1, id="only the last in a row"),
         pytest.param([{"host": "gone"}, {"host": "gone"}], True, 2, id="on another machine, without progress"),
         pytest.param([SAME, {"process": os.getpid(), "started": datetime.now(UTC)}], True, 0, id="it still runs"),
