@@ -34,7 +34,8 @@ FolderName = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_COMPONENT}(/{_COMPONENT})*$")]
 RunName = Annotated[str, StringConstraints(pattern=f"^{RUN_NAME}$")]
-RunState = Literal["running", "done", "interrupted", "failed"]
+RunState = Literal["running", "done", "interrupted", "cancelled", "lost", "failed"]
+"""`lost`: the process died without a word. `interrupted`: it was asked to stop, and left a checkpoint."""
 
 
 class Part(BaseModel):
@@ -143,7 +144,10 @@ class Attempt(Part):
     state: RunState = "running"
     host: str | None = None
     process: int | None = None
+    boot: str | None = None  # of the machine: another one says that it was started again since
+    reached: str | None = None  # how far the run was when the attempt began
     error: str | None = None
+    remarks: tuple[str, ...] = ()  # what went wrong beside the work, such as a terminal that was closed
 
 
 class RunRecord(Record):
@@ -154,6 +158,7 @@ class RunRecord(Record):
     plan: tuple[PlannedCall, ...] = ()
     origin: RunName | None = None  # the run this one was made from by `redo`
     origin_stage: str | None = None
+    made_for: str | None = None  # what asked for the run where no person did: `evaluation`
     state: RunState = "running"
     attempts: tuple[Attempt, ...] = ()
     outputs: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ ON_ONE_WORKER = {
     "faults/test_kill_resume.py": "forks",
     "faults/test_kill_video.py": "forks",
     "faults/test_night.py": "forks",
+    "faults/test_surroundings.py": "forks",
     "faults/test_workers.py": "forks",
     "flows/test_bucket.py": "forks",
     "flows/test_cluster_batch.py": "forks",
@@ -56,7 +57,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class TogetherScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return ON_ONE_WORKER.get(file.removeprefix("tests/"), file)
+            name = file.removeprefix("tests/")
+            return "forks" if name.startswith("doorstep/") else ON_ONE_WORKER.get(name, file)
 
     return TogetherScheduling(config, log)
 

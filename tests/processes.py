@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MODULES = [
     "tests.processes",
-    "tests.preloaded",
     "flows.cli.flags",
     "flows.cli.terminal",
     "flows.cluster.fanout",

@@ -8,18 +8,20 @@ were. A kernel lock on each run keeps two processes from working on the same one
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from flows.batch.set_aside import crashes, set_aside_path, take_back, write_set_aside
+from flows.batch.blame import deaths, last_those_that_died, memory_is_taken
+from flows.batch.set_aside import set_aside_path, take_back, write_set_aside
 from flows.batch.window import Window
+from flows.rendering.room import full_folder, wait_for_room
 from flows.rendering.session import Session
+from flows.rendering.stop import StopEvent
 from stages.errors import SpecError, StageError
 from stages.runner import Interrupted
-from storage import LeaseTimeoutError, StoreFullError
+from storage import LeaseTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from flows.batch.jobs_file import QueuedJob
     from flows.home import Home
+    from flows.rendering.job import Job
     from stages.observer import Observer
     from stages.spec import RunOptions
 
@@ -34,8 +37,8 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 BACKOFF_SECONDS = (5.0, 60.0)  # before the second and the third try
-POLL_SECONDS = 0.5  # between two looks at stop, pause, window, the runs of other processes and the room on the disk
-SPARE_BYTES = 256 * 2**20  # of the disk, before a job goes on after the disk was full
+POLL_SECONDS = 0.5  # between two looks at stop, pause, window and the runs of other processes
+MEMORY_SECONDS = 10.0  # between two looks at memory that other programs hold
 State = Literal["done", "set aside", "left"]
 
 
@@ -51,7 +54,7 @@ class Batch:
     home: Home
     options: RunOptions
     observer: Observer
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: StopEvent = field(default_factory=StopEvent)
     out: Path | None = None
     window: Window = field(default_factory=Window)
     again: bool = False  # also try the jobs that were set aside
@@ -59,14 +62,14 @@ class Batch:
     is_paused: Callable[[], bool] | None = None
     session: Session | None = None  # with a model that is loaded already; None: a new one
     states: dict[str, State] = field(default_factory=dict)  # by run
-    _halt: threading.Event = field(default_factory=threading.Event)  # set: the job that runs stops after its step
+    _halt: StopEvent = field(default_factory=StopEvent)  # set: the job that runs stops after its step
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self, jobs: Iterable[QueuedJob]) -> dict[str, State]:
         """Work until every job is done or set aside, the window ends, or `stop` is set; return each run's state."""
         session = self.session or Session(self.home, self.options, self.observer)
         session.stop = self._halt
-        waiting = {queued.job.run: queued for queued in jobs}
+        waiting = {queued.job.run: queued for queued in last_those_that_died(jobs, self.home)}
         self.states = dict.fromkeys(waiting, "left")
         if self.again:
             for run in waiting:
@@ -95,6 +98,9 @@ class Batch:
                     self.states[run] = self.wrap(queued, partial(self._work_on, session, queued))
             except LeaseTimeoutError:
                 continue
+            except Exception as error:
+                if not self._waited_out(session, queued.job, error):
+                    raise
             if self.states[run] != "left":
                 del waiting[run]
         if self._halt.is_set():
@@ -121,33 +127,49 @@ class Batch:
         """Halt the job that runs when the batch is to stop, is paused, or reaches the end of a window that yields."""
         while not self._ended.is_set():
             yields = self.window.at_end == "yield" and self.window.is_over
-            if self.stop.is_set() or yields or self._paused():
-                self._halt.set()
+            if self.stop.is_set():
+                self._halt.ask(self.stop.why)
+            elif yields or self._paused():
+                self._halt.ask("the window ended" if yields else "paused")
             self._ended.wait(POLL_SECONDS)
 
     def _work_on(self, session: Session, queued: QueuedJob) -> State:
         """Render one job, with retries, or set it aside. Raises `Interrupted` when halted."""
         if set_aside_path(self.home, queued.job.run).exists():
             return "set aside"
-        for number in range(crashes(self.home, queued.job), TRIES):
+        held = [death for death in deaths(self.home, queued.job) if death.counted]
+        if len(held) >= TRIES:
+            write_set_aside(
+                self.home, queued, RuntimeError(f"its process died {len(held)} times at {held[-1].reached}")
+            )
+            return "set aside"
+        for number in range(len(held), TRIES):
             try:
                 session.render(queued.job, self.out)
                 return "done"
-            except StoreFullError as error:
-                self._wait_for_room(error)
-                return "left"
             except Exception as error:
+                if self._waited_out(session, queued.job, error):
+                    return "left"
                 if isinstance(error, SpecError | StageError) or number == TRIES - 1:
                     write_set_aside(self.home, queued, error)
                     return "set aside"
                 if self._halt.wait(BACKOFF_SECONDS[min(number, len(BACKOFF_SECONDS) - 1)]):
                     return "left"
-        write_set_aside(self.home, queued, RuntimeError(f"its process died {TRIES} times while it ran"))
-        return "set aside"
+        raise AssertionError("the last try returns")
 
-    def _wait_for_room(self, error: StoreFullError) -> None:
-        """Wait until the disk has room again: a full disk counts as no try, and the job goes on from its checkpoint."""
-        log.warning("%s Waiting for %d MiB of room.", error, SPARE_BYTES // 2**20)
-        while shutil.disk_usage(self.home.root).free < SPARE_BYTES and not self._halt.wait(POLL_SECONDS):
-            pass
-        self._halt.wait(POLL_SECONDS)
+    def _waited_out(self, session: Session, job: Job, error: Exception) -> bool:
+        """Whether something outside of the job explains its error; then this waits until it is better, or a halt.
+
+        A full disk and memory that other programs hold count as no try: the job goes on from its checkpoint.
+        """
+        folder = full_folder(error, self.home.root, *([self.out] if self.out else []))
+        if folder is not None:
+            log.warning("%s: waiting for room on the disk of %s: %s", job.run, folder, error)
+            wait_for_room(folder, self._halt)
+            return True
+        if memory_is_taken(error, job.plan, session.options):
+            log.warning("%s: waiting for memory that other programs hold: %s", job.run, error)
+            session.release()
+            self._halt.wait(MEMORY_SECONDS)
+            return True
+        return False

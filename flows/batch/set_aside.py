@@ -10,8 +10,9 @@ import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from flows.batch.blame import deaths
 from flows.rendering.files import write_whole
-from storage import Checkpoints, RunNotFoundError
+from storage import Checkpoints
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,10 @@ def set_aside_path(home: Home, run: str) -> Path:
 
 
 def write_set_aside(home: Home, queued: QueuedJob, error: BaseException) -> None:
-    """Set a job aside: write its spec, the error with its traceback, its last checkpoint and the command to retry."""
+    """Set a job aside: write its spec, the error with its traceback, its last checkpoint, the command to retry.
+
+    Of its last deaths in a row the record says which were held against it, and why.
+    """
     record = {
         "run": queued.job.run,
         "name": queued.name,
@@ -35,6 +39,7 @@ def write_set_aside(home: Home, queued: QueuedJob, error: BaseException) -> None
         "error": f"{type(error).__name__}: {error}",
         "traceback": "".join(traceback.format_exception(error)),
         "spec": queued.job.spec.model_dump(mode="json"),
+        "deaths": [death.as_json() for death in deaths(home, queued.job)],
         "checkpoint": _last_checkpoint(home, queued.job),
         "again": f"freescale resume {queued.job.run}",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -54,18 +59,6 @@ def read_set_aside(home: Home, run: str) -> dict[str, Any]:
 def take_back(home: Home, run: str) -> None:
     """Let the next batch try a run again, where it was set aside."""
     set_aside_path(home, run).unlink(missing_ok=True)
-
-
-def crashes(home: Home, job: Job) -> int:
-    """How many of a run's last attempts, in a row, ended with the death of their process.
-
-    The record of such an attempt still says `running`.
-    """
-    try:
-        attempts = home.runs.load(job.run).attempts
-    except RunNotFoundError:
-        return 0
-    return next((n for n, a in enumerate(reversed(attempts)) if a.state != "running"), len(attempts))
 
 
 def _last_checkpoint(home: Home, job: Job) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ from flows.cli.options import (
     run_options,
     stop_on_signals,
 )
+from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
     from flows.home import Home
@@ -157,11 +158,22 @@ def redo(
 
 @app.command()
 @grouped
-def runs(where: Where) -> None:
+def runs(
+    where: Where,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many. Default: all.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="Only runs that are running, done, stopped, cancelled, lost or failed. Default: all."),
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only runs created in the last 12h, 7d, 2w. Default: all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also the runs made for evaluations. Default: no.")] = False,
+) -> None:
     """List the runs of this home, newest first."""
     from flows.cli.tables import print_runs
+    from flows.rendering.prune import parse_age
 
-    print_runs(home_of(where.home), where.as_json)
+    age = None if since is None else parse_age(since, "since")
+    print_runs(home_of(where.home), where.as_json, limit, state, age, every)
 
 
 @app.command()
@@ -287,22 +299,23 @@ def parser() -> typer.core.TyperGroup:
 
 def main() -> None:
     """The console script."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        parser()(standalone_mode=True)
-    except KeyboardInterrupt:
-        sys.exit(3)
-    except Exception as error:
-        from stages.errors import SpecError
-        from storage import StorageError
+    with safe_streams():
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        try:
+            parser()(standalone_mode=True)
+        except KeyboardInterrupt:
+            sys.exit(3)
+        except Exception as error:
+            from stages.errors import SpecError
+            from storage import StorageError
 
-        if isinstance(error, SpecError):
-            print(f"freescale: {error}", file=sys.stderr)
-            sys.exit(2)
-        logging.getLogger("freescale").debug("failed", exc_info=True)
-        kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
-        print(f"freescale: {kind}{error}", file=sys.stderr)
-        sys.exit(1)
+            if isinstance(error, SpecError):
+                print(f"freescale: {error}", file=sys.stderr)
+                sys.exit(2)
+            logging.getLogger("freescale").debug("failed", exc_info=True)
+            kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
+            print(f"freescale: {kind}{error}", file=sys.stderr)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +14,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from flows.home import Home
+    from flows.rendering.stop import StopEvent
     from stages.spec import RunOptions
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WHAT, MEMORY, HOW, OUTPUT = "What to make", "Memory", "How to run", "Output"  # panels of the help
 
 SizeOption = Annotated[
@@ -258,16 +258,22 @@ def flags_of(given: DataclassInstance) -> dict[str, Any]:
     return dataclasses.asdict(given)
 
 
-def stop_on_signals() -> threading.Event:
-    """SIGINT and SIGTERM ask for a stop between steps; a second one ends at once."""
-    stop = threading.Event()
+def stop_on_signals() -> StopEvent:
+    """Return an event that SIGINT, SIGTERM and SIGHUP set: stop between two steps; a second one ends at once.
+
+    A SIGHUP that the process was started to ignore, as by nohup, stays ignored.
+    """
+    from flows.rendering.stop import StopEvent
+
+    stop = StopEvent()
 
     def ask(number: int, frame: object) -> None:
         """Ask for a stop; at the second signal raise `KeyboardInterrupt`."""
         if stop.is_set():
             raise KeyboardInterrupt
-        stop.set()
+        stop.ask(signal.Signals(number).name)
 
     for number in SIGNALS:
-        signal.signal(number, ask)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, ask)
     return stop

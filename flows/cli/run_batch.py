@@ -17,19 +17,20 @@ from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.rendering.job import to_do
+from flows.rendering.room import with_room
 from stages.device import pick_device
 from stages.errors import SpecError
 from stages.planner.budget import check, check_tiles
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from flows.batch.jobs_file import Jobs, QueuedJob
     from flows.batch.runner import State
     from flows.batch.window import Window
     from flows.home import Home
+    from flows.rendering.stop import StopEvent
     from stages.spec import RunOptions
 
 SHOWN = 20  # problems named before the rest is only counted
@@ -66,7 +67,7 @@ def work(
     window: Window,
     out: Path | None,
     again: bool,
-    stop: threading.Event,
+    stop: StopEvent,
     as_json: bool,
     dask: str | None = None,
     workers: int | None = None,
@@ -87,16 +88,25 @@ def work(
             row["error"] = read_set_aside(home, queued.job.run)["error"]
         terminal.say(f"{row['state']:<10} {row['name']}" + (f"  {row['error']}" if "error" in row else ""))
         rows.append(row)
-    page = write_page(page_folder(home, listed.jobs), listed.jobs, states, home)[0]
+    page = _page(listed.jobs, states, home, stop)
     tally = Counter(row["state"] for row in rows)
     if hook is not None and not notify(hook, states.values(), page):
         terminal.say(f"notify: {hook} was not told")
     terminal.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
     if as_json:
-        typer.echo(json.dumps({"jobs": rows, "tally": tally, "page": str(page)}))
-    else:
+        typer.echo(json.dumps({"jobs": rows, "tally": tally, "page": page and str(page)}))
+    elif page is not None:
         typer.echo(page)
     return 3 if tally["left"] else 1 if tally["set aside"] else 0
+
+
+def _page(jobs: Sequence[QueuedJob], states: Mapping[str, State], home: Home, stop: StopEvent) -> Path | None:
+    """Write the page of a batch; without it the pictures are there all the same, so an error is said and not raised."""
+    try:
+        return with_room(lambda: write_page(page_folder(home, jobs), jobs, states, home)[0], stop, home.root)
+    except Exception as error:
+        typer.echo(f"freescale: the page could not be written: {type(error).__name__}: {error}", err=True)
+        return None
 
 
 def states_of(jobs: Sequence[QueuedJob], local: Batch, dask: str | None, workers: int | None) -> dict[str, State]:

@@ -16,16 +16,16 @@ from flows.compare.layout import prepare_comparison
 from flows.compare.page import check_out, write
 
 if TYPE_CHECKING:
-    import threading
     from pathlib import Path
 
     from flows.home import Home
+    from flows.rendering.stop import StopEvent
     from stages.metrics.grid import GridSpec
     from stages.spec import RunOptions
 
 
 def run(
-    spec: GridSpec, home: Home, options: RunOptions, stop: threading.Event, out: Path | None, overwrite: bool,
+    spec: GridSpec, home: Home, options: RunOptions, stop: StopEvent, out: Path | None, overwrite: bool,
     again: bool, as_object: bool, dask: str | None = None, workers: int | None = None,
 ) -> int:  # fmt: skip
     """Render what is not there and write the page; return 0 all shown, 1 some set aside, 3 stopped before the end."""

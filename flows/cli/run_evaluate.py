@@ -26,10 +26,10 @@ from stages.runner import Interrupted
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Sequence
 
     from flows.evaluate.layout import Picture
+    from flows.rendering.stop import StopEvent
 
 
 def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
@@ -48,7 +48,7 @@ def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
 
 
 def run(
-    spec: EvaluationSpec, home: Home, options: RunOptions, stop: threading.Event, out: Path | None, overwrite: bool,
+    spec: EvaluationSpec, home: Home, options: RunOptions, stop: StopEvent, out: Path | None, overwrite: bool,
     only_plan: bool, as_object: bool, dask: str | None = None, workers: int | None = None, kept: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Render, read, score, write and print. Exits with 3 when asked to stop; typed again it goes on."""

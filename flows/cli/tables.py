@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.rendering.states import STATES, is_lost, state_of
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from flows.home import Home
 
 
-def print_runs(home: Home, as_json: bool) -> None:
-    """Every run of a home, newest first: name, state, when, attempts, picture."""
-    records = list(reversed(home.runs.list()))
+def print_runs(
+    home: Home, as_json: bool, limit: int | None = None, state: str | None = None, since: timedelta | None = None,
+    made_too: bool = False,
+) -> None:  # fmt: skip
+    """The runs of a home, newest first: name, state, when, attempts, picture; how many are left out, and why.
+
+    At most `limit`, only those whose state begins with `state`, and those created less than `since` ago. Those that
+    evaluations asked for are shown with `made_too` alone.
+    """
+    every = [(record, state_of(record)) for record in reversed(home.runs.list())]
+    if state is not None and state not in STATES:
+        raise SpecError(f"state: {state!r} is not one of {', '.join(STATES)}")
+    begin = None if since is None else datetime.now(UTC) - since
+    wanted = [
+        (record, now)
+        for record, now in every
+        if (state is None or now.startswith(state)) and (begin is None or record.created >= begin)
+    ]
+    shown = [(record, now) for record, now in wanted if made_too or record.made_for is None][:limit]
     if as_json:
-        typer.echo(
-            json.dumps([{"run": r.run, "state": r.state, "origin": r.origin, "outputs": r.outputs} for r in records])
-        )
+        rows = [{"run": r.run, "state": now, "origin": r.origin, "outputs": r.outputs} for r, now in shown]
+        typer.echo(json.dumps(rows))
         return
     table = Table("run", "state", "created", "attempts", "picture", box=None)
-    for r in records:
-        table.add_row(
-            r.run,
-            r.state,
-            f"{r.created:%Y-%m-%d %H:%M}",
-            str(len(r.attempts)),
-            r.outputs[0] if r.outputs else "",
-        )
+    for record, now in shown:
+        picture = record.outputs[0] if record.outputs else ""
+        created = f"{record.created.astimezone():%Y-%m-%d %H:%M}"
+        table.add_row(record.run, now, created, str(len(record.attempts)), picture)
     Console(highlight=False, soft_wrap=True, width=200).print(table)
+    made = sum(record.made_for is not None for record, _ in wanted)
+    if made and not made_too:
+        typer.echo(f"{made} more were made for evaluations; --all shows them", err=True)
 
 
 def print_run(home: Home, run: str, as_json: bool) -> None:
@@ -44,11 +60,12 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         for c in record.plan
     ]
     if as_json:
-        typer.echo(json.dumps({**record.model_dump(mode="json"), "stages": stages}))
+        typer.echo(json.dumps({**record.model_dump(mode="json"), "state": state_of(record), "stages": stages}))
         return
     console = Console(highlight=False, soft_wrap=True, width=200)
     console.print(
-        f"{record.run}: {record.state}" + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
+        f"{record.run}: {state_of(record)}"
+        + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
     )
     if record.error:
         console.print(f"  {record.error}")
@@ -58,7 +75,10 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
     for a in record.attempts:
         end = f"{a.finished:%H:%M:%S}" if a.finished else "…"
-        console.print(f"  attempt {a.started:%Y-%m-%d %H:%M:%S} to {end} on {a.host}: {a.state}")
+        how = "lost: its process died" if is_lost(a) else a.error or a.state
+        console.print(f"  attempt {a.started:%Y-%m-%d %H:%M:%S} to {end} on {a.host}: {how}")
+        for remark in a.remarks:
+            console.print(f"    {remark}")
     for output in record.outputs:
         console.print(f"  {output}")
     if record.state != "done":

@@ -25,6 +25,11 @@ class Terminal:
         self._bar: Progress | None = None
         self._task: Any = None
 
+    @property
+    def lost(self) -> str | None:
+        """Why the terminal could not be written to, if that happened."""
+        return getattr(self.console.file, "lost", None)
+
     def begin(self, plan: Plan) -> None:
         """Start the bar for a plan."""
         self.progress = RenderProgress.of(plan)

@@ -9,19 +9,24 @@ handed out than there are workers: a job that waited on a worker would be lost w
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from flows.batch.runner import POLL_SECONDS
+from flows.batch.runner import POLL_SECONDS, TRIES
 from flows.batch.set_aside import take_back, write_set_aside
 from flows.batch.window import Window
 from flows.cluster.connect import worker_count
 from flows.cluster.worker import run_job
+from flows.rendering.files import write_whole
+from flows.rendering.stop import StopEvent
+from stages.errors import SpecError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
     from flows.home import Home
     from stages.spec import RunOptions
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class ClusterBatch:
@@ -42,7 +49,7 @@ class ClusterBatch:
     home: Home
     options: RunOptions
     client: Client
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: StopEvent = field(default_factory=StopEvent)
     out: Path | None = None
     window: Window = field(default_factory=Window)
     again: bool = False
@@ -58,6 +65,7 @@ class ClusterBatch:
     def run(self, jobs: Iterable[QueuedJob]) -> dict[str, State]:
         """Work until every job is done or set aside, the window ends, or `stop` is set; return each run's state."""
         waiting: SimpleQueue[QueuedJob] = SimpleQueue()
+        tries: Counter[str] = Counter()
         self.states = {}
         for queued in jobs:
             if self.again:
@@ -73,7 +81,9 @@ class ClusterBatch:
             width = self.width
             with ThreadPoolExecutor(width) as executor:
                 contexts = [contextvars.copy_context() for _ in range(width)]
-                for future in [executor.submit(each.run, self._work_off, waiting, stop_file) for each in contexts]:
+                for future in [
+                    executor.submit(each.run, self._work_off, waiting, stop_file, tries) for each in contexts
+                ]:
                     future.result()
         finally:
             finished.set()
@@ -81,17 +91,25 @@ class ClusterBatch:
             stop_file.unlink(missing_ok=True)
         return self.states
 
-    def _work_off(self, waiting: SimpleQueue[QueuedJob], stop_file: Path) -> None:
+    def _work_off(self, waiting: SimpleQueue[QueuedJob], stop_file: Path, tries: Counter[str]) -> None:
         """Keep one worker busy: give it the next job as soon as its last one has ended."""
         while not self.stop.is_set() and not self.window.is_over:
             try:
                 queued = waiting.get_nowait()
             except Empty:
                 return
-            self.states[queued.job.run] = self.wrap(queued, partial(self._on_worker, queued, stop_file))
+            run = queued.job.run
+            self.states[run] = self.wrap(queued, partial(self._on_worker, queued, stop_file))
+            tries[run] += 1
+            if self.states[run] == "left" and tries[run] < TRIES:
+                waiting.put(queued)
 
     def _on_worker(self, queued: QueuedJob, stop_file: Path) -> State:
-        """Have a worker do a job; an error of the cluster sets this job aside, and no other."""
+        """Have a worker do a job. What the worker cannot tell itself is set aside only where the spec is wrong there.
+
+        Where the cluster lost its workers the job is given out again, `TRIES` times, and is left then: what killed
+        them, the job's attempts tell (`flows/batch/blame.py`).
+        """
         fields = {"name": queued.name, "where": queued.where, "spec": queued.job.spec.model_dump(mode="json")}
         future = self.client.submit(
             run_job,
@@ -107,10 +125,13 @@ class ClusterBatch:
         )
         try:
             state: State = future.result()
-        except Exception as error:
+            return state
+        except (SpecError, StageError) as error:
             write_set_aside(self.home, queued, error)
             return "set aside"
-        return state
+        except Exception as error:
+            log.warning("%s: the cluster gave no result: %s: %s", queued.job.run, type(error).__name__, error)
+            return "left"
 
     def _pass_on(self, stop_file: Path, finished: threading.Event) -> None:
         """Tell the workers of a stop, and of a pause that only this process knows of, by files in the home."""
@@ -118,8 +139,7 @@ class ClusterBatch:
         is_ours = False
         while not finished.wait(POLL_SECONDS):
             if self.stop.is_set():
-                stop_file.parent.mkdir(parents=True, exist_ok=True)
-                stop_file.touch()
+                write_whole((self.stop.why or "").encode(), stop_file)
             if self.is_paused is not None:
                 if self.is_paused() and not pause_file.exists():
                     pause_file.touch()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flows.batch.runner import State
     from flows.batch.window import Window
     from flows.home import Home
+    from flows.rendering.stop import StopEvent
 
 _sessions: dict[tuple[Home, str], Session] = {}  # of this worker process: one at most, with its model
 
@@ -37,15 +38,16 @@ def worker_session(home: Home, options: dict[str, Any]) -> Session:
 
 
 @contextmanager
-def stop_on_file(stop_file: Path, stop: threading.Event) -> Iterator[None]:
-    """Set `stop` as soon as the file `stop_file` exists, while the body runs."""
+def stop_on_file(stop_file: Path, stop: StopEvent) -> Iterator[None]:
+    """Ask for a stop as soon as the file `stop_file` exists, while the body runs; its text is the reason."""
     over = threading.Event()
 
     def watch() -> None:
         """Set `stop` once the file is there."""
         while not over.wait(POLL_SECONDS):
             if stop_file.exists():
-                stop.set()
+                stop.ask(stop_file.read_text(encoding="utf-8") or None)
+                return
 
     threading.Thread(target=watch, name="stop", daemon=True).start()
     try:

@@ -6,7 +6,6 @@ next night takes up what this one left, and so does `freescale batch` when it is
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -26,6 +25,8 @@ from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
+from flows.rendering.room import with_room
+from flows.rendering.stop import StopEvent
 from stages.errors import SpecError
 from stages.observer import NullObserver
 from stages.spec import RunOptions
@@ -61,7 +62,7 @@ def overnight(
     by the workers of the Dask scheduler at `dask`. `notify` is told how the batch ended: an http address, or TYPE/NAME
     of a notification block of this server. Returns the number of jobs by state, and the path of the page.
     """
-    home, log, stop = Home.find(), get_run_logger(), threading.Event()
+    home, log, stop = Home.find(), get_run_logger(), StopEvent()
     check_hook(notify)
     with closing(FlowState(stop)) as state:
         window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
@@ -71,7 +72,12 @@ def overnight(
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
         with _open_batch(home, options, state, dask, workers, **fields) as batch:
             found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
-    page = _write_page(home, found, states) if found else None
+    page = None
+    if found:
+        try:
+            page = with_room(lambda: _write_page(home, found, states), stop, home.root)
+        except Exception as error:  # without it the pictures are there all the same
+            log.error("the page could not be written: %s: %s", type(error).__name__, error)
     send_notification(notify, states.values(), page)
     state.end()
     return {"tally": Counter(states.values()), "page": None if page is None else str(page)}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
+    from flows.rendering.stop import StopEvent
 
 
 P = ParamSpec("P")
@@ -88,7 +89,7 @@ class FlowState:
 
     POLL_SECONDS = 2.0
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: StopEvent) -> None:
         context = get_run_context()
         assert isinstance(context, FlowRunContext)
         assert context.flow_run is not None
@@ -119,5 +120,9 @@ class FlowState:
         self.is_held = state.is_paused()
         if state.is_paused() and state.state_details.pause_reschedule:
             self.suspended = state
-        if self.suspended or state.is_cancelling() or state.is_final():
-            self.stop.set()
+        if self.suspended:
+            self.stop.ask("suspended")
+        elif state.is_cancelling() or state.is_cancelled():
+            self.stop.ask("cancelled")
+        elif state.is_final():
+            self.stop.ask(f"the flow run is {state.name}")

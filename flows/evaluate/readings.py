@@ -6,7 +6,6 @@ where it was, and one that is done is scored again without a new render.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections import Counter
 from contextlib import suppress
@@ -20,6 +19,7 @@ from flows.cluster.worker import stop_on_file, worker_session
 from flows.evaluate.layout import REFERENCE, Evaluation, Picture, Size
 from flows.rendering.costs import Cost, cost
 from flows.rendering.job import prepare
+from flows.rendering.stop import StopEvent
 from stages.errors import StageError
 from stages.metrics.clip_score import clip_score
 from stages.metrics.score import DISTANCES, Sample, Score, scores
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from stages.call import Call
     from stages.models.folder import ModelInfo
     from storage import ArtifactStore
+
+PURPOSE = "evaluation"  # of the runs that are made here
 
 
 def unread(picture: Picture, store: ArtifactStore, held: Collection[str] = ()) -> bool:
@@ -143,10 +145,10 @@ def read_elsewhere(
 ) -> None:  # fmt: skip
     """In a worker: render a picture, from its last checkpoint, and read it. Stop once the file `stop_file` exists."""
     session = worker_session(home, options)
-    session.stop = threading.Event()
+    session.stop = StopEvent()
     with stop_on_file(stop_file, session.stop), suppress(Interrupted):
         if spec is not None:
-            session.render(prepare(make_spec(spec), home))
+            session.render(prepare(make_spec(spec), home), made_for=PURPOSE)
         runner = session.runner_for(info, dtype)
         for call in readings:
             runner.ensure(call, {})
@@ -156,7 +158,7 @@ def read_picture(picture: Picture, evaluation: Evaluation, session: Session) -> 
     """The readings of one picture: from the store where they are there, else made now."""
     store = session.home.store
     if picture.job is not None and unread(picture, store):
-        session.render(picture.job)
+        session.render(picture.job, made_for=PURPOSE)
     runner = session.runner(next(p.job for p in evaluation.pictures if p.job is not None))
     tensors: Tensors = {}
     for role, call in picture.readings.items():

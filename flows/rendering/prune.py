@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
-def parse_age(text: str) -> timedelta:
-    """The age that a text like `12h`, `7d` or `2w` says. Raises `SpecError` for another text."""
+def parse_age(text: str, field: str = "older_than") -> timedelta:
+    """The age that a text like `12h`, `7d` or `2w` says. Raises `SpecError`, which names `field`, for another text."""
     match = re.fullmatch(r"(\d{1,6})([hdw])", text)
     if match is None:
-        raise SpecError(f"older_than: {text!r} is not a number and h, d or w, for example 7d")
+        raise SpecError(f"{field}: {text!r} is not a number and h, d or w, for example 7d")
     return int(match[1]) * UNITS[match[2]]
 
 

@@ -6,26 +6,25 @@ after its end everything is found done.
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from flows.rendering.attempts import begin_attempt, end_attempt
 from flows.rendering.export import file_name, target_path
 from flows.rendering.files import copy_whole
-from flows.rendering.job import planned, to_do
+from flows.rendering.job import to_do
+from flows.rendering.stop import StopEvent
 from stages.device import pick_device
 from stages.export_video import PREVIEWS, ExportVideo
 from stages.models.load import Models
+from stages.observer import SafeObserver
 from stages.planner.budget import check, return_freed
 from stages.runner import Interrupted, Runner
-from storage import Attempt, RunNotFoundError, RunRecord, fingerprint
+from storage import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from stages.models.load import Helpers, ModelInfo
     from stages.observer import Observer, Outcome
     from stages.spec import RunOptions
-    from storage import Runs
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,13 @@ class Session:
     home: Home
     options: RunOptions
     observer: Observer
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: StopEvent = field(default_factory=StopEvent)
     helpers: RenderHelpers | None = None  # None: this process computes everything
     _models: dict[tuple[str, str], Models] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let nothing that the observer raises reach the work."""
+        self._watched = SafeObserver(self.observer)
 
     def runner(self, job: Job) -> Runner:
         """A runner for a job, with the model kept from the last one where it is the same."""
@@ -109,7 +111,7 @@ class Session:
             self._models[key] = Models(info, dtype, pick_device(self.options.device))
         models = self._models[key]
         helpers = None if self.helpers is None else self.helpers.helpers_of(info, dtype, models.device)
-        return Runner(self.home.store, models, self.options, self.observer, self.stop, helpers)
+        return Runner(self.home.store, models, self.options, self._watched, self.stop, helpers)
 
     def release(self) -> None:
         """Take the model off the device; the next job loads it again."""
@@ -117,16 +119,17 @@ class Session:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def render(self, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
+    def render(self, job: Job, out: Path | None = None, overwrite: bool = False, made_for: str | None = None) -> Result:
         """Make the picture or video of every level; with `out`, copy the last one there. Returns paths, hash and times.
 
+        `made_for` is what asks for the run where no person does, such as `evaluation`; `freescale runs` leaves it out.
         Raises `SpecError` before any work where `out` would overwrite another file or the memory cannot suffice,
         `Interrupted` when asked to stop, and whatever a stage raised; the run's record then says so.
         """
         began = time.monotonic()
         target = target_path(out, job, self.home, overwrite)
         check(to_do(job.plan, self.home), job.plan.info, self.options, pick_device(self.options.device))
-        record = begin_attempt(job, self.home.runs)
+        record = begin_attempt(job, self.home, made_for)
         outcomes: dict[str, Outcome] = {}
         try:
             runner = self.runner(job)
@@ -137,16 +140,20 @@ class Session:
             final = copy_whole(runner.file_path(last, file_name(last), outcomes), target) if target else None
             digest = runner.read(last, outcomes)["pixels_sha256"]
         except Interrupted as stopped:
-            end_attempt(self.home.runs, record, "interrupted", str(stopped))
+            why = self.stop.why
+            state = "cancelled" if why == "cancelled" else "interrupted"
+            end_attempt(
+                self.home.runs, record, state, f"{stopped}" + (f" ({why})" if why else ""), (), self._watched.remarks()
+            )
             raise
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            end_attempt(self.home.runs, record, state, f"{type(error).__name__}: {error}")
+            end_attempt(self.home.runs, record, state, f"{type(error).__name__}: {error}", (), self._watched.remarks())
             raise
         finally:
             return_freed()
         outputs = tuple(path for path in (final, *reversed(levels)) if path is not None)
-        end_attempt(self.home.runs, record, "done", None, outputs)
+        end_attempt(self.home.runs, record, "done", None, outputs, self._watched.remarks())
         pixels = bytes(digest.numpy()).hex()
         return Result(job.run, outputs, pixels, tuple(outcomes.values()), time.monotonic() - began)
 
@@ -159,30 +166,3 @@ class Session:
                 copy_whole(runner.file_path(export, preview, outcomes), folder / f"{name}{ending}")
         file = file_name(export)
         return copy_whole(runner.file_path(export, file, outcomes), folder / f"{name}{Path(file).suffix}")
-
-
-def begin_attempt(job: Job, runs: Runs) -> RunRecord:
-    """Record that this process begins to work on a run, and return the record; it is made where there is none."""
-    attempt = Attempt(started=datetime.now(UTC), host=socket.gethostname(), process=os.getpid())
-    try:
-        found = runs.load(job.run)
-        record = found.revised(state="running", error=None, attempts=(*found.attempts[-99:], attempt))
-    except RunNotFoundError:
-        record = RunRecord(
-            run=job.run,
-            spec=job.spec.model_dump(mode="json"),
-            plan=planned(job.plan),
-            origin=job.origin,
-            origin_stage=job.origin_stage,
-            attempts=(attempt,),
-            created=datetime.now(UTC),
-        )
-    runs.save(record)
-    return record
-
-
-def end_attempt(runs: Runs, record: RunRecord, state: str, error: str | None, outputs: tuple[Path, ...] = ()) -> None:
-    """Record how the last attempt of a run ended: `state` is done, interrupted or failed."""
-    last = record.attempts[-1].revised(finished=datetime.now(UTC), state=state, error=error)
-    kept = tuple(str(path) for path in outputs) or record.outputs
-    runs.save(record.revised(state=state, error=error, outputs=kept, attempts=(*record.attempts[:-1], last)))

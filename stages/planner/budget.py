@@ -31,6 +31,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 PARTS = ("text", "unet", "vae")  # of a model; the networks of metrics are small
 
 
+class TooLittleFreeError(SpecError):
+    """Less memory than `needed` bytes is there, or free."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
 @dataclass(frozen=True)
 class Saving:
     """One way to take less memory: its name in a manifest, the options it sets, the parts of a model it helps.
@@ -127,9 +135,9 @@ def fitted(call: Call, info: ModelInfo, options: RunOptions, device: torch.devic
 
 
 def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
-    """Raise `SpecError` for calls that no saving makes fit, with the smallest budget that would do.
+    """Raise `TooLittleFreeError` for calls that no saving makes fit, with the smallest budget that would do.
 
-    Raise it also for a `vae_memory` that is too small for tiles.
+    Raise `SpecError` for a `vae_memory` that is too small for tiles.
     """
     budget = options.memory or free_bytes(device)
     calls = [call for call in calls if call.stage.part in PARTS]
@@ -143,10 +151,8 @@ def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: t
     needed, call = max(misfits, key=lambda misfit: misfit[0])
     height, width = call.size
     there = show_bytes(budget) if options.memory else f"{show_bytes(budget)} free on {device}"
-    raise SpecError(
-        f"memory: {there} is too little for {call.label} at {width}x{height}, with every saving taken; "
-        f"the smallest that would do is {enough_bytes(needed)}"
-    )
+    words = f"memory: {there} is too little for {call.label} at {width}x{height}, with every saving taken; "
+    raise TooLittleFreeError(f"{words}the smallest that would do is {enough_bytes(needed)}", needed)
 
 
 def check_tiles(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
@@ -207,10 +213,15 @@ def _of_glibc(name: str) -> Any:
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
+def host_bytes() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _free_host_bytes() -> int:
     """What Linux says is available without swapping; elsewhere, half of what is built in."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return host_bytes() // 2

@@ -22,8 +22,8 @@ from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster
 from flows.home import Home
+from flows.rendering.attempts import begin_attempt as begin
 from flows.rendering.session import Session
-from flows.rendering.session import begin_attempt as begin
 from stages.spec import RunOptions
 from storage import StoreFullError
 from tests.processes import forked_workers
@@ -53,7 +53,7 @@ def faulty(dask_worker: Any) -> None:
         if fault is not None and not struck.exists():
             struck.touch()
             if fault == "killed":
-                begin(job, self.home.runs)
+                begin(job, self.home)
                 os.kill(os.getpid(), signal.SIGKILL)
             raise torch.OutOfMemoryError("no memory") if fault == "memory" else StoreFullError("no room.")
         return render(self, job, out, overwrite)

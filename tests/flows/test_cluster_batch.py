@@ -74,9 +74,9 @@ def poison(dask_worker: Any) -> None:
 
     def deadly(self: Session, job: Job, out: Path | None = None, overwrite: bool = False) -> Result:
         if "poison" in job.spec.prompt:
-            from flows.rendering.session import begin_attempt
+            from flows.rendering.attempts import begin_attempt
 
-            begin_attempt(job, self.home.runs)  # as a render begins: the attempt is written down
+            begin_attempt(job, self.home)  # as a render begins: the attempt is written down
             os.kill(os.getpid(), signal.SIGKILL)
         return render(self, job, out, overwrite)
 
@@ -128,7 +128,7 @@ def test_a_killed_workers_job_goes_on_elsewhere(home: Home, client: Client) -> N
     thread.join(180)
     assert states == [{queued.job.run: "done"}]
     attempts = home.runs.load(queued.job.run).attempts
-    assert [attempt.state for attempt in attempts] == ["running", "done"]
+    assert [attempt.state for attempt in attempts] == ["lost", "done"]
     resumed = [home.store.find(call.key) for call in home.runs.load(queued.job.run).plan]
     assert any(manifest and manifest.resumed_at for manifest in resumed)
     assert stored(home, queued).pixels_sha256 == alone(home, queued)
@@ -148,7 +148,7 @@ def test_poison_is_set_aside_and_takes_no_neighbour_with_it(home: Home, client: 
     jobs = queue(home, "a poison disc", "a red ring on snow", "a yellow ring on snow")
     states = ClusterBatch(home, OPTIONS, client).run(jobs)
     assert [states[queued.job.run] for queued in jobs] == ["set aside", "done", "done"]
-    assert "its process died 3 times" in set_aside_path(home, jobs[0].job.run).read_text()
+    assert "its process died 3 times at " in set_aside_path(home, jobs[0].job.run).read_text()
     for queued in jobs[1:]:
         assert stored(home, queued).pixels_sha256 == alone(home, queued)
 
