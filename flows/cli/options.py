@@ -244,13 +244,13 @@ def run_options(given: Memory) -> RunOptions:
     """The options of a run, checked. Raises `SpecError`."""
     from pydantic import ValidationError
 
-    from stages.errors import SpecError
-    from stages.spec import RunOptions, sentence
+    from stages.errors import SpecError, sentence
+    from stages.spec import RunOptions
 
     try:
         return RunOptions.model_validate(dataclasses.asdict(given))
     except ValidationError as error:
-        raise SpecError(sentence(error)) from None
+        raise SpecError(sentence(error, RunOptions)) from None
 
 
 def flags_of(given: DataclassInstance) -> dict[str, Any]:

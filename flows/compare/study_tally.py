@@ -16,8 +16,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from freescale.forward_process import generator
-from stages.errors import SpecError
-from stages.spec import sentence
+from stages.errors import SpecError, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

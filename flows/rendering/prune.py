@@ -38,7 +38,7 @@ def parse_max_size(text: str) -> int:
     try:
         return parse_bytes(text)
     except ValueError as error:
-        raise SpecError(f"max_size: {text!r}: {error}") from None
+        raise SpecError(f"max_size: {text!r} {error}") from None
 
 
 def needless(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from stages.errors import SpecError
+from stages.errors import SpecError, sentence
 from stages.settings import settled_method
 from stages.shapes.scenes import sample_scene
 from stages.shapes_motion.videos import sample_video
-from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, exact_rate, parse_size, sentence
+from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, exact_rate, parse_size
 
 if TYPE_CHECKING:
     from stages.models.load import ModelInfo
@@ -131,7 +131,7 @@ def make_grid(values: dict[str, Any]) -> GridSpec:
     try:
         return GridSpec.model_validate(values)
     except ValidationError as error:
-        raise SpecError(sentence(error)) from None
+        raise SpecError(sentence(error, GridSpec)) from None
 
 
 def _lines(path: Path) -> list[str]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
+import yaml
 
 from freescale import SOLVERS
-from stages.errors import LISTED, nearest, not_one_of
+from stages.errors import LISTED, cause, nearest, not_one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -26,8 +34,11 @@ def test_the_nearest_solver(given: object, found: str | None) -> None:
 
 
 def test_a_word_that_people_use_stands_for_a_name() -> None:
-    assert nearest("cfg", ["guidance_scale", "crf"], {"cfg": "guidance_scale"}) == "guidance_scale"
-    assert nearest("crf", ["guidance_scale", "crf"], {"crf": "guidance_scale"}) == "crf"
+    assert nearest("cfg", ["guidance_scale", "crf"]) == "guidance_scale"
+    assert nearest("--CFG-Scale", ["--guidance-scale", "--crf"]) == "--guidance-scale"
+    assert nearest("fp16", ["float32", "float16"]) == "float16"
+    assert nearest("fp16", ["size", "dtype"]) == "dtype"
+    assert nearest("Vienna", ["Europe/Vienna", "UTC"], {"Vienna": "Europe/Vienna"}) == "Europe/Vienna"
 
 
 def test_few_names_are_listed_and_many_are_not() -> None:
@@ -37,3 +48,20 @@ def test_few_names_are_listed_and_many_are_not() -> None:
         f"'nam-3' is not one of the {LISTED + 1} that `freescale runs` lists; the nearest is 'name-3'"
     )
     assert not_one_of("x", []) == "'x' does not exist"
+
+
+def _fails(read: Callable[[], object]) -> str:
+    try:
+        read()
+    except Exception as error:
+        return cause(error)
+    raise AssertionError("it was read")
+
+
+def test_why_a_file_cannot_be_read_in_one_line_without_the_words_of_a_library() -> None:
+    assert _fails(lambda: b"a\xff".decode()) == "it is not UTF-8 text (byte 0xff at 1)"
+    assert _fails(lambda: Path("/nowhere").read_text()) == "no such file or directory"
+    assert (
+        _fails(lambda: yaml.safe_load("a: 1\nb: [1, 2\nc: 3\n")) == "line 3, column 2: expected ',' or ']', but got ':'"
+    )
+    assert _fails(lambda: json.loads('{"a": 1,}')).startswith("line 1, column ")
