@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 LISTED = 12  # names that one error lists; of more it gives the nearest and what lists them all
-LIKENESS = 0.6  # of two names, by difflib's ratio, from which one is a typo of the other
+LIKENESS = 0.65  # of two names, by difflib's ratio, from which one is a typo of the other
+LIKENESS_OF_HABITS = 0.8  # the same, for a word of another program
 HABITS: Mapping[str, str] = {
     "bfloat16": "bf16",
     "cuda": "gpu nvidia",
     "device": "gpu cuda",
+    "doctor": "check diagnose",
     "dtype": "precision torch_dtype fp16 bf16 half float16",
     "euler_ancestral": "euler_a k_euler_a",
+    "evaluate": "eval measure benchmark score",
     "float16": "fp16 half",
     "float32": "fp32 full single",
     "format": "type extension output_format",
@@ -42,10 +45,16 @@ HABITS: Mapping[str, str] = {
     "negative_prompt": "negative neg n_prompt uc",
     "out": "o output outdir out_dir output_dir outfile save",
     "overwrite": "force f y replace",
+    "plan": "dry_run estimate cost",
     "png": "jpg jpeg bmp gif",
     "prompt": "text caption positive_prompt",
+    "prune": "clean gc delete rm remove",
+    "render": "generate gen draw txt2img img2img text2img upscale create make",
     "restart": "strength denoise denoising_strength",
+    "resume": "continue restart",
+    "runs": "list ls history status ps",
     "seed": "noise_seed random_seed s",
+    "show": "info inspect describe",
     "size": "w h width height resolution dimensions",
     "solver": "sampler sampler_name scheduler",
     "steps": "num_inference_steps n_steps num_steps sampling_steps",
@@ -75,10 +84,11 @@ def nearest(given: object, allowed: Iterable[str], also: Mapping[str, str] | Non
             names |= {_letters(word): ours for word in words.split()}
     names |= own
     wanted = _letters(str(given))
-    found = difflib.get_close_matches(wanted, names, 1, LIKENESS)
+    likeness = {name: difflib.SequenceMatcher(None, wanted, name).ratio() for name in names}
+    found = [name for name in names if likeness[name] >= (LIKENESS if name in own else LIKENESS_OF_HABITS)]
     if not found and len(wanted) > 2:
         found = [name for name in names if name.startswith(wanted)]
-    return names[found[0]] if found else None
+    return names[max(found, key=lambda name: likeness[name])] if found else None
 
 
 def not_one_of(
@@ -95,6 +105,23 @@ def not_one_of(
         said = f"{given!r} is not one of the {len(names)} that `{listed_by}` lists"
     found = nearest(given, names, also)
     return said if found is None else f"{said}; the nearest is {found!r}"
+
+
+def nearest_size(text: str, grain: int, least: int, most: int) -> tuple[int, int] | None:
+    """Return (width, height) in pixels that 512*512, 512, 1k, 1080p or 16:9 probably mean, or None for other text.
+
+    Sides are multiples of `grain` from `least` to `most`.
+    """
+    found = [(float(number), unit) for number, unit in re.findall(r"(\d{1,6}(?:\.\d{1,3})?)\s*(k|p)?", text.lower())]
+    if not found or len(found) > 2:
+        return None
+    sides = [number * 1024 if unit == "k" else number for number, unit in found]
+    if found[0][1] == "p":
+        sides = [sides[0] * 16 / 9, sides[0]]
+    elif ":" in text and len(sides) == 2:  # an aspect
+        sides = [1024 * side / max(*sides, 1) for side in sides]
+    width, height = (min(max(round(side / grain) * grain, least), most) for side in (sides[0], sides[-1]))
+    return width, height
 
 
 def cause(error: Exception) -> str:

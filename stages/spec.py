@@ -31,7 +31,7 @@ from pydantic import (
 
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
-from stages.errors import SpecError, cause, not_one_of, sentence
+from stages.errors import SpecError, cause, nearest_size, not_one_of, sentence
 from stages.planner.amounts import parse_bytes
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
@@ -335,24 +335,9 @@ def parse_size(text: str) -> Pair:
     """Return (width, height) in pixels from `WIDTHxHEIGHT`. Raises `SpecError` for other text."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 7 for p in parts):
-        width, height = _nearest_size(text) or (768, 512)
+        width, height = nearest_size(text, GRAIN, MIN_SIDE, MAX_SIDE) or (768, 512)
         raise SpecError(f"size: {text!r} is not WIDTHxHEIGHT in pixels; write for example {width}x{height}")
     return int(parts[0]), int(parts[1])
-
-
-def _nearest_size(text: str) -> Pair | None:
-    """Return the size that was probably meant: by 512*512, 512, 1k, 1080p or 16:9."""
-    found = [(float(number), unit) for number, unit in re.findall(r"(\d{1,6}(?:\.\d{1,3})?)\s*(k|p)?", text.lower())]
-    if not found or len(found) > 2:
-        return None
-    sides = [number * 1024 if unit == "k" else number for number, unit in found]
-    if found[0][1] == "p":
-        sides = [sides[0] * 16 / 9, sides[0]]
-    elif ":" in text and len(sides) == 2:
-        sides = [1024 * side / max(sides) for side in sides] if min(sides) else sides
-    low, high = MIN_SIDE // GRAIN, MAX_SIDE // GRAIN
-    width, height = (min(max(round(side / GRAIN), low), high) * GRAIN for side in (sides[0], sides[-1]))
-    return width, height
 
 
 def make_spec(values: dict[str, Any]) -> RenderSpec:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import TYPE_CHECKING
+import typing
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -63,6 +65,45 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         console.print(f"  {output}")
     if record.state != "done":
         console.print(f"  go on with: freescale resume {record.run}")
+
+
+def print_methods(as_json: bool) -> None:
+    """Every method with its parameters, and every ablation with what it sets."""
+    from freescale import METHODS
+    from freescale.methods.ablations import CHANGES
+
+    rows = {
+        name: {
+            one.name: {"type": _kind(typing.get_type_hints(method)[one.name]), "default": one.default}
+            for one in dataclasses.fields(method)
+        }
+        for name, method in METHODS.items()
+    }
+    if as_json:
+        typer.echo(json.dumps({"methods": rows, "ablations": CHANGES}))
+        return
+    for name, parameters in rows.items():
+        typer.echo(f"{name}: {(METHODS[name].__doc__ or '').splitlines()[0]}")
+        for parameter, about in parameters.items():
+            typer.echo(f"  --{parameter.replace('_', '-'):<20} {about['type']}, default {_shown(about['default'])}")
+    for name, changes in CHANGES.items():
+        typer.echo(f"{name}: " + ", ".join(f"--{k.replace('_', '-')} {_shown(v)}" for k, v in changes.items()))
+
+
+def _kind(hint: Any) -> str:
+    """A type in words: the choices, or the kind of number."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, parts))
+    if typing.get_origin(hint) is tuple:
+        return ",".join(_kind(part) for part in parts)
+    words = {bool: "true or false", int: "whole number", float: "number", type(None): "none"}
+    return " or ".join(_kind(part) for part in parts) or words.get(hint, str(hint))
+
+
+def _shown(value: object) -> str:
+    """A parameter's value as it is typed after its option."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def print_models(home: Home, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from freescale import SOLVERS
-from stages.errors import LISTED, cause, nearest, not_one_of
+from stages.errors import LISTED, cause, nearest, nearest_size, not_one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,3 +65,26 @@ def test_why_a_file_cannot_be_read_in_one_line_without_the_words_of_a_library() 
         _fails(lambda: yaml.safe_load("a: 1\nb: [1, 2\nc: 3\n")) == "line 3, column 2: expected ',' or ']', but got ':'"
     )
     assert _fails(lambda: json.loads('{"a": 1,}')).startswith("line 1, column ")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512*512", (512, 512)),
+        ("512", (512, 512)),
+        ("512 x 512", (512, 512)),
+        ("1920\u00d71080", (1920, 1080)),
+        ("500x300px", (496, 304)),
+        ("1k", (1024, 1024)),
+        ("2.5K", (2560, 2560)),
+        ("1080p", (1920, 1080)),
+        ("16:9", (1024, 576)),
+        ("0:0", (64, 64)),
+        ("10", (64, 64)),
+        ("999999", (16384, 16384)),
+        ("large", None),
+        ("1x2x3", None),
+    ],
+)
+def test_the_size_that_was_probably_meant(text: str, size: tuple[int, int] | None) -> None:
+    assert nearest_size(text, 8, 64, 16384) == size
