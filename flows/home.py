@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from stages.errors import SpecError
+from stages.errors import SpecError, not_one_of
 from storage import ArtifactStore, Disk, RunNotFoundError, Runs
 
 if TYPE_CHECKING:
     from storage import Backend, RunRecord
+
+
+def user_path(text: str | Path) -> Path:
+    """The path that a person wrote, with `~` as the home folder of the user."""
+    return Path(os.path.expanduser(text))
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,11 @@ class Home:
     def find(cls, given: Path | None = None) -> Home:
         """The folder given, else the environment's, else the platform's place for user data; `FREESCALE_STORE`.
 
-        Raises `SpecError` for what is no address of a bucket, `StoreAccessError` for one that cannot be used.
+        Raises `SpecError` for a file in place of a folder and for what is no address of a bucket,
+        `StoreAccessError` for one that cannot be used.
         """
-        root = given or cls.folder()
+        root = cls.folder() if given is None else user_path(given)
+        _check_folder(root, "--home" if given is not None else "FREESCALE_HOME")
         home = cls(root, os.environ.get("FREESCALE_STORE") or None)
         if home.bucket is not None:
             _bucket(home.bucket, root)  # tried now, before there is work to lose
@@ -43,7 +50,7 @@ class Home:
     def folder() -> Path:
         """The folder that `FREESCALE_HOME` names, else the user's data folder; it need not exist."""
         named = os.environ.get("FREESCALE_HOME")
-        return Path(named) if named else Path(platformdirs.user_data_dir("freescale"))
+        return user_path(named) if named else Path(platformdirs.user_data_dir("freescale"))
 
     @property
     def backend(self) -> Backend:
@@ -66,12 +73,20 @@ class Home:
         """The record of a run. Raises `SpecError` where the home has no such run."""
         try:
             return self.runs.load(run)
-        except (RunNotFoundError, ValueError) as error:
-            raise SpecError(f"run: {error}") from None
+        except (RunNotFoundError, ValueError):
+            runs = [record.run for record in self.runs.list()]
+            raise SpecError(f"run: {not_one_of(run, runs, listed_by='freescale runs')}") from None
 
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""
         return self.root / "runs" / run
+
+
+def _check_folder(root: Path, said_by: str) -> None:
+    """Raise `SpecError` where the home, or a folder that it would lie in, is a file."""
+    found = next((path for path in (root, *root.absolute().parents) if os.path.lexists(path)), root)
+    if os.path.lexists(found) and not os.path.isdir(found):
+        raise SpecError(f"home: {str(found)!r} of {said_by} is not a folder; name one, which need not exist")
 
 
 @functools.cache

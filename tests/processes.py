@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,7 @@ def forked_workers() -> Iterator[None]:
 def _main(told: str, words: tuple[str, ...], heartbeat: float, environment: dict[str, str], folder: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()  # TZ may be another
     os.chdir(folder)
     from flows.cli import app as cli
     from storage import locks

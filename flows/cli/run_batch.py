@@ -77,6 +77,8 @@ def work(
     check_hook(hook)
     terminal = Terminal()
     terminal.say(f"{len(listed.jobs)} jobs" + (f", {listed.repeated} more are repetitions" if listed.repeated else ""))
+    if window.until is not None:
+        terminal.say(f"no job is started after {window.until.astimezone():%Y-%m-%d %H:%M %Z}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     states = states_of(listed.jobs, Batch(home, options, terminal, stop, out, window, again), dask, workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -109,7 +110,9 @@ class GridSpec(_Sampled):
         if self.of_scenes:
             sample = sample_video if videos else sample_scene
             return [sample(FIRST_SCENE + index).caption for index in range(self.count or captions)]
-        given = list(self.prompts) if isinstance(self.prompts, tuple) else _lines(Path(self.prompts).expanduser())
+        given = (
+            list(self.prompts) if isinstance(self.prompts, tuple) else _lines(Path(os.path.expanduser(self.prompts)))
+        )
         if self.count is not None and self.count > len(given):
             raise SpecError(f"count: {self.count} is more than the {len(given)} prompts there are")
         return given[: self.count]

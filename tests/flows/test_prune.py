@@ -100,7 +100,7 @@ def test_what_another_run_shares_stays_when_one_run_is_pruned(home: Home) -> Non
     went = gone(home, run=one.run)
     assert went
     assert not went & shared
-    with pytest.raises(SpecError, match="'nobody' is not one of this home"):
+    with pytest.raises(SpecError, match="run: 'nobody' "):
         needless(home, NONE, run="nobody")
 
 
