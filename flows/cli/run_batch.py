@@ -16,6 +16,7 @@ from flows.batch.set_aside import read_set_aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
+from flows.rendering.advice import remarks
 from flows.rendering.job import to_do
 from stages.device import pick_device
 from stages.errors import SpecError
@@ -23,16 +24,17 @@ from stages.planner.budget import check, check_tiles
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from flows.batch.jobs_file import Jobs, QueuedJob
     from flows.batch.runner import State
     from flows.batch.window import Window
     from flows.home import Home
+    from flows.rendering.job import Job
     from stages.spec import RunOptions
 
-SHOWN = 20  # problems named before the rest is only counted
+SHOWN = 20  # problems or remarks named before the rest is only counted
 
 
 def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool) -> Jobs:
@@ -77,6 +79,7 @@ def work(
     check_hook(hook)
     terminal = Terminal()
     terminal.say(f"{len(listed.jobs)} jobs" + (f", {listed.repeated} more are repetitions" if listed.repeated else ""))
+    say_remarks(terminal, [(queued.where, queued.job) for queued in listed.jobs], options)
     if window.until is not None:
         terminal.say(f"no job is started after {window.until.astimezone():%Y-%m-%d %H:%M %Z}")
     if out is not None:
@@ -99,6 +102,15 @@ def work(
     else:
         typer.echo(page)
     return 3 if tally["left"] else 1 if tally["set aside"] else 0
+
+
+def say_remarks(terminal: Terminal, jobs: Iterable[tuple[str, Job]], options: RunOptions) -> None:
+    """Say what is worth a remark before the start, each once; of many remarks the first."""
+    said = remarks(jobs, pick_device(options.device))
+    for remark in said[:SHOWN]:
+        terminal.say(f"note: {remark}")
+    if len(said) > SHOWN:
+        terminal.say(f"note: and {len(said) - SHOWN} more remarks like these")
 
 
 def states_of(jobs: Sequence[QueuedJob], local: Batch, dask: str | None, workers: int | None) -> dict[str, State]:
