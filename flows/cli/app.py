@@ -7,6 +7,7 @@ standard error; with `--json` the last line of standard output is one object.
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -312,6 +313,9 @@ def parser() -> typer.core.TyperGroup:
 def main() -> None:
     """The console script."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends no command
     try:
         sys.exit(parser()(standalone_mode=False) or 0)
     except KeyboardInterrupt:

@@ -26,9 +26,9 @@ class Terminal:
         self._task: Any = None
 
     def begin(self, plan: Plan) -> None:
-        """Start the bar for a plan."""
+        """Start the bar for a plan, where there is a terminal that can redraw a line; FORCE_COLOR makes none."""
         self.progress = RenderProgress.of(plan)
-        if not self.quiet and self.console.is_terminal:
+        if not self.quiet and self.console.file.isatty() and not self.console.is_dumb_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
