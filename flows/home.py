@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
-from stages.errors import SpecError, not_one_of
+from stages.errors import SpecError, cause, not_one_of
 from storage import ArtifactStore, Disk, RunNotFoundError, Runs
 
 if TYPE_CHECKING:
@@ -18,8 +19,21 @@ if TYPE_CHECKING:
 
 
 def user_path(text: str | Path) -> Path:
-    """The path that a person wrote, with `~` as the home folder of the user."""
-    return Path(os.path.expanduser(text))
+    """The path that a person wrote, with `~` as the home folder of the user.
+
+    Raises `SpecError` for `~NAME` where nobody on this machine has that name.
+    """
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise SpecError(f"path: {path!r} names no user of this machine; write ./{path} for a folder of that name")
+    return Path(path)
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """Raise `SpecError` where a folder that will be written to, or one that it lies in, is a file."""
+    found = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    if os.path.lexists(found) and not os.path.isdir(found):
+        raise SpecError(f"{what}: {str(found)!r} is not a folder; name one, which need not exist")
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Home:
         `StoreAccessError` for one that cannot be used.
         """
         root = cls.folder() if given is None else user_path(given)
-        _check_folder(root, "--home" if given is not None else "FREESCALE_HOME")
+        check_folder("home" if given is not None else "FREESCALE_HOME", root)
         home = cls(root, os.environ.get("FREESCALE_STORE") or None)
         if home.bucket is not None:
             _bucket(home.bucket, root)  # tried now, before there is work to lose
@@ -69,6 +83,15 @@ class Home:
         """Records of runs."""
         return Runs(self.backend)
 
+    def make(self) -> None:
+        """Make the folder. Raises `SpecError` where that cannot be, or where it cannot be written to."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise SpecError(f"home: {str(self.root)!r} cannot be written to ({cause(error)}); name another") from None
+
     def record(self, run: str) -> RunRecord:
         """The record of a run. Raises `SpecError` where the home has no such run."""
         try:
@@ -80,13 +103,6 @@ class Home:
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""
         return self.root / "runs" / run
-
-
-def _check_folder(root: Path, said_by: str) -> None:
-    """Raise `SpecError` where the home, or a folder that it would lie in, is a file."""
-    found = next((path for path in (root, *root.absolute().parents) if os.path.lexists(path)), root)
-    if os.path.lexists(found) and not os.path.isdir(found):
-        raise SpecError(f"home: {str(found)!r} of {said_by} is not a folder; name one, which need not exist")
 
 
 @functools.cache

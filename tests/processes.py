@@ -6,6 +6,7 @@ else: no model, no store, no thread of a running event loop.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -66,6 +67,7 @@ def _main(told: str, words: tuple[str, ...], heartbeat: float, environment: dict
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()  # TZ may be another
+    importlib.reload(sys.modules["huggingface_hub.constants"])  # it reads the environment once
     os.chdir(folder)
     from flows.cli import app as cli
     from storage import locks

@@ -284,6 +284,7 @@ def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Ou
     from stages.device import pick_device
     from stages.runner import Interrupted
 
+    home.make()
     terminal = Terminal()
     session = Session(home, options, terminal, stop_on_signals())
     terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")

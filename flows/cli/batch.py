@@ -99,9 +99,9 @@ def prune(
 
 def pause(home: HomeOption = None) -> None:
     """Stop all batches of this home with checkpoints, and free their devices, until `unpause`."""
-    root = home_of(home).root
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "paused").touch()
+    found = home_of(home)
+    found.make()
+    (found.root / "paused").touch()
     typer.echo("paused; go on with: freescale unpause")
 
 

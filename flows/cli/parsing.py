@@ -7,7 +7,6 @@ and the nearest to it; `flows.cli.app.main` prints it.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from flows.home import user_path
 from stages.errors import SpecError, nearest, not_one_of, sentence
 
 FILES = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".txt")
@@ -129,5 +129,5 @@ def _holds_paths(param: Any) -> bool:
 def _at_home(value: Any) -> Any:
     """The value, with `~` at the beginning of a path as the home folder."""
     if isinstance(value, Path):
-        return Path(os.path.expanduser(value))
+        return user_path(value)
     return [_at_home(one) for one in value] if isinstance(value, list) else value

@@ -55,6 +55,7 @@ def run(
     evaluation = prepare_evaluation(spec, home)
     folder = out or home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite)
+    home.make()
     file = ReadingsFile(tuple(kept))
     terminal = Terminal()
     if not only_plan and (taken := file.take(evaluation, home.store)):

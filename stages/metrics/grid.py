@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from stages.errors import SpecError, sentence
+from stages.errors import SpecError, cause, sentence
 from stages.settings import settled_method
 from stages.shapes.scenes import sample_scene
 from stages.shapes_motion.videos import sample_video
@@ -148,7 +148,7 @@ def _lines(path: Path) -> list[str]:
             f"prompts: {path} does not exist; say shapes, or name a text file with a prompt a line"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"prompts: {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise SpecError(f"prompts: {path} cannot be read: {cause(error)}") from None
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
         raise SpecError(f"prompts: {path} holds no prompt")
