@@ -8,9 +8,9 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from flows.cli.console import plain_console
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def print_runs(home: Home, as_json: bool) -> None:
             str(len(r.attempts)),
             r.outputs[0] if r.outputs else "",
         )
-    Console(highlight=False, soft_wrap=True, width=WIDE).print(table)
+    plain_console(width=WIDE).print(table)
 
 
 def print_run(home: Home, run: str, as_json: bool) -> None:
@@ -50,7 +50,7 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({**record.model_dump(mode="json"), "stages": stages}))
         return
-    console = Console(highlight=False, soft_wrap=True, width=WIDE)
+    console = plain_console(width=WIDE)
     console.print(
         f"{record.run}: {record.state}" + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
     )
@@ -139,4 +139,4 @@ def print_models(home: Home, as_json: bool) -> None:
     for r in rows:
         trained = f"{r['native']}, {r['frames']} frames" if r["frames"] else str(r["native"])
         table.add_row(str(r["name"]), trained, str(r["steps"]), str(r["error"] or r["folder"]))
-    Console(highlight=False, soft_wrap=True, width=WIDE).print(table)
+    plain_console(width=WIDE).print(table)
