@@ -227,7 +227,8 @@ def _unknown_field(name: str, owners: list[type[BaseModel]]) -> str:
 
 
 def _unknown_method(given: Any) -> str:
-    from freescale.methods.ablations import ABLATIONS, METHODS  # they bring torch, and not every command needs it
+    from freescale import METHODS  # they bring torch, and not every command needs it
+    from freescale.methods.ablations import ABLATIONS
 
     if isinstance(given, dict):
         return f"name is missing; `{LISTS_METHODS}` lists the methods"

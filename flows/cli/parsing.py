@@ -10,7 +10,7 @@ import itertools
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -18,6 +18,10 @@ from typer.core import TyperCommand, TyperGroup
 from flows.home import user_path
 from stages.errors import SpecError, nearest, not_one_of, sentence
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
 FILES = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".txt")
 
 
@@ -65,7 +69,7 @@ class App(typer.Typer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(cls=Commands, context_settings={"help_option_names": ["--help", "-h"]}, **settings)
 
-    def command(self, name: str | None = None, **settings: Any) -> Any:
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
         """Return the decorator that adds a command."""
         return super().command(name, cls=Command, **settings)
 
@@ -87,7 +91,8 @@ def usage(error: typer.TyperException) -> str:
     if param is not None and message.startswith("Missing"):
         return f"{_name(param)} is missing; {shows}"
     if param is not None:
-        what = sentence(error.__cause__).partition(": ")[2] if hasattr(error.__cause__, "errors") else error.message
+        found: Any = error.__cause__  # pydantic's, where a value was no number
+        what = sentence(found).partition(": ")[2] if hasattr(found, "errors") else error.message
         return f"{_name(param)}: {what}"
     if extra := re.fullmatch(r"Got unexpected extra argument\(s\) \((.*)\)", message):
         return f"{extra[1]!r} is one word too many for {command}; quote words that belong together, {shows}"
