@@ -88,8 +88,8 @@ def commands_page() -> str:
             parts.append(table(("option", "value", "default", "meaning"), rows))
         if (command.context_settings or {}).get("allow_extra_args"):
             parts.append(
-                "Every other [field of a spec](fields.md) and every [parameter of the method](fields.md#methods) is an "
-                "option too: `--detail-scale 1.0`, `--no-fusion`, `--freeu none`, `--negative-prompt WORDS`."
+                "Every [parameter of the method](fields.md#methods) is an option too: `--detail-scale 1.0`, "
+                "`--no-fusion`, `--freeu none`; it comes after the prompt. `freescale methods` lists them."
             )
     return "\n\n".join(parts) + "\n"
 

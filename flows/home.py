@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
-from stages.errors import SpecError
+from stages.errors import SpecError, cause, not_one_of
 from storage import ArtifactStore, Disk, RunNotFoundError, Runs
 
 if TYPE_CHECKING:
     from storage import Backend, RunRecord
+
+
+def user_path(text: str | Path) -> Path:
+    """The path that a person wrote, with `~` as the home folder of the user.
+
+    Raises `SpecError` for `~NAME` where nobody on this machine has that name.
+    """
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise SpecError(f"path: {path!r} names no user of this machine; write ./{path} for a folder of that name")
+    return Path(path)
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """Raise `SpecError` where a folder that will be written to, or one that it lies in, is a file."""
+    found = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    if os.path.lexists(found) and not os.path.isdir(found):
+        raise SpecError(f"{what}: {str(found)!r} is not a folder; name one, which need not exist")
 
 
 @dataclass(frozen=True)
@@ -31,9 +50,11 @@ class Home:
     def find(cls, given: Path | None = None) -> Home:
         """The folder given, else the environment's, else the platform's place for user data; `FREESCALE_STORE`.
 
-        Raises `SpecError` for what is no address of a bucket, `StoreAccessError` for one that cannot be used.
+        Raises `SpecError` for a file in place of a folder and for what is no address of a bucket,
+        `StoreAccessError` for one that cannot be used.
         """
-        root = given or cls.folder()
+        root = cls.folder() if given is None else user_path(given)
+        check_folder("home" if given is not None else "FREESCALE_HOME", root)
         home = cls(root, os.environ.get("FREESCALE_STORE") or None)
         if home.bucket is not None:
             _bucket(home.bucket, root)  # tried now, before there is work to lose
@@ -43,7 +64,7 @@ class Home:
     def folder() -> Path:
         """The folder that `FREESCALE_HOME` names, else the user's data folder; it need not exist."""
         named = os.environ.get("FREESCALE_HOME")
-        return Path(named) if named else Path(platformdirs.user_data_dir("freescale"))
+        return user_path(named) if named else Path(platformdirs.user_data_dir("freescale"))
 
     @property
     def backend(self) -> Backend:
@@ -62,12 +83,22 @@ class Home:
         """Records of runs."""
         return Runs(self.backend)
 
+    def make(self) -> None:
+        """Make the folder. Raises `SpecError` where that cannot be, or where it cannot be written to."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise SpecError(f"home: {str(self.root)!r} cannot be written to ({cause(error)}); name another") from None
+
     def record(self, run: str) -> RunRecord:
         """The record of a run. Raises `SpecError` where the home has no such run."""
         try:
             return self.runs.load(run)
-        except (RunNotFoundError, ValueError) as error:
-            raise SpecError(f"run: {error}") from None
+        except (RunNotFoundError, ValueError):
+            runs = [record.run for record in self.runs.list()]
+            raise SpecError(f"run: {not_one_of(run, runs, listed_by='freescale runs')}") from None
 
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""

@@ -6,6 +6,7 @@ regions of each of its stages. What comes back is plain data: the plan reads it 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +176,7 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
     root = (input_root or Path()).absolute()
 
     def whole(path: str) -> str:
-        return str(root / Path(path).expanduser())
+        return str(root / os.path.expanduser(path))
 
     def all_whole(regions: tuple[Region, ...]) -> tuple[Region, ...]:
         return tuple(region.model_copy(update={"mask": whole(region.mask)}) for region in regions)

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import typing
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,7 +31,7 @@ from pydantic import (
 
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
-from stages.errors import SpecError
+from stages.errors import SpecError, cause, nearest_size, not_one_of, sentence
 from stages.planner.amounts import parse_bytes
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
@@ -39,6 +40,7 @@ MAX_FRAMES = 1024
 FPS = (Fraction(1), Fraction(240))  # of playback
 IMAGE_FORMATS, VIDEO_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", "frames")
 LOSSY = ("mp4", "hevc")
+DEVICES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Pair = tuple[int, int]
 if TYPE_CHECKING:
     SolverName = str
@@ -147,6 +149,22 @@ def off_grain(side: int, grain: int) -> str:
     return f"{side} is not a multiple of {grain}; the nearest that work are {nearest}"
 
 
+def _device(value: Any) -> Any:
+    """Return the name of a device as it is. Raises `ValueError` with the nearest for one that is none."""
+    if isinstance(value, str) and not re.fullmatch(DEVICES, value):
+        raise ValueError(not_one_of(value, ("auto", "cpu", "mps", "cuda", "cuda:N")))
+    return value
+
+
+def _sizes(value: Any) -> Any:
+    """Return the sizes of a cascade as they are. Raises `ValueError` for what is neither `auto` nor pairs of sides."""
+    pairs = [tuple(one) for one in value if isinstance(one, list | tuple)] if isinstance(value, list | tuple) else []
+    sides = [side for pair in pairs for side in pair if re.fullmatch(r"\d+(\.0)?", str(side))]
+    if value != "auto" and (not pairs or len(pairs) < len(value) or len(sides) < 2 * len(pairs)):
+        raise ValueError("is not auto or the size of every level, such as [[128, 128], [256, 256]]")
+    return value
+
+
 def exact_rate(value: Any) -> Any:
     """Return the exact fraction of a frame rate, such as 24 or `24000/1001`, as text in lowest terms.
 
@@ -180,7 +198,7 @@ class RenderSpec(_Model):
     method: MethodSpec = Field(
         default_factory=lambda: _spec_of("freescale"), description="The high-resolution method and its parameters."
     )
-    cascade: Literal["auto"] | tuple[Pair, ...] = Field(
+    cascade: Annotated[Literal["auto"] | tuple[Pair, ...], BeforeValidator(_sizes)] = Field(
         "auto",
         description="Sizes of the levels: `auto` (the method's own), or every level's (width, height) in pixels.",
     )
@@ -287,8 +305,8 @@ AmountOrNever = Annotated[
 class RunOptions(_Model):
     """How a render is run. Nothing here decides a byte beyond floating-point rounding."""
 
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`: the first accelerator, else the CPU."
+    device: Annotated[str, BeforeValidator(_device)] = Field(
+        "auto", pattern=DEVICES, description="`auto`: the first accelerator, else the CPU."
     )
     split_guidance: bool = Field(False, description="Two passes of the UNet in place of one twice as wide.")
     window_rows: int | None = Field(None, ge=1, description="Most attention windows computed at once. None: by memory.")
@@ -317,7 +335,8 @@ def parse_size(text: str) -> Pair:
     """Return (width, height) in pixels from `WIDTHxHEIGHT`. Raises `SpecError` for other text."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 7 for p in parts):
-        raise SpecError(f"size: {text!r} is not WIDTHxHEIGHT, for example 768x512")
+        width, height = nearest_size(text, GRAIN, MIN_SIDE, MAX_SIDE) or (768, 512)
+        raise SpecError(f"size: {text!r} is not WIDTHxHEIGHT in pixels; write for example {width}x{height}")
     return int(parts[0]), int(parts[1])
 
 
@@ -326,22 +345,7 @@ def make_spec(values: dict[str, Any]) -> RenderSpec:
     try:
         return RenderSpec.model_validate(values)
     except ValidationError as error:
-        raise SpecError(sentence(error)) from None
-
-
-def sentence(error: ValidationError) -> str:
-    """Return the first finding of a validation error as `field: what is wrong`."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "spec"
-    what = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        what = "unknown field"
-    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        what = f"{first.get('input')!r} is not one of {', '.join(METHODS)}"
-    elif "not a multiple" not in what and not isinstance(first["input"], dict):
-        what = f"{first['input']!r}: {what}"
-    more = len(error.errors()) - 1
-    return f"{where}: {what}" + (f" (and {more} more)" if more else "")
+        raise SpecError(sentence(error, RenderSpec)) from None
 
 
 def load_spec(path: Path) -> dict[str, Any]:
@@ -354,7 +358,7 @@ def load_spec(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SpecError(f"spec: {path} does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
-        raise SpecError(f"spec: {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise SpecError(f"spec: {path} cannot be read: {cause(error)}") from None
     if not isinstance(values, dict):
         raise SpecError(f"spec: {path} is not a mapping of field names to values")
     return values

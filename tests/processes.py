@@ -6,9 +6,11 @@ else but a table: no model, no store, no thread of a running event loop.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -68,6 +70,8 @@ def forked_workers() -> Iterator[None]:
 def _main(told: str, words: tuple[str, ...], heartbeat: float, environment: dict[str, str], folder: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()  # TZ may be another
+    importlib.reload(sys.modules["huggingface_hub.constants"])  # it reads the environment once
     os.chdir(folder)
     from flows.cli import app as cli
     from storage import locks

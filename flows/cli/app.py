@@ -6,6 +6,7 @@ standard error; with `--json` the last line of standard output is one object.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import os
@@ -19,8 +20,10 @@ import typer
 from flows.cli import batch, convert, research
 from flows.cli.groups import grouped
 from flows.cli.options import (
+    Format,
     FpsOption,
     HomeOption,
+    JsonOption,
     MaskOption,
     Memory,
     Output,
@@ -34,6 +37,7 @@ from flows.cli.options import (
     run_options,
     stop_on_signals,
 )
+from flows.cli.parsing import App, options_of, usage
 from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
     from flows.rendering.job import Job
     from stages.spec import RenderSpec, RunOptions
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, as `freescale runs` lists it.")]
@@ -50,8 +54,17 @@ LevelOption = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"freescale {importlib.metadata.version('freescale-render')}")
+        raise typer.Exit
+
+
 @app.callback()
 def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
+    ] = False,
     store: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +86,7 @@ def render(
     picture: Picture,
     running: Running,
     sharing: Sharing,
+    file: Format,
     output: Output,
     where: Where,
     input_root: RootOption = None,
@@ -80,7 +94,7 @@ def render(
     """Render a picture or a video in checkpointed stages. The same command again goes on after a crash."""
     from flows.cli.flags import spec_from
 
-    spec = spec_from(what, flags_of(picture), context.args)
+    spec = spec_from(what, flags_of(picture) | flags_of(file), context.args, options_of(context))
     home = home_of(where.home)
     _run(_prepare(spec, home, input_root), home, run_options(running), sharing, output, where.as_json)
 
@@ -94,6 +108,7 @@ def plan(
     ],
     picture: Picture,
     memory: Memory,
+    file: Format,
     where: Where,
     why: Annotated[
         bool,
@@ -105,7 +120,7 @@ def plan(
     from flows.cli.flags import spec_or_run
 
     home = home_of(where.home)
-    spec = spec_or_run(what, flags_of(picture), context.args, home)
+    spec = spec_or_run(what, flags_of(picture) | flags_of(file), context.args, home, options_of(context))
     _show_plan(_prepare(spec, home, input_root), home, run_options(memory), why, where.as_json)
 
 
@@ -148,7 +163,8 @@ def redo(
     home = home_of(where.home)
     _, spec = _recorded(home, run)
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
-    job = _prepare(redo_spec(spec, stage, level, changes, context.args, home), home, None, origin=run)
+    changed = redo_spec(spec, stage, level, changes, context.args, home, options_of(context))
+    job = _prepare(changed, home, None, origin=run)
     options = run_options(running)
     if dry:
         _show_plan(job, home, options, False, where.as_json)
@@ -226,6 +242,14 @@ def models(where: Where) -> None:
 
 
 @app.command()
+def methods(as_json: JsonOption = False) -> None:
+    """List the methods with their parameters, types and defaults, and the ablations of FreeScale."""
+    from flows.cli.tables import print_methods
+
+    print_methods(as_json)
+
+
+@app.command()
 @grouped
 def doctor(where: Where) -> None:
     """Check versions, devices, disk and store."""
@@ -271,6 +295,7 @@ def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Ou
     from stages.device import pick_device
     from stages.runner import Interrupted
 
+    home.make()
     terminal = Terminal()
     session = Session(home, options, terminal, stop_on_signals())
     terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
@@ -302,9 +327,13 @@ def main() -> None:
     with safe_streams():
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         try:
-            parser()(standalone_mode=True)
+            sys.exit(parser()(standalone_mode=False) or 0)
         except KeyboardInterrupt:
             sys.exit(3)
+        except typer.TyperException as error:
+            if told := usage(error):
+                print(f"freescale: {told}", file=sys.stderr)
+            sys.exit(2)
         except Exception as error:
             from stages.errors import SpecError
             from storage import StorageError

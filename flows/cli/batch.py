@@ -18,6 +18,7 @@ from flows.cli.options import (
     run_options,
     stop_on_signals,
 )
+from stages.errors import SpecError
 
 NotifyOption = Annotated[
     str | None,
@@ -36,17 +37,23 @@ def batch(
         typer.Option(help="Folder for a copy of every final picture. Default: the home alone.", rich_help_panel=OUTPUT),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help="HH:MM, a time of day after which no job is started. Default: no end.")
+        str | None,
+        typer.Option(help="HH:MM, a time of day after which no job is started, 00:00 to 23:59. Default: no end."),
     ] = None,
     zone: Annotated[
-        str | None, typer.Option(help="Time zone of --until, such as Europe/Vienna. Default: this machine's.")
+        str | None,
+        typer.Option(
+            help="Time zone of --until, such as Europe/Vienna. Default: this machine's (TZ, else /etc/localtime)."
+        ),
     ] = None,
     at_end: Annotated[
         str, typer.Option(help="What a job does that runs at --until: finish, or yield (checkpoint and stop).")
     ] = "finish",
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the jobs that name none.")] = None,
-    method: Annotated[str | None, typer.Option(help="Method of the jobs that name none.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of the jobs that name none.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels of the jobs that name none. Default: 512x512.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Method of the jobs that name none. Default: freescale.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the jobs that name none. Default: shapes.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out jobs that cannot be rendered, naming each. Default: no.")
     ] = False,
@@ -59,6 +66,8 @@ def batch(
     from flows.batch.window import Window
     from flows.cli import run_batch
 
+    if until is None and zone is not None:
+        raise SpecError(f"zone: {zone!r} is the time zone of --until, which is missing")
     home = home_of(where.home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
     checked = run_batch.checked(jobs, home, defaults, skip_bad)
@@ -90,9 +99,9 @@ def prune(
 
 def pause(home: HomeOption = None) -> None:
     """Stop all batches of this home with checkpoints, and free their devices, until `unpause`."""
-    root = home_of(home).root
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "paused").touch()
+    found = home_of(home)
+    found.make()
+    (found.root / "paused").touch()
     typer.echo("paused; go on with: freescale unpause")
 
 

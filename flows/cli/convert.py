@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import HomeOption, home_of
+from flows.cli.parsing import App
 
-convert = typer.Typer(no_args_is_help=True, help="Turn a checkpoint of another format into safetensors.")
+convert = App(no_args_is_help=True, help="Turn a checkpoint of another format into safetensors.")
 NETWORKS = {
     "inception": "InceptionV3 of FID, KID and IS, from pt_inception-2015-12-05-6726825d.pth.",
     "i3d": "I3D of FVD and KVD, from i3d_pretrained_400.pt.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,11 @@ import yaml
 
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
-from stages.errors import SpecError
+from stages.errors import LISTS_METHODS, SpecError, nearest, not_one_of
 from stages.spec import RenderSpec, expand_method, load_spec, make_spec, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flows.home import Home
 
@@ -24,7 +25,9 @@ SPEC_FLAGS = (
 )
 
 
-def spec_or_run(what: str, flags: dict[str, Any], extra: list[str], home: Home) -> RenderSpec:
+def spec_or_run(
+    what: str, flags: dict[str, Any], extra: list[str], home: Home, options: Sequence[str] = ()
+) -> RenderSpec:
     """Like `spec_from`, and the name of a recorded run gives that run's spec."""
     from flows.rendering.job import load
 
@@ -32,12 +35,17 @@ def spec_or_run(what: str, flags: dict[str, Any], extra: list[str], home: Home) 
     if what in names and not extra and not any(flags.values()):
         _, spec = load(home, what)
         return spec
-    return spec_from(what, flags, extra)
+    return spec_from(what, flags, extra, options)
 
 
-def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
-    """The spec for a prompt or a spec file with flags laid over it. Raises `SpecError`."""
-    path = Path(what)
+def spec_from(what: str, flags: dict[str, Any], extra: list[str], options: Sequence[str] = ()) -> RenderSpec:
+    """The spec for a prompt or a spec file with flags laid over it. Raises `SpecError`.
+
+    `extra` are words that are none of the command's `options`, so parameters of the method.
+    """
+    if what.startswith("--"):
+        raise SpecError(f"{what}: a parameter of a method comes after the prompt: freescale render PROMPT {what} VALUE")
+    path = Path(os.path.expanduser(what))
     values: dict[str, Any] = load_spec(path) if path.suffix in (".yaml", ".yml", ".json") else {"prompt": what}
     for name in ("seed", "steps", "image", "frames", "fps"):
         if flags.get(name) is not None:
@@ -48,7 +56,7 @@ def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
         values["model"] = _mapping(values, "model") | {"name": flags["model"]}
     if flags.get("mask"):
         values["regions"] = regions(flags["mask"])
-    given = method_flags(extra)
+    given = spec_flags(flags) | method_flags(extra)
     record = _mapping(values, "method")
     if flags.get("method") is not None:
         same = record.get("name") == flags["method"]
@@ -56,18 +64,23 @@ def spec_from(what: str, flags: dict[str, Any], extra: list[str]) -> RenderSpec:
     record = expand_method(record)
     name = record.get("name", "freescale")
     if name not in METHODS:
-        raise SpecError(f"method: {name!r} is not one of {', '.join([*METHODS, *ABLATIONS])}")
+        raise SpecError(f"method: {not_one_of(name, [*METHODS, *ABLATIONS], listed_by=LISTS_METHODS)}")
     values |= {k: parse_cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
     if "dtype" in given:
         values["model"] = _mapping(values, "model") | {"dtype": given["dtype"]}
-    values["method"] = (
-        record | {"name": name} | _own(name, {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, "dtype")})
-    )
+    own = {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, "dtype")}
+    values["method"] = record | {"name": name} | _own(name, own, options)
     return make_spec(values)
 
 
 def redo_spec(
-    spec: RenderSpec, stage: str, level: int | None, changes: dict[str, Any], extra: list[str], home: Home
+    spec: RenderSpec,
+    stage: str,
+    level: int | None,
+    changes: dict[str, Any],
+    extra: list[str],
+    home: Home,
+    options: Sequence[str] = (),
 ) -> RenderSpec:
     """The spec of a run with one more change, which holds from a stage on. Raises `SpecError`."""
     from flows.rendering.job import prepare
@@ -78,7 +91,7 @@ def redo_spec(
     change = {
         "stage": stage,
         "level": level,
-        "method": _own(name, method_flags(extra)),
+        "method": _own(name, method_flags(extra), options),
         "seed": changes["seed"],
         "guidance_scale": changes["guidance_scale"],
         "regions": regions(changes["mask"]) if changes["mask"] else None,
@@ -99,16 +112,24 @@ def _mapping(values: dict[str, Any], field: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _own(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Only the parameters the method declares."""
-    known = {f.name for f in dataclasses.fields(METHODS[name])}
+def _own(name: str, given: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Only the parameters that the method declares. Raises `SpecError` with the nearest option or parameter."""
+    known = [f.name for f in dataclasses.fields(METHODS[name])]
     for key in given:
         if key not in known:
-            flag = key.replace("_", "-")
-            raise SpecError(
-                f"--{flag}: unknown flag; method {name!r} takes {', '.join(sorted(known)) or 'no parameters'}"
-            )
+            flag = f"--{key.replace('_', '-')}"
+            others = [other for other, method in METHODS.items() if key in {f.name for f in dataclasses.fields(method)}]
+            if others:
+                raise SpecError(f"{flag}: method {name!r} has no such parameter; it is of {', '.join(others)}")
+            found = nearest(flag, [*(f"--{one.replace('_', '-')}" for one in known), *options])
+            hint = f"`{LISTS_METHODS}` lists the parameters" if found is None else f"the nearest is {found}"
+            raise SpecError(f"{flag}: there is no such option, and no such parameter of method {name!r}; {hint}")
     return given
+
+
+def spec_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that options give as text, as values: `none` is None, a list has commas."""
+    return {name: _value(name, flags[name]) for name in (*SPEC_FLAGS, "dtype") if flags.get(name) is not None}
 
 
 def method_flags(extra: list[str]) -> dict[str, Any]:
@@ -118,7 +139,7 @@ def method_flags(extra: list[str]) -> dict[str, Any]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
-            raise SpecError(f"{word!r} is one word too many; quote the prompt, and write parameters as --name value")
+            raise SpecError(_too_many(word))
         name, equals, value = word[2:].partition("=")
         if equals:
             given[_field(name)] = _value(name, value)
@@ -131,6 +152,13 @@ def method_flags(extra: list[str]) -> dict[str, Any]:
     return given
 
 
+def _too_many(word: str) -> str:
+    if word.startswith("-") and len(word) > 1:
+        found = nearest(word, ("--out", "--size", "--seed", "--steps", "--model", "--method", "--image", "--overwrite"))
+        return f"{word}: options are written out, such as {found or '--size 768x512'}"
+    return f"{word!r} is one word too many; quote the prompt, and write parameters as --name value"
+
+
 def _field(name: str) -> str:
     return name.replace("-", "_")
 
@@ -140,8 +168,9 @@ def _value(name: str, text: str) -> Any:
         return text
     if text.lower() == "none":
         return None
+    parts = text.split(",") if _field(name) not in SPEC_FLAGS or _field(name) == "cascade" else [text]
     try:
-        return [_value(name, part) for part in text.split(",")] if "," in text else yaml.safe_load(text)
+        return [_value(name, part) for part in parts] if len(parts) > 1 else yaml.safe_load(text)
     except yaml.YAMLError:
         raise SpecError(f"--{name}: {text!r} cannot be read as a value") from None
 

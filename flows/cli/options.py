@@ -18,48 +18,56 @@ if TYPE_CHECKING:
     from stages.spec import RunOptions
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-WHAT, MEMORY, HOW, OUTPUT = "What to make", "Memory", "How to run", "Output"  # panels of the help
+PICTURE, MODEL, SAMPLING = "Picture or video", "Model", "Sampling"  # panels of the help
+METHOD, RUNNING, OUTPUT = "Method", "Running", "Output"
+
+
+def text(panel: str, metavar: str, help: str) -> Any:
+    """Return an option that takes text, in a panel of the help."""
+    return typer.Option(metavar=metavar, help=help, rich_help_panel=panel)
+
 
 SizeOption = Annotated[
     str | None,
-    typer.Option(help="Width and height in pixels, such as 768x512; multiples of 8.", rich_help_panel=WHAT),
+    text(
+        PICTURE, "WIDTHxHEIGHT", "Size in pixels: 64 to 16384, multiples of 8, an aspect up to 8:1. Default: 512x512."
+    ),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
         help="Name of an embedded model (shapes, shapes-motion) or of a folder in the home's models folder, "
-        "or the path of a diffusers folder. Default: shapes.",
-        rich_help_panel=WHAT,
+        "or the path of a diffusers folder; `freescale models` lists them. Default: shapes.",
+        rich_help_panel=MODEL,
     ),
 ]
 MethodOption = Annotated[
     str | None,
     typer.Option(
         help="direct, freescale, scalecrafter, demofusion, hidiffusion, fouriscale, or an ablation such as "
-        "freescale/no-fusion. Default: freescale. The parameters of a method are options too: --detail-scale 1.0.",
-        rich_help_panel=WHAT,
+        "freescale/no-fusion. Its parameters are options too: --detail-scale 1.0, --no-fusion, --freeu none. "
+        "`freescale methods` lists all with their parameters. Default: freescale.",
+        rich_help_panel=METHOD,
     ),
 ]
 StepsOption = Annotated[
     int | None,
-    typer.Option(help="Denoising steps, 1 to 1000. Default: the model's own.", rich_help_panel=WHAT),
+    typer.Option(help="Denoising steps, 1 to 1000. Default: the model's own.", rich_help_panel=SAMPLING),
 ]
 FramesOption = Annotated[
     int | None,
-    typer.Option(help="Frames of a video, 1 to 1024. Default: as many as the model makes.", rich_help_panel=WHAT),
+    typer.Option(help="Frames of a video, 1 to 1024. Default: as many as the model makes.", rich_help_panel=PICTURE),
 ]
 FpsOption = Annotated[
     str | None,
-    typer.Option(
-        help="Playback rate of a video, frames a second: 24, 23.976 or 24000/1001. Default: the model's.",
-        rich_help_panel=WHAT,
-    ),
+    text(PICTURE, "NUMBER", "Playback rate, 1 to 240 frames a second: 24, 23.976 or 24000/1001. Default: the model's."),
 ]
 MaskOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="PATH:DETAIL_SCALE: a grey picture, and the detail scale (0 to 50) where it is white. May be repeated.",
-        rich_help_panel=WHAT,
+        metavar="PATH:DETAIL_SCALE",
+        help="A grey picture, and the detail scale (0 to 50) where it is white. May be repeated. Default: none.",
+        rich_help_panel=METHOD,
     ),
 ]
 RootOption = Annotated[
@@ -67,7 +75,7 @@ RootOption = Annotated[
     typer.Option(
         "--input-root",
         help="Refuse pictures and masks outside of this folder. Default: no limit.",
-        rich_help_panel=WHAT,
+        rich_help_panel=PICTURE,
     ),
 ]
 OverwriteOption = Annotated[
@@ -84,28 +92,82 @@ HomeOption = Annotated[
 ]
 JsonOption = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON object as the last line of standard output.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--json", help="Print one JSON object as the last line of standard output. Default: no.", rich_help_panel=OUTPUT
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What one render makes."""
+    """What one render makes. What may also be `none` is text here, and checked with the spec."""
 
     size: SizeOption = None
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of all noise, 0 or larger. Default: 0.", rich_help_panel=WHAT)
-    ] = None
-    steps: StepsOption = None
-    method: MethodOption = None
-    model: ModelOption = None
+    negative_prompt: Annotated[str | None, text(PICTURE, "WORDS", "What to avoid. Default: the model's own.")] = None
     image: Annotated[
+        str | None, text(PICTURE, "PATH", "A picture to enlarge, in place of one made from noise. Default: none.")
+    ] = None
+    cascade: Annotated[
         str | None,
-        typer.Option(help="A picture to enlarge, in place of one made from noise.", rich_help_panel=WHAT),
+        text(PICTURE, "SIZES", "auto, or the size of every level: 128x128,256x256. Default: auto, the method's own."),
     ] = None
     frames: FramesOption = None
     fps: FpsOption = None
+    motion_fps: Annotated[
+        str | None,
+        text(
+            PICTURE,
+            "NUMBER",
+            "Frames a second of a model with an fps branch, up to 240; more is less motion. Default: its own.",
+        ),
+    ] = None
+    model: ModelOption = None
+    dtype: Annotated[
+        str | None,
+        text(MODEL, "NAME", "Data type of UNet and text encoders: float32, float16 or bfloat16. Default: float32."),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of all noise, 0 to 2^63 - 1. Default: 0.", rich_help_panel=SAMPLING)
+    ] = None
+    steps: StepsOption = None
+    guidance_scale: Annotated[
+        str | None,
+        text(
+            SAMPLING,
+            "NUMBER",
+            "Scale of classifier-free guidance (CFG), 0 to 50; 1 or less: none. Default: the model's.",
+        ),
+    ] = None
+    guidance_rescale: Annotated[
+        str | None, text(SAMPLING, "NUMBER", "Share of rescaled guidance, 0 to 1. Default: 0, none.")
+    ] = None
+    solver: Annotated[
+        str | None,
+        text(SAMPLING, "NAME", "auto, euler, euler_ancestral, ddim or dpmpp_2m. Default: the method's or the model's."),
+    ] = None
+    eta: Annotated[
+        str | None, text(SAMPLING, "NUMBER", "Stochasticity of ddim, 0 to 1. Default: 0, or the method's own.")
+    ] = None
+    method: MethodOption = None
     mask: MaskOption = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """The format of the file that a render makes."""
+
+    format: Annotated[
+        str | None,
+        text(
+            OUTPUT, "NAME", "png, tiff, webp; of a video mp4, hevc, ffv1, frames (a zip of PNGs). Default: png or mp4."
+        ),
+    ] = None
+    crf: Annotated[
+        str | None, text(OUTPUT, "NUMBER", "Quality of mp4 and hevc, 0 to 51; smaller is better. Default: 18.")
+    ] = None
+    pixel_format: Annotated[
+        str | None, text(OUTPUT, "NAME", "Of mp4 and hevc: yuv420p or yuv444p. Default: yuv420p.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -116,25 +178,33 @@ class Grid:
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="A method, as for render; may be repeated. Methods with parameters go into a file.",
-            rich_help_panel=WHAT,
+            help="A method, as for render; may be repeated. Methods with parameters go into a file. "
+            "Default: freescale and direct.",
+            rich_help_panel=METHOD,
         ),
     ] = None
     size: Annotated[
-        list[str] | None, typer.Option(help="WIDTHxHEIGHT in pixels; may be repeated.", rich_help_panel=WHAT)
+        list[str] | None,
+        typer.Option(
+            metavar="WIDTHxHEIGHT",
+            help="Pixels, 64 to 16384; may be repeated. Default: 512x512.",
+            rich_help_panel=PICTURE,
+        ),
     ] = None
     prompts: Annotated[
         str | None,
         typer.Option(
-            help="shapes (captions that the embedded models know) or a text file, one prompt a line.",
-            rich_help_panel=WHAT,
+            help="shapes (captions that the embedded models know) or a text file, one prompt a line. Default: shapes.",
+            rich_help_panel=PICTURE,
         ),
     ] = None
     count: Annotated[
-        int | None, typer.Option(help="How many of the prompts are used. Default: all.", rich_help_panel=WHAT)
+        int | None,
+        typer.Option(help="How many of the prompts are used, 1 to 100000. Default: all.", rich_help_panel=PICTURE),
     ] = None
     seed: Annotated[
-        list[int] | None, typer.Option(help="A seed, 0 or larger; may be repeated.", rich_help_panel=WHAT)
+        list[int] | None,
+        typer.Option(help="A seed, 0 to 2^63 - 1; may be repeated. Default: 0.", rich_help_panel=SAMPLING),
     ] = None
     steps: StepsOption = None
     frames: FramesOption = None
@@ -146,13 +216,13 @@ class Memory:
     """The device, and what is split so that a render fits into it."""
 
     device: Annotated[
-        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, mps, cuda or cuda:N.", rich_help_panel=MEMORY)
+        str, typer.Option(help="auto (the first GPU, else the CPU), cpu, mps, cuda or cuda:N.", rich_help_panel=RUNNING)
     ] = "auto"
     memory: Annotated[
         str | None,
         typer.Option(
             help="Memory that a render may take, such as 16GiB. Default: what the device has free.",
-            rich_help_panel=MEMORY,
+            rich_help_panel=RUNNING,
         ),
     ] = None
     split_guidance: Annotated[
@@ -160,7 +230,7 @@ class Memory:
         typer.Option(
             "--split-guidance",
             help="Run the guided and the unguided half of a step one after the other: half of the memory. Default: no.",
-            rich_help_panel=MEMORY,
+            rich_help_panel=RUNNING,
         ),
     ] = False
     vae_memory: Annotated[
@@ -168,11 +238,11 @@ class Memory:
         typer.Option(
             help="Memory that the VAE may take, such as 6GiB; larger pictures go through it in exact tiles. "
             "never: always the whole picture. Default: as --memory asks.",
-            rich_help_panel=MEMORY,
+            rich_help_panel=RUNNING,
         ),
     ] = None
     vae_tile: Annotated[
-        int, typer.Option(help="Edge of these tiles in pixels: 64, 128, 256, 512 or 1024.", rich_help_panel=MEMORY)
+        int, typer.Option(help="Edge of these tiles in pixels: 64, 128, 256, 512 or 1024.", rich_help_panel=RUNNING)
     ] = 512
 
 
@@ -181,14 +251,14 @@ class Running(Memory):
     """How work is run on the device. Nothing here changes a picture beyond rounding."""
 
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads, 1 to 1024. Default: torch's own number.", rich_help_panel=HOW)
+        int | None, typer.Option(help="CPU threads, 1 to 1024. Default: torch's own number.", rich_help_panel=RUNNING)
     ] = None
     checkpoint_every: Annotated[
         float,
         typer.Option(
             "--checkpoint-every",
             help="Seconds between two checkpoints inside a stage, 0 to 86400.",
-            rich_help_panel=HOW,
+            rich_help_panel=RUNNING,
         ),
     ] = 60.0
 
@@ -200,14 +270,16 @@ class Sharing:
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes on this machine that share the work, one for each GPU. Default: this process alone.",
-            rich_help_panel=HOW,
+            help="Processes on this machine that share the work, one for each GPU; 1 or more. "
+            "Default: this process alone.",
+            rich_help_panel=RUNNING,
         ),
     ] = None
     dask: Annotated[
         str | None,
         typer.Option(
-            help="Address of a Dask scheduler, such as tcp://host:8786, whose workers do the work.", rich_help_panel=HOW
+            help="Address of a Dask scheduler, such as tcp://host:8786, whose workers do the work. Default: none.",
+            rich_help_panel=RUNNING,
         ),
     ] = None
 
@@ -244,13 +316,13 @@ def run_options(given: Memory) -> RunOptions:
     """The options of a run, checked. Raises `SpecError`."""
     from pydantic import ValidationError
 
-    from stages.errors import SpecError
-    from stages.spec import RunOptions, sentence
+    from stages.errors import SpecError, sentence
+    from stages.spec import RunOptions
 
     try:
         return RunOptions.model_validate(dataclasses.asdict(given))
     except ValidationError as error:
-        raise SpecError(sentence(error)) from None
+        raise SpecError(sentence(error, RunOptions)) from None
 
 
 def flags_of(given: DataclassInstance) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from flows.cli.options import (
     run_options,
     stop_on_signals,
 )
+from flows.cli.parsing import App
 
-study = typer.Typer(no_args_is_help=True, help="Ask people: a page that shows methods blind, and the count of answers.")
+study = App(no_args_is_help=True, help="Ask people: a page that shows methods blind, and the count of answers.")
 GridFile = Annotated[
     Path | None,
     typer.Argument(metavar="[SPEC]", help="A .yaml or .json file; the options below replace its fields."),

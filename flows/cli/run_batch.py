@@ -16,6 +16,8 @@ from flows.batch.set_aside import read_set_aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
+from flows.home import check_folder
+from flows.rendering.advice import remarks
 from flows.rendering.job import to_do
 from flows.rendering.room import with_room
 from stages.device import pick_device
@@ -23,17 +25,18 @@ from stages.errors import SpecError
 from stages.planner.budget import check, check_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from flows.batch.jobs_file import Jobs, QueuedJob
     from flows.batch.runner import State
     from flows.batch.window import Window
     from flows.home import Home
+    from flows.rendering.job import Job
     from flows.rendering.stop import StopEvent
     from stages.spec import RunOptions
 
-SHOWN = 20  # problems named before the rest is only counted
+SHOWN = 20  # problems or remarks named before the rest is only counted
 
 
 def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool) -> Jobs:
@@ -76,8 +79,14 @@ def work(
     """Work through the jobs and tell how each ended; return 0 all done, 1 some set aside, 3 some left."""
     uses_workers(dask, workers)
     check_hook(hook)
+    if out is not None:
+        check_folder("out", out)
+    home.make()
     terminal = Terminal()
     terminal.say(f"{len(listed.jobs)} jobs" + (f", {listed.repeated} more are repetitions" if listed.repeated else ""))
+    say_remarks(terminal, [(queued.where, queued.job) for queued in listed.jobs], options)
+    if window.until is not None:
+        terminal.say(f"no job is started after {window.until.astimezone():%Y-%m-%d %H:%M %Z}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     states = states_of(listed.jobs, Batch(home, options, terminal, stop, out, window, again), dask, workers)
@@ -107,6 +116,15 @@ def _page(jobs: Sequence[QueuedJob], states: Mapping[str, State], home: Home, st
     except Exception as error:
         typer.echo(f"freescale: the page could not be written: {type(error).__name__}: {error}", err=True)
         return None
+
+
+def say_remarks(terminal: Terminal, jobs: Iterable[tuple[str, Job]], options: RunOptions) -> None:
+    """Say what is worth a remark before the start, each once; of many remarks the first."""
+    said = remarks(jobs, pick_device(options.device))
+    for remark in said[:SHOWN]:
+        terminal.say(f"note: {remark}")
+    if len(said) > SHOWN:
+        terminal.say(f"note: and {len(said) - SHOWN} more remarks like these")
 
 
 def states_of(jobs: Sequence[QueuedJob], local: Batch, dask: str | None, workers: int | None) -> dict[str, State]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from flows.batch.runner import Batch
-from flows.cli.run_batch import states_of
+from flows.cli.run_batch import say_remarks, states_of
 from flows.cli.terminal import Terminal
 from flows.cluster.connect import uses_workers
 from flows.compare.layout import prepare_comparison
@@ -33,8 +33,10 @@ def run(
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)
+    home.make()
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
+    say_remarks(terminal, [("", queued.job) for queued in comparison.jobs], options)
     states = states_of(comparison.jobs, Batch(home, options, terminal, stop, again=again), dask, workers)
     files = write(folder, comparison, states, home)
     for queued in comparison.jobs:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.cli.flags import grid_values
+from flows.cli.run_batch import say_remarks
 from flows.cli.terminal import Terminal
 from flows.cluster.connect import uses_workers
 from flows.cluster.pool import open_pool
@@ -18,9 +19,7 @@ from flows.evaluate.readings import cells, read_all, unread
 from flows.evaluate.readings_file import ReadingsFile
 from flows.evaluate.report import as_json, as_markdown, check_out, write
 from flows.home import Home
-from flows.rendering.advice import remarks
 from flows.rendering.session import Session
-from stages.device import pick_device
 from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted
 from stages.spec import RunOptions
@@ -56,6 +55,7 @@ def run(
     evaluation = prepare_evaluation(spec, home)
     folder = out or home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite)
+    home.make()
     file = ReadingsFile(tuple(kept))
     terminal = Terminal()
     if not only_plan and (taken := file.take(evaluation, home.store)):
@@ -64,8 +64,7 @@ def run(
     total, left = len(evaluation.pictures), sum(unread(p, home.store, held) for p in evaluation.pictures)
     terminal.say(f"{evaluation.name}: {total} {evaluation.kind}s, {left} to read")
     jobs = ((picture.group, picture.job) for picture in evaluation.pictures if picture.job is not None)
-    for remark in remarks(jobs, pick_device(options.device)):
-        terminal.say(f"note: {remark}")
+    say_remarks(terminal, jobs, options)
     if only_plan:
         if as_object:
             typer.echo(json.dumps({"evaluation": evaluation.name, "pictures": total, "to_read": left}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import contextmanager, suppress
@@ -15,6 +16,8 @@ class SafeStream:
     """A text stream on top of another. What cannot be written is dropped; `lost` says why, the first time."""
 
     def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends no command
         self._stream = stream
         self.lost: str | None = None
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import typing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from flows.cli.console import plain_console
 from flows.rendering.states import STATES, is_lost, state_of
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from flows.home import Home
+
+WIDE = 10_000  # columns: a row is one line, however long its path is
 
 
 def print_runs(
@@ -45,7 +49,7 @@ def print_runs(
         picture = record.outputs[0] if record.outputs else ""
         created = f"{record.created.astimezone():%Y-%m-%d %H:%M}"
         table.add_row(record.run, now, created, str(len(record.attempts)), picture)
-    Console(highlight=False, soft_wrap=True, width=200).print(table)
+    plain_console(width=WIDE).print(table)
     made = sum(record.made_for is not None for record, _ in wanted)
     if made and not made_too:
         typer.echo(f"{made} more were made for evaluations; --all shows them", err=True)
@@ -62,7 +66,7 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({**record.model_dump(mode="json"), "state": state_of(record), "stages": stages}))
         return
-    console = Console(highlight=False, soft_wrap=True, width=200)
+    console = plain_console(width=WIDE)
     console.print(
         f"{record.run}: {state_of(record)}"
         + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
@@ -83,6 +87,45 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         console.print(f"  {output}")
     if record.state != "done":
         console.print(f"  go on with: freescale resume {record.run}")
+
+
+def print_methods(as_json: bool) -> None:
+    """Every method with its parameters, and every ablation with what it sets."""
+    from freescale import METHODS
+    from freescale.methods.ablations import CHANGES
+
+    rows = {
+        name: {
+            one.name: {"type": _kind(typing.get_type_hints(method)[one.name]), "default": one.default}
+            for one in dataclasses.fields(method)
+        }
+        for name, method in METHODS.items()
+    }
+    if as_json:
+        typer.echo(json.dumps({"methods": rows, "ablations": CHANGES}))
+        return
+    for name, parameters in rows.items():
+        typer.echo(f"{name}: {(METHODS[name].__doc__ or '').splitlines()[0]}")
+        for parameter, about in parameters.items():
+            typer.echo(f"  --{parameter.replace('_', '-'):<20} {about['type']}, default {_shown(about['default'])}")
+    for name, changes in CHANGES.items():
+        typer.echo(f"{name}: " + ", ".join(f"--{k.replace('_', '-')} {_shown(v)}" for k, v in changes.items()))
+
+
+def _kind(hint: Any) -> str:
+    """A type in words: the choices, or the kind of number."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, parts))
+    if typing.get_origin(hint) is tuple:
+        return ",".join(_kind(part) for part in parts)
+    words = {bool: "true or false", int: "whole number", float: "number", type(None): "none"}
+    return " or ".join(_kind(part) for part in parts) or words.get(hint, str(hint))
+
+
+def _shown(value: object) -> str:
+    """A parameter's value as it is typed after its option."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def print_models(home: Home, as_json: bool) -> None:
@@ -116,4 +159,4 @@ def print_models(home: Home, as_json: bool) -> None:
     for r in rows:
         trained = f"{r['native']}, {r['frames']} frames" if r["frames"] else str(r["native"])
         table.add_row(str(r["name"]), trained, str(r["steps"]), str(r["error"] or r["folder"]))
-    Console(highlight=False, soft_wrap=True, width=200).print(table)
+    plain_console(width=WIDE).print(table)

@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.batch.job_card import job_card
+from flows.home import check_folder
 from flows.pages.html import contact_sheet, html
 from flows.rendering.files import write_whole
 from stages.errors import SpecError
@@ -26,8 +27,7 @@ PAGE, SHEET, RECORD = "index.html", "contact-sheet.png", "comparison.json"
 
 def check_out(folder: Path, comparison: Comparison, overwrite: bool) -> None:
     """Raise `SpecError` for a folder that holds another comparison or other files, unless `overwrite`."""
-    if folder.exists() and not folder.is_dir():
-        raise SpecError(f"out: {str(folder)!r} is not a folder")
+    check_folder("out", folder)
     taken = [name for name in (RECORD, PAGE, SHEET) if (folder / name).exists()]
     if not taken or overwrite:
         return

@@ -19,7 +19,7 @@ from flows.compare.page import RECORD
 from flows.pages.html import html
 from flows.rendering.files import write_whole
 from freescale.forward_process import generator
-from stages.errors import SpecError
+from stages.errors import SpecError, cause
 from storage import fingerprint
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _record(comparison: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SpecError(f"comparison: {path} does not exist; freescale compare writes such a folder") from None
     except (OSError, ValueError, TypeError) as error:
-        raise SpecError(f"comparison: {path} cannot be read: {error}") from None
+        raise SpecError(f"comparison: {path} cannot be read: {cause(error)}") from None
     if missing:
         raise SpecError(f"comparison: {path} has no {', '.join(sorted(missing))}")
     if len(record["methods"]) < 2:

@@ -16,8 +16,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from freescale.forward_process import generator
-from stages.errors import SpecError
-from stages.spec import sentence
+from stages.errors import SpecError, cause, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +96,7 @@ def _read(path: Path, kind: type[M], what: str) -> M:
     except ValidationError as error:
         raise SpecError(f"{what}: {path} is damaged: {sentence(error)}") from None
     except OSError as error:
-        raise SpecError(f"{what}: {path} cannot be read: {error.strerror}") from None
+        raise SpecError(f"{what}: {path} cannot be read: {cause(error)}") from None
 
 
 def _check(ballot: Ballot, key: Key, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -16,7 +15,7 @@ from flows.compare.layout import prepare_comparison
 from flows.compare.page import SHEET, check_out, write
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import in_task
-from flows.home import Home
+from flows.home import Home, user_path
 from stages.metrics.grid import GridSpec
 from stages.observer import NullObserver
 from stages.spec import RunOptions
@@ -36,7 +35,7 @@ def compare(
     """
     home, log = Home.find(), get_run_logger()
     comparison = prepare_comparison(spec, home)
-    folder = Path(out) if out else home.root / "comparisons" / comparison.name
+    folder = user_path(out) if out else home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite=False)
     log.info("%s: %s pictures", comparison.name, len(comparison.jobs))
     if uses_workers(dask, workers):

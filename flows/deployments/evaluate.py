@@ -19,7 +19,7 @@ from flows.evaluate.layout import Evaluation, Picture, prepare_evaluation
 from flows.evaluate.readings import Read, cells, read_all, read_picture
 from flows.evaluate.readings_file import ReadingsFile
 from flows.evaluate.report import as_json, as_markdown, check_out, write
-from flows.home import Home
+from flows.home import Home, user_path
 from flows.rendering.session import Session
 from stages.metrics.spec import EvaluationSpec
 from stages.observer import NullObserver
@@ -42,7 +42,7 @@ def evaluate(
     """
     home, log = Home.find(), get_run_logger()
     evaluation = prepare_evaluation(spec, home)
-    folder = Path(out) if out else home.root / "evaluations" / evaluation.name
+    folder = user_path(out) if out else home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite=False)
     file = ReadingsFile(tuple(map(Path, readings_files or ())))
     file.take(evaluation, home.store)

@@ -24,7 +24,7 @@ from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
 from flows.deployments.tasks import FlowState, in_task
-from flows.home import Home
+from flows.home import Home, user_path
 from flows.rendering.room import with_room
 from flows.rendering.stop import StopEvent
 from stages.errors import SpecError
@@ -66,7 +66,7 @@ def overnight(
     check_hook(notify)
     with closing(FlowState(stop)) as state:
         window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
-        source = Path(jobs) if jobs else home.root / "jobs"
+        source = user_path(jobs) if jobs else home.root / "jobs"
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
@@ -128,8 +128,9 @@ def _checked(
 def _folder(out: str | None) -> Path | None:
     if out is None:
         return None
-    Path(out).mkdir(parents=True, exist_ok=True)
-    return Path(out)
+    folder = user_path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _write_page(home: Home, jobs: tuple[QueuedJob, ...], states: dict[str, State]) -> Path:

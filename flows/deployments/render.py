@@ -6,7 +6,6 @@ tensor, and Prefect caches nothing. A task that is tried again goes on from the 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -14,7 +13,7 @@ from prefect import flow, get_run_logger
 from flows.cluster.fanout import open_fanout
 from flows.deployments.artifacts import FlowObserver
 from flows.deployments.tasks import retried_task
-from flows.home import Home
+from flows.home import Home, user_path
 from flows.rendering.job import Job, prepare
 from flows.rendering.session import Session
 from stages.call import Call
@@ -43,7 +42,7 @@ def render(
         observer.began(job)
         session = TaskSession(home, options, observer)
         with open_fanout(home, options, session.stop, dask, workers) as session.helpers:
-            result = session.render(job, Path(out) if out else None)
+            result = session.render(job, user_path(out) if out else None)
         for level, path in enumerate(reversed(result.outputs[-len(job.plan.exports) :])):
             observer.preview(level, path)
         observer.summary(job, result)

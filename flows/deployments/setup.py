@@ -16,7 +16,6 @@ import urllib.request
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from prefect.client.orchestration import get_client
@@ -31,7 +30,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.batch.notify import check_hook
-from flows.batch.window import Window
+from flows.batch.window import Window, zone_of
 from flows.home import Home
 from stages.errors import SpecError
 
@@ -100,10 +99,7 @@ def _definition() -> tuple[dict[str, Any], Path]:
 def _schedule(cron: str | None, zone: str | None) -> CronSchedule | None:
     """A checked schedule. Raises `SpecError`."""
     if zone is not None:
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, OSError, ValueError):
-            raise SpecError(f"zone: {zone!r} is not a known time zone, for example Europe/Vienna") from None
+        zone_of(zone)
     if cron is None:
         return None
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from flows.home import Home
+from flows.home import Home, user_path
 from flows.rendering.job import Job, run_name
 from freescale import base_size_for
 from freescale.forward_process import generator
@@ -223,7 +223,7 @@ class _Layout:
         reference, sizes = self.spec.reference, [(h, w) for w, h in self.spec.sizes]
         if reference.protocol == "real":
             self.against = dict.fromkeys(sizes)
-            yield from self._folder(Path(str(reference.folder)).expanduser())
+            yield from self._folder(user_path(str(reference.folder)))
         elif reference.protocol == "truth":
             count = reference.count or len(prompts) * len(self.spec.seeds)
             self.against = {size: size for size in sizes}

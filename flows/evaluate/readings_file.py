@@ -95,6 +95,8 @@ class ReadingsFile:
         return [path for path in self.paths if path.exists()]
 
     def _check(self, path: Path) -> None:
+        if path.is_dir():
+            raise SpecError(f"readings: {str(path)!r} is a folder; name a file in it")
         try:
             with safe_open(path, "pt") as file:
                 metadata, names = file.metadata() or {}, file.keys()

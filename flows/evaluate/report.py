@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.evaluate.layout import REFERENCE
+from flows.home import check_folder
 from stages.errors import SpecError
 from stages.metrics.score import CROPPED, DISTANCES
 from stages.metrics.video_readings import VIDEO_WORDS
@@ -183,9 +184,8 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
 
 def check_out(folder: Path, evaluation: Evaluation, overwrite: bool) -> None:
     """Raise `SpecError` for a folder that holds another evaluation, unless `overwrite`."""
+    check_folder("out", folder)
     taken = [name for name in FILES if (folder / name).exists()]
-    if folder.exists() and not folder.is_dir():
-        raise SpecError(f"out: {str(folder)!r} is not a folder")
     if not taken or overwrite:
         return
     try:

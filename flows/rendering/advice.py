@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from flows.rendering.prompts import prompt_remarks
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
 from stages.denoise import DenoiseStage, HighresDenoise
@@ -19,7 +20,7 @@ FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain,
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
-    """Sentences on steps that are too few for a method, and on a dtype that the CPU only emulates; each only once.
+    """Sentences on prompts, on steps too few for a method, and on a dtype that the CPU only emulates; each only once.
 
     Each job comes with a label for its sentences, which is empty where there is only one job.
     """
@@ -27,6 +28,7 @@ def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
 
 
 def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
+    yield from (label + remark for remark in prompt_remarks(job))
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
     denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
     enlarges = len(plan.sizes) > 1

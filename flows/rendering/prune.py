@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from stages.errors import SpecError
+from stages.errors import SpecError, not_one_of
 from stages.planner.amounts import parse_bytes
 from storage import DamagedRunError
 from storage.prune import Leftover, size, survey, sweep
@@ -38,7 +38,7 @@ def parse_max_size(text: str) -> int:
     try:
         return parse_bytes(text)
     except ValueError as error:
-        raise SpecError(f"max_size: {text!r}: {error}") from None
+        raise SpecError(f"max_size: {text!r} {error}") from None
 
 
 def needless(
@@ -58,7 +58,7 @@ def needless(
     if run is not None:
         mine = {call.key for record in records if record.run == run for call in record.plan}
         if not mine:
-            raise SpecError(f"run: {run!r} is not one of this home; freescale runs lists them")
+            raise SpecError(f"run: {not_one_of(run, [record.run for record in records], listed_by='freescale runs')}")
         others = {call.key for record in records if record.run != run for call in record.plan}
         found = [one for one in found if one.name in mine - others]
     return found if most is None else list(_until(found, size(home.store) - most))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -72,7 +73,7 @@ def check_picture(field: str, path: str, root: Path | None = None) -> CheckedPic
     """
     if "\0" in path:
         raise SpecError(f"{field}: {path!r} is not a path: it holds a zero byte")
-    found = Path(path).expanduser()
+    found = Path(os.path.expanduser(path))
     resolved = (root / found if root is not None else found).resolve()
     if root is not None and not resolved.is_relative_to(root.resolve()):
         raise SpecError(f"{field}: {path!r} leads outside the allowed folder {root}")

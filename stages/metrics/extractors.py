@@ -11,6 +11,7 @@ is not resized at all. The networks of `video_extractors` have their files here 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -175,7 +176,7 @@ def find_weights(name: str, home: Path, path: str | None = None, sha256: str | N
     """
     if name in OWN:
         return WeightFile(name, str(OWN[name]), _digest(OWN[name]))
-    file = Path(path).expanduser() if path else _usual(name, home)
+    file = Path(os.path.expanduser(path)) if path else _usual(name, home)
     inner = file / CLIP_INPUT if name == "clip" else file
     if not inner.is_file():
         raise SpecError(

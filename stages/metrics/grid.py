@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from stages.errors import SpecError
+from stages.errors import SpecError, cause, sentence
 from stages.settings import settled_method
 from stages.shapes.scenes import sample_scene
 from stages.shapes_motion.videos import sample_video
-from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, exact_rate, parse_size, sentence
+from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, exact_rate, parse_size
 
 if TYPE_CHECKING:
     from stages.models.load import ModelInfo
@@ -109,7 +110,9 @@ class GridSpec(_Sampled):
         if self.of_scenes:
             sample = sample_video if videos else sample_scene
             return [sample(FIRST_SCENE + index).caption for index in range(self.count or captions)]
-        given = list(self.prompts) if isinstance(self.prompts, tuple) else _lines(Path(self.prompts).expanduser())
+        given = (
+            list(self.prompts) if isinstance(self.prompts, tuple) else _lines(Path(os.path.expanduser(self.prompts)))
+        )
         if self.count is not None and self.count > len(given):
             raise SpecError(f"count: {self.count} is more than the {len(given)} prompts there are")
         return given[: self.count]
@@ -131,7 +134,7 @@ def make_grid(values: dict[str, Any]) -> GridSpec:
     try:
         return GridSpec.model_validate(values)
     except ValidationError as error:
-        raise SpecError(sentence(error)) from None
+        raise SpecError(sentence(error, GridSpec)) from None
 
 
 def _lines(path: Path) -> list[str]:
@@ -145,7 +148,7 @@ def _lines(path: Path) -> list[str]:
             f"prompts: {path} does not exist; say shapes, or name a text file with a prompt a line"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"prompts: {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise SpecError(f"prompts: {path} cannot be read: {cause(error)}") from None
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
         raise SpecError(f"prompts: {path} holds no prompt")

@@ -6,10 +6,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from stages.errors import SpecError
+from stages.errors import SpecError, sentence
 from stages.metrics.grid import GridSpec, Part
 from stages.metrics.resize import NAME
-from stages.spec import sentence
 
 SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
 
@@ -135,4 +134,4 @@ def make_evaluation(values: dict[str, Any]) -> EvaluationSpec:
     try:
         return EvaluationSpec.model_validate(values)
     except ValidationError as error:
-        raise SpecError(sentence(error)) from None
+        raise SpecError(sentence(error, EvaluationSpec)) from None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import SpecError
+from stages.errors import SpecError, nearest
 from stages.models.hashes import Hashes
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def locate(spec: ModelSpec, home: Path) -> Path:
         if not (folder / "model_index.json").is_file():
             raise SpecError(f"model: {spec.name!r} is not in this installation ({folder} is missing)")
         return folder
-    looked = [Path(spec.name).expanduser()]
+    looked = [Path(os.path.expanduser(spec.name))]
     if not looked[0].is_absolute() and ".." not in looked[0].parts:
         looked += [models_folder(home) / spec.name, *_cached_snapshots(spec)]
     for candidate in looked:
@@ -125,8 +125,10 @@ def locate(spec: ModelSpec, home: Path) -> Path:
             "and give that folder"
         )
     paths = ", ".join(str(p) for p in looked)
+    near = nearest(spec.name, [name for name, _ in available(home)])
     raise SpecError(
-        f"model: {spec.name!r} is not on disk (looked at {paths}); give the path of a local diffusers folder "
+        f"model: {spec.name!r} is not on disk (looked at {paths}); "
+        f"{f'the nearest is {near!r}; ' if near else ''}give the path of a local diffusers folder "
         f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
         ".safetensors file is first saved as such a folder"
     )
@@ -134,11 +136,13 @@ def locate(spec: ModelSpec, home: Path) -> Path:
 
 def _cached_snapshots(spec: ModelSpec) -> list[Path]:
     """Return where the hub's own cache would hold this repository; nothing is fetched."""
-    root = Path(os.path.expanduser("~/.cache/huggingface/hub")) / f"models--{spec.name.replace('/', '--')}"
-    if spec.revision:
-        return [root / "snapshots" / spec.revision]
-    main = root / "refs" / "main"
-    return [root / "snapshots" / main.read_text().strip()] if main.is_file() else [root / "snapshots"]
+    from huggingface_hub import constants  # it reads HF_HOME, HF_HUB_CACHE and XDG_CACHE_HOME
+
+    root = Path(constants.HF_HUB_CACHE) / f"models--{spec.name.replace('/', '--')}"
+    named = root / "refs" / (spec.revision or "main")
+    if named.is_file():
+        return [root / "snapshots" / named.read_text(encoding="utf-8").strip()]
+    return [root / "snapshots" / (spec.revision or "")]
 
 
 def available(home: Path) -> Iterator[tuple[str, Path]]:

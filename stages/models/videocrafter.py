@@ -109,6 +109,8 @@ def load_tokenizer(path: Path, vocabulary: int) -> Any:
 
     Raises `SpecError` for one that is not there or has another vocabulary.
     """
+    if not path.exists():
+        raise SpecError(f"tokenizer: {str(path)!r} does not exist; name the tokenizer folder of a local CLIP")
     try:
         if path.is_file():
             tokenizer = CLIPTokenizer(*_vocabulary(gzip.decompress(path.read_bytes()).decode(), vocabulary))

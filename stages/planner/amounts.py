@@ -6,7 +6,7 @@ import math
 import re
 
 SHAPE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]{0,3})", re.IGNORECASE | re.ASCII)
-ALLOWED = "not a number of bytes; write a number with a unit (kB, MB, GB, TB, KiB, MiB, GiB, TiB), for example 16GiB"
+ALLOWED = "is not a number of bytes; write a number with a unit (kB, MB, GB, TB, KiB, MiB, GiB, TiB), for example 16GiB"
 
 
 def parse_bytes(value: object, least: int = 0) -> int:

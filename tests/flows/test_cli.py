@@ -59,9 +59,9 @@ def test_bad_words_exit_with_2(home: Path, monkeypatch: pytest.MonkeyPatch, word
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("--vae-memory", "much", "vae_memory: 'much': not a number of bytes"),
-        ("--vae-memory", "0", "vae_memory: '0': not a number of bytes"),
-        ("--vae-tile", "100", "vae_tile: 100: Input should be 64, 128, 256, 512 or 1024"),
+        ("--vae-memory", "much", "vae_memory: 'much' is not a number of bytes"),
+        ("--vae-memory", "0", "vae_memory: '0' is not a number of bytes"),
+        ("--vae-tile", "100", "vae_tile: 100 is not one of 64, 128, 256, 512, 1024"),
     ],
 )
 def test_what_the_vae_cannot_have_is_one_sentence(

@@ -336,8 +336,8 @@ def test_a_damaged_frame_is_found_and_the_video_made_again(
     ("more", "said"),
     [
         ({"frames": 0}, "frames: 0"),
-        ({"frames": 5000}, "frames: 5000: Input should be less than or equal to 1024"),
-        ({"fps": "fast"}, "fps: 'fast': is not a number of frames a second"),
+        ({"frames": 5000}, "frames: 5000 is too large; allowed: 1 to 1024"),
+        ({"fps": "fast"}, "fps: 'fast' is not a number of frames a second"),
         ({"fps": 1000}, "from 1 to 240"),
         ({"motion_fps": 0}, "motion_fps"),
         ({"format": "png"}, "png is for pictures, and .* makes videos: mp4, hevc, ffv1, frames"),
