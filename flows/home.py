@@ -93,12 +93,20 @@ class Home:
             raise SpecError(f"home: {str(self.root)!r} cannot be written to ({cause(error)}); name another") from None
 
     def record(self, run: str) -> RunRecord:
-        """The record of a run. Raises `SpecError` where the home has no such run."""
+        """The record of a run, named in full or by the beginning of its name, where one run alone begins so.
+
+        Raises `SpecError` where the home has no such run, or several.
+        """
         try:
             return self.runs.load(run)
         except (RunNotFoundError, ValueError):
-            runs = [record.run for record in self.runs.list()]
+            runs = self.runs.names()
+        found = [name for name in runs if run and name.startswith(run)]
+        if not found:
             raise SpecError(f"run: {not_one_of(run, runs, listed_by='freescale runs')}") from None
+        if len(found) > 1:
+            raise SpecError(f"run: {run!r} is the beginning of {len(found)} names, such as {found[0]} and {found[1]}")
+        return self.runs.load(found[0])
 
     def outputs(self, run: str) -> Path:
         """Where the pictures of a run's levels appear as they are made."""

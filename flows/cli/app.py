@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, as `freescale runs` lists it.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, as `freescale runs` lists it, or its beginning.")]
 LevelOption = Annotated[
     int | None, typer.Option(help="Level of the cascade: 0 is the training size. Default: the last.")
 ]
