@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,16 +19,17 @@ from stages.errors import SpecError, StageError
 from stages.export import Export
 from stages.runner import Runner
 from stages.spec import RenderSpec, RunOptions, make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 10}
+SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 5}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}  # early: every stage has steps to do
 
 
 def render(home: Path, spec: RenderSpec, **options: Any) -> Result:
-    session = Session(Home(home), RunOptions(**options), Terminal(quiet=True), threading.Event())
+    session = session_in(home, **options)
     return session.render(prepare(spec, session.home))
 
 
