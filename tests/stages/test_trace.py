@@ -121,6 +121,7 @@ def test_the_fold_counts_what_it_leaves_out() -> None:
         **UNET,
         "block_out_channels": [32, 64, 96],
         "norm_num_groups": 8,
+        "layers_per_block": 1,
         "transformer_layers_per_block": [1, 2, 3],
     }
     config |= {"attention_head_dim": [1, 2, 3], "cross_attention_dim": 64}
