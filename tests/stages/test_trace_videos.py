@@ -39,6 +39,12 @@ UNET = {  # of two levels, with every kind of layer that `shapes-motion` has
     "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
     "layers_per_block": 1,
 }
+UNET_2D = {
+    "block_out_channels": [48, 96],
+    "attention_head_dim": [3, 6],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+}
 SMALL: dict[str, Any] = {
     "prompt": "a green disc moving up over snow",
     "width": 192,
@@ -115,7 +121,7 @@ def test_calls_view_by_view_are_run_once_and_counted_all(tmp_path: Path) -> None
     assert isinstance(stage, DenoiseStage)
     found = []
     for is_folded in (True, False):
-        unet = Skeleton(empty_part(read_config(EMBEDDED, "unet") | {"layers_per_block": 1}, torch.float32))
+        unet = Skeleton(empty_part(read_config(EMBEDDED, "unet") | UNET_2D, torch.float32))
         module: Any = unet.module
         runs: list[int] = []
         module.conv_in.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
