@@ -90,8 +90,10 @@ def convert(file: Path, folder: Path, tokenizer: Path, architecture: Architectur
     if folder.exists():
         raise SpecError(f"folder: {str(folder)!r} exists; name one that does not")
     words = load_tokenizer(tokenizer, int(architecture.text["vocab_size"]))
+    given = read_checkpoint(file)
     networks = empty_networks(architecture.unet, architecture.vae, architecture.text)
-    placed = arranged(read_checkpoint(file), {part: shapes_of(network) for part, network in networks.items()})
+    placed = arranged(given, {part: shapes_of(network) for part, network in networks.items()})
+    del given  # each part is freed once it is written
     _check_space(file, folder)
     partial = folder.absolute().with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed

@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,8 @@ from pydantic import ValidationError
 from benchmarks.sdxl_folder import write_sdxl
 from flows.batch.jobs_file import read_jobs
 from flows.cli.run_batch import check_memory
-from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare, to_do
-from flows.rendering.session import Result, Session
 from freescale import METHODS, guidance
 from stages import runner
 from stages.decode import Decode
@@ -33,19 +30,21 @@ from stages.planner.amounts import enough_bytes, parse_bytes, show_bytes
 from stages.planner.budget import PARTS, SAVINGS, check, fit, next_saving, return_freed
 from stages.planner.estimate import estimate, resident, rough_bytes
 from stages.spec import ModelSpec, RunOptions, make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
+    from flows.rendering.session import Result
     from stages.plan import Plan
 
 GIB = 2**30
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 4}
-SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
+SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.3]}  # one stage a level to trace
 CPU = torch.device("cpu")
 SLOW = pytest.mark.slow
 
 
 def render(home: Path, **options: Any) -> Result:
-    session = Session(Home(home), RunOptions(**options), Terminal(quiet=True), threading.Event())
+    session = session_in(home, **options)
     return session.render(prepare(make_spec(SMALL), session.home))
 
 
@@ -137,9 +136,12 @@ def test_sdxl_at_8192_decodes_by_tiles_where_the_whole_would_not_fit(sdxl: Path)
     assert found.estimate.memory < 24 << 30
 
 
-def test_sdxl_at_8192_in_one_gibibyte_is_refused(sdxl: Path) -> None:
-    plan = sdxl_plan(sdxl, 8192)
-    with pytest.raises(SpecError, match=r"memory: 1.0 GiB is too little for \w+ 3 at 8192x8192"):
+@pytest.mark.parametrize(
+    ("method", "level", "side"), [("direct", 0, 8192), pytest.param("freescale", 3, 8192, marks=pytest.mark.thorough)]
+)
+def test_sdxl_in_one_gibibyte_is_refused(method: str, level: int, side: int, sdxl: Path) -> None:
+    plan = sdxl_plan(sdxl, side, method={"name": method})
+    with pytest.raises(SpecError, match=rf"memory: 1.0 GiB is too little for \w+ {level} at {side}x{side}"):
         check(plan.calls, plan.info, RunOptions(memory=GIB), torch.device("cuda"))
 
 
@@ -165,7 +167,7 @@ def test_a_night_is_refused_for_the_job_that_does_not_fit(tmp_path: Path) -> Non
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("a red disc\n")
     home = Home(tmp_path / "home")
-    listed = read_jobs(jobs, home, {"size": "192x128"})
+    listed = read_jobs(jobs, home, {"size": "128x128"})
     check_memory(listed, home, RunOptions())
     with pytest.raises(SpecError, match=rf"^{listed.jobs[0].name}: memory: "):
         check_memory(listed, home, RunOptions(memory=2**20))
@@ -201,9 +203,9 @@ def test_the_rough_bound_is_one(method: str, tmp_path: Path) -> None:
         assert estimate(call, plan.info, RunOptions(), "cpu").memory < rough_bytes(call, plan.info), call.label
 
 
-@pytest.mark.slow
-def test_the_rough_bound_is_one_for_sdxl(sdxl: Path) -> None:
-    plan = sdxl_plan(sdxl, 4096)
+@pytest.mark.parametrize("side", [2048, pytest.param(4096, marks=pytest.mark.thorough)])
+def test_the_rough_bound_is_one_for_sdxl(side: int, sdxl: Path) -> None:
+    plan = sdxl_plan(sdxl, side)
     for call in {c.stage.name: c for c in plan.calls if c.stage.part in ("unet", "vae")}.values():
         assert estimate(call, plan.info, RunOptions(), "cuda").activations < rough_bytes(call, plan.info), call.label
 
@@ -219,7 +221,7 @@ def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
     assert next_saving("", (), RunOptions()) is None
 
 
-@pytest.mark.parametrize("failures", [4, *(pytest.param(n, marks=SLOW) for n in (1, 2, 3))])
+@pytest.mark.parametrize("failures", [4, 1, *(pytest.param(n, marks=pytest.mark.thorough) for n in (2, 3))])
 def test_out_of_memory_takes_the_next_saving_and_the_pixels_stay(
     failures: int, plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from PIL import Image
 
-from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare
-from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.models.folder import EMBEDDED, cell_of
 from stages.models.load import describe
 from stages.plan import make_plan
-from stages.planner.estimate import estimate
+from stages.planner.estimate import MANIFEST, estimate
 from stages.spec import ModelSpec, RunOptions, make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,15 +64,15 @@ def test_a_render_has_the_size_asked_for(blocks: int, size: tuple[int, int], tmp
     assert native == (16 * cell, 16 * cell)
     assert len(job.plan.sizes) == 2
     assert all(side % cell == 0 for level in job.plan.sizes for side in level)
-    assert all(estimate(call, job.plan.info, RunOptions(), "cpu").disk > 0 for call in job.plan.calls)
-    session = Session(home, RunOptions(device="cpu", threads=1), Terminal(quiet=True), threading.Event())
-    result = session.render(job)
+    result = session_in(home.root).render(job)
     with Image.open(result.outputs[0]) as picture:
         assert picture.size == size
     latents = next(call for call in reversed(job.plan.calls) if call.stage.part == "unet")
     manifest = home.store.find(latents.key)
     assert manifest is not None
     assert manifest.arrays["latents"].shape == (1, 4, height // cell, width // cell)
+    found = estimate(latents, job.plan.info, RunOptions(), "cpu")
+    assert found.disk - MANIFEST == 4 * 4 * (height // cell) * (width // cell)
 
 
 def test_a_side_of_half_a_cell_is_refused_with_the_nearest(tmp_path: Path) -> None:

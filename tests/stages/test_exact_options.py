@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.cli.terminal import Terminal
-from flows.home import Home
 from flows.rendering.job import prepare
-from flows.rendering.session import Result, Session
 from freescale import guidance
 from freescale import scale_fusion as fusion
-from stages.spec import RunOptions, make_spec
+from stages.spec import make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from flows.rendering.session import Result
 
 SPEC: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 208, "height": 192, "steps": 4}
 SPEC["method"] = {"name": "freescale", "restart": 0.5, "dilation": [0.0, 0.9]}  # everything is on in two steps
 
 
 def render(home: Path, **options: Any) -> Result:
-    session = Session(Home(home), RunOptions(**options), Terminal(quiet=True), threading.Event())
+    session = session_in(home, **options)
     return session.render(prepare(make_spec(SPEC), session.home))
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from flows.home import Home
 from freescale import METHODS
 from freescale.methods.freescale import FreeScale
 from stages.models.load import Models, describe
 from stages.plan import Plan, make_plan
 from stages.runner import Interrupted, Runner
 from stages.spec import ModelSpec, RunOptions, make_spec
-from storage import ArtifactStore
+from tests.homes import copy_before
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(describe(ModelSpec(), home), "float32", torch.device("cpu"))
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Has renders that nothing stopped."""
+    return tmp_path_factory.mktemp("unstopped")
+
+
 def plan_of(name: str, models: Models, **changes: Any) -> Plan:
     method = {"name": name} | (
         {"restart": 0.3, "dilation": (0.0, 0.7)} if name == "freescale" else {}
@@ -66,7 +73,7 @@ def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[T
     stops = 0
     while True:
         observer.stop.clear()
-        runner = Runner(ArtifactStore(home), models, RunOptions(), observer, observer.stop)
+        runner = Runner(Home(home).store, models, RunOptions(), observer, observer.stop)
         try:
             outcomes: dict[str, Outcome] = {}
             return runner.read(plan.exports[-1].parents["image"], outcomes)["image"], stops
@@ -75,12 +82,13 @@ def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[T
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_stopped_and_resumed_is_the_same_picture(name: str, models: Models, tmp_path: Path) -> None:
+def test_stopped_and_resumed_is_the_same_picture(name: str, models: Models, home: Path, tmp_path: Path) -> None:
     plan = plan_of(name, models)
     last = len(plan.sizes) - 1
-    whole, none = pixels(tmp_path / "whole", plan, models, Stopper(last, set()))
+    whole, none = pixels(home, plan, models, Stopper(last, set()))
     observer = Stopper(last, {2, 3, 4})
-    broken, stops = pixels(tmp_path / "broken", plan, models, observer)
+    copy_before(home, tmp_path, plan, next(call.label for call in plan.calls if call.level == last))
+    broken, stops = pixels(tmp_path, plan, models, observer)
     assert (none, stops) == (0, 3)
     assert observer.resumed == [2, 3, 4]  # also after the last step of a stage, which has nothing left to do
     assert whole.shape == (1, 3, 192, 224)
@@ -88,19 +96,20 @@ def test_stopped_and_resumed_is_the_same_picture(name: str, models: Models, tmp_
     assert torch.equal(broken, whole)
 
 
-def test_methods_are_different_pictures(models: Models, tmp_path: Path) -> None:
+def test_methods_are_different_pictures(models: Models, home: Path) -> None:
     """From a scale that rounds to 2 on."""
-    plans = [plan_of(name, models, steps=2) for name in ("direct", "freescale", "demofusion", "hidiffusion")]
-    made = [pixels(tmp_path, plan, models, Stopper(0, set()))[0] for plan in plans]
+    plans = [plan_of(name, models) for name in ("direct", "freescale", "demofusion", "hidiffusion")]
+    made = [pixels(home, plan, models, Stopper(0, set()))[0] for plan in plans]
     for i, one in enumerate(made):
         assert all(not torch.equal(one, other) for other in made[:i])
 
 
 def test_demofusion_keeps_the_moments_of_level_zero(models: Models, tmp_path: Path) -> None:
     """Phase by phase, through the anchor that the plan hands on."""
-    plan = plan_of("demofusion", models, width=320, height=224, steps=2)
+    cascade = [[128, 112], [160, 144], [192, 160]]
+    plan = plan_of("demofusion", models, width=192, height=160, steps=2, cascade=cascade)
     assert len(plan.sizes) == 3
-    runner = Runner(ArtifactStore(tmp_path), models, RunOptions(), Stopper(0, set()))
+    runner = Runner(Home(tmp_path).store, models, RunOptions(), Stopper(0, set()))
     outcomes: dict[str, Outcome] = {}
     latents = [runner.read(e.parents["image"].parents["latents"], outcomes)["latents"] for e in plan.exports]
     for later in latents[1:]:

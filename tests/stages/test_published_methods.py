@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
 
-from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare
-from flows.rendering.session import Result, Session
 from stages.denoise import BaseDenoise
 from stages.errors import SpecError
 from stages.models.load import describe
 from stages.settings import settled_method
-from stages.spec import ModelSpec, RunOptions, make_spec
+from stages.spec import ModelSpec, make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from flows.rendering.session import Result
 
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 4}
 OWN_LAYERS = {
@@ -31,8 +31,13 @@ OWN_LAYERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
 def render(home: Path, method: Any, **changes: Any) -> Result:
-    session = Session(Home(home), RunOptions(), Terminal(quiet=True), threading.Event())
+    session = session_in(home)
     return session.render(prepare(make_spec(SMALL | {"method": method} | changes), session.home))
 
 
@@ -69,15 +74,16 @@ def test_a_models_own_values_leave_a_baseline_as_published(
     ],
     ids=str,
 )
-def test_renders_for_real(tmp_path: Path, method: dict[str, Any], size: tuple[int, int]) -> None:
+def test_renders_for_real(home: Path, method: dict[str, Any], size: tuple[int, int]) -> None:
     width, height = size
-    result = render(tmp_path, method, width=width, height=height)
+    result = render(home, method, width=width, height=height)
+    assert "export 0" in [o.call.label for o in result.outcomes if not o.reused]
     with Image.open(result.outputs[0]) as picture:
         assert picture.size == size
         assert len(picture.getcolors(2**24) or ()) > 100
-    again = render(tmp_path, method, width=width, height=height)
+    again = render(home, method, width=width, height=height)
     assert all(outcome.reused for outcome in again.outcomes)
-    plain = render(tmp_path, {"name": "direct"}, width=width, height=height, solver="ddim", eta=1.0)
+    plain = render(home, {"name": "direct"}, width=width, height=height, solver="ddim", eta=1.0)
     assert plain.pixels_sha256 != result.pixels_sha256
 
 
@@ -106,7 +112,7 @@ def test_a_model_is_told_what_was_released(tmp_path: Path) -> None:
 
 
 def test_at_the_training_size_all_is_direct(tmp_path: Path) -> None:
-    common = {"width": 128, "height": 128, "solver": "euler"}
+    common = {"width": 128, "height": 128, "solver": "euler", "steps": 2}
     direct = render(tmp_path, {"name": "direct"}, **common)
     for name in ("scalecrafter", "fouriscale"):
         assert render(tmp_path, {"name": name, "freeu": None}, **common).pixels_sha256 == direct.pixels_sha256

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,16 +19,17 @@ from stages.errors import SpecError, StageError
 from stages.export import Export
 from stages.runner import Runner
 from stages.spec import RenderSpec, RunOptions, make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 10}
+SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 5}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}  # early: every stage has steps to do
 
 
 def render(home: Path, spec: RenderSpec, **options: Any) -> Result:
-    session = Session(Home(home), RunOptions(**options), Terminal(quiet=True), threading.Event())
+    session = session_in(home, **options)
     return session.render(prepare(spec, session.home))
 
 
@@ -98,7 +98,7 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
 
 @pytest.mark.parametrize(("width", "height"), [(200, 88), (88, 256), (64, 64)])
 def test_any_aspect(tmp_path: Path, width: int, height: int) -> None:
-    result = render(tmp_path, make_spec(SMALL | {"width": width, "height": height, "steps": 4}))
+    result = render(tmp_path, make_spec(SMALL | {"width": width, "height": height, "steps": 3}))
     with Image.open(result.outputs[0]) as picture:
         assert picture.size == (width, height)
         assert '"seed": 5' in picture.text["freescale"]  # type: ignore[attr-defined]
@@ -108,13 +108,13 @@ def test_a_picture_and_a_mask(first: Result, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     Image.linear_gradient("L").resize((192, 128)).save(mask)
     regions = [{"mask": str(mask), "detail_scale": 4.0}]
-    spec = make_spec(SMALL | {"image": str(first.outputs[0]), "regions": regions, "steps": 6})
-    plain = make_spec(SMALL | {"image": str(first.outputs[0]), "steps": 6})
+    spec = make_spec(SMALL | {"image": str(first.outputs[0]), "regions": regions, "steps": 4})
+    plain = make_spec(SMALL | {"image": str(first.outputs[0]), "steps": 4})
     assert render(tmp_path, spec).pixels_sha256 != render(tmp_path, plain).pixels_sha256
 
 
 def test_without_guidance_a_few_steps(tmp_path: Path) -> None:
-    spec = make_spec(SMALL | {"steps": 4, "guidance_scale": 0.0, "solver": "euler_ancestral"})
+    spec = make_spec(SMALL | {"steps": 3, "guidance_scale": 0.0, "solver": "euler_ancestral"})
     result = render(tmp_path, spec)
     assert "negative_embeds" not in Home(tmp_path).store.read(result.outcomes[0].key)
 
@@ -131,7 +131,7 @@ def test_out_of_memory_takes_the_next_saving(first: Result, tmp_path: Path, monk
         return run(self, given, *rest)
 
     monkeypatch.setattr(guidance.Denoiser, "_run", once)
-    result = render(tmp_path, make_spec(SMALL))
+    result = render(tmp_path, make_spec(SMALL | {"steps": 3}))
     savings = [Home(tmp_path).store.find(o.key).savings for o in result.outcomes]  # type: ignore[union-attr]
     assert ("split guidance",) in savings
 

@@ -89,8 +89,15 @@ def step_of(unet: nn.Module, method: str, device: str, **options: Any) -> Callab
 OPTIONS: list[dict[str, Any]] = [{}, {"split_guidance": True, "window_rows": 2, "feed_forward_tokens": 64}]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "measured"])
-@pytest.mark.parametrize("method", ["direct", "freescale"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        pytest.param("direct", OPTIONS[0], id="direct-plain"),
+        pytest.param("direct", OPTIONS[1], id="direct-measured", marks=pytest.mark.thorough),
+        pytest.param("freescale", OPTIONS[0], id="freescale-plain"),
+        pytest.param("freescale", OPTIONS[1], id="freescale-measured"),
+    ],
+)
 def test_without_numbers_as_with_them(method: str, options: dict[str, Any]) -> None:
     """The peak of the same step on real tensors.
 
@@ -121,6 +128,7 @@ def test_the_fold_counts_what_it_leaves_out() -> None:
         **UNET,
         "block_out_channels": [32, 64, 96],
         "norm_num_groups": 8,
+        "layers_per_block": 1,
         "transformer_layers_per_block": [1, 2, 3],
     }
     config |= {"attention_head_dim": [1, 2, 3], "cross_attention_dim": 64}
@@ -140,10 +148,10 @@ def test_the_fold_counts_what_it_leaves_out() -> None:
 KNOWN = {1024: 6.8, 2048: 35.9, 4096: 287.8, 8192: 3460.0}  # TFLOP of one UNet sample
 
 
-SLOW = pytest.mark.slow
+THOROUGH = pytest.mark.thorough
 
 
-@pytest.mark.parametrize("side", [1024, 4096, pytest.param(2048, marks=SLOW), pytest.param(8192, marks=SLOW)])
+@pytest.mark.parametrize("side", [1024, 4096, pytest.param(2048, marks=THOROUGH), pytest.param(8192, marks=THOROUGH)])
 def test_sdxl_costs_what_is_known_of_it(side: int, tmp_path: Path) -> None:
     folder = str(write_sdxl(tmp_path))
     spec = {"prompt": "x", "width": side, "height": side, "model": {"name": folder, "dtype": "bfloat16"}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.export import export_level
 from flows.rendering.job import prepare
-from flows.rendering.session import Result, Session
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
@@ -27,16 +24,19 @@ from stages.media.png import write_png
 from stages.models.load import Models
 from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
+from tests.homes import copy_before, session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from flows.rendering.session import Result
 
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 136, "steps": 2}
 TILED = {"vae_memory": 5 << 20, "vae_tile": 64}
 
 
 def render(home: Path, values: dict[str, Any], **options: Any) -> Result:
-    session = Session(Home(home), RunOptions(**options), Terminal(quiet=True), threading.Event())
+    session = session_in(home, **options)
     return session.render(prepare(make_spec(values), session.home))
 
 
@@ -46,13 +46,24 @@ def arrays(home: Path, result: Result, stage: str) -> list[torch.Tensor]:
     return [tensor for key in keys for tensor in store.read(key).values()]
 
 
-def test_a_render_by_tiles_is_the_whole_one_to_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = render(tmp_path / "whole", SMALL)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> Result:
+    return render(home, SMALL)
+
+
+def test_a_render_by_tiles_is_the_whole_one_to_rounding(
+    whole: Result, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     used = counted(monkeypatch)
-    tiled = render(tmp_path / "tiled", SMALL, **TILED)
+    tiled = render(tmp_path, SMALL, **TILED)
     assert used == ["decode_tiles", "encode_tiles", "decode_tiles"]
     for stage, within in (("decode", 4e-3), ("upscale", 1e-3)):  # float16 pictures; latents of one
-        pairs = zip(arrays(tmp_path / "whole", whole, stage), arrays(tmp_path / "tiled", tiled, stage), strict=True)
+        pairs = zip(arrays(home, whole, stage), arrays(tmp_path, tiled, stage), strict=True)
         for one, other in pairs:
             torch.testing.assert_close(other, one, atol=within, rtol=0)
     assert [o.key for o in whole.outcomes] == [o.key for o in tiled.outcomes]
@@ -89,7 +100,7 @@ def test_a_source_picture_by_tiles_is_encoded_as_whole(
 
 def test_frames_by_tiles_are_decoded_and_enlarged_as_whole(shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     used = counted(monkeypatch)
-    latents = normal((1, 4, 2, 17, 24), 7)
+    latents = normal((1, 4, 2, 12, 17), 7)
     frames = [
         decode.decoded_whole(latents[:, :, index] * 0.2, shapes, RunOptions(**more))
         for more in ({}, TILED)
@@ -98,8 +109,8 @@ def test_frames_by_tiles_are_decoded_and_enlarged_as_whole(shapes: Any, monkeypa
     assert used == ["decode_tiles"] * 2
     torch.testing.assert_close(frames[2:], frames[:2], atol=1e-5, rtol=0)
     made = DecodeVideo(2).run({"latents": {"latents": latents}}, shapes, RunOptions(**TILED))["image"]
-    assert [tuple(frame.shape) for frame in made.pieces({})] == [(1, 3, 136, 192)] * 2
-    stage = UpscaleVideo(5, 1, (152, 216), "sample", 2)
+    assert [tuple(frame.shape) for frame in made.pieces({})] == [(1, 3, 96, 136)] * 2
+    stage = UpscaleVideo(5, 1, (112, 152), "sample", 2)
     parents: Any = {"image": {"image": frames[:2]}}
     whole, tiled = (list(stage.run(parents, shapes, RunOptions(**more))) for more in ({}, TILED))
     assert used == ["decode_tiles"] * 4 + ["encode_tiles"] * 2
@@ -167,16 +178,19 @@ def test_png_from_bands_opens_to_the_same_pixels_and_text(rows: int) -> None:
         write_png(io.BytesIO(), (50, 37), [pixels[:49]], "")
 
 
-def test_a_large_export_is_the_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = render(tmp_path / "one", SMALL)
+def test_a_large_export_is_the_small_one(
+    whole: Result, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_before(home, tmp_path / "two", prepare(make_spec(SMALL), Home(home)).plan, "export 1")
     monkeypatch.setattr(export, "WHOLE", 1)
     monkeypatch.setattr(export, "BAND", 10)
     other = render(tmp_path / "two", SMALL)
-    assert other.pixels_sha256 == first.pixels_sha256
-    with Image.open(first.outputs[0]) as one, Image.open(other.outputs[0]) as two:
+    assert [o.call.label for o in other.outcomes if not o.reused] == ["export 1"]
+    assert other.pixels_sha256 == whole.pixels_sha256
+    with Image.open(whole.outputs[0]) as one, Image.open(other.outputs[0]) as two:
         assert one.tobytes() == two.tobytes()
         assert one.text == two.text  # type: ignore[attr-defined]
-    assert first.outputs[0].read_bytes() != other.outputs[0].read_bytes()
+    assert whole.outputs[0].read_bytes() != other.outputs[0].read_bytes()
     job = prepare(make_spec(SMALL), Home(tmp_path / "two"))
     again = export_level(Home(tmp_path / "two"), job.spec, "png", None, tmp_path, False)
     assert again.read_bytes() == other.outputs[0].read_bytes()

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import threading
 import zipfile
 from fractions import Fraction
 from io import BytesIO
@@ -23,7 +22,6 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.export import export_level
 from flows.rendering.job import prepare
-from flows.rendering.session import Result, Session
 from stages.decode import DecodeVideo, checked
 from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
@@ -31,13 +29,16 @@ from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
 from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
+from tests.homes import copy_before, session_in
 from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
     from pathlib import Path
 
+    from flows.rendering.session import Result
     from stages.observer import Outcome
 
 
@@ -58,12 +59,8 @@ def values(model: Path, **more: Any) -> dict[str, Any]:
     return base | {"model": {"name": str(model)}, "fps": "24000/1001"} | more
 
 
-def session_at(home: Path, observer: Any = None) -> Session:
-    return Session(Home(home), RunOptions(checkpoint_every=0), observer or Terminal(quiet=True), threading.Event())
-
-
 def render(home: Path, spec: dict[str, Any], out: Path | None = None) -> Result:
-    session = session_at(home)
+    session = session_in(home, checkpoint_every=0)
     return session.render(prepare(make_spec(spec), session.home), out)
 
 
@@ -183,12 +180,16 @@ class Stopper(Terminal):
 
 
 @pytest.mark.parametrize(("stage", "step"), [("highres_denoise", 2), ("decode", 2)])
-def test_stopped_and_resumed_bit_for_bit(first: Result, model: Path, tmp_path: Path, stage: str, step: int) -> None:
+def test_stopped_and_resumed_bit_for_bit(
+    first: Result, home: Path, model: Path, tmp_path: Path, stage: str, step: int
+) -> None:
     stopper = Stopper(stage, step)
-    session = session_at(tmp_path, stopper)
+    session = session_in(tmp_path, stopper, checkpoint_every=0)
     stopper.stop = session.stop
+    job = prepare(make_spec(values(model)), session.home)
+    copy_before(home, tmp_path, job.plan, f"{stage} 1")
     with pytest.raises(Interrupted):
-        session.render(prepare(make_spec(values(model)), session.home))
+        session.render(job)
     again = render(tmp_path, values(model))
     assert again.pixels_sha256 == first.pixels_sha256
     resumed = {o.call.stage.name: o.resumed_at_step for o in again.outcomes if not o.reused and o.call.level == 1}
@@ -200,8 +201,8 @@ VAE_SAVINGS = tuple(saving.name for saving in SAVINGS if "vae" in saving.parts)
 
 
 @pytest.fixture(scope="module")
-def rgb(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Result:
-    return render(tmp_path_factory.mktemp("rgb"), values(model, method=RGB))
+def rgb(first: Result, home: Path, model: Path) -> Result:
+    return render(home, values(model, method=RGB))
 
 
 @pytest.mark.parametrize(
@@ -213,8 +214,16 @@ def rgb(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Result:
     ],
 )
 def test_out_of_memory_in_a_frame_takes_the_next_saving_and_goes_on(
-    kind: Any, label: str, taken: int, rgb: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any,
+    label: str,
+    taken: int,
+    rgb: Result,
+    home: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    copy_before(home, tmp_path, prepare(make_spec(values(model, method=RGB)), Home(home)).plan, label)
     made, asked = kind.make_frame, []
 
     def scarce(self: Any, parents: Any, models: Any, options: RunOptions, index: int) -> torch.Tensor:
@@ -232,8 +241,9 @@ def test_out_of_memory_in_a_frame_takes_the_next_saving_and_goes_on(
 
 
 def test_at_the_end_of_the_savings_the_frames_stay(
-    first: Result, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: Result, home: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy_before(home, tmp_path, prepare(make_spec(values(model)), Home(home)).plan, "decode 1")
     made, asked = DecodeVideo.make_frame, []
 
     def scarce(self: Any, *given: Any) -> torch.Tensor:
@@ -249,13 +259,13 @@ def test_at_the_end_of_the_savings_the_frames_stay(
     monkeypatch.setattr(DecodeVideo, "make_frame", made)
     again = render(tmp_path, values(model))
     assert again.pixels_sha256 == first.pixels_sha256
-    outcome = next(o for o in again.outcomes if o.call.stage.name == "decode")
+    outcome = next(o for o in again.outcomes if o.call.label == "decode 1")
     assert outcome.resumed_at_step == 2
     assert Home(tmp_path).store.find(outcome.key).resumed_at == (2,)  # type: ignore[union-attr]
 
 
 def test_redo_from_the_detail_pass(first: Result, home: Path, model: Path) -> None:
-    session = session_at(home)
+    session = session_in(home, checkpoint_every=0)
     spec = prepare(make_spec(values(model)), session.home).spec
     changes = {"seed": None, "guidance_scale": None, "mask": None}
     again = redo_spec(spec, "detail_pass", None, changes, ["--detail-scale", "0.5"], session.home)
@@ -269,15 +279,14 @@ def made_of(outcomes: tuple[Outcome, ...]) -> set[str]:
     return {f"{o.call.stage.name} {o.call.level}" for o in outcomes if not o.reused}
 
 
-def test_rgb_upsampling_is_the_ablation(first: Result, home: Path, model: Path) -> None:
-    result = render(home, values(model, method=RGB))
-    assert "upscale 1" in made_of(result.outcomes)
-    assert "decode 0" not in made_of(result.outcomes)
-    assert result.pixels_sha256 != first.pixels_sha256
+def test_rgb_upsampling_is_the_ablation(first: Result, rgb: Result) -> None:
+    assert "upscale 1" in made_of(rgb.outcomes)
+    assert "decode 0" not in made_of(rgb.outcomes)
+    assert rgb.pixels_sha256 != first.pixels_sha256
 
 
 def test_more_frames_than_the_model_knows(first: Result, home: Path, model: Path) -> None:
-    result = render(home, values(model, frames=VIDEO_FRAMES + 2, fps=8))
+    result = render(home, values(model, frames=VIDEO_FRAMES + 2, fps=8, steps=2))
     rate, size, times = listed(result.outputs[0])
     assert (rate, size, times) == (8, (128, 160), list(range(VIDEO_FRAMES + 2)))
     assert "base_denoise 0" in made_of(result.outcomes)
