@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import typing
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -85,8 +83,6 @@ def expand_method(value: Any) -> Any:
 
 
 if typing.TYPE_CHECKING:
-    from pathlib import Path
-
     MethodSpec = _MethodSpec
 else:
     MethodSpec = Annotated[
@@ -342,19 +338,3 @@ def sentence(error: ValidationError) -> str:
         what = f"{first['input']!r}: {what}"
     more = len(error.errors()) - 1
     return f"{where}: {what}" + (f" (and {more} more)" if more else "")
-
-
-def load_spec(path: Path) -> dict[str, Any]:
-    """Return the plain values of a YAML or JSON spec file of up to 1 MiB. Raises `SpecError` with the file's name."""
-    try:
-        if path.stat().st_size > 2**20:
-            raise SpecError(f"spec: {path} is larger than 1 MiB")
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise SpecError(f"spec: {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
-        raise SpecError(f"spec: {path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict):
-        raise SpecError(f"spec: {path} is not a mapping of field names to values")
-    return values

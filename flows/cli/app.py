@@ -12,7 +12,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,6 +36,8 @@ from flows.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flows.home import Home
     from flows.rendering.job import Job
     from stages.spec import RenderSpec, RunOptions
@@ -77,11 +79,12 @@ def render(
     input_root: RootOption = None,
 ) -> None:
     """Render a picture or a video in checkpointed stages. The same command again goes on after a crash."""
-    from flows.cli.flags import spec_from
+    from flows.cli.flags import asked
 
-    spec = spec_from(what, flags_of(picture), context.args)
     home = home_of(where.home)
-    _run(_prepare(spec, home, input_root), home, run_options(running), sharing, output, where.as_json)
+    found = asked(what, flags_of(picture), context.args, home, input_root)
+    _tell_seeds(found.drawn)
+    _run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
 
 
 @app.command(context_settings=EXTRA)
@@ -101,11 +104,12 @@ def plan(
     input_root: RootOption = None,
 ) -> None:
     """Show the levels and stages of a render, what is reused, and memory, time and disk. Nothing is started."""
-    from flows.cli.flags import spec_or_run
+    from flows.cli.flags import asked_or_run
 
     home = home_of(where.home)
-    spec = spec_or_run(what, flags_of(picture), context.args, home)
-    _show_plan(_prepare(spec, home, input_root), home, run_options(memory), why, where.as_json)
+    found = asked_or_run(what, flags_of(picture), context.args, home, input_root)
+    _tell_seeds(found.drawn)
+    _show_plan(found.job, home, run_options(memory), why, where.as_json)
 
 
 @app.command()
@@ -114,7 +118,7 @@ def resume(run: RunArgument, running: Running, sharing: Sharing, output: Output,
     """Go on with a run from its last checkpoint, or show that it is done."""
     home = home_of(where.home)
     origin, spec = _recorded(home, run)
-    job = _prepare(spec, home, None, origin)
+    job = _prepare(spec, home, origin)
     _run(job, home, run_options(running), sharing, output, where.as_json)
 
 
@@ -134,7 +138,9 @@ def redo(
     output: Output,
     where: Where,
     level: LevelOption = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed, 0 or larger. Default: the run's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed, 0 or larger; -1: a new random one. Default: the run's.")
+    ] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Another guidance scale, 0 to 50. Default: the run's.")
     ] = None,
@@ -147,7 +153,8 @@ def redo(
     home = home_of(where.home)
     _, spec = _recorded(home, run)
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
-    job = _prepare(redo_spec(spec, stage, level, changes, context.args, home), home, None, origin=run)
+    job = _prepare(redo_spec(spec, stage, level, changes, context.args, home), home, run)
+    _tell_seeds([change.seed for change in job.spec.redo[-1:] if seed == -1])
     options = run_options(running)
     if dry:
         _show_plan(job, home, options, False, where.as_json)
@@ -238,10 +245,16 @@ def _recorded(home: Home, run: str) -> tuple[str | None, RenderSpec]:
     return record.origin, spec
 
 
-def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
+def _prepare(spec: RenderSpec, home: Home, origin: str | None) -> Job:
     from flows.rendering.job import prepare
 
-    return prepare(spec, home, root, origin)
+    return prepare(spec, home, origin=origin)
+
+
+def _tell_seeds(drawn: Sequence[int | None]) -> None:
+    """Say which seeds were drawn for -1."""
+    for seed in drawn:
+        typer.echo(f"note: the seed -1 is {seed}", err=True)
 
 
 def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
@@ -250,11 +263,23 @@ def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
     print_plan(job, home, options, why, as_json)
 
 
-def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool) -> None:
-    """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went."""
+def _run(
+    job: Job,
+    home: Home,
+    options: RunOptions,
+    sharing: Sharing,
+    output: Output,
+    as_json: bool,
+    name: str | None = None,
+) -> None:
+    """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went.
+
+    `name` is that of the picture's file in a folder; None: the run's.
+    """
     from flows.cli.terminal import Terminal
     from flows.cluster.fanout import open_fanout
     from flows.rendering.advice import remarks
+    from flows.rendering.export import path_in
     from flows.rendering.session import Session
     from stages.device import pick_device
     from stages.runner import Interrupted
@@ -267,7 +292,7 @@ def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Ou
     terminal.begin(job.plan)
     try:
         with open_fanout(home, options, session.stop, sharing.dask, sharing.workers) as session.helpers:
-            result = session.render(job, output.out or Path.cwd(), output.overwrite)
+            result = session.render(job, path_in(output.out or Path.cwd(), job, name), output.overwrite)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.end()
         terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")

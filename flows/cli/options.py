@@ -66,7 +66,8 @@ RootOption = Annotated[
     Path | None,
     typer.Option(
         "--input-root",
-        help="Refuse pictures and masks outside of this folder. Default: no limit.",
+        help="Folder that pictures and masks must lie in. Default: for those that a file names, the folder of the "
+        "file; for --image and --mask, no limit.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -94,7 +95,8 @@ class Picture:
 
     size: SizeOption = None
     seed: Annotated[
-        int | None, typer.Option(help="Seed of all noise, 0 or larger. Default: 0.", rich_help_panel=WHAT)
+        int | None,
+        typer.Option(help="Seed of all noise, 0 or larger; -1: a new random one. Default: 0.", rich_help_panel=WHAT),
     ] = None
     steps: StepsOption = None
     method: MethodOption = None
@@ -134,7 +136,8 @@ class Grid:
         int | None, typer.Option(help="How many of the prompts are used. Default: all.", rich_help_panel=WHAT)
     ] = None
     seed: Annotated[
-        list[int] | None, typer.Option(help="A seed, 0 or larger; may be repeated.", rich_help_panel=WHAT)
+        list[int] | None,
+        typer.Option(help="A seed, 0 or larger, or -1 for a new random one; may be repeated.", rich_help_panel=WHAT),
     ] = None
     steps: StepsOption = None
     frames: FramesOption = None
