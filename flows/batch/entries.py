@@ -55,6 +55,7 @@ def _json_lines(text: str) -> Iterator[Entry | Fault]:
 
 def _table(delimiters: Sequence[str]) -> Callable[[str], Iterator[Entry | Fault]]:
     def read(text: str) -> Iterator[Entry | Fault]:
+        """The jobs of a table."""
         for row in read_table(text, "prompt", delimiters):
             if isinstance(row, Fault):
                 yield row
@@ -89,6 +90,7 @@ def _document(read: Callable[[str], tuple[Any, Lines]]) -> Callable[[str], Itera
     """The reader of a list of jobs, of one spec, or of `defaults`, `jobs` and `grid`."""
 
     def entries(text: str) -> Iterator[Entry | Fault]:
+        """The jobs of a document."""
         values, lines = read(text)
         if isinstance(values, dict) and "prompt" in values:
             yield Entry(values, lines)

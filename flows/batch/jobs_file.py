@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 MAX_JOBS = 100_000
 BESIDE = (  # what may lie beside jobs files: pictures that jobs name, and what a batch made
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
-    *(".mp4", ".mkv", ".zip"),
+    *(".mp4", ".mkv", ".zip", ".html", ".md"),
+    *(".part", ".tmp", ".bak"),  # a file on its way, or a copy of one
 )
 
 
@@ -180,7 +181,7 @@ def _not_read(path: Path) -> str | None:
         if suffix in READERS or any(suffix in READERS for suffix in inside):
             return "is a folder inside of a folder of jobs files; give it to a batch of its own"
         return ""
-    if suffix in BESIDE or path.name.lower() in ("thumbs.db", "desktop.ini"):
+    if suffix in BESIDE or path.name.endswith("~") or path.name.lower() in ("thumbs.db", "desktop.ini"):
         return ""
     if suffix not in READERS:
         return f"does not end in {', '.join(READERS)}; move it out of the folder of jobs files"

@@ -102,11 +102,13 @@ def with_whole_paths(fields: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """Return the fields with absolute paths of pictures and masks. Raises `SpecError` for one outside of the root."""
 
     def whole(record: Any, field: str, name: str) -> Any:
+        """The record with the path of one field made absolute; errors call the field `name`."""
         if not isinstance(record, dict) or not isinstance(record.get(field), str):
             return record
         return record | {field: picture_path(name, record[field], origin)}
 
     def regions(record: dict[str, Any], name: str) -> dict[str, Any]:
+        """The record with the paths of its masks made absolute."""
         if not isinstance(record.get("regions"), list):
             return record
         found = [whole(each, "mask", f"{name}.{index}.mask") for index, each in enumerate(record["regions"])]
@@ -153,11 +155,14 @@ def _mappings(value: Any) -> list[dict[str, Any]]:
 
 
 def _model_name(name: str, origin: Origin) -> str:
-    """The name of a model, or the path of its folder where one is there relative to the file."""
-    found = origin.folder / name
-    if name and "\0" not in name and name not in EMBEDDED_MODELS and os.path.isdir(found):
-        return str(found.absolute())
-    return name
+    """The name of a model, or the path of its folder where one lies relative to a file elsewhere.
+
+    A name is part of keys, so that it stays as it is where the file lies in the working folder.
+    """
+    found = (origin.folder / name).absolute()
+    if name in EMBEDDED_MODELS or origin.folder.absolute() == Path.cwd() or not os.path.isdir(found):
+        return name
+    return str(found)
 
 
 def line_of(error: SpecError, lines: Lines, around: Lines | None = None) -> int:
