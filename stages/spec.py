@@ -77,7 +77,7 @@ METHOD_MODELS = tuple(_method_models())
 
 def expand_method(value: Any) -> Any:
     """Return FreeScale with an ablation's parameters for its name, `freescale/no-fusion`; else `value` as it is."""
-    if not isinstance(value, dict) or value.get("name") not in CHANGES:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or value["name"] not in CHANGES:
         return value
     return {**CHANGES[value["name"]], **value, "name": "freescale"}
 

@@ -86,7 +86,7 @@ def _with_flags(values: dict[str, Any], flags: dict[str, Any], given: dict[str, 
         record = (record if same else {}) | {"name": flags["method"]}
     record = expand_method(record)
     name = record.get("name", "freescale")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise SpecError(f"method: {name!r} is not one of {', '.join([*METHODS, *ABLATIONS])}")
     values |= {k: cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
     if "dtype" in given:

@@ -35,7 +35,7 @@ USES = {  # what a file is, by how its name ends, and where it is given
         "is a model's weights; freescale render 'WORDS' --model FOLDER",
     ),
 }
-FILE = re.compile(r"\S*\.[A-Za-z][A-Za-z0-9]{1,10}|\w+://\S*|(~|\.{1,2})?[/\\]\S*|\w:\\.*|\S+[/\\]")
+FILE = re.compile(r"\S*\.[A-Za-z][A-Za-z0-9]{1,4}|\w+://\S*|(~|\.{1,2})?[/\\]\S*|\w:\\.*|\S+[/\\]")
 """A single word that ends like a file or begins like a path or an address."""
 
 

@@ -15,6 +15,7 @@ import yaml
 from stages.textfiles.text import UnreadableError
 from stages.textfiles.values import FALSE, NULL, NUMBER, TRUE, WHOLE, Lines, scalar
 
+MAX_VALUES = 10_000_000
 TAG = "tag:yaml.org,2002:"
 PLAIN = {  # what an unquoted text is read as; the first that fits
     "null": NULL,
@@ -51,7 +52,7 @@ def read_yaml(text: str) -> tuple[Any, Lines]:
         node = loader.get_single_node()
         if node is None:
             return None, Lines(1)
-        lines = _yaml_lines(node, {})
+        lines = _yaml_lines(node, {}, {})
         return loader.construct_document(node), lines
     except yaml.reader.ReaderError as error:
         where = text[: error.position].count("\n") + 1
@@ -76,30 +77,54 @@ def value_of(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's name; none of the rules of YAML 1.1)
 
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        """The text of a node."""
+        return _whole(node.value)
+
+
+_Loader.add_constructor(TAG + "str", _Loader.construct_yaml_str)
+
 
 for _kind, _pattern in PLAIN.items():
     _Loader.add_implicit_resolver(TAG + _kind, re.compile(f"(?:{_pattern.pattern})\\Z"), None)
 
 
-def _yaml_lines(node: yaml.Node, seen: dict[int, Lines]) -> Lines:
-    """The lines of a node and of all in it, each visited once; what no spec can hold is refused."""
+def _yaml_lines(node: yaml.Node, seen: dict[int, Lines], sizes: dict[int, int]) -> Lines:
+    """The lines of a node and of all in it, each visited once; what no spec can hold is refused.
+
+    `sizes` are the values that each node stands for, with those that its aliases repeat.
+    """
     if id(node) in seen:
+        if id(node) not in sizes:
+            raise UnreadableError(
+                "not YAML that is read here: an alias inside of what it stands for", seen[id(node)].line
+            )
         return seen[id(node)]
     inside: dict[str | int, Lines] = {}
     found = seen[id(node)] = Lines(node.start_mark.line + 1, inside)
     if node.tag.removeprefix(TAG) not in _kinds(node):
         raise UnreadableError(f"not YAML that is read here: the tag {node.tag!r}", found.line)
     if isinstance(node, yaml.SequenceNode):
-        inside |= {index: _yaml_lines(item, seen) for index, item in enumerate(node.value)}
+        inside |= {index: _yaml_lines(item, seen, sizes) for index, item in enumerate(node.value)}
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            line = _yaml_lines(key, seen).line
+            line = _yaml_lines(key, seen, sizes).line
             if not isinstance(key, yaml.ScalarNode):
                 raise UnreadableError("not YAML that is read here: a list or a mapping as a key", line)
-            if key.value in inside:
-                raise _twice(key.value, inside[key.value].line, line)
-            inside[key.value] = Lines(line, _yaml_lines(value, seen).inside)
+            name = _whole(key.value)
+            if name in inside:
+                raise _twice(name, inside[name].line, line)
+            inside[name] = Lines(line, _yaml_lines(value, seen, sizes).inside)
+    sizes[id(node)] = 1 + sum(sizes[id(each)] for each in _below(node))
+    if sizes[id(node)] > MAX_VALUES:
+        raise UnreadableError(f"not YAML that is read here: its aliases stand for over {MAX_VALUES} values", found.line)
     return found
+
+
+def _below(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [value for _, value in node.value]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 def _kinds(node: yaml.Node) -> set[str]:
@@ -133,6 +158,14 @@ def _json_lines(text: str) -> Lines:
             if key in inside:
                 raise _twice(key, inside[key].line, line)
     return top[0]
+
+
+def _whole(text: str) -> str:
+    r"""The text with one character for its two halves `\ud83d\ude00`, as in JSON; a half alone stays."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return text
 
 
 def _twice(key: str, first: int, line: int) -> UnreadableError:

@@ -27,7 +27,7 @@ class Lines:
     """The line that a value is written in, and those of the values inside it, by key or by position in a list."""
 
     line: int
-    inside: Mapping[str | int, Lines] = field(default_factory=dict)
+    inside: Mapping[str | int, Lines] = field(default_factory=dict, repr=False)
 
     def has(self, part: str | int) -> bool:
         """Whether a value is written there under this key or position."""
