@@ -68,6 +68,13 @@ def given(name: str, words: str, *says: str, **files: Any) -> Case:
     spec("tag.yaml", "prompt: !!python/object:os.system x\n", "spec.yaml:1", "python/object"),
     spec("tag-of-a-number.yaml", "prompt: x\nseed: !!int x\n", "spec.yaml:2", "int"),
     spec("list-as-a-key.yaml", "prompt: x\n? [a]\n: b\n", "spec.yaml:2", "as a key"),
+    spec("number-as-a-key.yaml", "prompt: x\n1: 2\n", "spec.yaml:", "1"),
+    spec("method-is-a-list.yaml", "prompt: x\nmethod: {name: [direct]}\n", "spec.yaml:2: method", "direct"),
+    spec("alias-of-itself.yaml", "prompt: x\nredo: &a [*a]\n", "spec.yaml:2", "alias"),
+    Case(
+        "prompts-in-cp1252", "compare --prompts p.txt", ("p.txt, line 2", "0xE9", "UTF-8"),
+        files={"p.txt": "x\ncaf\xe9\n".encode("cp1252")},
+    ),
     spec("two-documents.yaml", ONE + "---\n" + ONE, "spec.yaml:4", "one list"),
     spec("control-character.yaml", "prompt: x\nseed: \x07\n", "spec.yaml:2", "U+0007"),
     spec("comma.json", '{"prompt": "x",}', "spec.json:1", "not JSON"),
