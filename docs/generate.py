@@ -158,7 +158,12 @@ def fields_page() -> str:
         "Specs are YAML or JSON files. The same fields are options of `freescale render` and parameters of the Prefect "
         "deployments. An unknown field or an impossible value is refused before any work, in one sentence.",
         "## A render",
-        "`freescale render FILE`. These fields decide the bytes of a picture or video.",
+        "`freescale render FILE`. These fields decide the bytes of a picture or video. A file ends in `.yaml`, `.yml` "
+        "or `.json`; an error names its line. In a file, `size: 512x512` may stand for `width` and `height`, a name "
+        "for `model` and `method`, and `seed: -1` for a new random seed, which the command shows and the run keeps. "
+        "`name` is that of the picture in the folder `--out`; `priority` is for the [jobs of a batch](jobs-file.md). "
+        "Paths are relative to the folder of the file; pictures and masks lie in it, or in the folder that "
+        "`--input-root` names.",
         meanings.table("RenderSpec", spec.RenderSpec),
     ]
     for title, model in (("model", spec.ModelSpec), ("regions", spec.Region), ("redo", spec.Redo)):

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import re
 import typing
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -31,7 +29,7 @@ from pydantic import (
 
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
-from stages.errors import SpecError, cause, nearest_size, not_one_of, sentence
+from stages.errors import SpecError, nearest_size, not_one_of, sentence
 from stages.planner.amounts import parse_bytes
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
@@ -81,14 +79,12 @@ METHOD_MODELS = tuple(_method_models())
 
 def expand_method(value: Any) -> Any:
     """Return FreeScale with an ablation's parameters for its name, `freescale/no-fusion`; else `value` as it is."""
-    if not isinstance(value, dict) or value.get("name") not in CHANGES:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or value["name"] not in CHANGES:
         return value
     return {**CHANGES[value["name"]], **value, "name": "freescale"}
 
 
 if typing.TYPE_CHECKING:
-    from pathlib import Path
-
     MethodSpec = _MethodSpec
 else:
     MethodSpec = Annotated[
@@ -346,19 +342,3 @@ def make_spec(values: dict[str, Any]) -> RenderSpec:
         return RenderSpec.model_validate(values)
     except ValidationError as error:
         raise SpecError(sentence(error, RenderSpec)) from None
-
-
-def load_spec(path: Path) -> dict[str, Any]:
-    """Return the plain values of a YAML or JSON spec file of up to 1 MiB. Raises `SpecError` with the file's name."""
-    try:
-        if path.stat().st_size > 2**20:
-            raise SpecError(f"spec: {path} is larger than 1 MiB")
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise SpecError(f"spec: {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
-        raise SpecError(f"spec: {path} cannot be read: {cause(error)}") from None
-    if not isinstance(values, dict):
-        raise SpecError(f"spec: {path} is not a mapping of field names to values")
-    return values

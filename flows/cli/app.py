@@ -13,7 +13,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,14 +41,19 @@ from flows.cli.parsing import App, options_of, usage
 from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flows.home import Home
     from flows.rendering.job import Job
     from stages.spec import RenderSpec, RunOptions
+    from storage import RunRecord
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, as `freescale runs` lists it, or its beginning.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of a run, as `freescale runs` lists it, or its beginning.")
+]
 LevelOption = Annotated[
     int | None, typer.Option(help="Level of the cascade: 0 is the training size. Default: the last.")
 ]
@@ -92,11 +97,12 @@ def render(
     input_root: RootOption = None,
 ) -> None:
     """Render a picture or a video in checkpointed stages. The same command again goes on after a crash."""
-    from flows.cli.flags import spec_from
+    from flows.cli.flags import asked
 
-    spec = spec_from(what, flags_of(picture) | flags_of(file), context.args, options_of(context))
     home = home_of(where.home)
-    _run(_prepare(spec, home, input_root), home, run_options(running), sharing, output, where.as_json)
+    found = asked(what, flags_of(picture) | flags_of(file), context.args, home, input_root, options_of(context))
+    _tell_seeds(found.drawn)
+    _run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
 
 
 @app.command(context_settings=EXTRA)
@@ -117,11 +123,12 @@ def plan(
     input_root: RootOption = None,
 ) -> None:
     """Show the levels and stages of a render, what is reused, and memory, time and disk. Nothing is started."""
-    from flows.cli.flags import spec_or_run
+    from flows.cli.flags import asked_or_run
 
     home = home_of(where.home)
-    spec = spec_or_run(what, flags_of(picture) | flags_of(file), context.args, home, options_of(context))
-    _show_plan(_prepare(spec, home, input_root), home, run_options(memory), why, where.as_json)
+    found = asked_or_run(what, flags_of(picture) | flags_of(file), context.args, home, input_root, options_of(context))
+    _tell_seeds(found.drawn)
+    _show_plan(found.job, home, run_options(memory), why, where.as_json)
 
 
 @app.command()
@@ -129,8 +136,8 @@ def plan(
 def resume(run: RunArgument, running: Running, sharing: Sharing, output: Output, where: Where) -> None:
     """Go on with a run from its last checkpoint, or show that it is done."""
     home = home_of(where.home)
-    origin, spec = _recorded(home, run)
-    job = _prepare(spec, home, None, origin)
+    record, spec = _recorded(home, run)
+    job = _prepare(spec, home, record.origin)
     _run(job, home, run_options(running), sharing, output, where.as_json)
 
 
@@ -150,7 +157,9 @@ def redo(
     output: Output,
     where: Where,
     level: LevelOption = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed, 0 or larger. Default: the run's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed, 0 or larger; -1: a new random one. Default: the run's.")
+    ] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Another guidance scale, 0 to 50. Default: the run's.")
     ] = None,
@@ -161,10 +170,11 @@ def redo(
     from flows.cli.flags import redo_spec
 
     home = home_of(where.home)
-    _, spec = _recorded(home, run)
+    record, spec = _recorded(home, run)
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     changed = redo_spec(spec, stage, level, changes, context.args, home, options_of(context))
-    job = _prepare(changed, home, None, origin=run)
+    job = _prepare(changed, home, record.run)
+    _tell_seeds([change.seed for change in job.spec.redo[-1:] if seed == -1])
     options = run_options(running)
     if dry:
         _show_plan(job, home, options, False, where.as_json)
@@ -266,18 +276,23 @@ app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
 
 
-def _recorded(home: Home, run: str) -> tuple[str | None, RenderSpec]:
-    """The origin and the spec of a recorded run. Raises `SpecError` for a name that is none."""
+def _recorded(home: Home, run: str) -> tuple[RunRecord, RenderSpec]:
+    """The record and the spec of a run. Raises `SpecError` for a name that is none."""
     from flows.rendering.job import load
 
-    record, spec = load(home, run)
-    return record.origin, spec
+    return load(home, run)
 
 
-def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
+def _prepare(spec: RenderSpec, home: Home, origin: str | None) -> Job:
     from flows.rendering.job import prepare
 
-    return prepare(spec, home, root, origin)
+    return prepare(spec, home, origin=origin)
+
+
+def _tell_seeds(drawn: Sequence[int | None]) -> None:
+    """Say which seeds were drawn for -1."""
+    for seed in drawn:
+        typer.echo(f"note: the seed -1 is {seed}", err=True)
 
 
 def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
@@ -286,11 +301,23 @@ def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
     print_plan(job, home, options, why, as_json)
 
 
-def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool) -> None:
-    """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went."""
+def _run(
+    job: Job,
+    home: Home,
+    options: RunOptions,
+    sharing: Sharing,
+    output: Output,
+    as_json: bool,
+    name: str | None = None,
+) -> None:
+    """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went.
+
+    `name` is that of the picture's file in a folder; None: the run's.
+    """
     from flows.cli.terminal import Terminal
     from flows.cluster.fanout import open_fanout
     from flows.rendering.advice import remarks
+    from flows.rendering.export import path_in
     from flows.rendering.session import Session
     from stages.device import pick_device
     from stages.runner import Interrupted
@@ -304,7 +331,7 @@ def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Ou
     terminal.begin(job.plan)
     try:
         with open_fanout(home, options, session.stop, sharing.dask, sharing.workers) as session.helpers:
-            result = session.render(job, output.out or Path.cwd(), output.overwrite)
+            result = session.render(job, path_in(output.out or Path.cwd(), job, name), output.overwrite)
     except (Interrupted, KeyboardInterrupt) as stopped:
         terminal.end()
         terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")

@@ -11,6 +11,7 @@ from flows.cli.groups import grouped
 from flows.cli.options import (
     OUTPUT,
     HomeOption,
+    RootOption,
     Running,
     Sharing,
     Where,
@@ -28,7 +29,9 @@ NotifyOption = Annotated[
 
 @grouped
 def batch(
-    jobs: Annotated[Path, typer.Argument(help="A .yaml, .json, .jsonl, .csv or .txt jobs file, or a folder of them.")],
+    jobs: Annotated[
+        Path, typer.Argument(help="A .yaml, .json, .jsonl, .csv, .tsv or .txt jobs file, or a folder of them.")
+    ],
     running: Running,
     sharing: Sharing,
     where: Where,
@@ -61,6 +64,7 @@ def batch(
         bool, typer.Option("--again", help="Try again the jobs that were set aside. Default: no.")
     ] = False,
     notify: NotifyOption = None,
+    input_root: RootOption = None,
 ) -> None:
     """Render all jobs of a file. A job that fails is set aside, and the others go on. The same command goes on."""
     from flows.batch.window import Window
@@ -70,7 +74,7 @@ def batch(
         raise SpecError(f"zone: {zone!r} is the time zone of --until, which is missing")
     home = home_of(where.home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
-    checked = run_batch.checked(jobs, home, defaults, skip_bad)
+    checked = run_batch.checked(jobs, home, defaults, skip_bad, input_root)
     options = run_options(running)
     run_batch.check_memory(checked, home, options)
     window, stop = Window.of(until, zone, at_end), stop_on_signals()

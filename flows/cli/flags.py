@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from flows.cli.given import Written, read_given, read_spec
+from flows.rendering.fields import Origin, cascade, picture_path, queue_fields, render_fields
+from flows.rendering.job import Job, load, prepare
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
 from stages.errors import LISTS_METHODS, SpecError, nearest, not_one_of
-from stages.spec import RenderSpec, expand_method, load_spec, make_spec, parse_size
+from stages.spec import RenderSpec, expand_method, make_spec, parse_size
+from stages.textfiles.documents import value_of
+from stages.textfiles.text import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,54 +27,101 @@ SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
     *("motion_fps", "crf", "pixel_format"),
 )
+TEXT_FLAGS = ("negative_prompt",)  # what was typed, whatever it looks like
+RUN = re.compile(r"[a-z0-9-]+-[0-9]+-[0-9a-f]{8}")  # as `run_name` makes them
 
 
-def spec_or_run(
-    what: str, flags: dict[str, Any], extra: list[str], home: Home, options: Sequence[str] = ()
-) -> RenderSpec:
-    """Like `spec_from`, and the name of a recorded run gives that run's spec."""
-    from flows.rendering.job import load
+@dataclass(frozen=True)
+class Asked:
+    """What a person asked to render."""
 
-    names = {record.run for record in home.runs.list()}
-    if what in names and not extra and not any(flags.values()):
-        _, spec = load(home, what)
-        return spec
-    return spec_from(what, flags, extra, options)
+    job: Job
+    name: str | None = None  # of the picture's file, where a spec file gives one
+    drawn: tuple[int, ...] = ()  # seeds, for each seed of -1
 
 
-def spec_from(what: str, flags: dict[str, Any], extra: list[str], options: Sequence[str] = ()) -> RenderSpec:
-    """The spec for a prompt or a spec file with flags laid over it. Raises `SpecError`.
+def asked_or_run(
+    what: str, flags: dict[str, Any], extra: list[str], home: Home, root: Path | None, options: Sequence[str] = ()
+) -> Asked:
+    """Like `asked`, and the name of a recorded run alone gives that run's spec."""
+    if not extra and not _typed(flags) and _is_run(what, home):
+        return Asked(prepare(load(home, what)[1], home))
+    return asked(what, flags, extra, home, root, options)
+
+
+def asked(
+    what: str, flags: dict[str, Any], extra: list[str], home: Home, root: Path | None, options: Sequence[str] = ()
+) -> Asked:
+    """The job of a prompt or a spec file with flags laid over it.
 
     `extra` are words that are none of the command's `options`, so parameters of the method.
+
+    Pictures and masks must lie in `root`; without it, those that a file names must lie in the folder of the file.
+    Raises `SpecError`; what is wrong in a file is named with its line.
     """
     if what.startswith("--"):
         raise SpecError(f"{what}: a parameter of a method comes after the prompt: freescale render PROMPT {what} VALUE")
-    path = Path(os.path.expanduser(what))
-    values: dict[str, Any] = load_spec(path) if path.suffix in (".yaml", ".yml", ".json") else {"prompt": what}
-    for name in ("seed", "steps", "image", "frames", "fps"):
-        if flags.get(name) is not None:
-            values[name] = flags[name]
+    if _is_run(what, home):
+        raise SpecError(f"{what!r} is a run; plan and resume take its name alone, redo makes it again with changes")
+    given = spec_flags(flags) | method_flags(extra)
+    written = read_given(what) or Written(values={"prompt": what})
+    origin = Origin(written.folder, root if written.path is None else root or written.folder, str(written.path))
+    typed = Origin(Path(), root, "the command line")
+    with written.located({*given, *_typed(flags)}):
+        values = dict(written.values)
+        name, _ = queue_fields(values) if written.path is not None else (None, 0)
+        if flags.get("size") is not None:  # in place of what the file says
+            values = {k: v for k, v in values.items() if k not in ("size", "width", "height")}
+        values = _with_flags(render_fields(values, origin), flags, given, typed, options)
+        if flags.get("seed") is not None:
+            values["seed"] = origin.seed(flags["seed"])
+        return Asked(prepare(make_spec(values), home), name, tuple(origin.drawn))
+
+
+def _with_flags(
+    values: dict[str, Any], flags: dict[str, Any], given: dict[str, Any], origin: Origin, options: Sequence[str]
+) -> dict[str, Any]:
+    """The fields with flags laid over them. Raises `SpecError`."""
+    values = values | {k: flags[k] for k in ("steps", "frames", "fps") if flags.get(k) is not None}
+    if flags.get("image") is not None:
+        values["image"] = picture_path("image", flags["image"], origin)
     if flags.get("size") is not None:
         values["width"], values["height"] = parse_size(flags["size"])
     if flags.get("model") is not None:
         values["model"] = _mapping(values, "model") | {"name": flags["model"]}
     if flags.get("mask"):
-        values["regions"] = regions(flags["mask"])
-    given = spec_flags(flags) | method_flags(extra)
+        values["regions"] = regions(flags["mask"], origin)
     record = _mapping(values, "method")
     if flags.get("method") is not None:
         same = record.get("name") == flags["method"]
         record = (record if same else {}) | {"name": flags["method"]}
     record = expand_method(record)
     name = record.get("name", "freescale")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise SpecError(f"method: {not_one_of(name, [*METHODS, *ABLATIONS], listed_by=LISTS_METHODS)}")
-    values |= {k: parse_cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
+    values |= {k: cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
     if "dtype" in given:
         values["model"] = _mapping(values, "model") | {"dtype": given["dtype"]}
     own = {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, "dtype")}
     values["method"] = record | {"name": name} | _own(name, own, options)
-    return make_spec(values)
+    return values
+
+
+def _typed(flags: Mapping[str, Any]) -> set[str]:
+    """The fields that options on the command line decide."""
+    fields = {"size": ("size", "width", "height"), "mask": ("mask", "regions")}
+    said = [name for name, value in flags.items() if value not in (None, [], ())]
+    return {field for name in said for field in fields.get(name, (name,))}
+
+
+def _is_run(what: str, home: Home) -> bool:
+    if not RUN.fullmatch(what):
+        return False
+    try:
+        home.record(what)
+    except SpecError:
+        return False
+    return True
 
 
 def redo_spec(
@@ -83,18 +134,17 @@ def redo_spec(
     options: Sequence[str] = (),
 ) -> RenderSpec:
     """The spec of a run with one more change, which holds from a stage on. Raises `SpecError`."""
-    from flows.rendering.job import prepare
-
     if level is None:
         level = len(prepare(spec, home).plan.sizes) - 1
     name: str = spec.method.name
+    typed = Origin(Path(), None, "the command line")
     change = {
         "stage": stage,
         "level": level,
         "method": _own(name, method_flags(extra), options),
-        "seed": changes["seed"],
+        "seed": typed.seed(changes["seed"]),
         "guidance_scale": changes["guidance_scale"],
-        "regions": regions(changes["mask"]) if changes["mask"] else None,
+        "regions": regions(changes["mask"], typed) if changes["mask"] else None,
     }
     if not change["method"] and all(change[k] is None for k in ("seed", "guidance_scale", "regions")):
         raise SpecError("redo: nothing changes; give a method's parameter, --seed, --guidance-scale or --mask")
@@ -164,46 +214,62 @@ def _field(name: str) -> str:
 
 
 def _value(name: str, text: str) -> Any:
-    if _field(name) == "negative_prompt":
+    if _field(name) in TEXT_FLAGS:
         return text
-    if text.lower() == "none":
-        return None
-    parts = text.split(",") if _field(name) not in SPEC_FLAGS or _field(name) == "cascade" else [text]
+    is_list = _field(name) not in SPEC_FLAGS or _field(name) == "cascade"
     try:
-        return [_value(name, part) for part in parts] if len(parts) > 1 else yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SpecError(f"--{name}: {text!r} cannot be read as a value") from None
+        if is_list and "," in text and text.strip()[:1] not in ("[", "{"):
+            return [_value(name, part) for part in text.split(",")]
+        return value_of(text)
+    except UnreadableError as error:
+        raise SpecError(f"--{name}: {text!r} is {error}") from None
 
 
-def parse_cascade(value: Any) -> Any:
-    """`128x128,256x256` as a flag -> pairs; `auto` stays."""
-    parts = value if isinstance(value, list) else [value]
-    return [parse_size(str(part)) for part in parts] if value != "auto" else value
-
-
-def regions(masks: list[str]) -> list[dict[str, Any]]:
-    """`PATH:SCALE` -> regions."""
+def regions(masks: list[str], origin: Origin) -> list[dict[str, Any]]:
+    """`PATH:SCALE` -> regions. Raises `SpecError` for other text, and for a path that `origin` does not allow."""
     found = []
     for mask in masks:
         path, colon, scale = mask.rpartition(":")
         try:
-            found.append({"mask": path, "detail_scale": float(scale)})
+            number = float(scale)
         except ValueError:
             raise SpecError(f"mask: {mask!r} is not PATH:DETAIL_SCALE, for example face.png:3.0") from None
         if not colon or not path:
             raise SpecError(f"mask: {mask!r} is not PATH:DETAIL_SCALE, for example face.png:3.0")
+        found.append({"mask": picture_path("mask", path, origin), "detail_scale": number})
     return found
 
 
-def grid_values(what: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a file of prompts x methods x sizes x seeds, or none, with flags laid over them."""
-    values: dict[str, Any] = {} if what is None else load_spec(what)
+def grid_values(what: Path | None, flags: Mapping[str, Any]) -> tuple[dict[str, Any], Written]:
+    """The fields of a file of prompts x methods x sizes x seeds, or none, with flags laid over them; and the file.
+
+    Raises `SpecError`.
+    """
+    written = Written() if what is None else read_spec(what)
+    values = _with_whole_paths(written)
     values |= {
         name: flags[name] for name in ("count", "steps", "prompts", "frames", "fps") if flags.get(name) is not None
     }
     lists = {"method": "methods", "size": "sizes", "seed": "seeds"}
     values |= {field: list(flags[flag]) for flag, field in lists.items() if flags.get(flag)}
+    if isinstance(values.get("seeds"), list):
+        origin = Origin(written.folder, None, str(written.path))
+        values["seeds"] = [origin.seed(seed) for seed in values["seeds"]]
+    if isinstance(values.get("model"), str):
+        values["model"] = {"name": values["model"]}
     if flags.get("model") is not None:
         given = values.get("model", {})
         values["model"] = (dict(given) if isinstance(given, dict) else {}) | {"name": flags["model"]}
+    return values, written
+
+
+def _with_whole_paths(written: Written) -> dict[str, Any]:
+    """The fields of a file, with its file of prompts and its folder of pictures as absolute paths."""
+    values = dict(written.values)
+    if isinstance(values.get("prompts"), str) and values["prompts"] != "shapes":
+        values["prompts"] = str(written.folder.absolute() / Path(values["prompts"]).expanduser())
+    reference = values.get("reference")
+    if isinstance(reference, dict) and isinstance(reference.get("folder"), str):
+        folder = written.folder.absolute() / Path(reference["folder"]).expanduser()
+        values["reference"] = reference | {"folder": str(folder)}
     return values

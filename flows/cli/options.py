@@ -74,7 +74,8 @@ RootOption = Annotated[
     Path | None,
     typer.Option(
         "--input-root",
-        help="Refuse pictures and masks outside of this folder. Default: no limit.",
+        help="Folder that pictures and masks must lie in. Default: for those that a file names, the folder of the "
+        "file; for --image and --mask, no limit.",
         rich_help_panel=PICTURE,
     ),
 ]
@@ -127,7 +128,10 @@ class Picture:
         text(MODEL, "NAME", "Data type of UNet and text encoders: float32, float16 or bfloat16. Default: float32."),
     ] = None
     seed: Annotated[
-        int | None, typer.Option(help="Seed of all noise, 0 to 2^63 - 1. Default: 0.", rich_help_panel=SAMPLING)
+        int | None,
+        typer.Option(
+            help="Seed of all noise, 0 to 2^63 - 1; -1: a new random one. Default: 0.", rich_help_panel=SAMPLING
+        ),
     ] = None
     steps: StepsOption = None
     guidance_scale: Annotated[
@@ -204,7 +208,10 @@ class Grid:
     ] = None
     seed: Annotated[
         list[int] | None,
-        typer.Option(help="A seed, 0 to 2^63 - 1; may be repeated. Default: 0.", rich_help_panel=SAMPLING),
+        typer.Option(
+            help="A seed, 0 to 2^63 - 1, or -1 for a new random one; may be repeated. Default: 0.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None
     steps: StepsOption = None
     frames: FramesOption = None

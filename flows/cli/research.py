@@ -82,7 +82,9 @@ def compare(
     from flows.cli.flags import grid_values
     from stages.metrics.grid import make_grid
 
-    spec = make_grid(grid_values(what, flags_of(grid)))
+    values, written = grid_values(what, flags_of(grid))
+    with written.located():
+        spec = make_grid(values)
     options, stop, home = run_options(running), stop_on_signals(), home_of(where.home)
     code = run_compare.run(
         spec, home, options, stop, out, overwrite, again, where.as_json, sharing.dask, sharing.workers

@@ -39,9 +39,12 @@ if TYPE_CHECKING:
 SHOWN = 20  # problems or remarks named before the rest is only counted
 
 
-def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool) -> Jobs:
-    """The jobs of a file, every one of which can be rendered. Raises `SpecError` naming each line that cannot."""
-    listed = read_jobs(path, home, defaults)
+def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool, root: Path | None = None) -> Jobs:
+    """The jobs of a file, every one of which can be rendered. Raises `SpecError` naming each line that cannot.
+
+    Pictures must lie in `root`; without it, in the folder of the file.
+    """
+    listed = read_jobs(path, home, defaults, root)
     for problem in listed.problems[:SHOWN]:
         typer.echo(f"freescale: {problem}", err=True)
     if listed.problems and not (skip_bad and listed.jobs):
@@ -87,6 +90,9 @@ def work(
     say_remarks(terminal, [(queued.where, queued.job) for queued in listed.jobs], options)
     if window.until is not None:
         terminal.say(f"no job is started after {window.until.astimezone():%Y-%m-%d %H:%M %Z}")
+    for queued in listed.jobs:
+        for seed in queued.drawn:
+            terminal.say(f"note: {queued.where}: the seed -1 is {seed}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     states = states_of(listed.jobs, Batch(home, options, terminal, stop, out, window, again), dask, workers)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
     """The spec of a file, or the defaults, with flags laid over it. Raises `SpecError`."""
-    values = grid_values(what, flags)
+    values, written = grid_values(what, flags)
     if flags.get("metric"):
         values["metrics"] = list(flags["metric"])
     values |= {name: flags[name] for name in ("extractor", "resize") if flags.get(name) is not None}
@@ -43,7 +43,8 @@ def evaluation_from(what: Path | None, flags: dict[str, Any]) -> EvaluationSpec:
         given = values.get("reference", {})
         kept = given if isinstance(given, dict) and given.get("protocol") == flags["protocol"] else {}
         values["reference"] = kept | {"protocol": flags["protocol"]}
-    return make_evaluation(values)
+    with written.located():
+        return make_evaluation(values)
 
 
 def run(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.batch.jobs_file import read_jobs
+from flows.batch.jobs_file import Seeds, read_jobs
 from flows.batch.notify import check_hook
 from flows.batch.notify import notify as send_notification
 from flows.batch.page import costs, page_folder, write_page
@@ -66,12 +66,12 @@ def overnight(
     check_hook(notify)
     with closing(FlowState(stop)) as state:
         window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
-        source = user_path(jobs) if jobs else home.root / "jobs"
+        source, seeds = user_path(jobs) if jobs else home.root / "jobs", Seeds()
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
         with _open_batch(home, options, state, dask, workers, **fields) as batch:
-            found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
+            found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log, seeds), log)
     page = None
     if found:
         try:
@@ -112,12 +112,12 @@ def _work_off(
 
 
 def _checked(
-    source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any
+    source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any, seeds: Seeds
 ) -> tuple[QueuedJob, ...]:
     """The jobs that are in `source` now. Raises `SpecError` for one that cannot be rendered, unless `skip_bad`."""
     if source.is_dir() and not any(source.iterdir()):
         return ()
-    found = read_jobs(source, home, defaults)
+    found = read_jobs(source, home, defaults, seeds=seeds)
     for problem in found.problems:
         log.error("%s", problem)
     if found.problems and not (skip_bad and found.jobs):

@@ -31,13 +31,19 @@ def target_path(out: Path | None, job: Job, home: Home, overwrite: bool) -> Path
     """Where the last picture goes; a folder gets the run's name. An existing file is kept unless this run made it."""
     if out is None:
         return None
-    suffix = Path(file_name(job.plan.exports[-1])).suffix
-    path = out / f"{job.run}{suffix}" if out.is_dir() or not out.suffix else out
+    suffix, path = Path(file_name(job.plan.exports[-1])).suffix, path_in(out, job)
     if path.suffix.lower() != suffix:
         raise SpecError(f"out: {str(path)!r} does not end in {suffix}, the format of this render")
     if path.exists() and not overwrite and not _made_by(path, job, home):
         raise SpecError(f"out: {str(path)!r} exists and is not this run's; choose another name or say --overwrite")
     return path.absolute()
+
+
+def path_in(out: Path, job: Job, name: str | None = None) -> Path:
+    """Return `out`, or where it is a folder, the path in it of the last picture, which has `name` or the run's name."""
+    if out.suffix and not out.is_dir():
+        return out
+    return out / f"{name or job.run}{Path(file_name(job.plan.exports[-1])).suffix}"
 
 
 def _made_by(path: Path, job: Job, home: Home) -> bool:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from stages.errors import SpecError, cause, sentence
+from stages.errors import SpecError, sentence
 from stages.settings import settled_method
 from stages.shapes.scenes import sample_scene
 from stages.shapes_motion.videos import sample_video
 from stages.spec import MAX_FRAMES, MethodSpec, ModelSpec, exact_rate, parse_size
+from stages.textfiles.text import UnreadableError, numbered_lines, read_text
 
 if TYPE_CHECKING:
     from stages.models.load import ModelInfo
@@ -139,16 +140,13 @@ def make_grid(values: dict[str, Any]) -> GridSpec:
 
 def _lines(path: Path) -> list[str]:
     """Return the prompts of a text file, one a line; empty lines and those that begin with # are left out."""
+    if not os.path.lexists(path):
+        raise SpecError(f"prompts: {path} does not exist; say shapes, or name a text file with a prompt a line")
     try:
-        if path.stat().st_size > MAX_PROMPT_BYTES:
-            raise SpecError(f"prompts: {path} is larger than {MAX_PROMPT_BYTES // 2**20} MiB")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise SpecError(
-            f"prompts: {path} does not exist; say shapes, or name a text file with a prompt a line"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"prompts: {path} cannot be read: {cause(error)}") from None
+        lines = [line.strip() for _, line in numbered_lines(read_text(path, MAX_PROMPT_BYTES))]
+    except UnreadableError as error:
+        where = "" if error.line is None else f", line {error.line}:"
+        raise SpecError(f"prompts: {path}{where} {error}") from None
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
         raise SpecError(f"prompts: {path} holds no prompt")

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from docs.generate import ROOT, anchor, command_line, pages
+from flows.cli.given import read_spec
 from freescale.methods.ablations import ABLATIONS
 from stages.metrics.grid import make_grid
-from stages.spec import METHOD_MODELS, RenderSpec, load_spec, make_spec
+from stages.spec import METHOD_MODELS, RenderSpec, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +200,7 @@ def test_commands_parse(page: str) -> None:
         command.make_context(name, list(left))  # raises where an argument is missing or a value is none
         for word in left:
             if re.match(r"(examples|benchmarks)/.*\.yaml$", word):
-                values = load_spec(ROOT / word)
+                values = read_spec(ROOT / word).values
                 make_spec(values) if name.endswith("render") or name.endswith("plan") else make_grid_of(name, values)
 
 

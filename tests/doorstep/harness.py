@@ -29,6 +29,7 @@ class Case:
     `says`: texts that standard error or standard output must hold. `silent_on`: texts that neither may hold.
     `code`: 2 is bad input, refused before any work. `files` lie in the case's folder, which is the working directory.
     `env`: environment variables to set; None takes one away. `makes`: files that must be there afterwards.
+    `lines`: of a refusal on standard error; a batch has one for each problem, and their number.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Case:
     env: Mapping[str, str | None] = field(default_factory=dict)
     silent_on: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    lines: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def check(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     for name in case.makes:
         assert (folder / name).exists(), f"{name} was not made"
     if case.code == 2:
-        refused(said, folder)
+        refused(said, folder, case.lines)
     return said
 
 
@@ -108,9 +110,9 @@ def call(folder: Path, words: str) -> Said:
     return Said(process.exitcode, out, err)
 
 
-def refused(said: Said, folder: Path) -> None:
-    """Assert that a refusal is one sentence on standard error, and that nothing was begun."""
+def refused(said: Said, folder: Path, count: int = 1) -> None:
+    """Assert that a refusal is so many sentences on standard error, and that nothing was begun."""
     lines = [line for line in said.err.splitlines() if line.strip()]
-    assert len(lines) == 1, f"a refusal is one line: {said.err}"
+    assert len(lines) == count, f"a refusal is {count} line(s): {said.err}"
     assert re.search(r"\w", lines[0])
     assert not (folder / "home" / "runs").exists() or not any((folder / "home" / "runs").iterdir()), "a run was begun"

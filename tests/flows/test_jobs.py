@@ -83,7 +83,7 @@ BAD: list[tuple[str, str, str]] = [
     ("a.yaml", "- a red disc\n- {prompt: x, size: 100x128}\n", "a.yaml:2: width: 100"),
     ("a.yaml", "- {prompt: x}\n- 7\n", "a.yaml:2: 7 is neither"),
     ("a.yaml", "- {prompt: x}\n- {prompt: y, colour: red}\n", "a.yaml:2: colour: unknown field"),
-    ("a.yaml", "- {prompt: x\n- {\n", "a.yaml:2: cannot be read"),
+    ("a.yaml", "- {prompt: x\n- {\n", "a.yaml:2: not YAML"),
     ("a.yaml", "jobs: 7\n", "`jobs` is not a list"),
     ("a.yaml", "grid: {prompt: x}\n", "`grid` is not a mapping"),
     ("a.yaml", "- {prompt: x, name: ../../etc/cron}\n", "a.yaml:1: name: '../../etc/cron'"),

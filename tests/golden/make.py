@@ -67,7 +67,7 @@ def calls_of(keys: dict[str, str], calls: dict[str, dict[str, Any]]) -> dict[str
 
 def root_of(name: str) -> Path:
     """Where the pictures and masks of a pinned spec are looked for."""
-    return doors.ROOT if name.startswith("examples/") else doors.GOLDEN
+    return doors.ROOT / "examples" if name.startswith("examples/") else doors.GOLDEN
 
 
 def link_models(home: Path) -> None:
