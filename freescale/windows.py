@@ -47,8 +47,8 @@ class Windows:
     @property
     def leaves_grid(self) -> bool:
         """Whether some window has tokens outside the grid."""
-        last = [length - span for length, span in zip(self.grid, self.window, strict=True)]
-        return any(not (0 <= top <= last[0] and 0 <= left <= last[1]) for top, left in self.origins)
+        axes = zip(zip(*self.origins, strict=True), self.grid, self.window, strict=True)
+        return any(min(first) < 0 or max(first) > length - span for first, length, span in axes)
 
     def chunks(self, length: int | None) -> Iterator[Windows]:
         """Yield the same windows in order, at most `length` at a time (None: all at once)."""
@@ -79,10 +79,14 @@ class Windows:
 
     def count(self, device: torch.device | None = None) -> Tensor:
         """Return how many windows cover each token, (h, w) float32; at least 1 everywhere."""
-        count = torch.zeros(self.grid, device=device)
-        for (rows, columns), _ in self.overlaps():
-            count[rows, columns] += 1
-        return count
+        (h, w), (wh, ww) = self.grid, self.window
+        top, left = torch.tensor(self.origins).unbind(1)
+        steps = torch.zeros(h + 1, w + 1, dtype=torch.int64)  # up where a window begins, down behind its end
+        for y, row in ((top, 1), (top + wh, -1)):
+            for x, column in ((left, 1), (left + ww, -1)):
+                one = torch.tensor(row * column)
+                steps.index_put_((y.clamp(0, h), x.clamp(0, w)), one, accumulate=True)
+        return steps.cumsum(0).cumsum(1)[:h, :w].float().to(device)
 
 
 def _overlap(first: int, span: int, length: int) -> tuple[slice, slice]:
@@ -144,13 +148,22 @@ def phase_tokens(grid: Grid, phases: Grid) -> list[Tensor]:
     Phases of equal size share one tensor; where a side is not divisible they differ by one row or column,
     which makes up to four tensors. Every token appears exactly once.
     """
-    h, w = grid
-    groups: dict[Grid, list[Tensor]] = {}
-    for p in range(min(phases[0], h)):
-        for q in range(min(phases[1], w)):
-            tokens = torch.arange(p, h, phases[0])[:, None] * w + torch.arange(q, w, phases[1])[None, :]
-            groups.setdefault((tokens.shape[0], tokens.shape[1]), []).append(tokens.flatten())
-    return [torch.stack(group) for group in groups.values()]
+    rows, columns = (_phases(length, count) for length, count in zip(grid, phases, strict=True))
+    return [
+        (y[:, None, :, None] * grid[1] + x[None, :, None, :]).flatten(2).flatten(0, 1)
+        for y, x in itertools.product(rows, columns)
+    ]
+
+
+def _phases(length: int, count: int) -> list[Tensor]:
+    """Return the positions of the phases of one axis, (phases, positions), the longer ones first."""
+    short, longer = divmod(length, count)
+    parts = ((0, longer, short + 1), (longer, count if short else longer, short))
+    return [
+        torch.arange(first, stop)[:, None] + count * torch.arange(positions)
+        for first, stop, positions in parts
+        if first < stop
+    ]
 
 
 def rolled_halves(grid: Grid, shift: Grid) -> list[Tensor]:
