@@ -38,15 +38,22 @@ def counted_by(counter: Counter) -> Iterator[None]:
         _COUNTER.reset(token)
 
 
-def each(portions: Sequence[T], kind: Callable[[T], Hashable]) -> Iterator[T]:
+def each(portions: Sequence[T], kind: Callable[[T], Hashable] | None = None) -> Iterator[T]:
     """Yield the portions in order; under `counted_by`, those that take what no earlier one took.
 
-    `kind` names all that decides what a portion takes. The body of the loop may keep tensors of the last portion
-    only.
+    `kind` names all that decides what a portion takes; without it all are of one kind. The body of the loop may keep
+    tensors of the last portion only.
     """
     counter = _COUNTER.get()
     if counter is None:
         yield from portions
+        return
+    if kind is None:
+        flops = counter.flops
+        for portion in portions[:2]:
+            flops = counter.flops
+            yield portion
+        counter.flops += max(0, len(portions) - 2) * (counter.flops - flops)
         return
     known: dict[tuple[Hashable, Hashable], int] = {}
     last: Hashable = None  # the kind of the portion that ran last

@@ -170,15 +170,16 @@ def local_attention(
     total_dtype = torch.promote_types(query.dtype, torch.float32)
     total = torch.zeros(batch, *windows.grid, channels, device=query.device, dtype=total_dtype)
     chunks = list(windows.chunks(_sets_at_once(heads, math.prod(windows.window), window_rows)))
-    for chunk in each(chunks, lambda chunk: (len(chunk.origins), chunk.leaves_grid)):
+    leaves_grid = windows.leaves_grid
+    for chunk in each(chunks, lambda chunk: (len(chunk), leaves_grid and chunk.leaves_grid)):
         index, is_inside = chunk.tokens(query.device), None
         if outside is None and chunk.leaves_grid:
             is_inside = index < tokens
             index = index.clamp(max=tokens - 1)
         attended = attend(heads, index, is_inside)
         attended = attended.view(batch, -1, *windows.window, channels)
-        overlaps = list(enumerate(chunk.overlaps()))
-        for number, (grid, window) in each(overlaps, lambda _: None):  # an addition in place takes nothing
+        for number in each(range(len(chunk))):  # an addition in place takes nothing
+            grid, window = chunk.overlap(number)
             total[:, *grid] += attended[:, number, *window]
     return total.div_(windows.count(query.device).to(total_dtype)[..., None]).to(query.dtype)
 

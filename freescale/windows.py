@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -31,13 +32,21 @@ outside tokens are zero rows that take part in the softmax (`sink`, as released)
 (`mask`)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
     """Equal windows over a grid, in row-major order."""
 
     grid: Grid
     window: Grid
-    origins: tuple[Origin, ...]  # (top, left); may lie outside the grid unless clamped
+    places: Tensor  # (windows, 2) int64: (top, left) of each; may lie outside the grid unless clamped
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @cached_property
+    def origins(self) -> tuple[Origin, ...]:
+        """The (top, left) of each window."""
+        return tuple((top, left) for top, left in self.places.tolist())
 
     @property
     def is_whole(self) -> bool:
@@ -47,14 +56,13 @@ class Windows:
     @property
     def leaves_grid(self) -> bool:
         """Whether some window has tokens outside the grid."""
-        axes = zip(zip(*self.origins, strict=True), self.grid, self.window, strict=True)
-        return any(min(first) < 0 or max(first) > length - span for first, length, span in axes)
+        last = torch.tensor(self.grid) - torch.tensor(self.window)
+        return bool(((self.places < 0) | (self.places > last)).any())
 
     def chunks(self, length: int | None) -> Iterator[Windows]:
         """Yield the same windows in order, at most `length` at a time (None: all at once)."""
-        length = length or len(self.origins)
-        for start in range(0, len(self.origins), length):
-            yield Windows(self.grid, self.window, self.origins[start : start + length])
+        for places in torch.split(self.places, length or len(self)):
+            yield Windows(self.grid, self.window, places)
 
     def tokens(self, device: torch.device | None = None) -> Tensor:
         """Return the token numbers (windows, wh * ww), int64; h * w for a token outside the grid.
@@ -62,7 +70,7 @@ class Windows:
         Only the origins travel to the device.
         """
         (h, w), (wh, ww) = self.grid, self.window
-        top, left = torch.tensor(self.origins).to(device).unbind(1)
+        top, left = self.places.to(device).unbind(1)
         y = (top[:, None] + torch.arange(wh, device=device))[:, :, None]
         x = (left[:, None] + torch.arange(ww, device=device))[:, None, :]
         if not self.leaves_grid:
@@ -70,17 +78,17 @@ class Windows:
         is_inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
         return torch.where(is_inside, y * w + x, h * w).flatten(1)
 
-    def overlaps(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-        """Yield for each window the part inside the grid, as (rows, columns) of the grid and of the window."""
-        for top, left in self.origins:
-            rows = _overlap(top, self.window[0], self.grid[0])
-            columns = _overlap(left, self.window[1], self.grid[1])
-            yield (rows[0], columns[0]), (rows[1], columns[1])
+    def overlap(self, number: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Return the part of a window that is inside the grid, as (rows, columns) of the grid and of the window."""
+        top, left = self.places[number].tolist()
+        rows = _overlap(top, self.window[0], self.grid[0])
+        columns = _overlap(left, self.window[1], self.grid[1])
+        return (rows[0], columns[0]), (rows[1], columns[1])
 
     def count(self, device: torch.device | None = None) -> Tensor:
         """Return how many windows cover each token, (h, w) float32; at least 1 everywhere."""
         (h, w), (wh, ww) = self.grid, self.window
-        top, left = torch.tensor(self.origins).unbind(1)
+        top, left = self.places.unbind(1)
         steps = torch.zeros(h + 1, w + 1, dtype=torch.int64)  # up where a window begins, down behind its end
         for y, row in ((top, 1), (top + wh, -1)):
             for x, column in ((left, 1), (left + ww, -1)):
@@ -125,7 +133,7 @@ def place_windows(
         placed = placed + _jitter(placed, grid, window, jitter)
     if border == "clamp":
         placed = placed.clamp(torch.tensor(0), torch.tensor(grid) - torch.tensor(window))
-    return Windows(grid, window, tuple((top, left) for top, left in placed.tolist()))
+    return Windows(grid, window, placed)
 
 
 def _jitter(origins: Tensor, grid: Grid, window: Grid, generator: torch.Generator) -> Tensor:

@@ -37,7 +37,7 @@ VIEWS_AT_ONCE = 16
 def window_views(windows: Windows, cell: int, outside: Outside = "mirror", crops: Crops = "origin") -> Views:
     """Return windows of latent cells as views; `cell` is the pixels of a cell's side."""
     (h, w), (wh, ww) = windows.grid, windows.window
-    origins = torch.tensor(windows.origins)
+    origins = windows.places
     told = {
         "origin": origins.clamp(min=0),
         "padded": origins + torch.tensor([wh // 8 if wh < h else 0, ww // 8 if ww < w else 0]),
