@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from benchmarks.sdxl_folder import write_sdxl
 from freescale.frequency import blur_matrix
 from freescale.portions import counted_by, each
 from stages.denoise import DenoiseStage
@@ -16,13 +15,14 @@ from stages.plan import make_plan
 from stages.planner.networks import read_config, run_step
 from stages.planner.skeleton import Skeleton
 from stages.planner.trace import Trace
-from stages.spec import ModelSpec, RunOptions, make_spec
+from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 META = torch.device("meta")
 MANY: dict[str, Any] = {"split_guidance": True, "window_rows": 3, "feed_forward_tokens": 64}
+LESS: dict[str, Any] = {"split_guidance": True, "window_rows": 8, "feed_forward_tokens": 16384}
 
 
 class Counting:
@@ -125,17 +125,15 @@ class Dispatched(Trace):
         return super().__torch_dispatch__(*args, **kwargs)
 
 
-@pytest.mark.parametrize("options", [{}, MANY], ids=["plain", "portions"])
+@pytest.mark.parametrize("options", [{}, LESS], ids=["plain", "savings"])
 def test_operations_do_not_grow_with_the_picture(options: dict[str, Any], tmp_path: Path) -> None:
-    """At 16384x16384 SDXL's first transformers have 961 windows, and 262,144 tokens' feed-forwards."""
-    folder = write_sdxl(tmp_path / "sdxl")
-    unet = Skeleton(empty_part(read_config(folder, "unet"), torch.float32))
+    """Four times the picture has four times the windows; one portion more of each layer is run at most."""
     seen = []
-    for side in (8192, 16384):
-        spec = {"prompt": "x", "width": side, "height": side, "steps": 8, "model": ModelSpec(name=str(folder))}
-        stage, _ = step_of(spec, tmp_path)
+    for side in (4096, 8192):
+        stage, folder = step_of({"prompt": "x", "width": side, "height": side, "steps": 8}, tmp_path)
+        unet = Skeleton(empty_part(read_config(folder, "unet"), torch.float32))
         with Dispatched() as trace, torch.no_grad():
             unet.trace = trace
             run_step(stage, unet.module, RunOptions(**options), stage.stop - 1, META)
         seen.append(trace.seen)
-    assert seen[1] < 1.1 * seen[0]
+    assert seen[1] < 1.5 * seen[0]
