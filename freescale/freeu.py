@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from freescale.portions import each
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -69,7 +71,8 @@ def _rescale(channels: int, b: float, s: float) -> Callable[[nn.Module, tuple[An
         joined = args[0]
         joined[:, : channels // 2].mul_(b)
         skip = joined[:, channels:]
-        for part in torch.split(skip, max(1, PART // skip[:, :1].numel()), dim=1):
+        parts = torch.split(skip, max(1, PART // skip[:, :1].numel()), dim=1)
+        for part in each(parts, lambda part: part.shape[1]):
             part.copy_(scale_lowest(part, s))
         return (joined, *args[1:])
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from freescale.portions import each
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
@@ -141,6 +143,7 @@ class _Chunked(nn.Module):
             whole: Tensor = self.layer(x)
             return whole
         output = torch.empty_like(rows)
-        for part, into in zip(torch.split(rows, self.tokens), torch.split(output, self.tokens), strict=True):
+        parts = list(zip(torch.split(rows, self.tokens), torch.split(output, self.tokens), strict=True))
+        for part, into in each(parts, lambda pair: len(pair[0])):
             into.copy_(self.layer(part))
         return output.view(x.shape)

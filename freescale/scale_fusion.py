@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from freescale.frequency import BlurBorder, blur_channels, blur_grid
+from freescale.portions import each
 from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
 from freescale.windows import Grid, WindowBorder, Windows, phase_tokens, place_windows
 
@@ -168,14 +169,17 @@ def local_attention(
         heads = Heads(*(_with_token(x, token) for x, token in zip(heads, outside, strict=True)))
     total_dtype = torch.promote_types(query.dtype, torch.float32)
     total = torch.zeros(batch, *windows.grid, channels, device=query.device, dtype=total_dtype)
-    for chunk in windows.chunks(_sets_at_once(heads, math.prod(windows.window), window_rows)):
+    chunks = list(windows.chunks(_sets_at_once(heads, math.prod(windows.window), window_rows)))
+    leaves_grid = windows.leaves_grid
+    for chunk in each(chunks, lambda chunk: (len(chunk), leaves_grid and chunk.leaves_grid)):
         index, is_inside = chunk.tokens(query.device), None
         if outside is None and chunk.leaves_grid:
             is_inside = index < tokens
             index = index.clamp(max=tokens - 1)
         attended = attend(heads, index, is_inside)
         attended = attended.view(batch, -1, *windows.window, channels)
-        for number, (grid, window) in enumerate(chunk.overlaps()):
+        for number in each(range(len(chunk))):  # an addition in place takes nothing
+            grid, window = chunk.overlap(number)
             total[:, *grid] += attended[:, number, *window]
     return total.div_(windows.count(query.device).to(total_dtype)[..., None]).to(query.dtype)
 
@@ -205,7 +209,7 @@ def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_row
         return _sdpa(heads).view(query.shape[0], *grid, -1)
     output = torch.empty_like(query).flatten(2)
     for group in phase_tokens(grid, phases):
-        for index in torch.split(group, _sets_at_once(heads, group.shape[1], window_rows)):
+        for index in each(torch.split(group, _sets_at_once(heads, group.shape[1], window_rows)), len):
             output[:, index.to(output.device)] = attend(heads, index)
     return output.view(query.shape[0], *grid, -1)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -31,13 +32,21 @@ outside tokens are zero rows that take part in the softmax (`sink`, as released)
 (`mask`)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
     """Equal windows over a grid, in row-major order."""
 
     grid: Grid
     window: Grid
-    origins: tuple[Origin, ...]  # (top, left); may lie outside the grid unless clamped
+    places: Tensor  # (windows, 2) int64: (top, left) of each; may lie outside the grid unless clamped
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @cached_property
+    def origins(self) -> tuple[Origin, ...]:
+        """The (top, left) of each window."""
+        return tuple((top, left) for top, left in self.places.tolist())
 
     @property
     def is_whole(self) -> bool:
@@ -47,14 +56,13 @@ class Windows:
     @property
     def leaves_grid(self) -> bool:
         """Whether some window has tokens outside the grid."""
-        last = [length - span for length, span in zip(self.grid, self.window, strict=True)]
-        return any(not (0 <= top <= last[0] and 0 <= left <= last[1]) for top, left in self.origins)
+        last = torch.tensor(self.grid) - torch.tensor(self.window)
+        return bool(((self.places < 0) | (self.places > last)).any())
 
     def chunks(self, length: int | None) -> Iterator[Windows]:
         """Yield the same windows in order, at most `length` at a time (None: all at once)."""
-        length = length or len(self.origins)
-        for start in range(0, len(self.origins), length):
-            yield Windows(self.grid, self.window, self.origins[start : start + length])
+        for places in torch.split(self.places, length or len(self)):
+            yield Windows(self.grid, self.window, places)
 
     def tokens(self, device: torch.device | None = None) -> Tensor:
         """Return the token numbers (windows, wh * ww), int64; h * w for a token outside the grid.
@@ -62,7 +70,7 @@ class Windows:
         Only the origins travel to the device.
         """
         (h, w), (wh, ww) = self.grid, self.window
-        top, left = torch.tensor(self.origins).to(device).unbind(1)
+        top, left = self.places.to(device).unbind(1)
         y = (top[:, None] + torch.arange(wh, device=device))[:, :, None]
         x = (left[:, None] + torch.arange(ww, device=device))[:, None, :]
         if not self.leaves_grid:
@@ -70,19 +78,23 @@ class Windows:
         is_inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
         return torch.where(is_inside, y * w + x, h * w).flatten(1)
 
-    def overlaps(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-        """Yield for each window the part inside the grid, as (rows, columns) of the grid and of the window."""
-        for top, left in self.origins:
-            rows = _overlap(top, self.window[0], self.grid[0])
-            columns = _overlap(left, self.window[1], self.grid[1])
-            yield (rows[0], columns[0]), (rows[1], columns[1])
+    def overlap(self, number: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Return the part of a window that is inside the grid, as (rows, columns) of the grid and of the window."""
+        top, left = self.places[number].tolist()
+        rows = _overlap(top, self.window[0], self.grid[0])
+        columns = _overlap(left, self.window[1], self.grid[1])
+        return (rows[0], columns[0]), (rows[1], columns[1])
 
     def count(self, device: torch.device | None = None) -> Tensor:
         """Return how many windows cover each token, (h, w) float32; at least 1 everywhere."""
-        count = torch.zeros(self.grid, device=device)
-        for (rows, columns), _ in self.overlaps():
-            count[rows, columns] += 1
-        return count
+        (h, w), (wh, ww) = self.grid, self.window
+        top, left = self.places.unbind(1)
+        steps = torch.zeros(h + 1, w + 1, dtype=torch.int64)  # up where a window begins, down behind its end
+        for y, row in ((top, 1), (top + wh, -1)):
+            for x, column in ((left, 1), (left + ww, -1)):
+                one = torch.tensor(row * column)
+                steps.index_put_((y.clamp(0, h), x.clamp(0, w)), one, accumulate=True)
+        return steps.cumsum(0).cumsum(1)[:h, :w].float().to(device)
 
 
 def _overlap(first: int, span: int, length: int) -> tuple[slice, slice]:
@@ -121,7 +133,7 @@ def place_windows(
         placed = placed + _jitter(placed, grid, window, jitter)
     if border == "clamp":
         placed = placed.clamp(torch.tensor(0), torch.tensor(grid) - torch.tensor(window))
-    return Windows(grid, window, tuple((top, left) for top, left in placed.tolist()))
+    return Windows(grid, window, placed)
 
 
 def _jitter(origins: Tensor, grid: Grid, window: Grid, generator: torch.Generator) -> Tensor:
@@ -144,13 +156,22 @@ def phase_tokens(grid: Grid, phases: Grid) -> list[Tensor]:
     Phases of equal size share one tensor; where a side is not divisible they differ by one row or column,
     which makes up to four tensors. Every token appears exactly once.
     """
-    h, w = grid
-    groups: dict[Grid, list[Tensor]] = {}
-    for p in range(min(phases[0], h)):
-        for q in range(min(phases[1], w)):
-            tokens = torch.arange(p, h, phases[0])[:, None] * w + torch.arange(q, w, phases[1])[None, :]
-            groups.setdefault((tokens.shape[0], tokens.shape[1]), []).append(tokens.flatten())
-    return [torch.stack(group) for group in groups.values()]
+    rows, columns = (_phases(length, count) for length, count in zip(grid, phases, strict=True))
+    return [
+        (y[:, None, :, None] * grid[1] + x[None, :, None, :]).flatten(2).flatten(0, 1)
+        for y, x in itertools.product(rows, columns)
+    ]
+
+
+def _phases(length: int, count: int) -> list[Tensor]:
+    """Return the positions of the phases of one axis, (phases, positions), the longer ones first."""
+    short, longer = divmod(length, count)
+    parts = ((0, longer, short + 1), (longer, count if short else longer, short))
+    return [
+        torch.arange(first, stop)[:, None] + count * torch.arange(positions)
+        for first, stop, positions in parts
+        if first < stop
+    ]
 
 
 def rolled_halves(grid: Grid, shift: Grid) -> list[Tensor]:

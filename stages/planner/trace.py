@@ -10,6 +10,7 @@ twice. The same class watches real tensors on a CPU, which is how its arithmetic
 from __future__ import annotations
 
 import weakref
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from freescale.portions import counted_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -27,11 +30,16 @@ aten = torch.ops.aten
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts bytes alive on `device` and floating-point operations within its `with`."""
+    """Counts bytes alive on `device` and floating-point operations within its `with`.
 
-    def __init__(self, device: str = "meta") -> None:
+    On the meta device `folds` runs one portion of each kind (`freescale/portions.py`) and counts it for the others.
+    """
+
+    def __init__(self, device: str = "meta", *, folds: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
+        self._folding = ExitStack()
+        self._folds = folds and device == "meta"
         self.live = self.peak = 0
         self.flops = 0
         self._sizes: dict[int, int] = {}  # of storages that are alive, by identity
@@ -41,10 +49,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Begin to watch."""
         super().__enter__()  # type: ignore[no-untyped-call]
         self._attention.__enter__()  # type: ignore[no-untyped-call]
+        if self._folds:
+            self._folding.enter_context(counted_by(self))
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Stop watching; tensors that are still alive may be freed unseen."""
+        self._folding.close()
         self._attention.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 

@@ -120,7 +120,7 @@ def test_windows_put_back_what_they_took(grid: tuple[int, int], scale: float, se
 
 
 def test_beyond_the_canvas_lie_zeros_or_the_mirrored_inside() -> None:
-    windows = Windows((4, 6), (3, 3), ((-1, 4),))
+    windows = Windows((4, 6), (3, 3), torch.tensor([[-1, 4]]))
     canvas = torch.arange(24.0).view(1, 1, 4, 6)
     zero, mirror = (window_views(windows, 8, outside).take(canvas)[0, 0] for outside in ("zero", "mirror"))
     assert zero.tolist() == [[0, 0, 0], [4, 5, 0], [10, 11, 0]]

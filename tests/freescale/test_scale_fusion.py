@@ -130,7 +130,7 @@ def test_one_window_over_the_grid_changes_nothing(
     """L = G, so low + high is the layer itself, whatever the filter; in fast mode for one phase."""
     attn, x = attention(), tokens(grid)
     fusion = Fusion(scale, gaussian_taps(kernel), channel_blur=channel_blur, phases=(1, 1))
-    whole = Windows(grid, grid, ((0, 0),))
+    whole = Windows(grid, grid, torch.zeros(1, 2, dtype=torch.int64))
     torch.testing.assert_close(fuse_scales(attn, x, whole, fusion), attn(x), atol=1e-12, rtol=0)
     if is_fast:
         heads = project(attn, x)

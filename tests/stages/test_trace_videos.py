@@ -126,7 +126,7 @@ def test_calls_view_by_view_are_run_once_and_counted_all(tmp_path: Path) -> None
         runs: list[int] = []
         module.conv_in.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
         network: Any = CallsFolded(unet) if is_folded else module
-        with Trace() as trace, torch.no_grad():
+        with Trace(folds=is_folded) as trace, torch.no_grad():
             unet.trace = trace
             trace.hold(module.parameters())
             before = trace.live

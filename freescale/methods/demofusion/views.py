@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from freescale.portions import each
 from freescale.views import Views
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ VIEWS_AT_ONCE = 16
 def window_views(windows: Windows, cell: int, outside: Outside = "mirror", crops: Crops = "origin") -> Views:
     """Return windows of latent cells as views; `cell` is the pixels of a cell's side."""
     (h, w), (wh, ww) = windows.grid, windows.window
-    origins = torch.tensor(windows.origins)
+    origins = windows.places
     told = {
         "origin": origins.clamp(min=0),
         "padded": origins + torch.tensor([wh // 8 if wh < h else 0, ww // 8 if ww < w else 0]),
@@ -66,7 +67,7 @@ def predict_views(denoiser: Denoiser, latents: Tensor, views: Views, moment: Mom
     count = torch.zeros(views.canvas)
     most = max(1, VIEWS_AT_ONCE // (latents.shape[2] if latents.ndim == 5 else 1))
     at_once = min(most, max(1, (moment.compute.window_rows or most * batch) // batch))
-    for chunk in views.chunks(at_once):
+    for chunk in each(list(views.chunks(at_once)), len):
         noise_pred = denoiser.for_views(chunk, batch)(chunk.take(latents), moment.step, moment.schedule)
         chunk.add(noise_pred, total, count)
     return total / count.to(total)
