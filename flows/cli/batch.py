@@ -52,9 +52,7 @@ def batch(
     at_end: Annotated[
         str, typer.Option(help="What a job does that runs at --until: finish, or yield (checkpoint and stop).")
     ] = "finish",
-    size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT in pixels of the jobs that name none. Default: 512x512.")
-    ] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels of the jobs that name none. Default: 512x512.")] = None,
     method: Annotated[str | None, typer.Option(help="Method of the jobs that name none. Default: freescale.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of the jobs that name none. Default: shapes.")] = None,
     skip_bad: Annotated[
