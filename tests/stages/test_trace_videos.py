@@ -16,7 +16,8 @@ from flows.rendering.session import Session
 from flows.rendering.throughput import Throughput
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
-from stages.models.load import EMBEDDED, describe, empty_part
+from stages.models.load import EMBEDDED, describe
+from stages.models.networks import empty_part
 from stages.plan import make_plan
 from stages.planner.amounts import show_bytes
 from stages.planner.budget import check, fit
@@ -138,7 +139,7 @@ def test_a_video_renders_under_a_budget_and_its_seconds_are_learnt(tmp_path: Pat
 def test_videocrafter2_at_640x1024(tmp_path: Path) -> None:
     """1,413.5 million parameters; a step's activations were counted by another trace before: 6.5 GiB, 3.2 split."""
     folder = write_videocrafter2(tmp_path)
-    info = describe(ModelSpec(name=str(folder)), tmp_path)
+    info = describe(ModelSpec(name=str(folder)), tmp_path, has_weights=False)
     assert (info.native, info.frames, info.dynamic_scale) == ((320, 512), 16, (0.7, 400))
     plain = largest(info, "direct", 16, RunOptions())
     assert show_bytes(plain.weights) == "2.6 GiB"
