@@ -36,15 +36,20 @@ class Folder:
         return (*(path for each in self.texts.values() for path in each.files), *words)
 
 
-def read_folder(root: Path, unet_class: str, *, pooled: bool, adapter: Path | None = None) -> Folder:
+def read_folder(
+    root: Path, unet_class: str, *, pooled: bool, adapter: Path | None = None, has_weights: bool = True
+) -> Folder:
     """Return the parts of a model's folder, each configuration checked field by field.
 
-    `pooled`: it has SDXL's second text encoder. Raises `SpecError` for a field or a value that is not honoured.
+    `pooled`: it has SDXL's second text encoder. Without `has_weights` text encoders may be missing. Raises
+    `SpecError` for a field or a value that is not honoured.
     """
     names = list(TEXT_CLASSES)[: 2 if pooled else 1]
+    if not has_weights:
+        names = [name for name in names if (root / name).is_dir()]
     kinds = {"unet": unet_class, "vae": "AutoencoderKL", **{name: TEXT_CLASSES[name] for name in names}}
-    parts = {name: _part(root / name, kind) for name, kind in kinds.items()}
-    motion = None if adapter is None else _part(adapter, "MotionAdapter")
+    parts = {name: _part(root / name, kind, has_weights) for name, kind in kinds.items()}
+    motion = None if adapter is None else _part(adapter, "MotionAdapter", has_weights)
     found = Folder(root, parts["unet"], parts["vae"], {name: parts[name] for name in names}, motion)
     _check_widths(found)
     return found
@@ -76,13 +81,13 @@ def _tokenizer(root: Path, encoder: str) -> Path:
     return root / encoder.replace("text_encoder", "tokenizer")
 
 
-def _part(folder: Path, kind: str) -> Part:
+def _part(folder: Path, kind: str, has_weights: bool) -> Part:
     config = read_json(folder / "config.json")
     named = config.get("_class_name", kind)
     if named != kind:
         raise SpecError(f"model: {folder} is of the class {named}; {kind} works there")
     check_fields(folder / "config.json", TABLES[kind], config, kind)
-    return Part(folder, kind, config)
+    return Part(folder, kind, config, has_weights)
 
 
 def _check_widths(folder: Folder) -> None:
@@ -91,7 +96,10 @@ def _check_widths(folder: Folder) -> None:
     for name in ("in_channels", "out_channels"):
         _same(folder, name, unet.get(name, 4), latents, "the latent channels of its VAE")
     texts = [part.config.get("hidden_size", 512) for part in folder.texts.values()]
-    _same(folder, "cross_attention_dim", unet.get("cross_attention_dim"), sum(texts), "the width of its text encoders")
+    if texts:
+        _same(
+            folder, "cross_attention_dim", unet.get("cross_attention_dim"), sum(texts), "the width of its text encoders"
+        )
     pooled = folder.texts.get("text_encoder_2")
     if pooled is not None:
         ids, width = unet.get("addition_time_embed_dim") or 0, pooled.config.get("projection_dim", 512)

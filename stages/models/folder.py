@@ -9,6 +9,7 @@ by `stages.models.card`.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from stages.errors import SpecError
 from stages.models.checks import check_card, check_index, check_weights, read_folder
 from stages.models.fields import read_json
 from stages.models.hashes import Hashes
+from stages.models.weights import PICKLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -112,24 +114,52 @@ def locate(spec: ModelSpec, home: Path) -> Path:
         if not (folder / "model_index.json").is_file():
             raise SpecError(f"model: {spec.name!r} is not in this installation ({folder} is missing)")
         return folder
-    looked = [Path(spec.name).expanduser()]
+    if "://" in spec.name:
+        raise SpecError(
+            f"model: {spec.name!r} is an address, and nothing is downloaded; download the model and give its folder"
+        )
+    looked = [Path(os.path.expanduser(spec.name))]
     if not looked[0].is_absolute() and ".." not in looked[0].parts:
         looked += [models_folder(home) / spec.name, *_cached_snapshots(spec)]
     for candidate in looked:
-        if (candidate / "model_index.json").is_file():
+        if os.path.isfile(candidate / INDEX):  # False also for a name that no file can have
             return candidate.resolve()
-    if looked[0].suffix == ".safetensors" and looked[0].is_file():
+    if looked[0].suffix == ".safetensors" and os.path.isfile(looked[0]):
         raise SpecError(
             f"model: {spec.name!r} is a checkpoint in one file; make a folder of it once with diffusers, "
             "StableDiffusionXLPipeline.from_single_file(FILE, config=FOLDER_OF_ITS_KIND).save_pretrained(FOLDER), "
             "and give that folder"
         )
+    for candidate in looked:
+        if os.path.exists(candidate) and candidate.name != "snapshots":
+            raise SpecError(f"model: {spec.name!r} {_not_a_model(candidate)}")
+    near = difflib.get_close_matches(spec.name, [name for name, _ in available(home)], 1)
+    if near:
+        raise SpecError(f"model: {spec.name!r} is not on disk; the nearest that can be named is {near[0]!r}")
     paths = ", ".join(str(p) for p in looked)
     raise SpecError(
         f"model: {spec.name!r} is not on disk (looked at {paths}); give the path of a local diffusers folder "
         f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
         ".safetensors file is first saved as such a folder"
     )
+
+
+def _not_a_model(path: Path) -> str:
+    """What a path is that exists and is no model, and what would work."""
+    if path.is_file():
+        if path.name == INDEX:
+            return f"is a file of a model; give its folder, {path.parent}"
+        if path.suffix in PICKLED:
+            return (
+                "is a pickled checkpoint in one file; make a folder of it once with diffusers, "
+                "from_single_file(FILE).save_pretrained(FOLDER), and give that folder"
+            )
+        return f"is a file; a diffusers folder with {INDEX} works"
+    if (path.parent / INDEX).is_file():
+        return f"is a part of a model; give the whole one, {path.parent}"
+    inside = sorted(each.parent for each in (*path.glob(f"*/{INDEX}"), *path.glob(f"snapshots/*/{INDEX}")))
+    nearest = f"; {inside[0]} has one" if inside else ""
+    return f"is a folder without {INDEX}, so it is no model{nearest}"
 
 
 def _cached_snapshots(spec: ModelSpec) -> list[Path]:
@@ -166,11 +196,11 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     check_index(root / INDEX, index)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
     is_video = kind in VIDEO_KINDS or "motion_adapter" in card
-    check_card(root / CARD, card, is_video=is_video)
     unet = read_json(root / "unet" / "config.json")
     unet_class, size_ids = _unet_class(root, unet, is_video), unet.get("addition_embed_type") == "text_time"
+    check_card(root / CARD, card, is_video=is_video)
     adapter = _adapter(root, card, unet_class) if is_video else None
-    folder = read_folder(root, unet_class, pooled=size_ids, adapter=adapter)
+    folder = read_folder(root, unet_class, pooled=size_ids, adapter=adapter, has_weights=has_weights)
     path = root / "scheduler" / "scheduler_config.json"
     solver, unsaid = read_scheduler(path, scheduler := read_json(path))
     if has_weights:
@@ -189,7 +219,7 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
         size_ids=size_ids,
         latent_channels=int(vae.get("latent_channels", 4)),
         cell=cell_of(vae),
-        fingerprints=_fingerprints(folder, hashes, index, unsaid) if has_weights else dict.fromkeys(PARTS, ""),
+        fingerprints=_fingerprints(folder, hashes, index, unsaid),
         method_defaults=_method_values(root, card, TURBO if turbo else None),
         unet_class=unet_class,
         empty_prompt_is_zeros=index.get("force_zeros_for_empty_prompt", True),
@@ -262,7 +292,7 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
         raise SpecError(f"model: {info.folder} gives {frames} frames; 1 to {longest} work with its motion modules")
     scale = _dynamic_scale(info.folder, card.get("dynamic_scale", defaults.dynamic_scale))
     decisive = {"kind": kind, "frames": frames, "dynamic_scale": scale}
-    if adapter and info.fingerprints["unet"]:
+    if adapter:
         decisive["motion_adapter"] = hashes.files(adapter.folder, adapter.files)
     pad = card.get("pad_token_id", defaults.pad_token_id)
     return replace(

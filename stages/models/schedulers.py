@@ -57,7 +57,10 @@ _DPMPP_2M: Table = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of schedulers: our solver for it, and its own defaults where they are not those of `make_schedule`."""
+    """A class of schedulers: our solver for it, and its own defaults where they are not those of `make_schedule`.
+
+    `clip_sample` that is left unsaid is off, as diffusers' pipelines have it, whatever the default of a class.
+    """
 
     solver: Solver = "euler"
     absent: Mapping[str, Any] = field(default_factory=dict)
@@ -67,11 +70,11 @@ class Kind:
 _LINSPACE = {"timestep_spacing": "linspace"}
 _KARRAS = {"beta_start": 0.00085, "beta_end": 0.012, **_LINSPACE}
 KINDS: Mapping[str, Kind] = {
-    "DDIMScheduler": Kind("ddim", {"clip_sample": True}),
-    "DDIMParallelScheduler": Kind("ddim", {"clip_sample": True}),
+    "DDIMScheduler": Kind("ddim"),
+    "DDIMParallelScheduler": Kind("ddim"),
     "PNDMScheduler": Kind("ddim", {"set_alpha_to_one": False}),
-    "DDPMScheduler": Kind(absent={"clip_sample": True}),
-    "DDPMParallelScheduler": Kind(absent={"clip_sample": True}),
+    "DDPMScheduler": Kind(),
+    "DDPMParallelScheduler": Kind(),
     "EulerDiscreteScheduler": Kind(absent=_LINSPACE),
     "EulerAncestralDiscreteScheduler": Kind("euler_ancestral", _LINSPACE),
     "HeunDiscreteScheduler": Kind(absent=_KARRAS),

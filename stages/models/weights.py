@@ -62,6 +62,7 @@ class Part:
     folder: Path
     kind: str
     config: Mapping[str, Any]
+    has_weights: bool = True  # False: a configuration alone will do, to plan with
 
     @property
     def stem(self) -> str:
@@ -71,7 +72,8 @@ class Part:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that are loaded: the weights, the index of weights in several files, the configuration."""
-        return (self.folder / "config.json", *weight_files(self.folder, self.stem))
+        has_weights = self.has_weights or any(self.folder.glob("*.safetensors"))
+        return (self.folder / "config.json", *(weight_files(self.folder, self.stem) if has_weights else ()))
 
 
 def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
