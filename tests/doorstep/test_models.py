@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.models.folder import EMBEDDED
@@ -12,6 +11,7 @@ from tests.doorstep.harness import Case, check, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import pytest
 
@@ -112,7 +112,7 @@ def test_files(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     Case("an-address", "plan x --model https://huggingface.co/a/b", says=("address", "downloaded")),
     Case("a-pickle", "plan x --model my.ckpt", says=("pickled",), files={"my.ckpt": b"PK"}),
     Case("a-folder-that-is-none", "plan x --model m", says=("model_index.json",), files={"m/a.txt": "x"}),
-    Case("a-part", "plan x --model m/unet", says=("part", "/m"), files={"m": copied}),
+    Case("a-part", "plan x --model m/unet", says=("a part of a model", "one, m"), files={"m": copied}),
     Case("an-index", "plan x --model m/model_index.json", says=("folder",), files={"m": copied}),
     Case("a-near-name", "plan x --model shape", says=("'shapes'",)),
     Case("a-long-name", f"plan x --model {'a' * 300}", says=("not on disk",)),
