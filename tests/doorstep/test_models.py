@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from stages.models.folder import EMBEDDED
-from tests.doorstep.harness import Case, check, table
+from tests.doorstep.harness import Case, call, check, prepare, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,20 +117,17 @@ def test_files(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     Case("a-near-name", "plan x --model shape", says=("'shapes'",)),
     Case("a-long-name", f"plan x --model {'a' * 300}", says=("not on disk",)),
     Case("eta-of-euler", "plan x --size 128x128 --solver euler --eta 0.5", says=("0.5", "euler", "ddim")),
-    Case(
-        "eta-of-euler-in-a-jobs-file",
-        "batch jobs.yaml --check",
-        says=("jobs.yaml:1", "0.5", "euler", "ddim"),
-        files={"jobs.yaml": "- {prompt: x, width: 128, height: 128, solver: euler, eta: 0.5}\n"},
-    ),
 )
 def test_names(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = check(case, tmp_path, monkeypatch) if "jobs" not in case.name else None
-    if said is None:
-        from tests.doorstep.harness import call, prepare
+    check(case, tmp_path, monkeypatch)
 
-        prepare(case, tmp_path, monkeypatch)
-        found = call(tmp_path, case.words)
-        assert found.code != 0
-        assert all(text in found.out + found.err for text in case.says), found
-        assert "Traceback" not in found.err
+
+def test_a_jobs_file_names_the_line_of_what_the_kernel_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = "- {prompt: x, width: 128, height: 128, solver: euler, eta: 0.5}\n"
+    prepare(Case("eta-of-euler", "batch jobs.yaml", files={"jobs.yaml": jobs}), tmp_path, monkeypatch)
+    said = call(tmp_path, "batch jobs.yaml")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.splitlines()[0].startswith(
+        "freescale: jobs.yaml:1: eta is 0.5 with euler, allowed: 0 to 1 with ddim"
+    )
+    assert said.err.splitlines()[1:] == ["freescale: jobs: 1 of 1 cannot be rendered"]

@@ -1,4 +1,4 @@
-"""What a model's folder must hold: every tensor and no other, honoured fields alone, and an identity of what is read."""
+"""What a model folder must hold: every tensor and no other, honoured fields alone, an identity of what is read."""
 
 from __future__ import annotations
 
