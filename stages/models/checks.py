@@ -48,8 +48,8 @@ def read_folder(
     if not has_weights:
         names = [name for name in names if (root / name).is_dir()]
     kinds = {"unet": unet_class, "vae": "AutoencoderKL", **{name: TEXT_CLASSES[name] for name in names}}
-    parts = {name: _part(root / name, kind, has_weights) for name, kind in kinds.items()}
     motion = None if adapter is None else _part(adapter, "MotionAdapter", has_weights)
+    parts = {name: _part(root / name, kind, has_weights) for name, kind in kinds.items()}
     found = Folder(root, parts["unet"], parts["vae"], {name: parts[name] for name in names}, motion)
     _check_widths(found)
     return found
