@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.harness import here, peak_memory
 from stages.denoise import DenoiseStage
-from stages.models.load import EMBEDDED, describe, empty_part
+from stages.models.load import EMBEDDED, describe
+from stages.models.networks import empty_part
 from stages.plan import make_plan
 from stages.planner.networks import TracedNetworks, read_config, run_step, run_vae
 from stages.planner.trace import Trace
@@ -76,7 +77,9 @@ def cases(folder: Path, sizes: list[int], dtype: str, native: int) -> list[tuple
     found: list[tuple[str, Call]] = []
     for side in sizes:
         values = {"prompt": "x", "width": side, "height": side, "model": {"name": str(folder), "dtype": dtype}}
-        info = describe(ModelSpec(name=str(folder)), Path(tempfile.gettempdir()) / "freescale-benchmark")
+        info = describe(
+            ModelSpec(name=str(folder)), Path(tempfile.gettempdir()) / "freescale-benchmark", has_weights=False
+        )
         plan = make_plan(make_spec(values | {"steps": 50}), info)
         kinds = ("base_denoise",) if side == native else ("highres_denoise", "detail_pass")
         for call in plan.calls:
@@ -104,7 +107,7 @@ def main() -> None:
     sizes = given.sizes or [native * n for n in (1, 2, 4)]
     unet, vae = filled(folder, "unet", dtype, device), filled(folder, "vae", torch.float32, device)
     rows: list[dict[str, Any]] = []
-    info = describe(ModelSpec(name=str(folder)), Path(tempfile.gettempdir()) / "freescale-benchmark")
+    info = describe(ModelSpec(name=str(folder)), Path(tempfile.gettempdir()) / "freescale-benchmark", has_weights=False)
     for label, call in cases(folder, sizes, name, native):
         stage = call.stage
         source = call.parents["image"].size if "image" in call.parents else call.size

@@ -148,7 +148,7 @@ def _with_dynamic_scale(schedule: Schedule, smallest: float, steps: int) -> Sche
     )
 
 
-_CHOICES: dict[str, tuple[Any, ...]] = {
+HONOURED: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "timestep_spacing": get_args(Spacing),
     "prediction_type": get_args(PredictionType),
@@ -161,6 +161,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "use_exponential_sigmas": (False, None),
     "use_beta_sigmas": (False, None),
 }
+"""The values of a scheduler's settings that are read as they are meant, of those that change the noise levels."""
 
 
 def _check(steps: int, total: int, config: Mapping[str, Any]) -> None:
@@ -169,7 +170,7 @@ def _check(steps: int, total: int, config: Mapping[str, Any]) -> None:
         raise ValueError(f"num_inference_steps is {steps}, allowed: 1 to {total}")
     if config.get("dynamic_scale") is not None and config.get("prediction_type", "epsilon") != "epsilon":
         raise ValueError(f"prediction_type is {config['prediction_type']!r} with a dynamic scale, allowed: 'epsilon'")
-    for name, allowed in _CHOICES.items():
+    for name, allowed in HONOURED.items():
         if name in config and config[name] not in allowed:
             raise ValueError(f"{name} is {config[name]!r}, allowed: {', '.join(map(repr, allowed))}")
 

@@ -56,7 +56,14 @@ def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None)
     """
     spec = settled(spec, info)
     sizes, base = level_sizes(spec, info)
-    exports = _Builder(spec, info, input_root, base, resolve(spec, info, sizes)).exports()
+    builder = _Builder(spec, info, input_root, base, resolve(spec, info, sizes))
+    try:
+        builder.schedule  # noqa: B018 — what it refuses is refused of a render of one level as well
+        exports = builder.exports()
+    except SpecError:
+        raise
+    except ValueError as error:  # the kernel's: solver, steps or a method's values that do not go together
+        raise SpecError(str(error)) from None
     return Plan(placed(spec, input_root), info, sizes, exports, tuple(_in_order(exports)))
 
 

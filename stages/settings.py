@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from freescale import METHODS, Method, base_size_for
 from stages.errors import SpecError
 from stages.media.ffmpeg import check_encoding
@@ -25,6 +27,7 @@ from stages.spec import (
     changed_method,
     exact_rate,
     off_grain,
+    sentence,
 )
 
 if TYPE_CHECKING:
@@ -128,7 +131,10 @@ def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
     """Return the method with the model's own values for it where the spec gives none (`stages.models.card`)."""
     own = values_for(method.name, info.method_defaults)
     left_open = {name: value for name, value in own.items() if name not in method.model_fields_set}
-    return type(method).model_validate(method.model_dump() | left_open)
+    try:
+        return type(method).model_validate(method.model_dump() | left_open)
+    except ValidationError as error:
+        raise SpecError(f"method: the card of {info.name}: {sentence(error)}") from None
 
 
 def _picture_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:

@@ -181,13 +181,16 @@ def test_the_kernel_needs_torch_alone() -> None:
     assert not bad, "\n".join(bad)
 
 
+LIBRARIES = ("stages/models/load.py", "stages/models/networks.py", "stages/models/videocrafter.py")
+
+
 @pytest.mark.parametrize(
     ("module", "packages", "doors"),
     [
         ("prefect", ("freescale", "stages", "storage"), ()),
         ("prefect_dask", ("freescale", "stages", "storage"), ()),
-        ("diffusers", tuple(ALLOWED), ("stages/models/load.py", "stages/models/videocrafter.py")),
-        ("transformers", tuple(ALLOWED), ("stages/models/load.py", "stages/models/videocrafter.py")),
+        ("diffusers", tuple(ALLOWED), LIBRARIES),
+        ("transformers", tuple(ALLOWED), LIBRARIES),
         ("storage", ("freescale", "stages"), ("stages/call.py", "stages/resume.py", "stages/runner.py")),
     ],
 )

@@ -82,7 +82,7 @@ def convert(file: Path, folder: Path, tokenizer: Path, architecture: Architectur
 
     Raises `SpecError` in one sentence, and writes nothing, for whatever cannot be converted.
     """
-    from stages.models.load import quiet_diffusers
+    from stages.models.networks import quiet_diffusers
     from stages.models.videocrafter import empty_networks, load_tokenizer
 
     quiet_diffusers()

@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError, nearest
+from stages.models.checks import check_card, check_index, check_weights, read_folder
+from stages.models.fields import read_json
 from stages.models.hashes import Hashes
+from stages.models.weights import PICKLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale import Solver
     from stages.models.card import MethodValues
+    from stages.models.checks import Folder
     from stages.spec import ModelSpec
 
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
@@ -32,12 +36,8 @@ EMBEDDED_MODELS: Mapping[str, Path] = {
     "shapes": EMBEDDED,
     "shapes-motion": Path(__file__).parents[1] / "shapes_motion" / "model",
 }
-PARTS: Mapping[str, tuple[str, ...]] = {  # which folders decide the bytes of which stages
-    "text": ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
-    "unet": ("unet", "scheduler"),
-    "vae": ("vae",),
-}
-CARD = "freescale.json"
+PARTS = ("text", "unet", "vae")  # of a model, each with a fingerprint of what decides the bytes of its stages
+CARD, INDEX = "freescale.json", "model_index.json"
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
 TURBO: MethodValues = {
     "freescale": {"restart": 0.5, "dilation": (0.0, 1.0)},
@@ -93,6 +93,7 @@ class ModelInfo:
     motion_adapter: Path | None = None  # the folder that makes a Stable Diffusion model a video model
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
+    empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
 
     @property
     def is_video(self) -> bool:
@@ -112,26 +113,52 @@ def locate(spec: ModelSpec, home: Path) -> Path:
         if not (folder / "model_index.json").is_file():
             raise SpecError(f"model: {spec.name!r} is not in this installation ({folder} is missing)")
         return folder
+    if "://" in spec.name:
+        raise SpecError(
+            f"model: {spec.name!r} is an address, and nothing is downloaded; download the model and give its folder"
+        )
     looked = [Path(os.path.expanduser(spec.name))]
     if not looked[0].is_absolute() and ".." not in looked[0].parts:
         looked += [models_folder(home) / spec.name, *_cached_snapshots(spec)]
     for candidate in looked:
-        if (candidate / "model_index.json").is_file():
+        if os.path.isfile(candidate / INDEX):  # False also for a name that no file can have
             return candidate.resolve()
-    if looked[0].suffix == ".safetensors" and looked[0].is_file():
+    if looked[0].suffix == ".safetensors" and os.path.isfile(looked[0]):
         raise SpecError(
             f"model: {spec.name!r} is a checkpoint in one file; make a folder of it once with diffusers, "
             "StableDiffusionXLPipeline.from_single_file(FILE, config=FOLDER_OF_ITS_KIND).save_pretrained(FOLDER), "
             "and give that folder"
         )
-    paths = ", ".join(str(p) for p in looked)
+    for candidate in looked:
+        if os.path.exists(candidate) and candidate.name != "snapshots":
+            raise SpecError(f"model: {spec.name!r} {_not_a_model(candidate)}")
     near = nearest(spec.name, [name for name, _ in available(home)])
+    if near:
+        raise SpecError(f"model: {spec.name!r} is not on disk; the nearest that can be named is {near!r}")
+    paths = ", ".join(str(p) for p in looked)
     raise SpecError(
-        f"model: {spec.name!r} is not on disk (looked at {paths}); "
-        f"{f'the nearest is {near!r}; ' if near else ''}give the path of a local diffusers folder "
+        f"model: {spec.name!r} is not on disk (looked at {paths}); give the path of a local diffusers folder "
         f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
         ".safetensors file is first saved as such a folder"
     )
+
+
+def _not_a_model(path: Path) -> str:
+    """What a path is that exists and is no model, and what would work."""
+    if path.is_file():
+        if path.name == INDEX:
+            return f"is a file of a model; give its folder, {path.parent}"
+        if path.suffix in PICKLED:
+            return (
+                "is a pickled checkpoint in one file; make a folder of it once with diffusers, "
+                "from_single_file(FILE).save_pretrained(FOLDER), and give that folder"
+            )
+        return f"is a file; a diffusers folder with {INDEX} works"
+    if (path.parent / INDEX).is_file():
+        return f"is a part of a model; give the whole one, {path.parent}"
+    inside = sorted(each.parent for each in (*path.glob(f"*/{INDEX}"), *path.glob(f"snapshots/*/{INDEX}")))
+    nearest = f"; {inside[0]} has one" if inside else ""
+    return f"is a folder without {INDEX}, so it is no model{nearest}"
 
 
 def _cached_snapshots(spec: ModelSpec) -> list[Path]:
@@ -153,37 +180,64 @@ def available(home: Path) -> Iterator[tuple[str, Path]]:
         yield index.parent.name, index.parent
 
 
-def describe(spec: ModelSpec, home: Path) -> ModelInfo:
-    """Read a model's configuration and fingerprints. Raises `SpecError` for a folder that cannot serve."""
-    folder = locate(spec, home)
-    kind = read_json(folder / "model_index.json").get("_class_name")
+def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelInfo:
+    """Read a model's configuration and fingerprints, and check that all that a render loads is there and honoured.
+
+    Without `has_weights` a folder of configurations alone will do, which can be planned with and not rendered. Raises
+    `SpecError` for a folder that cannot serve.
+    """
+    from stages.models.schedulers import check_schedule, read_scheduler  # here, since the kernel brings torch
+
+    root = locate(spec, home)
+    index = read_json(root / INDEX)
+    kind = index.get("_class_name")
     if kind not in (*IMAGE_KINDS, *VIDEO_KINDS):
         known = ", ".join((*IMAGE_KINDS, *VIDEO_KINDS))
-        raise SpecError(f"model: {folder} is a {kind}; what can be rendered is {known}")
-    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    turbo = scheduler.get("timestep_spacing") == "trailing" and "Ancestral" in scheduler.get("_class_name", "")
-    card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+        raise SpecError(f"model: {root} is a {kind}; what can be rendered is {known}")
+    check_index(root / INDEX, index)
+    card = read_json(root / CARD) if (root / CARD).is_file() else {}
     is_video = kind in VIDEO_KINDS or "motion_adapter" in card
-    unet_class = _unet_class(folder, unet, is_video)
-    hashes = Hashes(home)
+    unet = read_json(root / "unet" / "config.json")
+    unet_class, size_ids = _unet_class(root, unet, is_video), unet.get("addition_embed_type") == "text_time"
+    check_card(root / CARD, card, is_video=is_video)
+    adapter = _adapter(root, card, unet_class) if is_video else None
+    folder = read_folder(root, unet_class, pooled=size_ids, adapter=adapter, has_weights=has_weights)
+    path = root / "scheduler" / "scheduler_config.json"
+    solver, unsaid = read_scheduler(path, scheduler := read_json(path))
+    if has_weights:
+        check_weights(folder, home)
+    turbo = scheduler.get("timestep_spacing") == "trailing" and solver == "euler_ancestral"
+    vae, hashes = folder.vae.config, Hashes(home)
     info = ModelInfo(
         name=spec.name,
-        folder=folder,
-        native=_native(folder, unet, card, cell_of(vae)),
+        folder=root,
+        native=_native(root, unet, card, cell_of(vae)),
         steps=card.get("steps", 4 if turbo else 50),
         guidance_scale=card.get("guidance_scale", 0.0 if turbo else 7.5),
         negative_prompt=card.get("negative_prompt", NEGATIVE),
-        solver=_solver(scheduler),
-        scheduler=scheduler,
-        size_ids=unet.get("addition_embed_type") == "text_time",
-        latent_channels=int(vae["latent_channels"]),
+        solver=solver,
+        scheduler={**scheduler, **unsaid},
+        size_ids=size_ids,
+        latent_channels=int(vae.get("latent_channels", 4)),
         cell=cell_of(vae),
-        fingerprints={part: hashes.folders(folder, names) for part, names in PARTS.items()},
-        method_defaults=TURBO if turbo else _method_values(folder, card),
+        fingerprints=_fingerprints(folder, hashes, index, unsaid),
+        method_defaults=_method_values(root, card, TURBO if turbo else None),
         unet_class=unet_class,
+        empty_prompt_is_zeros=index.get("force_zeros_for_empty_prompt", True),
     )
-    return _as_video(info, str(kind), unet, card, hashes) if is_video else info
+    info = _as_video(info, str(kind), folder, card, hashes) if is_video else info
+    check_schedule(path, info.scheduler)
+    return info
+
+
+def _fingerprints(
+    folder: Folder, hashes: Hashes, index: Mapping[str, Any], unsaid: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the fingerprint of each part: its files, and what else decides its bytes where it is not usual."""
+    found = {part: hashes.files(folder.root, folder.files(part)) for part in PARTS}
+    if not index.get("force_zeros_for_empty_prompt", True):
+        found["text"] = _with(found["text"], {"force_zeros_for_empty_prompt": False})
+    return {**found, "unet": _with(found["unet"], unsaid)} if unsaid else found
 
 
 def _method_values(folder: Path, card: Mapping[str, Any], usual: MethodValues | None = None) -> MethodValues:
@@ -200,6 +254,12 @@ def _unet_class(folder: Path, unet: Mapping[str, Any], is_video: bool) -> str:
     if name not in allowed:
         raise SpecError(f"model: {folder} has a UNet of the class {name}; {', '.join(allowed)} would work in it")
     return name
+
+
+def _adapter(root: Path, card: Mapping[str, Any], unet_class: str) -> Path | None:
+    """Return the folder of the motion modules that an image UNet gets: the card's, else one in the model's folder."""
+    given = card.get("motion_adapter", "motion_adapter" if unet_class == "UNet2DConditionModel" else None)
+    return None if given is None else (root / str(given)).resolve()
 
 
 def cell_of(vae: Mapping[str, Any]) -> int:
@@ -221,24 +281,20 @@ def _native(folder: Path, unet: Mapping[str, Any], card: Mapping[str, Any], cell
     return given[0], given[1]
 
 
-def _as_video(
-    info: ModelInfo, kind: str, unet: Mapping[str, Any], card: Mapping[str, Any], hashes: Hashes
-) -> ModelInfo:
+def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any], hashes: Hashes) -> ModelInfo:
     """Return `info` of a video model: with the defaults of its kind, and with what the card says of videos."""
     defaults = (
         VIDEO_KINDS.get(kind) or VIDEO_KINDS["AnimateDiffSDXLPipeline" if info.size_ids else "AnimateDiffPipeline"]
     )
-    own = "motion_adapter" if info.unet_class == "UNet2DConditionModel" else None  # a part of the folder
-    given = card.get("motion_adapter", own)
-    adapter = None if given is None else (info.folder / str(given)).resolve()
-    longest = (read_json(adapter / "config.json") if adapter else unet).get("motion_max_seq_length", 2**15)
+    adapter = folder.adapter
+    longest = (adapter.config if adapter else folder.unet.config).get("motion_max_seq_length", 2**15)
     frames = card.get("frames", min(defaults.frames, longest))
     if not isinstance(frames, int) or not 1 <= frames <= longest:
         raise SpecError(f"model: {info.folder} gives {frames} frames; 1 to {longest} work with its motion modules")
     scale = _dynamic_scale(info.folder, card.get("dynamic_scale", defaults.dynamic_scale))
     decisive = {"kind": kind, "frames": frames, "dynamic_scale": scale}
     if adapter:
-        decisive["motion_adapter"] = hashes.folders(adapter, ("",))
+        decisive["motion_adapter"] = hashes.files(adapter.folder, adapter.files)
     pad = card.get("pad_token_id", defaults.pad_token_id)
     return replace(
         info,
@@ -255,7 +311,7 @@ def _as_video(
         fps=float(card.get("fps", defaults.fps)),
         motion_fps=float(card.get("motion_fps", MOTION_FPS)) if info.unet_class == "VideoCrafterUNet" else None,
         dynamic_scale=scale,
-        motion_adapter=adapter,
+        motion_adapter=adapter.folder if adapter else None,
         pad_token_id=pad,
     )
 
@@ -275,23 +331,3 @@ def _dynamic_scale(folder: Path, given: Any) -> tuple[float, int] | None:
     if not (0.0 < scale <= 1.0 and steps >= 1):
         raise SpecError(f"model: {folder} gives the dynamic scale {given}; a number up to 1 and its steps work")
     return scale, steps
-
-
-def _solver(scheduler: Mapping[str, Any]) -> Solver:
-    kind = str(scheduler.get("_class_name", ""))
-    if "Ancestral" in kind:
-        return "euler_ancestral"
-    if "DDIM" in kind or "PNDM" in kind:
-        return "ddim"
-    return "dpmpp_2m" if "DPMSolverMultistep" in kind else "euler"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds. Raises `SpecError` naming the file."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"model: {path} cannot be read: {error}") from None
-    if not isinstance(loaded, dict):
-        raise SpecError(f"model: {path} does not hold an object")
-    return loaded

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.errors import SpecError
-from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder, read_json
+from stages.errors import SpecError, StageError
+from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder
+from stages.models.networks import network_class, quiet_diffusers, with_motion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -34,16 +36,14 @@ __all__ = [
     "Models",
     "available",
     "describe",
-    "empty_part",
     "load_clip",
     "locate",
     "models_folder",
-    "quiet_diffusers",
-    "unet_class",
 ]
 
 log = logging.getLogger(__name__)
 CLIP_INPUT = "model.safetensors"  # of a CLIP folder
+NOT_LOADED = dict.fromkeys(("unet", "vae", "scheduler", "feature_extractor"))  # of a pipeline that encodes prompts
 
 
 class Helpers(Protocol):
@@ -68,7 +68,7 @@ class Models:
     @cached_property
     def unet(self) -> UNet2DConditionModel:
         """The denoiser in the spec's dtype, without gradients; of a video model, one of the classes for videos."""
-        unet: UNet2DConditionModel = self._load(unet_class(self.info.unet_class), "unet", self.dtype)
+        unet: UNet2DConditionModel = self._load(network_class(self.info.unet_class), "unet", self.dtype)
         if self.info.motion_adapter is not None:
             unet = self._with_motion(unet, self.info.motion_adapter)
         unet.register_forward_pre_hook(self._count)
@@ -115,9 +115,16 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
-        module = kind.from_pretrained(
-            self.info.folder, subfolder=part, dtype=dtype, use_safetensors=True, local_files_only=True
+        module, found = kind.from_pretrained(
+            self.info.folder,
+            subfolder=part,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
+        if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
+            raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
         return module.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -133,10 +140,10 @@ class Models:
             return self._encode_clip(prompt, negative_prompt)
         from diffusers import StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            self.info.folder, unet=None, vae=None, **self._text_options()
+        pipeline = StableDiffusionPipeline(
+            **self._text_parts("text_encoder"), **NOT_LOADED, safety_checker=None, requires_safety_checker=False
         )
-        rows = pipeline.to(self.device).encode_prompt(
+        rows = pipeline.encode_prompt(
             prompt, self.device, 1, negative_prompt is not None, negative_prompt=negative_prompt
         )
         return _named(("prompt_embeds", "negative_embeds"), rows, negative_prompt is not None)
@@ -144,10 +151,13 @@ class Models:
     def _encode_xl(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
         from diffusers import StableDiffusionXLPipeline
 
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            self.info.folder, unet=None, vae=None, **self._text_options()
+        pipeline = StableDiffusionXLPipeline(
+            **self._text_parts("text_encoder"),
+            **self._text_parts("text_encoder_2"),
+            **NOT_LOADED,
+            force_zeros_for_empty_prompt=self.info.empty_prompt_is_zeros,
         )
-        rows = pipeline.to(self.device).encode_prompt(
+        rows = pipeline.encode_prompt(
             prompt,
             device=self.device,
             do_classifier_free_guidance=negative_prompt is not None,
@@ -155,6 +165,14 @@ class Models:
         )
         names = ("prompt_embeds", "negative_embeds", "text_embeds", "negative_text_embeds")
         return _named(names, rows, negative_prompt is not None)
+
+    def _text_parts(self, part: str) -> dict[str, Any]:
+        """Return a text encoder and its tokenizer, by their names in a pipeline."""
+        import transformers
+
+        tokenizer = part.replace("text_encoder", "tokenizer")
+        words = transformers.CLIPTokenizer.from_pretrained(self.info.folder / tokenizer, local_files_only=True)
+        return {part: self._load(getattr(transformers, TEXT_CLASSES[part]), part, self.dtype), tokenizer: words}
 
     def _encode_clip(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
         """Return the last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
@@ -173,44 +191,6 @@ class Models:
 
         wanted = {"prompt_embeds": prompt, "negative_embeds": negative_prompt}
         return {name: encode(text) for name, text in wanted.items() if text is not None}
-
-    def _text_options(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "use_safetensors": True, "local_files_only": True}
-
-
-def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[str, Any] | None = None) -> nn.Module:
-    """Return a UNet or VAE by its configuration, on the meta device: shapes and no weights.
-
-    `adapter` is the configuration of motion modules for a UNet.
-    """
-    import diffusers
-
-    name = str(config["_class_name"])
-    kind = diffusers.AutoencoderKL if name == "AutoencoderKL" else unet_class(name)
-    with torch.device("meta"):
-        module = kind.from_config(dict(config))
-        if adapter is not None:
-            module = with_motion(module, diffusers.MotionAdapter.from_config(dict(adapter)))
-    empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
-    return empty
-
-
-def with_motion(unet: Any, adapter: Any) -> Any:
-    """Return a Stable Diffusion UNet and AnimateDiff's motion modules as one network for videos."""
-    from diffusers import UNetMotionModel
-
-    return UNetMotionModel.from_unet2d(unet, adapter)
-
-
-def unet_class(name: str) -> Any:
-    """Return the class that a UNet's configuration names, one of those that `describe` lets pass."""
-    import diffusers
-
-    if name == "VideoCrafterUNet":
-        from stages.models.videocrafter import VideoCrafterUNet
-
-        return VideoCrafterUNet
-    return getattr(diffusers, name)
 
 
 def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
@@ -249,13 +229,3 @@ def load_clip(folder: Path, device: torch.device) -> ClipNetworks:
     if read_json(folder / "config.json").get("model_type") != "clip":
         raise SpecError(f"weights.clip: {str(folder)!r} does not hold a CLIPModel (config.json, model_type)")
     return ClipNetworks(folder, device)
-
-
-def quiet_diffusers() -> None:
-    """Silence the progress bars and notices of diffusers and transformers, which would break ours."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for quiet in (diffusers_logging, transformers_logging):
-        quiet.set_verbosity_error()
-        quiet.disable_progress_bar()

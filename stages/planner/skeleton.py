@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stages.models.load import empty_part
+from stages.models.networks import empty_part
 from stages.planner.trace_cache import cached_trace
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import re
 import shutil
@@ -24,12 +25,17 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import yaml
 
+from stages.models.folder import describe
 from tests.golden import doors
 from tests.golden.moved import differences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HOME = doors.GOLDEN / "home"
 INDEX = HOME / "golden.json"
@@ -70,9 +76,15 @@ def root_of(name: str) -> Path:
     return doors.ROOT / "examples" if name.startswith("examples/") else doors.GOLDEN
 
 
-def link_models(home: Path) -> None:
-    """Let a home name the models of `tests/golden/models`: folders with configuration and no weights."""
+@contextlib.contextmanager
+def models_linked(home: Path) -> Iterator[None]:
+    """Let a home name the models of `tests/golden/models`, folders with configuration and no weights, in the body."""
     (home / "models").symlink_to(doors.GOLDEN / "models", target_is_directory=True)
+    weightless = functools.partial(describe, has_weights=False)
+    with contextlib.ExitStack() as stack:
+        for module in ("flows.rendering.job", "flows.compare.layout", "flows.evaluate.layout"):
+            stack.enter_context(patch(f"{module}.describe", weightless))
+        yield
 
 
 def today(home: Path) -> dict[str, dict[str, Any]]:
@@ -89,8 +101,7 @@ def make_keys(moved: bool) -> int:
     keys, known = pinned()
     fresh, calls = dict[str, Any](), dict[str, Any]()
     refused = list[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        link_models(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, models_linked(Path(folder)):
         for kind, entries in today(Path(folder)).items():
             fresh[kind] = {}
             for name, (title, found) in entries.items():

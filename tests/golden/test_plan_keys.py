@@ -10,6 +10,7 @@ from tests.golden import doors, make
 from tests.golden.moved import ADVICE, differences, refusing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 KEYS, CALLS = make.pinned()
@@ -17,11 +18,11 @@ SPECS, EVALUATIONS, COMPARISONS = make.specs(), make.others("evaluations"), make
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with models and nothing else; only a cache of hashes is written to it."""
     home = tmp_path_factory.mktemp("home")
-    make.link_models(home)
-    return home
+    with make.models_linked(home):
+        yield home
 
 
 def told(name: str, what: str, lines: list[str]) -> None:

@@ -71,7 +71,7 @@ def sdxl_plan(folder: Path, side: int, **fields: Any) -> Plan:
     spec = make_spec(
         {"prompt": "x", "width": side, "height": side, "model": {"name": str(folder), "dtype": "bfloat16"}} | fields
     )
-    return make_plan(spec, describe(spec.model, folder / "home"))
+    return make_plan(spec, describe(spec.model, folder / "home", has_weights=False))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_mildest_savings_that_fit_are_picked(tmp_path: Path) -> None:
 
 def test_parts_at_rest_do_not_count(sdxl: Path) -> None:
     """SDXL: UNet 4.78 GiB in half precision, VAE 0.31, text encoders 1.52."""
-    info = describe(ModelSpec(name=str(sdxl)), sdxl / "home")
+    info = describe(ModelSpec(name=str(sdxl)), sdxl / "home", has_weights=False)
     calls = {c.label: c for c in sdxl_plan(sdxl, 2048).calls}
 
     def weights(label: str, device: str, **options: Any) -> float:

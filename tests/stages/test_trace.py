@@ -16,7 +16,8 @@ from freescale.compute import Compute
 from freescale.frequency import blur_matrix
 from freescale.guidance import Conditioning
 from freescale.sampling import denoise
-from stages.models.load import EMBEDDED, describe, empty_part
+from stages.models.load import EMBEDDED, describe
+from stages.models.networks import empty_part
 from stages.plan import make_plan
 from stages.planner.estimate import estimate
 from stages.planner.skeleton import Skeleton, text_weights
@@ -156,7 +157,7 @@ def test_sdxl_costs_what_is_known_of_it(side: int, tmp_path: Path) -> None:
     folder = str(write_sdxl(tmp_path))
     spec = {"prompt": "x", "width": side, "height": side, "model": {"name": folder, "dtype": "bfloat16"}}
     spec |= {"method": {"name": "direct"}, "steps": 2, "guidance_scale": 0.0}
-    info = describe(ModelSpec(name=folder), tmp_path)
+    info = describe(ModelSpec(name=folder), tmp_path, has_weights=False)
     call = make_plan(make_spec(spec), info).calls[1]
     found = estimate(call, info, RunOptions(), "cuda")
     assert found.flops / 2 / 1e12 == pytest.approx(KNOWN[side], rel=0.01)

@@ -15,7 +15,8 @@ from flows.rendering.throughput import Throughput
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.models.folder import EMBEDDED_MODELS
-from stages.models.load import EMBEDDED, describe, empty_part
+from stages.models.load import EMBEDDED, describe
+from stages.models.networks import empty_part
 from stages.models.videocrafter import VideoCrafterUNet
 from stages.plan import make_plan
 from stages.planner.amounts import show_bytes
@@ -171,7 +172,7 @@ def test_a_video_renders_under_a_budget_and_its_seconds_are_learnt(model: str, t
 def test_videocrafter2_at_640x1024(is_split: bool, tmp_path: Path) -> None:
     """1,413.5 million parameters; a step's activations were counted by another trace before: 6.5 GiB, 3.2 split."""
     folder = write_videocrafter2(tmp_path)
-    info = describe(ModelSpec(name=str(folder)), tmp_path)
+    info = describe(ModelSpec(name=str(folder)), tmp_path, has_weights=False)
     assert (info.native, info.frames, info.dynamic_scale) == ((320, 512), 16, (0.7, 400))
     found = largest(info, "direct", 16, RunOptions(split_guidance=is_split))
     assert show_bytes(found.weights) == "2.6 GiB"

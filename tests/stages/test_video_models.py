@@ -154,6 +154,9 @@ def test_a_motion_adapter_beside_a_picture_model(folders: dict[str, Path], tmp_p
     assert planned.weights == weight_bytes(models.unet)
     before = models.info.fingerprints["unet"]
     (tmp_path / "adapter" / "note.json").write_text("{}")
+    assert describe(ModelSpec(name=str(folder)), tmp_path).fingerprints["unet"] == before, "no file that is loaded"
+    config = tmp_path / "adapter" / "config.json"
+    config.write_text(config.read_text() + "\n")
     assert describe(ModelSpec(name=str(folder)), tmp_path).fingerprints["unet"] != before
 
 

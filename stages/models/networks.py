@@ -1,0 +1,70 @@
+"""A model's networks by their configurations, without weights: the classes of diffusers and transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from stages.models.fields import TEXT_CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return a UNet or VAE by its configuration, on the meta device: shapes and no weights.
+
+    `adapter` is the configuration of motion modules for a UNet.
+    """
+    module = empty_network(str(config["_class_name"]), config)
+    if adapter is not None:
+        with torch.device("meta"):
+            module = with_motion(module, empty_network("MotionAdapter", adapter))
+    empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
+    return empty
+
+
+def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """Return a network of the class `name` on the meta device: shapes and no weights.
+
+    `name` is a UNet's class, `AutoencoderKL`, `MotionAdapter` or one of those of `TEXT_CLASSES`.
+    """
+    quiet_diffusers()
+    with torch.device("meta"):
+        if name in TEXT_CLASSES.values():
+            import transformers
+
+            text: nn.Module = getattr(transformers, name)(transformers.CLIPTextConfig(**config))
+            return text
+        network: nn.Module = network_class(name).from_config(dict(config))
+        return network
+
+
+def with_motion(unet: Any, adapter: Any) -> Any:
+    """Return a Stable Diffusion UNet and AnimateDiff's motion modules as one network for videos."""
+    from diffusers import UNetMotionModel
+
+    return UNetMotionModel.from_unet2d(unet, adapter)
+
+
+def network_class(name: str) -> Any:
+    """Return the class of a UNet, a VAE or motion modules that `describe` lets pass."""
+    import diffusers
+
+    if name == "VideoCrafterUNet":
+        from stages.models.videocrafter import VideoCrafterUNet
+
+        return VideoCrafterUNet
+    return getattr(diffusers, name)
+
+
+def quiet_diffusers() -> None:
+    """Silence the progress bars and notices of diffusers and transformers, which would break ours."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for quiet in (diffusers_logging, transformers_logging):
+        quiet.set_verbosity_error()
+        quiet.disable_progress_bar()
