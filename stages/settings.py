@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from freescale import METHODS, Method, base_size_for
-from stages.errors import SpecError
+from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import values_for
 from stages.spec import (
@@ -27,7 +27,6 @@ from stages.spec import (
     changed_method,
     exact_rate,
     off_grain,
-    sentence,
 )
 
 if TYPE_CHECKING:

@@ -327,12 +327,12 @@ class RunOptions(_Model):
         return Compute(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Compute)})
 
 
-def parse_size(text: str) -> Pair:
-    """Return (width, height) in pixels from `WIDTHxHEIGHT`. Raises `SpecError` for other text."""
+def parse_size(text: str, field: str = "size") -> Pair:
+    """Return (width, height) in pixels from `WIDTHxHEIGHT`. Raises `SpecError`, which names `field`, for other text."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 7 for p in parts):
         width, height = nearest_size(text, GRAIN, MIN_SIDE, MAX_SIDE) or (768, 512)
-        raise SpecError(f"size: {text!r} is not WIDTHxHEIGHT in pixels; write for example {width}x{height}")
+        raise SpecError(f"{field}: {text!r} is not WIDTHxHEIGHT in pixels; write for example {width}x{height}")
     return int(parts[0]), int(parts[1])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.given import Written, read_given, read_spec
+from flows.home import user_path
 from flows.rendering.fields import Origin, cascade, picture_path, queue_fields, render_fields
 from flows.rendering.job import Job, load, prepare
 from freescale import METHODS
@@ -267,9 +268,9 @@ def _with_whole_paths(written: Written) -> dict[str, Any]:
     """The fields of a file, with its file of prompts and its folder of pictures as absolute paths."""
     values = dict(written.values)
     if isinstance(values.get("prompts"), str) and values["prompts"] != "shapes":
-        values["prompts"] = str(written.folder.absolute() / Path(values["prompts"]).expanduser())
+        values["prompts"] = str(written.folder.absolute() / user_path(values["prompts"]))
     reference = values.get("reference")
     if isinstance(reference, dict) and isinstance(reference.get("folder"), str):
-        folder = written.folder.absolute() / Path(reference["folder"]).expanduser()
+        folder = written.folder.absolute() / user_path(reference["folder"])
         values["reference"] = reference | {"folder": str(folder)}
     return values

@@ -5,7 +5,6 @@ A text that names something on disk, or that ends like a file, is never drawn.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.home import user_path
 from flows.rendering.fields import line_of
-from stages.errors import SpecError
+from stages.errors import SpecError, nearest
 from stages.textfiles.documents import read_json, read_yaml
 from stages.textfiles.text import UnreadableError, read_text
 from stages.textfiles.values import Lines
@@ -71,7 +71,7 @@ def read_given(what: str) -> Written | None:
     if not exists and not FILE.fullmatch(what) and suffix not in (*SPECS, *USES):
         return None
     if suffix in SPECS:
-        return read_spec(Path(what).expanduser())
+        return read_spec(user_path(what))
     if suffix in USES:
         raise SpecError(f"{what!r} {USES[suffix].format(what)}" + ("" if exists else " (it does not exist)"))
     if not exists:
@@ -85,6 +85,8 @@ def read_given(what: str) -> Written | None:
 def read_spec(path: Path) -> Written:
     """Return the fields of a YAML or JSON spec file of up to 1 MiB. Raises `SpecError` with the file and the line."""
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise SpecError(f"spec: {str(path)!r} is a folder; name a file that ends in {', '.join(SPECS)}")
     if suffix not in SPECS:
         raise SpecError(f"spec: {str(path)!r} does not end in {', '.join(SPECS)}")
     if not path.exists():
@@ -107,5 +109,5 @@ def _similar(path: Path) -> str:
         names = [found.name for found in path.parent.iterdir() if found.suffix.lower() in SPECS]
     except OSError:
         return ""
-    near = difflib.get_close_matches(path.name, names, 1)
-    return f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
+    near = nearest(path.name, names)
+    return f"; did you mean {str(path.parent / near)!r}?" if near else ""

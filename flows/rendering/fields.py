@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.home import user_path
 from stages.errors import SpecError
 from stages.models.folder import EMBEDDED_MODELS
 from stages.spec import expand_method, parse_size
@@ -33,6 +34,11 @@ class Origin:
     name: str  # of the file, or `the command line`
     drawn: list[int] = field(default_factory=list)  # for every -1 in order; those that are there are taken first
     _taken: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `SpecError` where the root is not a folder."""
+        if self.root is not None and not self.root.is_dir():
+            raise SpecError(f"input_root: {str(self.root)!r} is not a folder")
 
     def seed(self, given: Any) -> Any:
         """Return a seed as it is, or for -1 one that nothing decides, from 0 to 2**32 - 1."""
@@ -94,7 +100,7 @@ def cascade(value: Any) -> Any:
     if isinstance(value, str) and value != "auto":
         value = value.split(",")
     if isinstance(value, list):
-        return [parse_size(part.strip()) if isinstance(part, str) else part for part in value]
+        return [parse_size(part.strip(), "cascade") if isinstance(part, str) else part for part in value]
     return value
 
 
@@ -130,13 +136,13 @@ def picture_path(field: str, path: str, origin: Origin) -> str:
     """
     if not path or "\0" in path:
         return path  # the picture is refused by who reads it
-    found = origin.folder.absolute() / Path(path).expanduser()
+    found = origin.folder.absolute() / user_path(path)
     if origin.root is not None and not _is_in(found, origin.root):
         raise SpecError(
             f"{field}: {path!r} leads outside of {str(origin.root)!r}, the folder that pictures of {origin.name} "
             "must lie in; --input-root FOLDER names another"
         )
-    here = Path(path).expanduser()
+    here = user_path(path)
     if not os.path.lexists(found) and os.path.lexists(here):
         near = os.path.relpath(here, origin.folder)
         raise SpecError(

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.errors import SpecError
 from stages.models.load import describe
 from stages.plan import make_plan
 from stages.spec import RenderSpec
@@ -46,8 +45,6 @@ def prepare(
     Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
     found of each model, for many specs at one time. Raises `SpecError`; nothing is written.
     """
-    if input_root is not None and not input_root.is_dir():
-        raise SpecError(f"input_root: {str(input_root)!r} is not a folder")
     known = {} if known is None else known
     if spec.model not in known:
         known[spec.model] = describe(spec.model, home.root)

@@ -6,12 +6,11 @@ library would take it, this code would not act on it, and the picture would be a
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import SpecError
+from stages.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -288,9 +287,9 @@ def check_fields(path: Path, table: Mapping[str, Values], config: Mapping[str, A
     for name, value in config.items():
         values = table.get(name)
         if values is None:
-            near = difflib.get_close_matches(name, table, 1)
-            nearest = f"; the nearest that is known is {near[0]}" if near else ""
-            raise SpecError(f"model: {path} has {name} = {_shown(value)}, which is unknown for {what}{nearest}")
+            near = nearest(name, table)
+            hint = f"; the nearest that is known is {near}" if near else ""
+            raise SpecError(f"model: {path} has {name} = {_shown(value)}, which is unknown for {what}{hint}")
         if not values.holds(value):
             raise SpecError(f"model: {path} has {name} = {_shown(value)}; for {what} it must be {values.says}")
 

@@ -99,10 +99,10 @@ def read_scheduler(path: Path, config: Mapping[str, Any]) -> tuple[Solver, dict[
     Raises `SpecError` for a class or a value that is not honoured.
     """
     name = config.get("_class_name")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise SpecError(f"model: {path} is of the class {name}; the noise levels of {', '.join(KINDS)} are known")
     unsaid = {key: value for key, value in KINDS[name].absent.items() if key not in config}
-    check_fields(path, table_of(name), {**config, **unsaid}, str(name))
+    check_fields(path, table_of(name), {**config, **unsaid}, name)
     return KINDS[name].solver, unsaid
 
 

@@ -6,7 +6,7 @@ import codecs
 import re
 from typing import TYPE_CHECKING
 
-from stages.errors import SpecError
+from stages.errors import SpecError, cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def read_text(path: Path, most: int) -> str:
             raise UnreadableError(f"is larger than {most // 2**20} MiB")
         data = path.read_bytes()
     except OSError as error:
-        raise UnreadableError(f"cannot be read: {error.strerror}") from None
+        raise UnreadableError(f"cannot be read: {cause(error)}") from None
     return re.sub("\r\n?", "\n", decoded(data))
 
 

@@ -52,7 +52,7 @@ def given(name: str, words: str, *says: str, **files: Any) -> Case:
     spec("unknown-in-a-list.yaml", ONE + "redo:\n- stage: renoise\n  level: 1\n  sed: 3\n", "spec.yaml:7: redo.0.sed"),
     spec("value.yaml", "prompt: x\nsteps: many\n", "spec.yaml:2: steps", "'many'"),
     spec("size-off-the-grid.yaml", "prompt: x\nsize: 1001x512\n", "spec.yaml:2: width", "1000 and 1008"),
-    spec("size-is-no-size.yaml", "prompt: x\nsize: 512\n", "spec.yaml:2: size: '512'", "768x512"),
+    spec("size-is-no-size.yaml", "prompt: x\nsize: 512\n", "spec.yaml:2: size: '512'", "512x512"),
     spec("two-sizes.yaml", "prompt: x\nsize: 512x512\nwidth: 256\n", "spec.yaml:2: size", "width 256"),
     spec("no-prompt.yaml", SMALL, "spec.yaml:1: prompt"),
     spec("method-in-a-file.yaml", "prompt: x\nmethod: freescal\n", "spec.yaml:2: method", "freescal"),

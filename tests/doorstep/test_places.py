@@ -82,7 +82,7 @@ HOME = {"HOME": "{folder}"}
 
 @table(
     Case("spec", "plan '~/s.yaml'", env=HOME, files={"s.yaml": SPEC}, code=0, says=("a-red-disc-0",)),
-    Case("missing-spec", "plan '~/none.yaml'", env=HOME, says=("none.yaml does not exist",), silent_on=("~",)),
+    Case("missing-spec", "plan '~/none.yaml'", env=HOME, says=("none.yaml' does not exist",), silent_on=("~",)),
     Case("jobs", "batch '~/none.txt'", env=HOME, says=("none.txt does not exist",), silent_on=("~",)),
     Case("model", f"plan x {SMALL} --model '~/m'", env=HOME, files={"m": model}, code=0, says=("base_denoise",)),
     Case("model-of-nobody", "plan x --model '~nobody99/m'", says=("model: '~nobody99/m' is not on disk",)),
