@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from flows.cli.console import plain_console
 from flows.rendering.advice import remarks
 from flows.rendering.job import to_do
 from flows.rendering.throughput import Throughput
@@ -74,7 +74,7 @@ def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         steps = f"{r['steps'][0]}-{r['steps'][1]}" if r["steps"][1] else ""
         amounts = (show_bytes(r["memory_bytes"]), show_bytes(r["disk_bytes"]))
         table.add_row(r["stage"], str(r["level"]), r["size"], steps, r["key"][:8], r["state"], seconds, *amounts)
-    console = Console(highlight=False, soft_wrap=True, width=160)
+    console = plain_console(width=160)
     console.print(f"{run}: {' -> '.join(total['levels'])}")
     console.print(table)
     for r in rows:

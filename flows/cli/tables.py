@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from flows.cli.console import plain_console
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def print_runs(home: Home, as_json: bool) -> None:
             str(len(r.attempts)),
             r.outputs[0] if r.outputs else "",
         )
-    Console(highlight=False, soft_wrap=True, width=200).print(table)
+    plain_console(width=200).print(table)
 
 
 def print_run(home: Home, run: str, as_json: bool) -> None:
@@ -46,7 +46,7 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({**record.model_dump(mode="json"), "stages": stages}))
         return
-    console = Console(highlight=False, soft_wrap=True, width=200)
+    console = plain_console(width=200)
     console.print(
         f"{record.run}: {record.state}" + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
     )
@@ -96,4 +96,4 @@ def print_models(home: Home, as_json: bool) -> None:
     for r in rows:
         trained = f"{r['native']}, {r['frames']} frames" if r["frames"] else str(r["native"])
         table.add_row(str(r["name"]), trained, str(r["steps"]), str(r["error"] or r["folder"]))
-    Console(highlight=False, soft_wrap=True, width=200).print(table)
+    plain_console(width=200).print(table)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from flows.cli.console import plain_console
 from flows.rendering.progress import RenderProgress
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Terminal:
     """An observer that writes to standard error and keeps standard output clean."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = plain_console(stderr=True)
         self.quiet = quiet
         self.progress = RenderProgress(1.0)
         self._bar: Progress | None = None
@@ -30,7 +30,7 @@ class Terminal:
         self.progress = RenderProgress.of(plan)
         if not self.quiet and self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TextColumn("{task.fields[left]}"),
