@@ -23,7 +23,7 @@ from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise
 from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
-from stages.media.picture import LoadPicture, check_aspect, check_picture
+from stages.media.picture import check_aspect, check_picture
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, method_record
@@ -115,7 +115,7 @@ class _Builder:
                 raise SpecError(
                     f"image: {self.spec.width}x{self.spec.height} leaves nothing to enlarge; ask for a larger size"
                 )
-            picture = self._picture("image", self.spec.image, "RGB", level.size)
+            picture = self._picture("image", self.spec.image, "RGB")
             return self._call(EncodePicture(settings.seed, level.size, method.posterior), level, {"picture": picture})
         stage = BaseDenoise(
             seed=settings.seed,
@@ -175,7 +175,7 @@ class _Builder:
     ) -> Call:
         """Steps of a level under these settings; the level's noise is the one that was drawn at `renoise`."""
         masks = {
-            f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L", self.levels[-1].size)
+            f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L")
             for i, region in enumerate(settings.regions)
         }
         anchor = {"anchor": self.first} if settings.method.anchored else {}
@@ -208,10 +208,10 @@ class _Builder:
             model += f":{self.spec.model.dtype}"
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
-    def _picture(self, field: str, path: str, mode: str, size: Size) -> Call:
-        checked = check_picture(field, path, self.root)
-        check_aspect(field, checked, size)
-        return self._call(LoadPicture(checked.digest, mode, str(checked.path)), self.levels[0], {})
+    def _picture(self, field: str, path: str, mode: str) -> Call:
+        checked = check_picture(field, path, self.root, mode)
+        check_aspect(field, checked, self.spec.size)
+        return self._call(checked.loading(mode), self.levels[0], {})
 
     @property
     def _enlarges(self) -> bool:

@@ -23,7 +23,7 @@ from freescale.forward_process import normal
 from stages import decode, export, upscale
 from stages.decode import DecodeVideo
 from stages.errors import SpecError, StageError
-from stages.media.png import write_png
+from stages.media.png import SRGB, write_png
 from stages.models.load import Models
 from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
@@ -161,6 +161,7 @@ def test_png_from_bands_opens_to_the_same_pixels_and_text(rows: int) -> None:
         write_png(out, (50, 37), bands, '{"prompt": "grün"}')
         with Image.open(out) as picture:
             assert picture.mode == "RGB"
+            assert picture.info["icc_profile"] == SRGB
             assert picture.text["freescale"] == '{"prompt": "grün"}'  # type: ignore[attr-defined]
             assert np.array_equal(np.asarray(picture), pixels)
     with pytest.raises(ValueError, match="49 rows of a picture 50 high"):
