@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale import Method, Schedule, Solver
+    from stages.media.picture import CheckedPicture
     from stages.models.folder import ModelInfo
     from stages.spec import RenderSpec
     from stages.stage import Size
@@ -49,14 +50,20 @@ class Plan:
     calls: tuple[Call, ...] = field(default=())
 
 
-def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None) -> Plan:
+def make_plan(
+    spec: RenderSpec,
+    info: ModelInfo,
+    input_root: Path | None = None,
+    pictures: Mapping[str, CheckedPicture] | None = None,
+) -> Plan:
     """Return the calls of a render, after every check that needs no weights.
 
-    Pictures and masks are looked for under `input_root` (None: the working folder). Raises `SpecError`.
+    Pictures and masks are looked for under `input_root` (None: the working folder); those that `pictures` has by their
+    path are known already. Raises `SpecError`.
     """
     spec = settled(spec, info)
     sizes, base = level_sizes(spec, info)
-    exports = _Builder(spec, info, input_root, base, resolve(spec, info, sizes)).exports()
+    exports = _Builder(spec, info, input_root, pictures or {}, base, resolve(spec, info, sizes)).exports()
     return Plan(placed(spec, input_root), info, sizes, exports, tuple(_in_order(exports)))
 
 
@@ -81,6 +88,7 @@ class _Builder:
     spec: RenderSpec
     info: ModelInfo
     root: Path | None
+    pictures: Mapping[str, CheckedPicture]
     base: Size  # of level 0; of a render with one level, the size that a cascade would begin at
     levels: tuple[LevelSettings, ...]
 
@@ -209,8 +217,9 @@ class _Builder:
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
     def _picture(self, field: str, path: str, mode: str) -> Call:
-        checked = check_picture(field, path, self.root, mode)
-        check_aspect(field, checked, self.spec.size)
+        checked = self.pictures.get(path) or check_picture(field, path, self.root, mode)
+        if checked.size is not None:
+            check_aspect(field, checked.size, self.spec.size)
         return self._call(checked.loading(mode), self.levels[0], {})
 
     @property

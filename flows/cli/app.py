@@ -36,9 +36,12 @@ from flows.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from flows.cli.terminal import Terminal
     from flows.home import Home
     from flows.rendering.job import Job
-    from stages.spec import RenderSpec, RunOptions
+    from flows.rendering.session import Result
+    from flows.rendering.stored import StoredRun
+    from stages.spec import RunOptions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -112,10 +115,10 @@ def plan(
 @grouped
 def resume(run: RunArgument, running: Running, sharing: Sharing, output: Output, where: Where) -> None:
     """Go on with a run from its last checkpoint, or show that it is done."""
+    from flows.rendering.stored import resumed
+
     home = home_of(where.home)
-    origin, spec = _recorded(home, run)
-    job = _prepare(spec, home, None, origin)
-    _run(job, home, run_options(running), sharing, output, where.as_json)
+    _go_on(resumed(home, run), home, run_options(running), sharing, output, where.as_json)
 
 
 @app.command(context_settings=EXTRA)
@@ -143,16 +146,19 @@ def redo(
 ) -> None:
     """Make a run again from one stage on, with other parameters. Everything before that stage is reused."""
     from flows.cli.flags import redo_spec
+    from flows.rendering.job import load
+    from flows.rendering.stored import StoredRun, redone
 
     home = home_of(where.home)
-    _, spec = _recorded(home, run)
+    record, spec = load(home, run)
+    level = max(call.level or 0 for call in record.plan) if level is None else level
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
-    job = _prepare(redo_spec(spec, stage, level, changes, context.args, home), home, None, origin=run)
+    found = redone(home, record, redo_spec(spec, stage, level, changes, context.args, home))
     options = run_options(running)
-    if dry:
-        _show_plan(job, home, options, False, where.as_json)
+    if dry and not isinstance(found, StoredRun):
+        _show_plan(found, home, options, False, where.as_json)
     else:
-        _run(job, home, options, sharing, output, where.as_json)
+        _go_on(found, home, options, sharing, output, where.as_json)
 
 
 @app.command()
@@ -198,10 +204,11 @@ def export(
 ) -> None:
     """Write a level's picture or video of a run in another format."""
     from flows.rendering.export import export_level
+    from flows.rendering.stored import exports_of
 
-    _, spec = _recorded(home_of(home), run)
-    how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
-    typer.echo(export_level(home_of(home), spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
+    found, how = home_of(home), {"fps": fps, "crf": crf, "pixel_format": pixel_format}
+    exports, out = exports_of(found.record(run)), output.out or Path.cwd()
+    typer.echo(export_level(found, run, exports, format, level, out, output.overwrite, **how))
 
 
 @app.command()
@@ -230,14 +237,6 @@ app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
 
 
-def _recorded(home: Home, run: str) -> tuple[str | None, RenderSpec]:
-    """The origin and the spec of a recorded run. Raises `SpecError` for a name that is none."""
-    from flows.rendering.job import load
-
-    record, spec = load(home, run)
-    return record.origin, spec
-
-
 def _prepare(spec: Any, home: Home, root: Path | None, origin: str | None = None) -> Job:
     from flows.rendering.job import prepare
 
@@ -250,15 +249,34 @@ def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
     print_plan(job, home, options, why, as_json)
 
 
+def _go_on(
+    found: Job | StoredRun, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool
+) -> None:
+    """Render what a run has left to do, or deliver its stored files."""
+    from flows.cli.terminal import Terminal
+    from flows.rendering.stored import StoredRun
+
+    if not isinstance(found, StoredRun):
+        _run(found, home, options, sharing, output, as_json)
+        return
+    terminal = Terminal()
+    result = found.result(home, output.out or Path.cwd(), output.overwrite)
+    terminal.say(f"{found.run}: done before, from the store; its model or a picture of it is not there as it was")
+    _tell(terminal, result, as_json)
+
+
 def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool) -> None:
     """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went."""
     from flows.cli.terminal import Terminal
     from flows.cluster.fanout import open_fanout
     from flows.rendering.advice import remarks
+    from flows.rendering.export import target_path
     from flows.rendering.session import Session
     from stages.device import pick_device
     from stages.runner import Interrupted
 
+    last = job.plan.exports[-1]
+    target_path(output.out or Path.cwd(), job.run, last.stage, last.key, home, output.overwrite)  # before a word
     terminal = Terminal()
     session = Session(home, options, terminal, stop_on_signals())
     terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
@@ -274,6 +292,11 @@ def _run(job: Job, home: Home, options: RunOptions, sharing: Sharing, output: Ou
         raise typer.Exit(3) from None
     finally:
         terminal.end()
+    _tell(terminal, result, as_json)
+
+
+def _tell(terminal: Terminal, result: Result, as_json: bool) -> None:
+    """Print where the picture is, and with `as_json` the result as an object."""
     terminal.say(f"{result.outputs[0]}  {result.seconds:.1f} s  pixels {result.pixels_sha256[:16]}")
     if as_json:
         typer.echo(json.dumps(result.as_json()))

@@ -253,6 +253,7 @@ class _Layout:
         for path in paths:
             checked = check_picture("reference.folder", str(path))
             stage = self.reader.file(path.name, checked)
+            assert checked.size is not None
             readings = {"features": Call(stage, 0, {}, "", checked.size)}
             yield Picture(path.name, REFERENCE, checked.size, "", 0, readings)
 

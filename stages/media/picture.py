@@ -42,7 +42,10 @@ class LoadPicture(Stage):
         data = _bytes("picture", Path(self.path))
         if hashlib.sha256(data).hexdigest() != self.digest:
             raise SpecError(f"picture: {self.path} has changed since the render was planned")
-        picture = _decoded("picture", self.path, data, self.mode).picture
+        decoded = _decoded("picture", self.path, data, self.mode)
+        if decoded.converted != isinstance(self, ConvertPicture):
+            raise SpecError(f"picture: {self.path} is read in another way since the run was planned; render it again")
+        picture = decoded.picture
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         return {"picture": pixels.reshape(picture.height, picture.width, -1)}
 
@@ -67,11 +70,11 @@ class ConvertPicture(LoadPicture):
 
 @dataclass(frozen=True)
 class CheckedPicture:
-    """A picture that was opened, measured and read to its end."""
+    """A picture that was opened, measured and read to its end, now or when the run was planned that names it."""
 
     path: Path
     digest: str
-    size: tuple[int, int]  # (height, width), upright
+    size: tuple[int, int] | None = None  # (height, width), upright; None: it was checked when its run was planned
     converted: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -102,9 +105,9 @@ def check_picture(field: str, path: str, root: Path | None = None, mode: str = "
     return CheckedPicture(resolved, hashlib.sha256(data).hexdigest(), size, decoded.converted, remarks)
 
 
-def check_aspect(field: str, picture: CheckedPicture, size: tuple[int, int]) -> None:
-    """Refuse a picture whose aspect differs from that of `size` (height, width) by more than `MAX_DIFFERENCE`."""
-    (h, w), (target_h, target_w) = picture.size, size
+def check_aspect(field: str, picture: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse a picture whose aspect differs from that of `size` by more than `MAX_DIFFERENCE`; both (height, width)."""
+    (h, w), (target_h, target_w) = picture, size
     if abs(w * target_h / (h * target_w) - 1) > MAX_DIFFERENCE:
         nearest = max(round(target_w * h / w / GRAIN) * GRAIN, MIN_SIDE)
         raise SpecError(

@@ -187,7 +187,7 @@ def test_bad_pictures_and_models_are_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "square.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
-    for name, says in (("none", "not a file"), ("text", "not a whole picture"), ("cut", "not a whole picture"),
+    for name, says in (("none", "not a file"), ("text", "not a picture in PNG"), ("cut", "cut off or damaged"),
                        ("square", "aspect"), ("bomb", "over the limit")):  # fmt: skip
         with pytest.raises(SpecError, match=says):
             prepare(make_spec(SMALL | {"image": str(tmp_path / f"{name}.png")}), Home(tmp_path / "home"))

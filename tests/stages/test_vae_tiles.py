@@ -18,6 +18,7 @@ from flows.home import Home
 from flows.rendering.export import export_level
 from flows.rendering.job import prepare
 from flows.rendering.session import Result, Session
+from flows.rendering.stored import exports_of
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
@@ -179,7 +180,8 @@ def test_a_large_export_is_the_small_one(tmp_path: Path, monkeypatch: pytest.Mon
         assert one.text == two.text  # type: ignore[attr-defined]
     assert first.outputs[0].read_bytes() != other.outputs[0].read_bytes()
     job = prepare(make_spec(SMALL), Home(tmp_path / "two"))
-    again = export_level(Home(tmp_path / "two"), job.spec, "png", None, tmp_path, False)
+    exports = exports_of(Home(tmp_path / "two").record(job.run))
+    again = export_level(Home(tmp_path / "two"), job.run, exports, "png", None, tmp_path, False)
     assert again.read_bytes() == other.outputs[0].read_bytes()
     picture = Home(tmp_path / "two").store.open_pictures(job.plan.exports[-1].parents["image"].key)["image"]
     assert torch.equal(picture.region((3, 9), (100, 130)), picture.whole()[..., 3:9, 100:130])
