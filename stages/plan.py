@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,20 +24,23 @@ from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise
 from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
-from stages.media.picture import check_aspect, check_picture
+from stages.media.picture import CheckedPicture, check_aspect, check_picture
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents, UpscaleVideo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from freescale import Method, Schedule, Solver
-    from stages.media.picture import CheckedPicture
     from stages.models.folder import ModelInfo
     from stages.spec import RenderSpec
     from stages.stage import Size
+
+
+Known = Mapping[tuple[str, str], CheckedPicture]
+"""Pictures that are known before they are read, by mode and by path."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,12 @@ def make_plan(
     spec: RenderSpec,
     info: ModelInfo,
     input_root: Path | None = None,
-    pictures: Mapping[str, CheckedPicture] | None = None,
+    pictures: Known | None = None,
 ) -> Plan:
     """Return the calls of a render, after every check that needs no weights.
 
-    Pictures and masks are looked for under `input_root` (None: the working folder); those that `pictures` has by their
-    path are known already. Raises `SpecError`.
+    Pictures and masks are looked for under `input_root` (None: the working folder); those that `pictures` has are
+    known already. Raises `SpecError`.
     """
     spec = settled(spec, info)
     sizes, base = level_sizes(spec, info)
@@ -88,7 +92,7 @@ class _Builder:
     spec: RenderSpec
     info: ModelInfo
     root: Path | None
-    pictures: Mapping[str, CheckedPicture]
+    pictures: Known
     base: Size  # of level 0; of a render with one level, the size that a cascade would begin at
     levels: tuple[LevelSettings, ...]
 
@@ -217,7 +221,7 @@ class _Builder:
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
     def _picture(self, field: str, path: str, mode: str) -> Call:
-        checked = self.pictures.get(path) or check_picture(field, path, self.root, mode)
+        checked = self.pictures.get((mode, path)) or check_picture(field, path, self.root, mode)
         if checked.size is not None:
             check_aspect(field, checked.size, self.spec.size)
         return self._call(checked.loading(mode), self.levels[0], {})

@@ -16,6 +16,7 @@ from flows.batch.set_aside import read_set_aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
+from flows.rendering.files import check_folder
 from flows.rendering.job import to_do
 from stages.device import pick_device
 from stages.errors import SpecError
@@ -75,10 +76,10 @@ def work(
     """Work through the jobs and tell how each ended; return 0 all done, 1 some set aside, 3 some left."""
     uses_workers(dask, workers)
     check_hook(hook)
+    if out is not None:
+        check_folder("out", out)
     terminal = Terminal()
     terminal.say(f"{len(listed.jobs)} jobs" + (f", {listed.repeated} more are repetitions" if listed.repeated else ""))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     states = states_of(listed.jobs, Batch(home, options, terminal, stop, out, window, again), dask, workers)
     rows = []
     for queued in listed.jobs:

@@ -19,6 +19,7 @@ from flows.evaluate.readings_file import ReadingsFile
 from flows.evaluate.report import as_json, as_markdown, check_out, write
 from flows.home import Home
 from flows.rendering.advice import remarks
+from flows.rendering.files import check_folder
 from flows.rendering.session import Session
 from stages.device import pick_device
 from stages.metrics.spec import EvaluationSpec, make_evaluation
@@ -56,6 +57,8 @@ def run(
     evaluation = prepare_evaluation(spec, home)
     folder = out or home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite)
+    if not only_plan:
+        check_folder("out", folder)
     file = ReadingsFile(tuple(kept))
     terminal = Terminal()
     if not only_plan and (taken := file.take(evaluation, home.store)):

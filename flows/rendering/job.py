@@ -12,14 +12,12 @@ from stages.spec import RenderSpec
 from storage import PlannedCall, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from flows.home import Home
     from stages.call import Call
-    from stages.media.picture import CheckedPicture
     from stages.models.load import ModelInfo
-    from stages.plan import Plan
+    from stages.plan import Known, Plan
     from stages.spec import ModelSpec
     from storage import RunRecord
 
@@ -41,13 +39,12 @@ def prepare(
     input_root: Path | None = None,
     origin: str | None = None,
     known: dict[ModelSpec, ModelInfo] | None = None,
-    pictures: Mapping[str, CheckedPicture] | None = None,
+    pictures: Known | None = None,
 ) -> Job:
     """Check a spec against its model and the pictures it names, and return it with its plan and its run's name.
 
     Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
-    found of each model, for many specs at one time; `pictures` has, by their paths, pictures that are known and are not
-    read. Raises `SpecError`; nothing is written.
+    found of each model, for many specs at one time; `pictures` are known and are not read. Raises `SpecError`; nothing is written.
     """
     known = {} if known is None else known
     if spec.model not in known:

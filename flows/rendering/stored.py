@@ -20,7 +20,7 @@ from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, LoadPicture
 from stages.models.load import describe
 from stages.observer import Outcome
-from stages.plan import make_plan
+from stages.plan import Known, make_plan
 from stages.settings import placed
 from stages.spec import RenderSpec
 
@@ -111,10 +111,10 @@ def _weights(record: RunRecord) -> dict[str, str] | None:
 def redone(home: Home, origin: RunRecord, spec: RenderSpec) -> Job | StoredRun:
     """A redo as a job; where it cannot be planned and is done, its stored files. Raises `SpecError`."""
     _, before = load(home, origin.run)
-    known = recorded_pictures(home, origin, before)
     changed = {region.mask for region in spec.redo[-1].regions or ()}  # read as they are now
     try:
-        pictures = {path: checked for path, checked in known.items() if path not in changed}
+        known = recorded_pictures(home, origin, before)
+        pictures = {named: checked for named, checked in known.items() if named[1] not in changed}
         return prepare(spec, home, None, origin.run, pictures=pictures)
     except SpecError:
         wanted = placed(spec, None).model_dump(mode="json")
@@ -130,8 +130,8 @@ def _dumped(record: RunRecord) -> dict[str, Any]:
     return RenderSpec.model_validate(dict(record.spec)).model_dump(mode="json")
 
 
-def recorded_pictures(home: Home, record: RunRecord, spec: RenderSpec) -> dict[str, CheckedPicture]:
-    """The pictures of a run by their paths in its spec, as they were when it was planned; the files are not read.
+def recorded_pictures(home: Home, record: RunRecord, spec: RenderSpec) -> Known:
+    """The pictures of a run by mode and path in its spec, as they were when it was planned; the files are not read.
 
     Raises `SpecError` where the spec cannot be planned.
     """
@@ -139,7 +139,7 @@ def recorded_pictures(home: Home, record: RunRecord, spec: RenderSpec) -> dict[s
     if not paths:
         return {}
     info: ModelInfo = describe(spec.model, home.root)
-    blanks = {path: CheckedPicture(Path(path), path) for path in paths}
+    blanks = {(mode, path): CheckedPicture(Path(path), path) for path in paths for mode in ("RGB", "L")}
     calls = make_plan(spec, info, None, blanks).calls
     if len(calls) != len(record.plan):
         return {}
@@ -148,7 +148,7 @@ def recorded_pictures(home: Home, record: RunRecord, spec: RenderSpec) -> dict[s
         if isinstance(call.stage, LoadPicture) and planned.stage == LoadPicture.name:
             converted = planned.version != LoadPicture.key_version()
             path = call.stage.path
-            found[path] = CheckedPicture(Path(path), str(planned.params["digest"]), None, converted)
+            found[call.stage.mode, path] = CheckedPicture(Path(path), str(planned.params["digest"]), None, converted)
     return found
 
 
