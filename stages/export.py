@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from stages.errors import SpecError
-from stages.media.png import write_png
+from stages.media.png import SRGB, write_png
 from stages.stage import Cost, Networks, Parents, Picture, Size, Stage, Tensors, picture_cost, picture_of
 
 if TYPE_CHECKING:
@@ -122,18 +122,18 @@ def to_levels(image: Tensor) -> Tensor:
 
 
 def encode_file(picture: Image.Image, format: str, provenance: str) -> bytes:
-    """Return the bytes of a lossless file, with the provenance where the format keeps a description."""
+    """Return the bytes of a lossless file in sRGB, with the provenance where the format keeps a description."""
     out = BytesIO()
     if format == "png":
         info = PngInfo()
         info.add_itxt("freescale", provenance, zip=True)
-        picture.save(out, "PNG", pnginfo=info, compress_level=6)
+        picture.save(out, "PNG", pnginfo=info, compress_level=6, icc_profile=SRGB)
     elif format == "tiff":
         tags = ImageFileDirectory_v2()
         tags[TIFF_DESCRIPTION] = provenance
-        picture.save(out, "TIFF", compression="tiff_deflate", tiffinfo=tags)
+        picture.save(out, "TIFF", compression="tiff_deflate", tiffinfo=tags, icc_profile=SRGB)
     else:
         exif = Image.Exif()
         exif[EXIF_DESCRIPTION] = provenance
-        picture.save(out, "WEBP", lossless=True, exif=exif)
+        picture.save(out, "WEBP", lossless=True, exif=exif, icc_profile=SRGB)
     return out.getvalue()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,19 +24,23 @@ from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise
 from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
-from stages.media.picture import LoadPicture, check_aspect, check_picture
+from stages.media.picture import CheckedPicture, check_aspect, check_picture
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, method_record
 from stages.upscale import EncodePicture, Upscale, UpscaleLatents, UpscaleVideo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from freescale import Method, Schedule, Solver
     from stages.models.folder import ModelInfo
     from stages.spec import RenderSpec
     from stages.stage import Size
+
+
+Known = Mapping[tuple[str, str], CheckedPicture]
+"""Pictures that are known before they are read, by mode and by path."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,20 @@ class Plan:
     calls: tuple[Call, ...] = field(default=())
 
 
-def make_plan(spec: RenderSpec, info: ModelInfo, input_root: Path | None = None) -> Plan:
+def make_plan(
+    spec: RenderSpec,
+    info: ModelInfo,
+    input_root: Path | None = None,
+    pictures: Known | None = None,
+) -> Plan:
     """Return the calls of a render, after every check that needs no weights.
 
-    Pictures and masks are looked for under `input_root` (None: the working folder). Raises `SpecError`.
+    Pictures and masks are looked for under `input_root` (None: the working folder); those that `pictures` has are
+    known already. Raises `SpecError`.
     """
     spec = settled(spec, info)
     sizes, base = level_sizes(spec, info)
-    builder = _Builder(spec, info, input_root, base, resolve(spec, info, sizes))
+    builder = _Builder(spec, info, input_root, pictures or {}, base, resolve(spec, info, sizes))
     try:
         builder.schedule  # noqa: B018 — what it refuses is refused of a render of one level as well
         exports = builder.exports()
@@ -88,6 +99,7 @@ class _Builder:
     spec: RenderSpec
     info: ModelInfo
     root: Path | None
+    pictures: Known
     base: Size  # of level 0; of a render with one level, the size that a cascade would begin at
     levels: tuple[LevelSettings, ...]
 
@@ -122,7 +134,7 @@ class _Builder:
                 raise SpecError(
                     f"image: {self.spec.width}x{self.spec.height} leaves nothing to enlarge; ask for a larger size"
                 )
-            picture = self._picture("image", self.spec.image, "RGB", level.size)
+            picture = self._picture("image", self.spec.image, "RGB")
             return self._call(EncodePicture(settings.seed, level.size, method.posterior), level, {"picture": picture})
         stage = BaseDenoise(
             seed=settings.seed,
@@ -182,7 +194,7 @@ class _Builder:
     ) -> Call:
         """Steps of a level under these settings; the level's noise is the one that was drawn at `renoise`."""
         masks = {
-            f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L", self.levels[-1].size)
+            f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L")
             for i, region in enumerate(settings.regions)
         }
         anchor = {"anchor": self.first} if settings.method.anchored else {}
@@ -215,10 +227,11 @@ class _Builder:
             model += f":{self.spec.model.dtype}"
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
-    def _picture(self, field: str, path: str, mode: str, size: Size) -> Call:
-        checked = check_picture(field, path, self.root)
-        check_aspect(field, checked, size)
-        return self._call(LoadPicture(checked.digest, mode, str(checked.path)), self.levels[0], {})
+    def _picture(self, field: str, path: str, mode: str) -> Call:
+        checked = self.pictures.get((mode, path)) or check_picture(field, path, self.root, mode)
+        if checked.size is not None:
+            check_aspect(field, checked.size, self.spec.size)
+        return self._call(checked.loading(mode), self.levels[0], {})
 
     @property
     def _enlarges(self) -> bool:

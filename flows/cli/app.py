@@ -7,7 +7,6 @@ standard error; with `--json` the last line of standard output is one object.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import os
 import sys
@@ -35,7 +34,6 @@ from flows.cli.options import (
     flags_of,
     home_of,
     run_options,
-    stop_on_signals,
 )
 from flows.cli.parsing import App, options_of, usage
 from flows.cli.streams import safe_streams
@@ -45,8 +43,7 @@ if TYPE_CHECKING:
 
     from flows.home import Home
     from flows.rendering.job import Job
-    from stages.spec import RenderSpec, RunOptions
-    from storage import RunRecord
+    from stages.spec import RunOptions
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -98,11 +95,12 @@ def render(
 ) -> None:
     """Render a picture or a video in checkpointed stages. The same command again goes on after a crash."""
     from flows.cli.flags import asked
+    from flows.cli.run_render import run
 
     home = home_of(where.home)
     found = asked(what, flags_of(picture) | flags_of(file), context.args, home, input_root, options_of(context))
     _tell_seeds(found.drawn)
-    _run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
+    run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
 
 
 @app.command(context_settings=EXTRA)
@@ -135,10 +133,11 @@ def plan(
 @grouped
 def resume(run: RunArgument, running: Running, sharing: Sharing, output: Output, where: Where) -> None:
     """Go on with a run from its last checkpoint, or show that it is done."""
+    from flows.cli.run_render import go_on
+    from flows.rendering.stored import resumed
+
     home = home_of(where.home)
-    record, spec = _recorded(home, run)
-    job = _prepare(spec, home, record.origin)
-    _run(job, home, run_options(running), sharing, output, where.as_json)
+    go_on(resumed(home, run), home, run_options(running), sharing, output, where.as_json)
 
 
 @app.command(context_settings=EXTRA)
@@ -168,18 +167,22 @@ def redo(
 ) -> None:
     """Make a run again from one stage on, with other parameters. Everything before that stage is reused."""
     from flows.cli.flags import redo_spec
+    from flows.cli.run_render import go_on
+    from flows.rendering.job import load
+    from flows.rendering.stored import StoredRun, redone
 
     home = home_of(where.home)
-    record, spec = _recorded(home, run)
+    record, spec = load(home, run)
+    level = max(call.level or 0 for call in record.plan) if level is None else level
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
-    changed = redo_spec(spec, stage, level, changes, context.args, home, options_of(context))
-    job = _prepare(changed, home, record.run)
-    _tell_seeds([change.seed for change in job.spec.redo[-1:] if seed == -1])
+    changed = redo_spec(spec, stage, level, changes, context.args, options_of(context))
+    found = redone(home, record, changed)
+    _tell_seeds([change.seed for change in changed.redo[-1:] if seed == -1])
     options = run_options(running)
-    if dry:
-        _show_plan(job, home, options, False, where.as_json)
+    if dry and not isinstance(found, StoredRun):
+        _show_plan(found, home, options, False, where.as_json)
     else:
-        _run(job, home, options, sharing, output, where.as_json)
+        go_on(found, home, options, sharing, output, where.as_json)
 
 
 @app.command()
@@ -236,10 +239,11 @@ def export(
 ) -> None:
     """Write a level's picture or video of a run in another format."""
     from flows.rendering.export import export_level
+    from flows.rendering.stored import exports_of
 
-    _, spec = _recorded(home_of(home), run)
-    how = {"fps": fps, "crf": crf, "pixel_format": pixel_format}
-    typer.echo(export_level(home_of(home), spec, format, level, output.out or Path.cwd(), output.overwrite, **how))
+    found, how = home_of(home), {"fps": fps, "crf": crf, "pixel_format": pixel_format}
+    exports, out = exports_of(found.record(run)), output.out or Path.cwd()
+    typer.echo(export_level(found, run, exports, format, level, out, output.overwrite, **how))
 
 
 @app.command()
@@ -276,19 +280,6 @@ app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
 
 
-def _recorded(home: Home, run: str) -> tuple[RunRecord, RenderSpec]:
-    """The record and the spec of a run. Raises `SpecError` for a name that is none."""
-    from flows.rendering.job import load
-
-    return load(home, run)
-
-
-def _prepare(spec: RenderSpec, home: Home, origin: str | None) -> Job:
-    from flows.rendering.job import prepare
-
-    return prepare(spec, home, origin=origin)
-
-
 def _tell_seeds(drawn: Sequence[int | None]) -> None:
     """Say which seeds were drawn for -1."""
     for seed in drawn:
@@ -299,48 +290,6 @@ def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
     from flows.cli.show_plan import print_plan
 
     print_plan(job, home, options, why, as_json)
-
-
-def _run(
-    job: Job,
-    home: Home,
-    options: RunOptions,
-    sharing: Sharing,
-    output: Output,
-    as_json: bool,
-    name: str | None = None,
-) -> None:
-    """Render, checkpoint and exit with 3 when a signal asks to stop, and print how it went.
-
-    `name` is that of the picture's file in a folder; None: the run's.
-    """
-    from flows.cli.terminal import Terminal
-    from flows.cluster.fanout import open_fanout
-    from flows.rendering.advice import remarks
-    from flows.rendering.export import path_in
-    from flows.rendering.session import Session
-    from stages.device import pick_device
-    from stages.runner import Interrupted
-
-    home.make()
-    terminal = Terminal()
-    session = Session(home, options, terminal, stop_on_signals())
-    terminal.say(f"{job.run}: {' -> '.join(f'{w}x{h}' for h, w in job.plan.sizes)} with {job.spec.method.name}")
-    for remark in remarks([("", job)], pick_device(options.device)):
-        terminal.say(f"note: {remark}")
-    terminal.begin(job.plan)
-    try:
-        with open_fanout(home, options, session.stop, sharing.dask, sharing.workers) as session.helpers:
-            result = session.render(job, path_in(output.out or Path.cwd(), job, name), output.overwrite)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        terminal.end()
-        terminal.say(f"{stopped or 'stopped'}; go on with: freescale resume {job.run}")
-        raise typer.Exit(3) from None
-    finally:
-        terminal.end()
-    terminal.say(f"{result.outputs[0]}  {result.seconds:.1f} s  pixels {result.pixels_sha256[:16]}")
-    if as_json:
-        typer.echo(json.dumps(result.as_json()))
 
 
 @cache

@@ -17,8 +17,8 @@ from flows.cli.options import (
     Where,
     home_of,
     run_options,
-    stop_on_signals,
 )
+from flows.rendering.stop import stop_on_signals
 from stages.errors import SpecError
 
 NotifyOption = Annotated[

@@ -128,15 +128,12 @@ def _is_run(what: str, home: Home) -> bool:
 def redo_spec(
     spec: RenderSpec,
     stage: str,
-    level: int | None,
+    level: int,
     changes: dict[str, Any],
     extra: list[str],
-    home: Home,
     options: Sequence[str] = (),
 ) -> RenderSpec:
     """The spec of a run with one more change, which holds from a stage on. Raises `SpecError`."""
-    if level is None:
-        level = len(prepare(spec, home).plan.sizes) - 1
     name: str = spec.method.name
     typed = Origin(Path(), None, "the command line")
     change = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +13,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from flows.home import Home
-    from flows.rendering.stop import StopEvent
     from stages.spec import RunOptions
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PICTURE, MODEL, SAMPLING = "Picture or video", "Model", "Sampling"  # panels of the help
 METHOD, RUNNING, OUTPUT = "Method", "Running", "Output"
 
@@ -335,24 +332,3 @@ def run_options(given: Memory) -> RunOptions:
 def flags_of(given: DataclassInstance) -> dict[str, Any]:
     """What was said on the command line, by field; what was not said is None."""
     return dataclasses.asdict(given)
-
-
-def stop_on_signals() -> StopEvent:
-    """Return an event that SIGINT, SIGTERM and SIGHUP set: stop between two steps; a second one ends at once.
-
-    A SIGHUP that the process was started to ignore, as by nohup, stays ignored.
-    """
-    from flows.rendering.stop import StopEvent
-
-    stop = StopEvent()
-
-    def ask(number: int, frame: object) -> None:
-        """Ask for a stop; at the second signal raise `KeyboardInterrupt`."""
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.ask(signal.Signals(number).name)
-
-    for number in SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, ask)
-    return stop

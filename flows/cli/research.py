@@ -20,9 +20,9 @@ from flows.cli.options import (
     flags_of,
     home_of,
     run_options,
-    stop_on_signals,
 )
 from flows.cli.parsing import App
+from flows.rendering.stop import stop_on_signals
 
 study = App(no_args_is_help=True, help="Ask people: a page that shows methods blind, and the count of answers.")
 GridFile = Annotated[

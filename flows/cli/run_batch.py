@@ -16,8 +16,8 @@ from flows.batch.set_aside import read_set_aside
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
-from flows.home import check_folder
 from flows.rendering.advice import remarks
+from flows.rendering.files import check_folder
 from flows.rendering.job import to_do
 from flows.rendering.room import with_room
 from stages.device import pick_device
@@ -93,8 +93,6 @@ def work(
     for queued in listed.jobs:
         for seed in queued.drawn:
             terminal.say(f"note: {queued.where}: the seed -1 is {seed}")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     states = states_of(listed.jobs, Batch(home, options, terminal, stop, out, window, again), dask, workers)
     rows = []
     for queued in listed.jobs:

@@ -252,7 +252,8 @@ class _Layout:
             raise SpecError(f"reference.folder: {str(folder)!r} holds {len(paths)} pictures ({kinds}); at least 2")
         for path in paths:
             checked = check_picture("reference.folder", str(path))
-            stage = self.reader.file(path.name, checked.digest, checked.path)
+            stage = self.reader.file(path.name, checked)
+            assert checked.size is not None
             readings = {"features": Call(stage, 0, {}, "", checked.size)}
             yield Picture(path.name, REFERENCE, checked.size, "", 0, readings)
 

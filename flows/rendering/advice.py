@@ -10,6 +10,7 @@ from flows.rendering.prompts import prompt_remarks
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
 from stages.denoise import DenoiseStage, HighresDenoise
+from stages.media.picture import LoadPicture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain,
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
-    """Sentences on prompts, on steps too few for a method, and on a dtype that the CPU only emulates; each only once.
+    """Sentences on prompts, pictures, steps too few for a method, and a dtype that the CPU only emulates; each once.
 
     Each job comes with a label for its sentences, which is empty where there is only one job.
     """
@@ -32,6 +33,9 @@ def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
     denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
     enlarges = len(plan.sizes) > 1
+    for call in plan.calls:
+        if isinstance(call.stage, LoadPicture):
+            yield from (label + remark for remark in call.stage.remarks)
     if device.type == "cpu" and not _computes(dtype):
         yield f"this CPU only emulates {dtype}, many times slower than float32"
     dilates = isinstance(method, FreeScale) and method.dilate and enlarges

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.rendering.job import prepare
+from PIL import Image
+
+from flows.home import user_path
+from flows.rendering.files import check_target, copy_whole
 from stages.errors import SpecError
-from stages.export import SUFFIXES, Export, check_whole, write_picture
-from stages.export_video import ExportVideo, encode_video
+from stages.export import SUFFIXES, Export, check_whole, encode_file, write_picture
+from stages.export_video import PREVIEWS, ExportVideo, encode_video
+from stages.export_video import SUFFIXES as VIDEO_SUFFIXES
 from stages.media.ffmpeg import check_encoding
-from stages.spec import VIDEO_FORMATS, RenderSpec, make_spec
+from stages.spec import make_spec
 from storage import whole_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from flows.home import Home
-    from flows.rendering.job import Job
     from stages.call import Call
+    from stages.stage import Stage
+
+ALSO = {".tif": ".tiff"}  # other ways to write a suffix
+
+
+@dataclass(frozen=True)
+class StoredExport:
+    """A level's file: its stage as a call without parents, its key, and the key of the picture that it was made of."""
+
+    call: Call
+    key: str
+    image: str
 
 
 def file_name(export: Call) -> str:
@@ -27,81 +46,136 @@ def file_name(export: Call) -> str:
     return export.stage.file_name
 
 
-def target_path(out: Path | None, job: Job, home: Home, overwrite: bool) -> Path | None:
-    """Where the last picture goes; a folder gets the run's name. An existing file is kept unless this run made it."""
+def deliver(export: Call, folder: Path, fetch: Callable[[str], Path]) -> Path:
+    """Copy one level's picture or video to `folder`, a video's previews beside it; return its path.
+
+    `fetch` gives the path of a file of the export's artifact.
+    """
+    (height, width), file = export.size, file_name(export)
+    name = f"level-{export.level}-{width}x{height}"
+    if isinstance(export.stage, ExportVideo):
+        for preview, ending in PREVIEWS.items():
+            copy_whole(fetch(preview), folder / f"{name}{ending}")
+    return copy_whole(fetch(file), folder / f"{name}{Path(file).suffix}")
+
+
+def target_path(out: Path | None, name: str, stage: Stage, key: str, home: Home, overwrite: bool) -> Path | None:
+    """Where the last picture goes; in a folder it is called `name`. An existing file is kept unless this run made it.
+
+    `stage` is the last export and `key` its key. A file is written there once, to see that it can be. Raises
+    `SpecError` for a place that takes none, and for a suffix that is not the format's.
+    """
     if out is None:
         return None
-    suffix, path = Path(file_name(job.plan.exports[-1])).suffix, path_in(out, job)
-    if path.suffix.lower() != suffix:
-        raise SpecError(f"out: {str(path)!r} does not end in {suffix}, the format of this render")
-    if path.exists() and not overwrite and not _made_by(path, job, home):
+    assert isinstance(stage, Export | ExportVideo)
+    path = path_in(out, stage, name)
+    if path.exists() and not path.is_dir() and not overwrite and not _made_by(path, stage, key, home):
         raise SpecError(f"out: {str(path)!r} exists and is not this run's; choose another name or say --overwrite")
+    check_target("out", path)
     return path.absolute()
 
 
-def path_in(out: Path, job: Job, name: str | None = None) -> Path:
-    """Return `out`, or where it is a folder, the path in it of the last picture, which has `name` or the run's name."""
-    if out.suffix and not out.is_dir():
-        return out
-    return out / f"{name or job.run}{Path(file_name(job.plan.exports[-1])).suffix}"
+def path_in(out: Path, stage: Export | ExportVideo, name: str) -> Path:
+    """Return the file that `out` asks for; in a folder it is called `name`. Raises `SpecError` for another suffix."""
+    if str(out) == "-":
+        raise SpecError("out: '-' is no file; a picture is not written to standard output, so name a file or a folder")
+    out, suffix = user_path(out), Path(stage.file_name).suffix
+    if out.is_dir() or not out.suffix:
+        return out / f"{name}{suffix}"
+    given = out.suffix.lower()
+    if ALSO.get(given, given) != suffix:
+        others = {ending: format for format, ending in _suffixes(stage).items()}
+        other = others.get(ALSO.get(given, given))
+        nearest = f"--format {other} writes {given}" if other else f"{out.with_suffix(suffix).name!r} would work"
+        raise SpecError(f"out: {str(out)!r} does not end in {suffix}, the suffix of {stage.format}; {nearest}")
+    return out
 
 
-def _made_by(path: Path, job: Job, home: Home) -> bool:
-    export = job.plan.exports[-1]
-    if home.store.find(export.key) is None or not path.is_file():
+def _suffixes(stage: Export | ExportVideo) -> Mapping[str, str]:
+    return SUFFIXES if isinstance(stage, Export) else VIDEO_SUFFIXES
+
+
+def _made_by(path: Path, stage: Export | ExportVideo, key: str, home: Home) -> bool:
+    if home.store.find(key) is None or not path.is_file():
         return False
-    return filecmp.cmp(path, home.store.file_path(export.key, file_name(export)), shallow=False)
+    return filecmp.cmp(path, home.store.file_path(key, stage.file_name), shallow=False)
 
 
 def export_level(
-    home: Home, spec: RenderSpec, format: str | None, level: int | None, out: Path, overwrite: bool, **how: Any
-) -> Path:
+    home: Home, run: str, exports: tuple[StoredExport, ...], format: str | None, level: int | None, out: Path,
+    overwrite: bool, **how: Any,
+) -> Path:  # fmt: skip
     """Write the picture or video of one level of a run in another format; return its path.
 
     `level` counts from 0, None is the last. `how` may hold `fps`, `crf` and `pixel_format` for a video. Raises
     `SpecError` where the level, the format or `out` is refused, or where the level's picture is not in the store.
     """
-    job = prepare(spec.model_copy(update={"crf": None, "pixel_format": None}), home)
-    levels = range(len(job.plan.exports))
+    levels = range(len(exports))
     if level is not None and level not in levels:
         raise SpecError(f"level: {level} is not one of {', '.join(map(str, levels))}")
-    call = job.plan.exports[-1 if level is None else level]
-    stage = _exporting(call, format, {name: value for name, value in how.items() if value is not None})
-    image = call.parents["image"]
-    if home.store.find(image.key) is None:
-        raise SpecError(
-            f"level: the picture of level {call.level} is not in the store; freescale resume {job.run} makes it"
-        )
-    suffix = Path(stage.file_name).suffix
-    path = out / f"{job.run}-level-{call.level}{suffix}" if out.is_dir() or not out.suffix else out
-    if path.exists() and not overwrite:
+    stored = exports[-1 if level is None else level]
+    stage = _exporting(stored.call, format, out, {name: value for name, value in how.items() if value is not None})
+    path = path_in(out, stage, f"{run}-level-{stored.call.level}")
+    if path.exists() and not path.is_dir() and not overwrite:
         raise SpecError(f"out: {str(path)!r} exists; choose another name or say --overwrite")
-    path = path.absolute()
     if isinstance(stage, Export):
-        check_whole(stage.format, call.size)
-        picture = home.store.open_pictures(image.key)["image"]
-        with whole_file(path, suffix) as partial:
-            write_picture(partial, picture, stage)
-        return path
-    video = home.store.open_frames(image.key)["image"]
-    with whole_file(path, suffix) as partial:
-        encode_video(partial, video, stage)
-    return path
+        check_whole(stage.format, stored.call.size)
+    write = _writer(home, run, stored, stage)
+    check_target("out", path)
+    with whole_file(path.absolute(), path.suffix) as partial:
+        write(partial)
+    return path.absolute()
 
 
-def _exporting(call: Call, format: str | None, how: dict[str, Any]) -> Export | ExportVideo:
-    """The export of a level in another format, checked."""
+def _writer(home: Home, run: str, stored: StoredExport, stage: Export | ExportVideo) -> Callable[[Path], object]:
+    """What writes a level in the format of `stage`: from its decoded picture, or of a picture from its file.
+
+    Every format of a picture is lossless, so that its file serves where the decoded picture was pruned.
+    """
+    if home.store.find(stored.image) is not None:
+        if isinstance(stage, Export):
+            picture = home.store.open_pictures(stored.image)["image"]
+            return lambda partial: write_picture(partial, picture, stage)
+        video = home.store.open_frames(stored.image)["image"]
+        return lambda partial: encode_video(partial, video, stage)
+    level, made = stored.call.level, stored.call.stage
+    if home.store.find(stored.key) is None:
+        raise SpecError(f"level: the picture of level {level} is not in the store; freescale resume {run} makes it")
+    if isinstance(stage, Export):
+        return lambda partial: _rewrite(home.store.file_path(stored.key, file_name(stored.call)), partial, stage)
+    assert isinstance(made, ExportVideo)
+    raise SpecError(
+        f"level: the frames of level {level} were pruned; its file as {made.format} is in {home.outputs(run)}"
+    )
+
+
+def _rewrite(source: Path, path: Path, stage: Export) -> None:
+    with Image.open(source) as picture:
+        path.write_bytes(encode_file(picture, stage.format, stage.provenance))
+
+
+def _exporting(call: Call, format: str | None, out: Path, how: dict[str, Any]) -> Export | ExportVideo:
+    """The export of a level in the format that is named, or that the suffix of `out` means, checked."""
     stage = call.stage
+    assert isinstance(stage, Export | ExportVideo)
+    allowed, default = _suffixes(stage), "png" if isinstance(stage, Export) else stage.format
+    if format is None:
+        given = out.suffix.lower() if not out.is_dir() else ""
+        meant = [name for name, suffix in allowed.items() if suffix == ALSO.get(given, given)]
+        format = meant[0] if meant and default not in meant else default
+        if given and not meant:
+            nearest = get_close_matches(given, allowed.values(), 1, 0)[0]
+            known = ", ".join(dict.fromkeys(allowed.values()))
+            raise SpecError(
+                f"out: {str(out)!r} does not end in one of {known}; {out.with_suffix(nearest).name!r} would work"
+            )
+    if format not in allowed:
+        nearest = get_close_matches(format, allowed, 1, 0)[0]
+        raise SpecError(f"format: {format!r} is not one of {', '.join(allowed)}; the nearest is {nearest}")
     if isinstance(stage, Export):
         if how:
             raise SpecError(f"{next(iter(how))}: is for videos, and this run made a picture")
-        if format is not None and format not in SUFFIXES:
-            raise SpecError(f"format: {format!r} is not one of {', '.join(SUFFIXES)}")
-        return dataclasses.replace(stage, format=format or "png")
-    assert isinstance(stage, ExportVideo)
-    format = format or stage.format
-    if format not in VIDEO_FORMATS:
-        raise SpecError(f"format: {format!r} is not one of {', '.join(VIDEO_FORMATS)}")
+        return dataclasses.replace(stage, format=format)
     checked = make_spec({"prompt": "video", "format": format, **how})
     check_encoding(format, call.size, checked.pixel_format)
     fps = checked.fps or stage.fps

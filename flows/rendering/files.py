@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import shutil
 from typing import TYPE_CHECKING
 
+from stages.errors import SpecError
 from storage import whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+class _Tried(Exception):
+    """A file could be written; it is taken away again."""
+
+
+def check_target(field: str, path: Path) -> None:
+    """Raise `SpecError`, naming `field`, where no file can be written to `path`; its folder is made.
+
+    The file is written as `whole_file` writes it, and taken away again. What is at `path` stays as it is.
+    """
+    if path.is_dir():
+        raise SpecError(f"{field}: {str(path)!r} is a folder; name a file in it")
+    try:
+        with whole_file(path) as partial:
+            partial.touch()
+            raise _Tried
+    except _Tried:
+        return
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SpecError(f"{field}: {path.name!r} is too long for a file's name; take 200 letters or less") from None
+        why = (error.strerror or str(error)).lower()
+        raise SpecError(
+            f"{field}: {str(path)!r} cannot be written, since {str(path.parent)!r} takes no file ({why}); "
+            "name another folder"
+        ) from None
+
+
+def check_folder(field: str, path: Path) -> None:
+    """Raise `SpecError`, naming `field`, where no file can be written into the folder `path`, which is made."""
+    if path.exists() and not path.is_dir():
+        raise SpecError(f"{field}: {str(path)!r} is a file; name a folder")
+    check_target(field, path / "picture")
 
 
 def write_whole(data: bytes, path: Path) -> Path:

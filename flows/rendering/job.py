@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flows.home import Home
     from stages.call import Call
     from stages.models.load import ModelInfo
-    from stages.plan import Plan
+    from stages.plan import Known, Plan
     from stages.spec import ModelSpec
     from storage import RunRecord
 
@@ -39,16 +39,18 @@ def prepare(
     input_root: Path | None = None,
     origin: str | None = None,
     known: dict[ModelSpec, ModelInfo] | None = None,
+    pictures: Known | None = None,
 ) -> Job:
     """Check a spec against its model and the pictures it names, and return it with its plan and its run's name.
 
     Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
-    found of each model, for many specs at one time. Raises `SpecError`; nothing is written.
+    found of each model, for many specs at one time; `pictures` are known and are not read. Raises `SpecError`;
+    nothing is written.
     """
     known = {} if known is None else known
     if spec.model not in known:
         known[spec.model] = describe(spec.model, home.root)
-    plan = make_plan(spec, known[spec.model], input_root)
+    plan = make_plan(spec, known[spec.model], input_root, pictures)
     stage = spec.redo[-1].stage if origin and spec.redo else None
     return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
 

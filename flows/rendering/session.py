@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from flows.rendering.attempts import begin_attempt, end_attempt
-from flows.rendering.export import file_name, target_path
+from flows.rendering.export import deliver, file_name, target_path
 from flows.rendering.files import copy_whole
 from flows.rendering.job import to_do
 from flows.rendering.stop import StopEvent
 from stages.device import pick_device
-from stages.export_video import PREVIEWS, ExportVideo
 from stages.models.load import Models
 from stages.observer import SafeObserver
 from stages.planner.budget import check, return_freed
@@ -127,7 +126,8 @@ class Session:
         `Interrupted` when asked to stop, and whatever a stage raised; the run's record then says so.
         """
         began = time.monotonic()
-        target = target_path(out, job, self.home, overwrite)
+        last = job.plan.exports[-1]
+        target = target_path(out, job.run, last.stage, last.key, self.home, overwrite)
         check(to_do(job.plan, self.home), job.plan.info, self.options, pick_device(self.options.device))
         record = begin_attempt(job, self.home, made_for)
         outcomes: dict[str, Outcome] = {}
@@ -136,7 +136,6 @@ class Session:
             if self.helpers is not None:
                 self.helpers.export(runner, job, outcomes, lambda call, made: self._deliver(runner, job, call, made))
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
-            last = job.plan.exports[-1]
             final = copy_whole(runner.file_path(last, file_name(last), outcomes), target) if target else None
             digest = runner.read(last, outcomes)["pixels_sha256"]
         except Interrupted as stopped:
@@ -159,10 +158,4 @@ class Session:
 
     def _deliver(self, runner: Runner, job: Job, export: Call, outcomes: dict[str, Outcome]) -> Path:
         """One level's picture or video, in the run's folder as soon as it is there; a video's previews beside it."""
-        height, width = export.size
-        folder, name = self.home.outputs(job.run), f"level-{export.level}-{width}x{height}"
-        if isinstance(export.stage, ExportVideo):
-            for preview, ending in PREVIEWS.items():
-                copy_whole(runner.file_path(export, preview, outcomes), folder / f"{name}{ending}")
-        file = file_name(export)
-        return copy_whole(runner.file_path(export, file, outcomes), folder / f"{name}{Path(file).suffix}")
+        return deliver(export, self.home.outputs(job.run), lambda name: runner.file_path(export, name, outcomes))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import warnings
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from PIL import Image
 
 from stages.errors import SpecError
+from stages.media.decode_picture import Decoded, PictureError, decode
+from stages.spec import GRAIN, MIN_SIDE
 from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_key, picture_cost
 
 if TYPE_CHECKING:
@@ -23,9 +21,8 @@ if TYPE_CHECKING:
     from stages.models.load import Models
     from stages.spec import RunOptions
 
-MAX_PIXELS = 64 * 2**20  # an 8192 x 8192 picture; more is taken for a bomb
 MAX_BYTES = 512 * 2**20
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+MAX_DIFFERENCE = 0.03  # of the aspects of a picture and of what is asked for; so much is stretched
 
 
 @dataclass(frozen=True)
@@ -38,15 +35,19 @@ class LoadPicture(Stage):
     digest: str
     mode: str  # "RGB" or "L"
     path: str = not_in_key("")
+    remarks: tuple[str, ...] = not_in_key(())  # on the picture, for people
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Decode the file, which must still be the one that was checked."""
         data = _bytes("picture", Path(self.path))
         if hashlib.sha256(data).hexdigest() != self.digest:
             raise SpecError(f"picture: {self.path} has changed since the render was planned")
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
-            pixels = torch.frombuffer(bytearray(picture.convert(self.mode).tobytes()), dtype=torch.uint8)
-            return {"picture": pixels.reshape(picture.height, picture.width, -1)}
+        decoded = _decoded("picture", self.path, data, self.mode)
+        if decoded.converted != isinstance(self, ConvertPicture):
+            raise SpecError(f"picture: {self.path} is read in another way since the run was planned; render it again")
+        picture = decoded.picture
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        return {"picture": pixels.reshape(picture.height, picture.width, -1)}
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """Return the cost of a picture on the host."""
@@ -58,50 +59,74 @@ class LoadPicture(Stage):
 
 
 @dataclass(frozen=True)
+class ConvertPicture(LoadPicture):
+    """A picture whose levels are not those of its file: turned, flattened, or converted to sRGB.
+
+    Versions that took the levels as they are made another result of such a file; this one has keys of its own.
+    """
+
+    variant = 1
+
+
+@dataclass(frozen=True)
 class CheckedPicture:
-    """A picture that was opened, measured and read to its end."""
+    """A picture that was opened, measured and read to its end, now or when the run was planned that names it."""
 
     path: Path
     digest: str
-    size: tuple[int, int]  # (height, width)
+    size: tuple[int, int] | None = None  # (height, width), upright; None: it was checked when its run was planned
+    converted: bool = False
+    remarks: tuple[str, ...] = ()
+
+    def loading(self, mode: str) -> LoadPicture:
+        """The stage that reads it again."""
+        kind = ConvertPicture if self.converted else LoadPicture
+        return kind(self.digest, mode, str(self.path), self.remarks)
 
 
-def check_picture(field: str, path: str, root: Path | None = None) -> CheckedPicture:
-    """Read a picture through once. Raises `SpecError` naming the field for anything that is not one.
+def check_picture(field: str, path: str, root: Path | None = None, mode: str = "RGB") -> CheckedPicture:
+    """Read a picture through once; `mode` is `L` for a mask. Raises `SpecError` naming the field for what is not one.
 
     With `root` given, a path that leads outside it (also by a link) is refused.
     """
     if "\0" in path:
         raise SpecError(f"{field}: {path!r} is not a path: it holds a zero byte")
-    found = Path(os.path.expanduser(path))
-    resolved = (root / found if root is not None else found).resolve()
+    try:
+        found = Path(path).expanduser()
+        resolved = (root / found if root is not None else found).resolve()
+    except (RuntimeError, OSError) as error:  # a home that is nobody's; links that lead to each other
+        raise SpecError(f"{field}: {path!r} leads nowhere: {error}") from None
     if root is not None and not resolved.is_relative_to(root.resolve()):
         raise SpecError(f"{field}: {path!r} leads outside the allowed folder {root}")
     data = _bytes(field, resolved)
+    decoded = _decoded(field, path, data, mode)
+    size = (decoded.picture.height, decoded.picture.width)
+    remarks = tuple(f"{field}: {path!r} {remark}" for remark in decoded.remarks)
+    return CheckedPicture(resolved, hashlib.sha256(data).hexdigest(), size, decoded.converted, remarks)
+
+
+def check_aspect(field: str, picture: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse a picture whose aspect differs from that of `size` by more than `MAX_DIFFERENCE`; both (height, width)."""
+    (h, w), (target_h, target_w) = picture, size
+    if abs(w * target_h / (h * target_w) - 1) > MAX_DIFFERENCE:
+        nearest = max(round(target_w * h / w / GRAIN) * GRAIN, MIN_SIDE)
+        raise SpecError(
+            f"{field}: {w}x{h} has another aspect than {target_w}x{target_h}, the size asked for; "
+            f"crop it, or ask for {target_w}x{nearest}"
+        )
+
+
+def _decoded(field: str, path: str, data: bytes, mode: str) -> Decoded:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data), formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise SpecError(f"{field}: {path!r} is {width}x{height}, over the limit of {MAX_PIXELS} pixels")
-                picture.load()
-    except SpecError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for hostile or truncated files
-        raise SpecError(f"{field}: {path!r} is not a whole picture ({', '.join(FORMATS)}): {error}") from None
-    return CheckedPicture(resolved, hashlib.sha256(data).hexdigest(), (height, width))
-
-
-def check_aspect(field: str, picture: CheckedPicture, size: tuple[int, int]) -> None:
-    """Refuse a picture whose aspect differs from the target's by more than 3 %."""
-    (h, w), (target_h, target_w) = picture.size, size
-    if abs(w * target_h / (h * target_w) - 1) > 0.03:
-        raise SpecError(f"{field}: {w}x{h} has another aspect than {target_w}x{target_h}; crop it first")
+        return decode(data, mode)
+    except PictureError as error:
+        raise SpecError(f"{field}: {path!r} {error}") from None
 
 
 def _bytes(field: str, path: Path) -> bytes:
     try:
+        if path.is_dir():
+            raise SpecError(f"{field}: {str(path)!r} is a folder; name a picture in it")
         if not path.is_file():
             raise SpecError(f"{field}: {str(path)!r} is not a file")
         if path.stat().st_size > MAX_BYTES:

@@ -25,9 +25,9 @@ from stages.stage import Parents, Stage, Tensors, not_in_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from freescale import Step
+    from stages.media.picture import CheckedPicture
     from stages.models.load import Models
     from stages.spec import RunOptions
 
@@ -106,6 +106,13 @@ class FileFeatures(Features):
 
 
 @dataclass(frozen=True)
+class ConvertedFeatures(FileFeatures):
+    """The features of a file whose levels are not the picture's (`stages.media.picture.ConvertPicture`)."""
+
+    variant = 1
+
+
+@dataclass(frozen=True)
 class SceneFeatures(Features):
     """The features of a true rendering of a `shapes` scene at `size` (height, width)."""
 
@@ -154,9 +161,10 @@ class Reader:
         """Return the stage that reads a render's image."""
         return RenderFeatures(*self._fields(picture))
 
-    def file(self, picture: str, digest: str, path: Path) -> FileFeatures:
+    def file(self, picture: str, checked: CheckedPicture) -> FileFeatures:
         """Return the stage that reads a checked file."""
-        return FileFeatures(*self._fields(picture), digest, str(path))
+        kind = ConvertedFeatures if checked.converted else FileFeatures
+        return kind(*self._fields(picture), checked.digest, str(checked.path))
 
     def scene(self, picture: str, seed: int, size: tuple[int, int]) -> SceneFeatures:
         """Return the stage that draws a scene and reads it."""

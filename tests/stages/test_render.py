@@ -60,8 +60,8 @@ def test_split_guidance_changes_rounding_at_most(first: Result, home: Path, tmp_
 
 
 def test_redo_from_the_detail_pass_reuses_everything_before(first: Result, home: Path) -> None:
-    spec = redo_spec(make_spec(SMALL), "detail_pass", None, {"seed": None, "guidance_scale": None, "mask": None},
-                     ["--detail-scale", "0.5"], Home(home))  # fmt: skip
+    spec = redo_spec(make_spec(SMALL), "detail_pass", 1, {"seed": None, "guidance_scale": None, "mask": None},
+                     ["--detail-scale", "0.5"])  # fmt: skip
     result = render(home, spec)
     made = [(o.call.stage.name, o.call.level) for o in result.outcomes if not o.reused]
     assert made == [("detail_pass", 1), ("decode", 1), ("export", 1)]
@@ -187,7 +187,7 @@ def test_bad_pictures_and_models_are_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "square.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
-    for name, says in (("none", "not a file"), ("text", "not a whole picture"), ("cut", "not a whole picture"),
+    for name, says in (("none", "not a file"), ("text", "not a picture in PNG"), ("cut", "cut off or damaged"),
                        ("square", "aspect"), ("bomb", "over the limit")):  # fmt: skip
         with pytest.raises(SpecError, match=says):
             prepare(make_spec(SMALL | {"image": str(tmp_path / f"{name}.png")}), Home(tmp_path / "home"))

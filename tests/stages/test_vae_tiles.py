@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from flows.home import Home
 from flows.rendering.export import export_level
 from flows.rendering.job import prepare
+from flows.rendering.stored import exports_of
 from freescale.enlarge import bicubic_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
 from stages.decode import DecodeVideo
 from stages.errors import SpecError, StageError
-from stages.media.png import write_png
+from stages.media.png import SRGB, write_png
 from stages.models.load import Models
 from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
@@ -172,6 +173,7 @@ def test_png_from_bands_opens_to_the_same_pixels_and_text(rows: int) -> None:
         write_png(out, (50, 37), bands, '{"prompt": "grün"}')
         with Image.open(out) as picture:
             assert picture.mode == "RGB"
+            assert picture.info["icc_profile"] == SRGB
             assert picture.text["freescale"] == '{"prompt": "grün"}'  # type: ignore[attr-defined]
             assert np.array_equal(np.asarray(picture), pixels)
     with pytest.raises(ValueError, match="49 rows of a picture 50 high"):
@@ -192,7 +194,8 @@ def test_a_large_export_is_the_small_one(
         assert one.text == two.text  # type: ignore[attr-defined]
     assert whole.outputs[0].read_bytes() != other.outputs[0].read_bytes()
     job = prepare(make_spec(SMALL), Home(tmp_path / "two"))
-    again = export_level(Home(tmp_path / "two"), job.spec, "png", None, tmp_path, False)
+    exports = exports_of(Home(tmp_path / "two").record(job.run))
+    again = export_level(Home(tmp_path / "two"), job.run, exports, "png", None, tmp_path, False)
     assert again.read_bytes() == other.outputs[0].read_bytes()
     picture = Home(tmp_path / "two").store.open_pictures(job.plan.exports[-1].parents["image"].key)["image"]
     assert torch.equal(picture.region((3, 9), (100, 130)), picture.whole()[..., 3:9, 100:130])

@@ -22,6 +22,7 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.export import export_level
 from flows.rendering.job import prepare
+from flows.rendering.stored import exports_of
 from stages.decode import DecodeVideo, checked
 from stages.errors import SpecError, StageError
 from stages.media.ffmpeg import read_comment, read_video
@@ -268,7 +269,9 @@ def test_redo_from_the_detail_pass(first: Result, home: Path, model: Path) -> No
     session = session_in(home, checkpoint_every=0)
     spec = prepare(make_spec(values(model)), session.home).spec
     changes = {"seed": None, "guidance_scale": None, "mask": None}
-    again = redo_spec(spec, "detail_pass", None, changes, ["--detail-scale", "0.5"], session.home)
+    again = redo_spec(
+        spec, "detail_pass", len(prepare(spec, session.home).plan.sizes) - 1, changes, ["--detail-scale", "0.5"]
+    )
     result = session.render(prepare(again, session.home))
     made = [(o.call.stage.name, o.call.level) for o in result.outcomes if not o.reused]
     assert made == [("detail_pass", 1), ("decode", 1), ("export", 1)]
@@ -303,9 +306,9 @@ def test_motion_fps_decides_the_video_and_fps_only_the_file(first: Result, home:
 
 @pytest.mark.parametrize("format", ["hevc", "ffv1", "frames"])
 def test_export_in_other_formats(first: Result, home: Path, model: Path, tmp_path: Path, format: str) -> None:
-    spec = prepare(make_spec(values(model)), Home(home)).spec
+    exports = exports_of(Home(home).record(first.run))
     how = {"fps": "12", "crf": 10} if format == "hevc" else {}
-    path = export_level(Home(home), spec, format, None, tmp_path, False, **how)
+    path = export_level(Home(home), first.run, exports, format, None, tmp_path, False, **how)
     video = video_array(home, first)
     pixels = [((video[0, :, i].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for i in range(VIDEO_FRAMES)]
     frames = [p.permute(1, 2, 0).contiguous().numpy().tobytes() for p in pixels]
@@ -321,7 +324,7 @@ def test_export_in_other_formats(first: Result, home: Path, model: Path, tmp_pat
             assert archive.read("fps.txt") == b"24000/1001\n"
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(SpecError, match="exists"):
-        export_level(Home(home), spec, format, None, tmp_path, False, **how)
+        export_level(Home(home), first.run, exports, format, None, tmp_path, False, **how)
 
 
 def test_a_damaged_frame_is_found_and_the_video_made_again(
