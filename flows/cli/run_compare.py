@@ -14,6 +14,7 @@ from flows.cli.terminal import Terminal
 from flows.cluster.connect import uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import check_out, write
+from flows.rendering.files import check_folder
 
 if TYPE_CHECKING:
     import threading
@@ -33,6 +34,7 @@ def run(
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)
+    check_folder("out", folder)
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
     states = states_of(comparison.jobs, Batch(home, options, terminal, stop, again=again), dask, workers)

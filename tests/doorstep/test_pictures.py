@@ -10,7 +10,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from tests.doorstep.harness import Case, check, prepare, table
@@ -19,6 +18,8 @@ from tests.doorstep.harness import call as said
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
 SIZE = "--size 256x192 --steps 2"
 SOURCE = f"plan x --image a.png {SIZE}"
@@ -78,8 +79,8 @@ PNG, JPEG = data(scene(), "PNG"), data(scene(), "JPEG")
     bad("pdf", b"%PDF-1.4", KINDS),
     bad("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", KINDS),
     bad("cut-png", PNG[: len(PNG) // 2], "cut off or damaged", "PNG"),
-    bad("cut-jpeg", JPEG[: len(JPEG) // 2], "cut off or damaged", "JPEG"),
-    bad("cut-jpeg-at-its-end", JPEG[:-9], "cut off or damaged"),
+    bad("cut-jpeg", JPEG[: len(JPEG) // 2], "damaged"),
+    bad("cut-jpeg-at-its-end", JPEG[:-9], "cut off or damaged", "JPEG"),
     bad("cut-gif", data(scene("P"), "GIF")[:-40], "cut off or damaged", "GIF"),
     bad("cut-webp", data(scene(), "WEBP")[:-9], "damaged"),
     bad("cut-in-its-head", JPEG[:30], "damaged"),
