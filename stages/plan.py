@@ -230,7 +230,7 @@ class _Builder:
     def _picture(self, field: str, path: str, mode: str) -> Call:
         checked = self.pictures.get((mode, path)) or check_picture(field, path, self.root, mode)
         if checked.size is not None:
-            check_aspect(field, checked.size, self.spec.size)
+            check_aspect(field, path, checked.size, self.spec.size)
         return self._call(checked.loading(mode), self.levels[0], {})
 
     @property

@@ -14,6 +14,7 @@ from flows.cli.terminal import Terminal
 from flows.cluster.connect import uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import check_out, write
+from flows.rendering.files import check_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,11 @@ def run(
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)
+<<<<<<< HEAD
     home.make()
+=======
+    check_folder("out", folder)
+>>>>>>> door-pictures
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
     say_remarks(terminal, [("", queued.job) for queued in comparison.jobs], options)

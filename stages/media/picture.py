@@ -105,13 +105,13 @@ def check_picture(field: str, path: str, root: Path | None = None, mode: str = "
     return CheckedPicture(resolved, hashlib.sha256(data).hexdigest(), size, decoded.converted, remarks)
 
 
-def check_aspect(field: str, picture: tuple[int, int], size: tuple[int, int]) -> None:
+def check_aspect(field: str, path: str, picture: tuple[int, int], size: tuple[int, int]) -> None:
     """Refuse a picture whose aspect differs from that of `size` by more than `MAX_DIFFERENCE`; both (height, width)."""
     (h, w), (target_h, target_w) = picture, size
     if abs(w * target_h / (h * target_w) - 1) > MAX_DIFFERENCE:
         nearest = max(round(target_w * h / w / GRAIN) * GRAIN, MIN_SIDE)
         raise SpecError(
-            f"{field}: {w}x{h} has another aspect than {target_w}x{target_h}, the size asked for; "
+            f"{field}: {path!r} is {w}x{h}, of another aspect than {target_w}x{target_h}, the size asked for; "
             f"crop it, or ask for {target_w}x{nearest}"
         )
 
