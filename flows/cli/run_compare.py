@@ -34,11 +34,8 @@ def run(
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)
-<<<<<<< HEAD
-    home.make()
-=======
     check_folder("out", folder)
->>>>>>> door-pictures
+    home.make()
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")
     say_remarks(terminal, [("", queued.job) for queued in comparison.jobs], options)

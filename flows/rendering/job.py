@@ -44,13 +44,8 @@ def prepare(
     """Check a spec against its model and the pictures it names, and return it with its plan and its run's name.
 
         Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
-    <<<<<<< HEAD
-        found of each model, for many specs at one time; `pictures` are known and are not read. Raises `SpecError`;
-        nothing is written.
-    =======
-        found of each model, for many specs at one time; `pictures` are known and are not read. Raises
-        `SpecError`; nothing is written.
-    >>>>>>> door-pictures
+    found of each model, for many specs at one time; `pictures` are known and are not read. Raises `SpecError`;
+    nothing is written.
     """
     known = {} if known is None else known
     if spec.model not in known:
