@@ -43,7 +43,7 @@ def prepare(
 ) -> Job:
     """Check a spec against its model and the pictures it names, and return it with its plan and its run's name.
 
-        Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
+    Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
     found of each model, for many specs at one time; `pictures` are known and are not read. Raises `SpecError`;
     nothing is written.
     """
