@@ -12,13 +12,13 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from stages.models.cache_file import CacheFile
 
@@ -89,7 +89,10 @@ def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
         raise SpecError(f"model: {folder} has no {single.name}; {_instead(folder, single.name)}")
     if found == single:
         return (single,)
-    shards = tuple(folder / name for name in sorted(set(_weight_map(index).values())))
+    names = sorted(set(_weight_map(index).values()))
+    if outside := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+        raise SpecError(f"model: {index} names {outside[0]!r}; it may name .safetensors files of its folder alone")
+    shards = tuple(folder / name for name in names)
     if missing := [path.name for path in shards if not path.is_file()]:
         raise SpecError(f"model: {folder} has no {missing[0]}, which {index.name} names; download it again")
     return (index, *shards)

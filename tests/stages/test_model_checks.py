@@ -30,6 +30,7 @@ from stages.models.weights import (
     headers,
     misfit,
     wanted_tensors,
+    weight_files,
 )
 from stages.spec import ModelSpec
 
@@ -155,3 +156,26 @@ def test_whether_an_empty_prompt_is_zeros_is_part_of_the_identity(model: Path) -
     config = json.loads(index.read_text())
     index.write_text(json.dumps({**config, "force_zeros_for_empty_prompt": False}))
     assert identity(model)["text"] != before["text"]
+
+
+@pytest.mark.parametrize(
+    ("shards", "says"),
+    [
+        (["a.safetensors", "b.safetensors"], None),
+        (["a.safetensors", "c.safetensors"], "has no c.safetensors"),
+        (["../a.safetensors"], r"names '../a.safetensors'"),
+        (["/a.safetensors"], r"names '/a.safetensors'"),
+        (["a.bin"], "names 'a.bin'"),
+    ],
+)
+def test_weights_in_several_files_are_those_of_their_index(tmp_path: Path, shards: list[str], says: str | None) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).touch()
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"x{at}": name for at, name in enumerate(shards)}}))
+    if says is None:
+        found = weight_files(tmp_path, "diffusion_pytorch_model")
+        assert found == (index, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+        return
+    with pytest.raises(SpecError, match=says):
+        weight_files(tmp_path, "diffusion_pytorch_model")
