@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
 
 from flows.cli import app as cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
