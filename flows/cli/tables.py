@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.rendering.live import progress_of
 from flows.rendering.states import STATES, is_lost, state_of
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from flows.home import Home
+    from storage import RunRecord
 
 
 def print_runs(
@@ -37,14 +39,18 @@ def print_runs(
     ]
     shown = [(record, now) for record, now in wanted if made_too or record.made_for is None][:limit]
     if as_json:
-        rows = [{"run": r.run, "state": now, "origin": r.origin, "outputs": r.outputs} for r, now in shown]
+        rows = [
+            {"run": r.run, "state": now, "progress": _progress(home, r), "origin": r.origin, "outputs": r.outputs}
+            for r, now in shown
+        ]
         typer.echo(json.dumps(rows))
         return
     table = Table("run", "state", "created", "attempts", "picture", box=None)
     for record, now in shown:
         picture = record.outputs[0] if record.outputs else ""
         created = f"{record.created.astimezone():%Y-%m-%d %H:%M}"
-        table.add_row(record.run, now, created, str(len(record.attempts)), picture)
+        at = progress_of(home, record)
+        table.add_row(record.run, now if at is None else f"{now}: {at}", created, str(len(record.attempts)), picture)
     Console(highlight=False, soft_wrap=True, width=200).print(table)
     made = sum(record.made_for is not None for record, _ in wanted)
     if made and not made_too:
@@ -60,13 +66,16 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         for c in record.plan
     ]
     if as_json:
-        typer.echo(json.dumps({**record.model_dump(mode="json"), "state": state_of(record), "stages": stages}))
+        now = {"state": state_of(record), "progress": _progress(home, record)}
+        typer.echo(json.dumps({**record.model_dump(mode="json"), **now, "stages": stages}))
         return
     console = Console(highlight=False, soft_wrap=True, width=200)
     console.print(
         f"{record.run}: {state_of(record)}"
         + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
     )
+    if (at := progress_of(home, record)) is not None:
+        console.print(f"  {at}, {at.percent:.0f} % done at {at.at.astimezone():%H:%M:%S} on {at.host}")
     if record.error:
         console.print(f"  {record.error}")
     video = "" if spec.get("frames") is None else f", {spec['frames']} frames at {spec['fps']} a second"
@@ -83,6 +92,12 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         console.print(f"  {output}")
     if record.state != "done":
         console.print(f"  go on with: freescale resume {record.run}")
+
+
+def _progress(home: Home, record: RunRecord) -> dict[str, Any] | None:
+    """Where a run is now, for scripts; None where nobody works on it."""
+    at = progress_of(home, record)
+    return None if at is None else at.model_dump(mode="json")
 
 
 def print_models(home: Home, as_json: bool) -> None:

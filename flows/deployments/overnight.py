@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.batch.jobs_file import read_jobs
+from flows.batch.jobs_file import Jobs, read_jobs
+from flows.batch.live_page import LivePage
 from flows.batch.notify import check_hook
 from flows.batch.notify import notify as send_notification
-from flows.batch.page import costs, page_folder, write_page
+from flows.batch.page import costs
 from flows.batch.runner import Batch
 from flows.batch.window import Window
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
+from flows.deployments.running import RunningJobs
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
 from flows.rendering.room import with_room
@@ -34,7 +36,6 @@ from stages.spec import RunOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
 
 
@@ -70,14 +71,13 @@ def overnight(
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
-        with _open_batch(home, options, state, dask, workers, **fields) as batch:
-            found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
-    page = None
-    if found:
-        try:
-            page = with_room(lambda: _write_page(home, found, states), stop, home.root)
-        except Exception as error:  # without it the pictures are there all the same
-            log.error("the page could not be written: %s: %s", type(error).__name__, error)
+        with LivePage(home) as live:
+            with (
+                closing(RunningJobs(home, lambda: live.jobs)),
+                _open_batch(home, options, state, dask, workers, **fields) as batch,
+            ):
+                states = _work_off(batch, lambda: live.show(_checked(source, home, defaults, skip_bad, log)), log)
+            page = _last_page(live, home, states, stop, log)
     send_notification(notify, states.values(), page)
     state.end()
     return {"tally": Counter(states.values()), "page": None if page is None else str(page)}
@@ -96,33 +96,27 @@ def _open_batch(
         yield Batch(home, options, NullObserver(), is_paused=lambda: state.is_held or pause_file.exists(), **fields)
 
 
-def _work_off(
-    batch: Batch | ClusterBatch, read: Callable[[], tuple[QueuedJob, ...]], log: Any
-) -> tuple[tuple[QueuedJob, ...], dict[str, State]]:
+def _work_off(batch: Batch | ClusterBatch, read: Callable[[], Jobs], log: Any) -> dict[str, State]:
     """Run the jobs that `read` gives, and again those that are new since, until there are none or a job is left."""
-    found: dict[str, QueuedJob] = {}
     states: dict[str, State] = {}
-    while new := [queued for queued in read() if queued.job.run not in found]:
+    while new := [queued for queued in read().jobs if queued.job.run not in states]:
         log.info("%s jobs", len(new))
-        found |= {queued.job.run: queued for queued in new}
         states |= batch.run(new)
         if "left" in states.values():
             break
-    return tuple(found.values()), states
+    return states
 
 
-def _checked(
-    source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any
-) -> tuple[QueuedJob, ...]:
+def _checked(source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any) -> Jobs:
     """The jobs that are in `source` now. Raises `SpecError` for one that cannot be rendered, unless `skip_bad`."""
     if source.is_dir() and not any(source.iterdir()):
-        return ()
+        return Jobs((), (), 0)
     found = read_jobs(source, home, defaults)
     for problem in found.problems:
         log.error("%s", problem)
     if found.problems and not (skip_bad and found.jobs):
         raise SpecError(f"jobs: {len(found.problems)} cannot be rendered, the first is {found.problems[0]}")
-    return found.jobs
+    return found
 
 
 def _folder(out: str | None) -> Path | None:
@@ -132,12 +126,18 @@ def _folder(out: str | None) -> Path | None:
     return Path(out)
 
 
-def _write_page(home: Home, jobs: tuple[QueuedJob, ...], states: dict[str, State]) -> Path:
-    """Write the page of the batch and send the server its table and contact sheet; return the page's path."""
-    page, sheet, _ = write_page(page_folder(home, jobs), jobs, states, home)
-    sender, table = Sender(), costs(jobs, states, home)
-    text = f"`{page}`\n\n{picture_link('contact sheet', sheet)}"
+def _last_page(live: LivePage, home: Home, states: dict[str, State], stop: StopEvent, log: Any) -> Path | None:
+    """Write the page of the end and send its table and contact sheet; return the page's path, None without one."""
+    if not states:
+        return None
+    try:
+        page, sheet, _ = with_room(lambda: live.finish(states), stop, home.root)
+    except Exception as error:  # without it the pictures are there all the same
+        log.error("the page could not be written: %s: %s", type(error).__name__, error)
+        return None
+    sender, table = Sender(), costs(live.jobs, states, home)
     sender.send(lambda: create_table_artifact(table, key="overnight-costs", description=str(page)))
+    text = f"`{page}`\n\n{picture_link('contact sheet', sheet)}"
     sender.send(lambda: create_markdown_artifact(text, key="overnight-pictures"))
     sender.close()
     return page
