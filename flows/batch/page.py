@@ -165,7 +165,7 @@ def _so_far(home: Home, job: Job, state: str, record: RunRecord | None) -> dict[
         "spent": round(seconds_spent(home, job.plan, record), 1),
     }
     if state not in ENDED and state != "not begun":
-        found["reached"] = reached(job, home)
+        found |= {"error": record.error, "reached": reached(job, home)}
         at = progress_of(home, record)
         found["progress"] = None if at is None else at.model_dump(mode="json") | {"says": str(at)}
     return found
