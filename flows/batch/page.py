@@ -16,7 +16,7 @@ from flows.rendering.attempts import reached
 from flows.rendering.costs import cost, seconds_spent
 from flows.rendering.files import write_whole
 from flows.rendering.live import progress_of
-from flows.rendering.states import retries, state_of
+from flows.rendering.states import attempts_of, retries, state_of
 from storage import StorageError, fingerprint
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def write_running_page(
     It says which jobs run and how far they are, and which is next. `made` keeps the cards of jobs that are done.
     """
     record = _record(folder, jobs, {}, home, problems, made)
-    waiting = (card["name"] for card in record["jobs"] if card["state"] not in (*ENDED, "running"))
-    live = {"written": datetime.now(UTC).isoformat(), "seconds": seconds, "next": next(waiting, None)}
+    waiting = [card for card in record["jobs"] if card["state"] not in (*ENDED, "running")]
+    following = min(waiting, key=lambda card: card["state"] == "lost", default={"name": None})  # those wait for others
+    live = {"written": datetime.now(UTC).isoformat(), "seconds": seconds, "next": following["name"]}
     return write_whole(html("night", f"Night of {folder.name[:10]}", record | {"live": live}).encode(), folder / PAGE)
 
 
@@ -160,7 +161,7 @@ def _so_far(home: Home, job: Job, state: str, record: RunRecord | None) -> dict[
     if record is None:
         return {"attempts": [], "retries": 0, "spent": None}
     found = {
-        "attempts": [attempt.model_dump(mode="json") for attempt in record.attempts],
+        "attempts": [attempt.model_dump(mode="json") for attempt in attempts_of(record)],
         "retries": retries(record.attempts),
         "spent": round(seconds_spent(home, job.plan, record), 1),
     }

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.rendering.live import progress_of
-from flows.rendering.states import STATES, is_lost, state_of
+from flows.rendering.states import STATES, attempts_of, state_of
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
     console.print(f"  {spec['width']}x{spec['height']}{video}, seed {spec['seed']}: {spec['prompt']}")
     for s in stages:
         console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
-    for a in record.attempts:
+    for a in attempts_of(record):
         end = f"{a.finished:%H:%M:%S}" if a.finished else "…"
-        how = "lost: its process died" if is_lost(a) else a.error or a.state
+        how = "lost: its process died" if a.state == "lost" else a.error or a.state
         console.print(f"  attempt {a.started:%Y-%m-%d %H:%M:%S} to {end} on {a.host}: {how}")
         for remark in a.remarks:
             console.print(f"    {remark}")

@@ -41,6 +41,18 @@ def state_of(record: RunRecord) -> str:
     return record.state
 
 
+def attempts_of(record: RunRecord) -> tuple[Attempt, ...]:
+    """The attempts at a run, oldest first, with the state `lost` where the process is gone.
+
+    Of the last one on another machine that cannot be told here.
+    """
+    last = len(record.attempts) - 1
+    return tuple(
+        each.revised(state="lost") if is_lost(each) and (at < last or state_of(record) == "lost") else each
+        for at, each in enumerate(record.attempts)
+    )
+
+
 def retries(attempts: Sequence[Attempt]) -> int:
     """How often a run was tried again because an attempt failed or was lost; a stop, a pause or a find is no retry."""
     return sum(attempt.state == "failed" or is_lost(attempt) for attempt in attempts[:-1])

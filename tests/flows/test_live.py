@@ -167,6 +167,11 @@ def test_a_killed_attempt_costs_up_to_its_last_sign_of_life(tmp_path: Path) -> N
     assert seconds_spent(home, job.plan, record) == pytest.approx(7.0)
     left_behind(home, job)
     assert seconds_spent(home, job.plan, record) == pytest.approx(97.0)
+    end_attempt(home.runs, begin_attempt(job, home), "interrupted", None)
+    left_behind(home, job, at=BEGAN + timedelta(hours=5))  # what a later process wrote changes nothing
+    after = home.runs.load(job.run)
+    assert [attempt.state for attempt in after.attempts] == ["interrupted", "lost", "interrupted"]
+    assert seconds_spent(home, job.plan, after) == pytest.approx(97.0, abs=1.0)
 
 
 def page_data(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import Pause
 from prefect.states import Cancelling, Paused, Suspended
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from uuid import UUID
 
+    from prefect.client.schemas.objects import Artifact
     from prefect.client.schemas.objects import State as PrefectState
 
     from flows.rendering.job import Job
@@ -58,6 +60,13 @@ def task_runs() -> dict[str, str]:
     """Name and state of every task run, from the server."""
     with get_client(sync_client=True) as client:
         return {run.name: run.state_name or "" for run in client.read_task_runs(limit=200)}
+
+
+def artifacts() -> dict[str, Artifact]:
+    """The newest artifact of each key, from the server."""
+    with get_client(sync_client=True) as client:
+        newest_last = reversed(client.read_artifacts(sort=ArtifactSort.CREATED_DESC))
+        return {artifact.key: artifact for artifact in newest_last if artifact.key is not None}
 
 
 def test_evaluate_measures_and_goes_on(home: Home) -> None:
@@ -120,8 +129,16 @@ def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
     job_line = job
     monkeypatch.setattr(Session, "render", faulty)
     monkeypatch.setattr("flows.batch.runner.BACKOFF_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("flows.deployments.running.LOOK_SECONDS", 0.05)
     jobs(home.root / "jobs", one=job("a red disc") + job("a poison square"))
     made = overnight(options=OPTIONS)
+    shown = artifacts()
+    disc = next(record.run for record in home.runs.list() if record.run.startswith("a-red-disc"))
+    progress, preview = shown[f"progress-{disc[-8:]}"], shown[f"preview-{disc[-8:]}"]
+    assert (progress.data, progress.description) == (100.0, "a-red-disc: done")
+    assert "![a-red-disc](data:image/jpeg;base64," in preview.data
+    assert len({artifact.flow_run_id for artifact in (progress, preview)}) == 1
+    assert progress.flow_run_id is not None
     assert made["tally"] == {"done": 2, "set aside": 1}
     states = task_runs()
     assert [states[name] for name in ("a-red-disc", "a-poison-square", "a-late-ring")] == [
