@@ -139,7 +139,7 @@ def test_a_page_that_runs_says_what_runs_and_what_is_next(pages: tuple[Path, Pat
     now = browser.run("document.querySelector('#now').innerText")
     assert now.startswith("running-one base_denoise 0, step 1 of 2, ")
     assert "s left" in now
-    assert "Next: lost-one" in now
+    assert "Next: cancelled-one" in now  # those that died wait for the others
     assert "Set aside: a-rather-long-name" in now
     assert browser.run("document.querySelector('#now progress').value") == 37
     kept(browser, "running")
