@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.states import Cancelled, Completed, Failed
 
-from flows.batch.jobs_file import read_jobs
+from flows.batch.jobs_file import Jobs, read_jobs
 from flows.batch.notify import check_hook
 from flows.batch.notify import notify as send_notification
 from flows.batch.page import costs, page_folder, write_page
@@ -23,6 +25,7 @@ from flows.batch.window import Window
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
+from flows.deployments.restarts import Crashed, first_due, log_crashes
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
 from flows.rendering.room import with_room
@@ -52,7 +55,8 @@ def overnight(
     workers: int | None = None,
     dask: str | None = None,
     notify: str | None = None,
-) -> dict[str, Any]:
+    crashed: Crashed = (),
+) -> dict[str, Any] | PrefectState[Any]:
     """Render the jobs of a file or folder until they are done or a clock in `zone` shows `until` (HH:MM).
 
     Without `jobs`, the folder `jobs` of the home is taken. Jobs that are put into a folder while others run are
@@ -60,18 +64,21 @@ def overnight(
     aside; `again` takes up those that were. A job that cannot be rendered refuses the batch, or with `skip_bad` is
     left out. The pictures also go to the folder `out`. The jobs are shared by `workers` processes of this machine, or
     by the workers of the Dask scheduler at `dask`. `notify` is told how the batch ended: an http address, or TYPE/NAME
-    of a notification block of this server. Returns the number of jobs by state, and the path of the page.
+    of a notification block of this server. Returns the number of jobs by state, and the path of the page; the flow run
+    ends as `Incomplete`, which is failed, where jobs were set aside or left out, and as `Jobs left` where some wait.
     """
     home, log, stop = Home.find(), get_run_logger(), StopEvent()
     check_hook(notify)
+    log_crashes(log, crashed)
     with closing(FlowState(stop)) as state:
-        window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
+        # a run that starts late, or again after a crash, does not work into the day
+        window = Window.of(until, zone, at_end, first_due(crashed, state.due))
         source = Path(jobs) if jobs else home.root / "jobs"
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
         with _open_batch(home, options, state, dask, workers, **fields) as batch:
-            found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
+            found, states, left_out = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log), log)
     page = None
     if found:
         try:
@@ -80,7 +87,20 @@ def overnight(
             log.error("the page could not be written: %s: %s", type(error).__name__, error)
     send_notification(notify, states.values(), page)
     state.end()
-    return {"tally": Counter(states.values()), "page": None if page is None else str(page)}
+    return _ended({"tally": Counter(states.values()), "page": None if page is None else str(page)}, left_out, stop)
+
+
+def _ended(result: dict[str, Any], left_out: int, stop: StopEvent) -> dict[str, Any] | PrefectState[Any]:
+    """The result of a complete batch, else the state that says what is missing."""
+    tally = Counter(result["tally"], **({"left out": left_out} if left_out else {}))
+    message = ", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f"; page: {result['page']}"
+    if stop.why == "cancelled":
+        return Cancelled(message=message)
+    if tally["set aside"] or left_out:
+        return Failed(name="Incomplete", message=message)
+    if tally["left"]:
+        return Completed(name="Jobs left", message=message, data=result)
+    return result
 
 
 @contextmanager
@@ -97,32 +117,35 @@ def _open_batch(
 
 
 def _work_off(
-    batch: Batch | ClusterBatch, read: Callable[[], tuple[QueuedJob, ...]], log: Any
-) -> tuple[tuple[QueuedJob, ...], dict[str, State]]:
-    """Run the jobs that `read` gives, and again those that are new since, until there are none or a job is left."""
+    batch: Batch | ClusterBatch, read: Callable[[], Jobs], log: Any
+) -> tuple[tuple[QueuedJob, ...], dict[str, State], int]:
+    """Run the jobs that `read` gives, and again those that are new since, until there are none or a job is left.
+
+    Returns the jobs, the state of each run, and how many jobs cannot be rendered.
+    """
     found: dict[str, QueuedJob] = {}
     states: dict[str, State] = {}
-    while new := [queued for queued in read() if queued.job.run not in found]:
+    listed = read()
+    while new := [queued for queued in listed.jobs if queued.job.run not in found]:
         log.info("%s jobs", len(new))
         found |= {queued.job.run: queued for queued in new}
         states |= batch.run(new)
         if "left" in states.values():
             break
-    return tuple(found.values()), states
+        listed = read()
+    return tuple(found.values()), states, len(listed.problems)
 
 
-def _checked(
-    source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any
-) -> tuple[QueuedJob, ...]:
+def _checked(source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any) -> Jobs:
     """The jobs that are in `source` now. Raises `SpecError` for one that cannot be rendered, unless `skip_bad`."""
     if source.is_dir() and not any(source.iterdir()):
-        return ()
+        return Jobs((), (), 0)
     found = read_jobs(source, home, defaults)
     for problem in found.problems:
         log.error("%s", problem)
     if found.problems and not (skip_bad and found.jobs):
         raise SpecError(f"jobs: {len(found.problems)} cannot be rendered, the first is {found.problems[0]}")
-    return found.jobs
+    return found
 
 
 def _folder(out: str | None) -> Path | None:
