@@ -61,7 +61,7 @@ def setup(
     given = _parameters(until, zone, notify)
     if limit is not None and limit < 1:
         raise SpecError(f"limit: {limit} is not 1 or more")
-    definition, folder = _definition()
+    definition, folder = read_definition()
     lines = []
     url = api or PREFECT_API_URL.value() or API
     _wait_for(url, patience)
@@ -83,7 +83,7 @@ def setup(
     return lines
 
 
-def _definition() -> tuple[dict[str, Any], Path]:
+def read_definition() -> tuple[dict[str, Any], Path]:
     """What `prefect.yaml` says, and the folder that runs of its deployments work in.
 
     A checkout has the file beside the package `flows`, and its runs work there. A wheel has a copy beside this module;
@@ -131,7 +131,7 @@ def _wait_for(url: str, patience: float) -> None:
             if time.monotonic() >= last or isinstance(error, ValueError):
                 raise SpecError(
                     f"prefect: no server answers at {url} ({getattr(error, 'reason', error)}); "
-                    "prefect server start --background starts one"
+                    "prefect server start starts one"
                 ) from None
         time.sleep(0.5)
 
