@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.resources
+import logging
 import time
 import urllib.error
 import urllib.request
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
+log = logging.getLogger(__name__)
 API = "http://127.0.0.1:4200/api"
 RESTARTED = ("local", "evaluate", "compare", "overnight")  # by entry of `prefect.yaml`: run again when a run crashed
 
@@ -48,7 +50,7 @@ def setup(
     notify: str | None = None,
     limit: int | None = None,
     api: str | None = None,
-    patience: float = 30.0,
+    patience: float = 120.0,
 ) -> list[str]:
     """Make or update everything on the server; return a line for each thing.
 
@@ -122,7 +124,7 @@ def _parameters(until: str | None, zone: str | None, notify: str | None) -> dict
 
 def _wait_for(url: str, patience: float) -> None:
     """Until a server answers. Raises `SpecError` where none does."""
-    last = time.monotonic() + patience
+    last, waits = time.monotonic() + patience, False
     while True:
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
@@ -133,6 +135,9 @@ def _wait_for(url: str, patience: float) -> None:
                     f"prefect: no server answers at {url} ({getattr(error, 'reason', error)}); "
                     "prefect server start starts one"
                 ) from None
+        if not waits:
+            log.warning("waiting for a server at %s; its first start may take a minute", url)
+        waits = True
         time.sleep(0.5)
 
 
