@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
@@ -142,7 +143,8 @@ def _deployment(client: SyncPrefectClient, entry: dict[str, Any]) -> Iterator[Fo
     else:
         yield "deployment", True, label
     for each in found.schedules:
-        cron = f"{label}: {getattr(each.schedule, 'cron', each.schedule)} {each.schedule.timezone}"
+        when = each.schedule
+        cron = f"{label}: {f'{when.cron} {when.timezone}' if isinstance(when, CronSchedule) else when}"
         if not each.active:
             yield "schedule", True, f"{cron}, switched off; `{SETUP} --cron` turns it on"
         elif (due := _next(client, found.id)) is not None:
