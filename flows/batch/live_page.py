@@ -50,6 +50,11 @@ class LivePage:
         return tuple(self._jobs.values())
 
     @property
+    def left_out(self) -> tuple[Problem, ...]:
+        """The jobs that cannot be rendered, as `show` was told last."""
+        return self._problems
+
+    @property
     def path(self) -> Path | None:
         """Where the page is; None before there are jobs."""
         return None if self.folder is None else self.folder / PAGE

@@ -228,7 +228,7 @@ def models(where: Where) -> None:
 @app.command()
 @grouped
 def doctor(where: Where) -> None:
-    """Check versions, devices, disk and store."""
+    """Check versions, devices, disk, store, and the Prefect server where one is."""
     from flows.cli import doctor as checks
 
     raise typer.Exit(checks.report(home_of(where.home), where.as_json))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.states import Cancelled, Completed, Failed
 
 from flows.batch.jobs_file import Jobs, read_jobs
 from flows.batch.live_page import LivePage
@@ -24,6 +26,7 @@ from flows.batch.window import Window
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
+from flows.deployments.restarts import Crashed, first_due, log_crashes
 from flows.deployments.running import RunningJobs
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home
@@ -53,7 +56,8 @@ def overnight(
     workers: int | None = None,
     dask: str | None = None,
     notify: str | None = None,
-) -> dict[str, Any]:
+    crashed: Crashed = (),
+) -> dict[str, Any] | PrefectState[Any]:
     """Render the jobs of a file or folder until they are done or a clock in `zone` shows `until` (HH:MM).
 
     Without `jobs`, the folder `jobs` of the home is taken. Jobs that are put into a folder while others run are
@@ -61,12 +65,15 @@ def overnight(
     aside; `again` takes up those that were. A job that cannot be rendered refuses the batch, or with `skip_bad` is
     left out. The pictures also go to the folder `out`. The jobs are shared by `workers` processes of this machine, or
     by the workers of the Dask scheduler at `dask`. `notify` is told how the batch ended: an http address, or TYPE/NAME
-    of a notification block of this server. Returns the number of jobs by state, and the path of the page.
+    of a notification block of this server. Returns the number of jobs by state, and the path of the page; the flow run
+    ends as `Incomplete`, which is failed, where jobs were set aside or left out, and as `Jobs left` where some wait.
     """
     home, log, stop = Home.find(), get_run_logger(), StopEvent()
     check_hook(notify)
+    log_crashes(log, crashed)
     with closing(FlowState(stop)) as state:
-        window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
+        # a run that starts late, or again after a crash, does not work into the day
+        window = Window.of(until, zone, at_end, first_due(crashed, state.due))
         source = Path(jobs) if jobs else home.root / "jobs"
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
@@ -80,7 +87,22 @@ def overnight(
             page = _last_page(live, home, states, stop, log)
     send_notification(notify, states.values(), page)
     state.end()
-    return {"tally": Counter(states.values()), "page": None if page is None else str(page)}
+    return _ended(
+        {"tally": Counter(states.values()), "page": None if page is None else str(page)}, len(live.left_out), stop
+    )
+
+
+def _ended(result: dict[str, Any], left_out: int, stop: StopEvent) -> dict[str, Any] | PrefectState[Any]:
+    """The result of a complete batch, else the state that says what is missing."""
+    tally = Counter(result["tally"], **({"left out": left_out} if left_out else {}))
+    message = ", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f"; page: {result['page']}"
+    if stop.why == "cancelled":
+        return Cancelled(message=message)
+    if tally["set aside"] or left_out:
+        return Failed(name="Incomplete", message=message)
+    if tally["left"]:
+        return Completed(name="Jobs left", message=message, data=result)
+    return result
 
 
 @contextmanager
