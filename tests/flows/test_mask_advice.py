@@ -12,6 +12,7 @@ from PIL import Image
 from flows.cli.flags import asked
 from flows.home import Home
 from flows.rendering.advice import remarks
+from flows.rendering.export import file_name
 from flows.rendering.job import prepare
 from flows.rendering.mask_advice import mask_remarks
 from flows.rendering.session import Session
@@ -120,10 +121,11 @@ def test_the_example_shows_its_mask_from_any_folder(tmp_path: Path, monkeypatch:
 def test_the_pictures_agree_with_what_is_said(tmp_path: Path) -> None:
     """Where a mask is told not to show, no pixel changes by more than 10 levels; where nothing is said, many do."""
     home = Home(tmp_path)
+    home.make()
     session = Session(home, RunOptions(device="cpu", threads=1), NullObserver())
 
     def made(regions: list[dict[str, Any]], restart: float) -> tuple[torch.Tensor, list[str]]:
-        values = {"width": 128, "height": 128, "cascade": [[64, 64], [128, 128]], "steps": 8, "regions": regions}
+        values = {"width": 128, "height": 128, "cascade": [[64, 64], [128, 128]], "steps": 6, "regions": regions}
         method = {"name": "freescale", "detail_scale": 0.5, "restart": restart}
         whole = prepare(make_spec({"prompt": "a striped red disc", "method": method, **values}), home)
         with Image.open(session.render(whole).outputs[0]) as picture:
@@ -135,4 +137,4 @@ def test_the_pictures_agree_with_what_is_said(tmp_path: Path) -> None:
         masked, said = made([{"mask": MASK, "detail_scale": 20.0}], restart)
         assert bool(said) is not shows
         largest = int((plain - masked).abs().max())
-        assert (largest > 40) if shows else (largest <= 10)
+        assert (largest > 25) if shows else (largest <= 10)
