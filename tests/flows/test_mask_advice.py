@@ -128,7 +128,8 @@ def test_the_pictures_agree_with_what_is_said(tmp_path: Path) -> None:
         values = {"width": 128, "height": 128, "cascade": [[64, 64], [128, 128]], "steps": 6, "regions": regions}
         method = {"name": "freescale", "detail_scale": 0.5, "restart": restart}
         whole = prepare(make_spec({"prompt": "a striped red disc", "method": method, **values}), home)
-        with Image.open(session.render(whole).outputs[0]) as picture:
+        export = whole.plan.exports[-1]
+        with Image.open(session.runner(whole).file_path(export, file_name(export), {})) as picture:
             pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         return pixels.view(128, 128, 3)[48:80, 48:80].int(), list(mask_remarks(whole))
 
