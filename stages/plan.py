@@ -112,6 +112,8 @@ class _Builder:
             frames = self.spec.frames
             image = self._call(Decode() if frames is None else DecodeVideo(frames), level, {"latents": latents})
             exports.append(self._call(self._export(level), level, {"image": image}))
+        if not self._enlarges:
+            self._masks(self.levels[0].detail_pass)  # checked, though nothing reads them
         return tuple(exports)
 
     @cached_property
@@ -193,10 +195,6 @@ class _Builder:
         parents: Mapping[str, Call],
     ) -> Call:
         """Steps of a level under these settings; the level's noise is the one that was drawn at `renoise`."""
-        masks = {
-            f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L")
-            for i, region in enumerate(settings.regions)
-        }
         anchor = {"anchor": self.first} if settings.method.anchored else {}
         stage = kind(
             seed=level.renoise.seed,
@@ -211,7 +209,12 @@ class _Builder:
             regions=tuple((f"mask{i}", region.detail_scale) for i, region in enumerate(settings.regions)),
             motion_fps=self.spec.motion_fps,
         )
-        return self._call(stage, level, {**parents, **anchor, **masks})
+        return self._call(stage, level, {**parents, **anchor, **self._masks(settings)})
+
+    def _masks(self, settings: StageSettings) -> dict[str, Call]:
+        """The masks of a stage, by the names that it knows them by."""
+        regions = enumerate(settings.regions)
+        return {f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L") for i, region in regions}
 
     def _export(self, level: LevelSettings) -> Export | ExportVideo:
         spec, provenance = self.spec, self._provenance(level.level)

@@ -248,7 +248,8 @@ class RenderSpec(_Model):
             raise ValueError(f"width x height {self.width}x{self.height} is beyond an aspect of {MAX_ASPECT}:1")
         if self.cascade != "auto":
             _check_cascade(self.cascade, self.width, self.height)
-        if self.regions and "detail_scale" not in type(self.method).model_fields:
+        masked = self.regions or any(change.regions for change in self.redo)
+        if masked and "detail_scale" not in type(self.method).model_fields:
             raise ValueError(f"regions need a method with detail control; {self.method.name!r} has none")
         for change in self.redo:
             changed_method(self.method, change.method)

@@ -162,6 +162,7 @@ class RunRecord(Record):
     state: RunState = "running"
     attempts: tuple[Attempt, ...] = ()
     outputs: tuple[str, ...] = ()
+    target: str | None = None  # the file that the last picture was first asked for
     error: str | None = None
     created: AwareDatetime
 

@@ -132,12 +132,14 @@ def plan(
 @app.command()
 @grouped
 def resume(run: RunArgument, running: Running, sharing: Sharing, output: Output, where: Where) -> None:
-    """Go on with a run from its last checkpoint, or show that it is done."""
+    """Go on with a run from its last checkpoint, or show that it is done. Without --out, to where it first wrote."""
     from flows.cli.run_render import go_on
+    from flows.rendering.export import first_target
     from flows.rendering.stored import resumed
 
     home = home_of(where.home)
-    go_on(resumed(home, run), home, run_options(running), sharing, output, where.as_json)
+    first = first_target(home.record(run), home)
+    go_on(resumed(home, run), home, run_options(running), sharing, output, where.as_json, first)
 
 
 @app.command(context_settings=EXTRA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,16 @@ if TYPE_CHECKING:
 
 
 def go_on(
-    found: Job | StoredRun, home: Home, options: RunOptions, sharing: Sharing, output: Output, as_json: bool
+    found: Job | StoredRun,
+    home: Home,
+    options: RunOptions,
+    sharing: Sharing,
+    output: Output,
+    as_json: bool,
+    first: Path | None = None,
 ) -> None:
-    """Render what a run has left to do, or deliver its stored files."""
+    """Render what a run has left to do, or deliver its stored files: to `first` where no other place is named."""
+    output = replace(output, out=output.out or first)
     if not isinstance(found, StoredRun):
         run(found, home, options, sharing, output, as_json)
         return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from flows.rendering.mask_advice import mask_remarks
 from flows.rendering.prompts import prompt_remarks
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
@@ -21,7 +22,7 @@ FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain,
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
-    """Sentences on prompts, pictures, steps too few for a method, and a dtype that the CPU only emulates; each once.
+    """Sentences on prompts, pictures, masks, steps too few for a method, and a dtype a CPU only emulates; each once.
 
     Each job comes with a label for its sentences, which is empty where there is only one job.
     """
@@ -36,6 +37,7 @@ def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
     for call in plan.calls:
         if isinstance(call.stage, LoadPicture):
             yield from (label + remark for remark in call.stage.remarks)
+    yield from (label + remark for remark in mask_remarks(job))
     if device.type == "cpu" and not _computes(dtype):
         yield f"this CPU only emulates {dtype}, many times slower than float32"
     dilates = isinstance(method, FreeScale) and method.dilate and enlarges

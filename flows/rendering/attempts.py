@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 LOST = "its process died"
 
 
-def begin_attempt(job: Job, home: Home, made_for: str | None = None) -> RunRecord:
+def begin_attempt(job: Job, home: Home, made_for: str | None = None, target: Path | None = None) -> RunRecord:
     """Record that this process begins to work on a run, and return the record; it is made where there is none.
 
     Attempts before it whose process is gone are recorded as lost. `made_for`: what asked for the run, such as
-    `evaluation`; a run that a person asks for is no longer that.
+    `evaluation`; a run that a person asks for is no longer that. `target` is where the last picture goes; the record
+    keeps the first.
     """
     attempt = Attempt(
         started=datetime.now(UTC),
@@ -35,11 +36,16 @@ def begin_attempt(job: Job, home: Home, made_for: str | None = None) -> RunRecor
         boot=boot_id(),
         reached=reached(job, home),
     )
+    asked = None if target is None else str(target)
     try:
         found = home.runs.load(job.run)
         before = (_lost(each, job.run, home) if is_lost(each) else each for each in found.attempts[-99:])
         record = found.revised(
-            state="running", error=None, attempts=(*before, attempt), made_for=found.made_for and made_for
+            state="running",
+            error=None,
+            attempts=(*before, attempt),
+            made_for=found.made_for and made_for,
+            target=found.target or asked,
         )
     except RunNotFoundError:
         record = RunRecord(
@@ -49,6 +55,7 @@ def begin_attempt(job: Job, home: Home, made_for: str | None = None) -> RunRecor
             origin=job.origin,
             origin_stage=job.origin_stage,
             made_for=made_for,
+            target=asked,
             attempts=(attempt,),
             created=datetime.now(UTC),
         )

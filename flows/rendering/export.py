@@ -13,6 +13,7 @@ from PIL import Image
 
 from flows.home import user_path
 from flows.rendering.files import check_target, copy_whole
+from flows.rendering.picture_file import holds
 from stages.errors import SpecError
 from stages.export import SUFFIXES, Export, check_whole, encode_file, write_picture
 from stages.export_video import PREVIEWS, ExportVideo, encode_video
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from flows.home import Home
     from stages.call import Call
     from stages.stage import Stage
+    from storage import RunRecord
 
 ALSO = {".tif": ".tiff"}  # other ways to write a suffix
 
@@ -51,16 +53,43 @@ def deliver(export: Call, folder: Path, fetch: Callable[[str], Path]) -> Path:
 
     `fetch` gives the path of a file of the export's artifact.
     """
-    (height, width), file = export.size, file_name(export)
-    name = f"level-{export.level}-{width}x{height}"
-    if isinstance(export.stage, ExportVideo):
-        for preview, ending in PREVIEWS.items():
-            copy_whole(fetch(preview), folder / f"{name}{ending}")
-    return copy_whole(fetch(file), folder / f"{name}{Path(file).suffix}")
+    (height, width), suffix = export.size, Path(file_name(export)).suffix
+    path = folder / f"level-{export.level}-{width}x{height}{suffix}"
+    _copy_previews(export.stage, path, fetch)
+    return copy_whole(fetch(file_name(export)), path)
+
+
+def put(export: Call, path: Path, fetch: Callable[[str], Path], digest: bytes, overwrite: bool) -> Path:
+    """Copy the last picture or video to `path`, a video's previews beside it; return `path`.
+
+    `fetch` gives the path of a file of the export's artifact, `digest` is the sha256 of its pixels. A file that is this
+    picture stays as it is. Raises `SpecError` for another one, which is kept but for `overwrite`.
+    """
+    made = fetch(file_name(export))
+    assert isinstance(export.stage, Export | ExportVideo)
+    if path.exists() and not overwrite and not filecmp.cmp(path, made, shallow=False):
+        if holds(path, export.stage, digest):
+            return path
+        raise SpecError(f"out: {str(path)!r} is another picture, so it was kept; this run's is {str(made)!r}")
+    _copy_previews(export.stage, path, fetch)
+    return copy_whole(made, path)
+
+
+def _copy_previews(stage: Stage, path: Path, fetch: Callable[[str], Path]) -> None:
+    """Copy the previews of the video at `path` beside it."""
+    for preview, beside in _previews(stage, path).items():
+        copy_whole(fetch(preview), beside)
+
+
+def _previews(stage: Stage, path: Path) -> dict[str, Path]:
+    """The names of a video's previews in its artifact, and the paths of their copies beside the video at `path`."""
+    if not isinstance(stage, ExportVideo):
+        return {}
+    return {preview: path.with_name(f"{path.stem}{ending}") for preview, ending in PREVIEWS.items()}
 
 
 def target_path(out: Path | None, name: str, stage: Stage, key: str, home: Home, overwrite: bool) -> Path | None:
-    """Where the last picture goes; in a folder it is called `name`. An existing file is kept unless this run made it.
+    """Where the last picture goes; in a folder it is called `name`. An existing file is kept unless it is this picture.
 
     `stage` is the last export and `key` its key. A file is written there once, to see that it can be. Raises
     `SpecError` for a place that takes none, and for a suffix that is not the format's.
@@ -69,10 +98,19 @@ def target_path(out: Path | None, name: str, stage: Stage, key: str, home: Home,
         return None
     assert isinstance(stage, Export | ExportVideo)
     path = path_in(out, stage, name)
-    if path.exists() and not path.is_dir() and not overwrite and not _made_by(path, stage, key, home):
-        raise SpecError(f"out: {str(path)!r} exists and is not this run's; choose another name or say --overwrite")
-    check_target("out", path)
+    for file, at in {stage.file_name: path, **_previews(stage, path)}.items():
+        if at.exists() and not at.is_dir() and not overwrite and not _made_by(at, stage, file, key, home):
+            raise SpecError(f"out: {str(at)!r} exists and is not this run's; choose another name or say --overwrite")
+        check_target("out", at)
     return path.absolute()
+
+
+def first_target(record: RunRecord, home: Home) -> Path | None:
+    """The file that a run's last picture was first asked for; None: nobody asked for one outside of the home."""
+    if record.target is None and record.outputs:
+        path = Path(record.outputs[0])
+        return path if path.parent != home.outputs(record.run) else None
+    return None if record.target is None else Path(record.target)
 
 
 def path_in(out: Path, stage: Export | ExportVideo, name: str) -> Path:
@@ -95,10 +133,15 @@ def _suffixes(stage: Export | ExportVideo) -> Mapping[str, str]:
     return SUFFIXES if isinstance(stage, Export) else VIDEO_SUFFIXES
 
 
-def _made_by(path: Path, stage: Export | ExportVideo, key: str, home: Home) -> bool:
-    if home.store.find(key) is None or not path.is_file():
+def _made_by(path: Path, stage: Export | ExportVideo, file: str, key: str, home: Home) -> bool:
+    """Whether the file at `path` is one of this run's; a picture that is not made yet goes by the spec in the file."""
+    if not path.is_file():
         return False
-    return filecmp.cmp(path, home.store.file_path(key, stage.file_name), shallow=False)
+    if home.store.find(key) is None:
+        return holds(path, stage, None)
+    if filecmp.cmp(path, home.store.file_path(key, file), shallow=False):
+        return True
+    return holds(path, stage, bytes(home.store.read(key)["pixels_sha256"].numpy()))
 
 
 def export_level(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from flows.rendering.attempts import begin_attempt, end_attempt
-from flows.rendering.export import deliver, file_name, target_path
-from flows.rendering.files import copy_whole
+from flows.rendering.export import deliver, put, target_path
 from flows.rendering.job import to_do
 from flows.rendering.live import Both, ProgressFile
 from flows.rendering.stop import StopEvent
@@ -130,7 +130,7 @@ class Session:
         last = job.plan.exports[-1]
         target = target_path(out, job.run, last.stage, last.key, self.home, overwrite)
         check(to_do(job.plan, self.home), job.plan.info, self.options, pick_device(self.options.device))
-        record = begin_attempt(job, self.home, made_for)
+        record = begin_attempt(job, self.home, made_for, target)
         outcomes: dict[str, Outcome] = {}
         progress = ProgressFile(self.home, job)
         try:
@@ -139,8 +139,9 @@ class Session:
             if self.helpers is not None:
                 self.helpers.export(runner, job, outcomes, lambda call, made: self._deliver(runner, job, call, made))
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
-            final = copy_whole(runner.file_path(last, file_name(last), outcomes), target) if target else None
-            digest = runner.read(last, outcomes)["pixels_sha256"]
+            digest = bytes(runner.read(last, outcomes)["pixels_sha256"].numpy())
+            fetch = partial(runner.file_path, last, outcomes=outcomes)
+            final = put(last, target, fetch, digest, overwrite) if target else None
         except Interrupted as stopped:
             why = self.stop.why
             state = "cancelled" if why == "cancelled" else "interrupted"
@@ -157,8 +158,7 @@ class Session:
             return_freed()
         outputs = tuple(path for path in (final, *reversed(levels)) if path is not None)
         end_attempt(self.home.runs, record, "done", None, outputs, self._watched.remarks())
-        pixels = bytes(digest.numpy()).hex()
-        return Result(job.run, outputs, pixels, tuple(outcomes.values()), time.monotonic() - began)
+        return Result(job.run, outputs, digest.hex(), tuple(outcomes.values()), time.monotonic() - began)
 
     def _deliver(self, runner: Runner, job: Job, export: Call, outcomes: dict[str, Outcome]) -> Path:
         """One level's picture or video, in the run's folder as soon as it is there; a video's previews beside it."""

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.rendering.export import StoredExport, deliver, target_path
-from flows.rendering.files import copy_whole
+from flows.rendering.export import StoredExport, deliver, put, target_path
 from flows.rendering.job import load, prepare
 from flows.rendering.session import Result
 from stages.call import Call
@@ -50,11 +49,12 @@ class StoredRun:
         levels = [
             deliver(one.call, home.outputs(self.run), partial(home.store.file_path, one.key)) for one in self.exports
         ]
-        final = copy_whole(levels[-1], target) if target else None
+        digest = bytes(home.store.read(last.key)["pixels_sha256"].numpy())
+        fetch = partial(home.store.file_path, last.key)
+        final = put(last.call, target, fetch, digest, overwrite) if target else None
         outputs = tuple(path for path in (final, *reversed(levels)) if path is not None)
-        pixels = bytes(home.store.read(last.key)["pixels_sha256"].numpy()).hex()
         outcomes = tuple(Outcome(one.call, one.key, reused=True) for one in self.exports)
-        return Result(self.run, outputs, pixels, outcomes, time.monotonic() - began)
+        return Result(self.run, outputs, digest.hex(), outcomes, time.monotonic() - began)
 
 
 def exports_of(record: RunRecord) -> tuple[StoredExport, ...]:

@@ -17,6 +17,8 @@ from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_k
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from PIL import Image
+
     from freescale import Step
     from stages.models.load import Models
     from stages.spec import RunOptions
@@ -39,15 +41,19 @@ class LoadPicture(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Decode the file, which must still be the one that was checked."""
+        picture = self.decoded()
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        return {"picture": pixels.reshape(picture.height, picture.width, -1)}
+
+    def decoded(self) -> Image.Image:
+        """Return the picture in the file. Raises `SpecError` where it is not the one that was checked."""
         data = _bytes("picture", Path(self.path))
         if hashlib.sha256(data).hexdigest() != self.digest:
             raise SpecError(f"picture: {self.path} has changed since the render was planned")
         decoded = _decoded("picture", self.path, data, self.mode)
         if decoded.converted != isinstance(self, ConvertPicture):
             raise SpecError(f"picture: {self.path} is read in another way since the run was planned; render it again")
-        picture = decoded.picture
-        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-        return {"picture": pixels.reshape(picture.height, picture.width, -1)}
+        return decoded.picture
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """Return the cost of a picture on the host."""
