@@ -26,6 +26,11 @@ NotifyOption = Annotated[
     typer.Option(help="Who is told at the end: an http address, or a Prefect block such as slack-webhook/studio."),
 ]
 
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for a copy of every final picture. Default: the home alone.", rich_help_panel=OUTPUT),
+]
+
 
 @grouped
 def batch(
@@ -35,10 +40,7 @@ def batch(
     running: Running,
     sharing: Sharing,
     where: Where,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for a copy of every final picture. Default: the home alone.", rich_help_panel=OUTPUT),
-    ] = None,
+    out: FolderOption = None,
     until: Annotated[
         str | None,
         typer.Option(help="HH:MM, a time of day after which no job is started, 00:00 to 23:59. Default: no end."),
