@@ -85,7 +85,8 @@ def _others_lived(home: Home, run: str, first: Attempt) -> bool:
         if record.run != run:
             for attempt in record.attempts:
                 runs_now = attempt.state == "running" and not is_lost(attempt)
-                if runs_now or (attempt.finished is not None and attempt.finished > first.started):
+                ended = None if attempt.state == "lost" else attempt.finished
+                if runs_now or (ended is not None and ended > first.started):
                     return True
     return False
 

@@ -15,12 +15,11 @@ from stages.spec import LOSSY
 from storage import ArtifactNotFoundError, DamagedArtifactError
 
 if TYPE_CHECKING:
-    from flows.batch.runner import State
     from flows.home import Home
     from flows.rendering.job import Job
 
 
-def job_card(folder: Path, job: Job, state: State, home: Home) -> dict[str, Any]:
+def job_card(folder: Path, job: Job, state: str, home: Home) -> dict[str, Any]:
     """What a page shows of a job: run, state, seconds, and its picture or the reason why there is none.
 
     The picture or video is copied under `folder`, and its paths are relative to that. A damaged one has the state

@@ -268,7 +268,7 @@ def methods(as_json: JsonOption = False) -> None:
 @app.command()
 @grouped
 def doctor(where: Where) -> None:
-    """Check versions, devices, disk and store."""
+    """Check versions, devices, disk, store, and the Prefect server where one is."""
     from flows.cli import doctor as checks
 
     raise typer.Exit(checks.report(home_of(where.home), where.as_json))

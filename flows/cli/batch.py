@@ -126,7 +126,7 @@ def prefect_setup(
     ] = None,
     api: Annotated[str | None, typer.Option(help="Address of the server. Default: PREFECT_API_URL.")] = None,
 ) -> None:
-    """Make work pool, heartbeat automation and deployments on a Prefect server. Safe to run again."""
+    """Make work pool, deployments and automations on a Prefect server. Safe to run again."""
     from flows.deployments import setup as prefect_setup
 
     for line in prefect_setup.setup(cron, zone, until, notify, limit, api):

@@ -1,4 +1,4 @@
-"""`freescale doctor`: versions and known-bad combinations, devices, disk, and the health of the store."""
+"""`freescale doctor`: versions and known-bad combinations, devices, disk, store, and Prefect's server."""
 
 from __future__ import annotations
 
@@ -132,4 +132,13 @@ def _models(home: Home) -> Iterator[Finding]:
     yield Finding("models", "shapes" in names, ", ".join(names) or "none found")
 
 
-CHECKS: tuple[Callable[[Home], Iterator[Finding]], ...] = (_versions, _devices, _disk, _models, _store)
+def _server(home: Home) -> Iterator[Finding]:
+    try:
+        from flows.deployments.health import server_health
+    except (ImportError, ValueError) as error:  # a package is missing, or a setting of Prefect is refused
+        yield Finding("server", False, f"Prefect cannot be imported: {' '.join(str(error).split())}")
+        return
+    yield from (Finding(*found) for found in server_health())
+
+
+CHECKS: tuple[Callable[[Home], Iterator[Finding]], ...] = (_versions, _devices, _disk, _models, _store, _server)

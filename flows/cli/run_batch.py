@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.batch.jobs_file import read_jobs
+from flows.batch.live_page import LivePage
 from flows.batch.notify import check_hook, notify
-from flows.batch.page import page_folder, write_page
 from flows.batch.runner import Batch
 from flows.batch.set_aside import read_set_aside
 from flows.cli.terminal import Terminal
@@ -93,7 +93,11 @@ def work(
     for queued in listed.jobs:
         for seed in queued.drawn:
             terminal.say(f"note: {queued.where}: the seed -1 is {seed}")
-    states = states_of(listed.jobs, Batch(home, options, terminal, stop, out, window, again), dask, workers)
+    with LivePage(home) as live:
+        live.show(listed)
+        terminal.say(f"the page is renewed while they run: {live.path}")
+        states = states_of(listed.jobs, Batch(home, options, terminal, stop, out, window, again), dask, workers)
+        page = _page(live, states, home, stop)
     rows = []
     for queued in listed.jobs:
         row: dict[str, Any] = {"name": queued.name, "run": queued.job.run, "state": states[queued.job.run]}
@@ -101,7 +105,6 @@ def work(
             row["error"] = read_set_aside(home, queued.job.run)["error"]
         terminal.say(f"{row['state']:<10} {row['name']}" + (f"  {row['error']}" if "error" in row else ""))
         rows.append(row)
-    page = _page(listed.jobs, states, home, stop)
     tally = Counter(row["state"] for row in rows)
     if hook is not None and not notify(hook, states.values(), page):
         terminal.say(f"notify: {hook} was not told")
@@ -113,10 +116,10 @@ def work(
     return 3 if tally["left"] else 1 if tally["set aside"] else 0
 
 
-def _page(jobs: Sequence[QueuedJob], states: Mapping[str, State], home: Home, stop: StopEvent) -> Path | None:
-    """Write the page of a batch; without it the pictures are there all the same, so an error is said and not raised."""
+def _page(live: LivePage, states: Mapping[str, State], home: Home, stop: StopEvent) -> Path | None:
+    """Write the page of the end; without it the pictures are there all the same, so an error is said and not raised."""
     try:
-        return with_room(lambda: write_page(page_folder(home, jobs), jobs, states, home)[0], stop, home.root)
+        return with_room(lambda: live.finish(states)[0], stop, home.root)
     except Exception as error:
         typer.echo(f"freescale: the page could not be written: {type(error).__name__}: {error}", err=True)
         return None

@@ -12,11 +12,13 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import plain_console
-from flows.rendering.states import STATES, is_lost, state_of
+from flows.rendering.live import progress_of
+from flows.rendering.states import STATES, attempts_of, state_of
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
     from flows.home import Home
+    from storage import RunRecord
 
 WIDE = 10_000  # columns: a row is one line, however long its path is
 
@@ -41,14 +43,18 @@ def print_runs(
     ]
     shown = [(record, now) for record, now in wanted if made_too or record.made_for is None][:limit]
     if as_json:
-        rows = [{"run": r.run, "state": now, "origin": r.origin, "outputs": r.outputs} for r, now in shown]
+        rows = [
+            {"run": r.run, "state": now, "progress": _progress(home, r), "origin": r.origin, "outputs": r.outputs}
+            for r, now in shown
+        ]
         typer.echo(json.dumps(rows))
         return
     table = Table("run", "state", "created", "attempts", "picture", box=None)
     for record, now in shown:
         picture = record.outputs[0] if record.outputs else ""
         created = f"{record.created.astimezone():%Y-%m-%d %H:%M}"
-        table.add_row(record.run, now, created, str(len(record.attempts)), picture)
+        at = progress_of(home, record)
+        table.add_row(record.run, now if at is None else f"{now}: {at}", created, str(len(record.attempts)), picture)
     plain_console(width=WIDE).print(table)
     made = sum(record.made_for is not None for record, _ in wanted)
     if made and not made_too:
@@ -64,22 +70,25 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         for c in record.plan
     ]
     if as_json:
-        typer.echo(json.dumps({**record.model_dump(mode="json"), "state": state_of(record), "stages": stages}))
+        now = {"state": state_of(record), "progress": _progress(home, record)}
+        typer.echo(json.dumps({**record.model_dump(mode="json"), **now, "stages": stages}))
         return
     console = plain_console(width=WIDE)
     console.print(
         f"{record.run}: {state_of(record)}"
         + (f", from {record.origin} at {record.origin_stage}" if record.origin else "")
     )
+    if (at := progress_of(home, record)) is not None:
+        console.print(f"  {at}, {at.percent:.0f} % done at {at.at.astimezone():%H:%M:%S} on {at.host}")
     if record.error:
         console.print(f"  {record.error}")
     video = "" if spec.get("frames") is None else f", {spec['frames']} frames at {spec['fps']} a second"
     console.print(f"  {spec['width']}x{spec['height']}{video}, seed {spec['seed']}: {spec['prompt']}")
     for s in stages:
         console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
-    for a in record.attempts:
+    for a in attempts_of(record):
         end = f"{a.finished:%H:%M:%S}" if a.finished else "…"
-        how = "lost: its process died" if is_lost(a) else a.error or a.state
+        how = "lost: its process died" if a.state == "lost" else a.error or a.state
         console.print(f"  attempt {a.started:%Y-%m-%d %H:%M:%S} to {end} on {a.host}: {how}")
         for remark in a.remarks:
             console.print(f"    {remark}")
@@ -87,6 +96,12 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         console.print(f"  {output}")
     if record.state != "done":
         console.print(f"  go on with: freescale resume {record.run}")
+
+
+def _progress(home: Home, record: RunRecord) -> dict[str, Any] | None:
+    """Where a run is now, for scripts; None where nobody works on it."""
+    at = progress_of(home, record)
+    return None if at is None else at.model_dump(mode="json")
 
 
 def print_methods(as_json: bool) -> None:

@@ -14,6 +14,7 @@ from flows.cluster.connect import cluster, uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import SHEET, check_out, write
 from flows.deployments.artifacts import Sender, picture_link
+from flows.deployments.restarts import Crashed, log_crashes
 from flows.deployments.tasks import in_task
 from flows.home import Home, user_path
 from stages.metrics.grid import GridSpec
@@ -28,12 +29,14 @@ def compare(
     out: str | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    crashed: Crashed = (),
 ) -> dict[str, Any]:
     """Render and show side by side. Returns what `freescale compare --json` prints; the page is under the home.
 
     The pictures are shared by `workers` processes of this machine, or by the workers of the Dask scheduler at `dask`.
     """
     home, log = Home.find(), get_run_logger()
+    log_crashes(log, crashed)
     comparison = prepare_comparison(spec, home)
     folder = user_path(out) if out else home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite=False)

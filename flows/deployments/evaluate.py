@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.cluster.pool import open_pool
 from flows.deployments.artifacts import Sender
+from flows.deployments.restarts import Crashed, log_crashes
 from flows.deployments.tasks import retried_task
 from flows.evaluate.layout import Evaluation, Picture, prepare_evaluation
 from flows.evaluate.readings import Read, cells, read_all, read_picture
@@ -34,6 +35,7 @@ def evaluate(
     workers: int | None = None,
     dask: str | None = None,
     readings_files: list[str] | None = None,
+    crashed: Crashed = (),
 ) -> dict[str, Any]:
     """Render and measure. Returns what `freescale evaluate --json` prints; the tables are under the home folder.
 
@@ -41,6 +43,7 @@ def evaluate(
     Readings are taken from `readings_files` where they have them, and new ones are added to the first.
     """
     home, log = Home.find(), get_run_logger()
+    log_crashes(log, crashed)
     evaluation = prepare_evaluation(spec, home)
     folder = user_path(out) if out else home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite=False)

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.states import Cancelled, Completed, Failed
 
-from flows.batch.jobs_file import Seeds, read_jobs
+from flows.batch.jobs_file import Jobs, Seeds, read_jobs
+from flows.batch.live_page import LivePage
 from flows.batch.notify import check_hook
 from flows.batch.notify import notify as send_notification
-from flows.batch.page import costs, page_folder, write_page
+from flows.batch.page import costs
 from flows.batch.runner import Batch
 from flows.batch.window import Window
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.deployments.artifacts import Sender, picture_link
+from flows.deployments.restarts import Crashed, first_due, log_crashes
+from flows.deployments.running import RunningJobs
 from flows.deployments.tasks import FlowState, in_task
 from flows.home import Home, user_path
 from flows.rendering.room import with_room
@@ -34,7 +39,6 @@ from stages.spec import RunOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flows.batch.jobs_file import QueuedJob
     from flows.batch.runner import State
 
 
@@ -52,7 +56,8 @@ def overnight(
     workers: int | None = None,
     dask: str | None = None,
     notify: str | None = None,
-) -> dict[str, Any]:
+    crashed: Crashed = (),
+) -> dict[str, Any] | PrefectState[Any]:
     """Render the jobs of a file or folder until they are done or a clock in `zone` shows `until` (HH:MM).
 
     Without `jobs`, the folder `jobs` of the home is taken. Jobs that are put into a folder while others run are
@@ -60,27 +65,46 @@ def overnight(
     aside; `again` takes up those that were. A job that cannot be rendered refuses the batch, or with `skip_bad` is
     left out. The pictures also go to the folder `out`. The jobs are shared by `workers` processes of this machine, or
     by the workers of the Dask scheduler at `dask`. `notify` is told how the batch ended: an http address, or TYPE/NAME
-    of a notification block of this server. Returns the number of jobs by state, and the path of the page.
+    of a notification block of this server. Returns the number of jobs by state, and the path of the page; the flow run
+    ends as `Incomplete`, which is failed, where jobs were set aside or left out, and as `Jobs left` where some wait.
     """
     home, log, stop = Home.find(), get_run_logger(), StopEvent()
     check_hook(notify)
+    log_crashes(log, crashed)
     with closing(FlowState(stop)) as state:
-        window = Window.of(until, zone, at_end, state.due)  # a run that starts late does not work into the day
+        # a run that starts late, or again after a crash, does not work into the day
+        window = Window.of(until, zone, at_end, first_due(crashed, state.due))
         source, seeds = user_path(jobs) if jobs else home.root / "jobs", Seeds()
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
-        with _open_batch(home, options, state, dask, workers, **fields) as batch:
-            found, states = _work_off(batch, lambda: _checked(source, home, defaults, skip_bad, log, seeds), log)
-    page = None
-    if found:
-        try:
-            page = with_room(lambda: _write_page(home, found, states), stop, home.root)
-        except Exception as error:  # without it the pictures are there all the same
-            log.error("the page could not be written: %s: %s", type(error).__name__, error)
+        with LivePage(home) as live:
+            with (
+                closing(RunningJobs(home, lambda: live.jobs)),
+                _open_batch(home, options, state, dask, workers, **fields) as batch,
+            ):
+                states = _work_off(
+                    batch, lambda: live.show(_checked(source, home, defaults, skip_bad, log, seeds)), log
+                )
+            page = _last_page(live, home, states, stop, log)
     send_notification(notify, states.values(), page)
     state.end()
-    return {"tally": Counter(states.values()), "page": None if page is None else str(page)}
+    return _ended(
+        {"tally": Counter(states.values()), "page": None if page is None else str(page)}, len(live.left_out), stop
+    )
+
+
+def _ended(result: dict[str, Any], left_out: int, stop: StopEvent) -> dict[str, Any] | PrefectState[Any]:
+    """The result of a complete batch, else the state that says what is missing."""
+    tally = Counter(result["tally"], **({"left out": left_out} if left_out else {}))
+    message = ", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f"; page: {result['page']}"
+    if stop.why == "cancelled":
+        return Cancelled(message=message)
+    if tally["set aside"] or left_out:
+        return Failed(name="Incomplete", message=message)
+    if tally["left"]:
+        return Completed(name="Jobs left", message=message, data=result)
+    return result
 
 
 @contextmanager
@@ -96,33 +120,27 @@ def _open_batch(
         yield Batch(home, options, NullObserver(), is_paused=lambda: state.is_held or pause_file.exists(), **fields)
 
 
-def _work_off(
-    batch: Batch | ClusterBatch, read: Callable[[], tuple[QueuedJob, ...]], log: Any
-) -> tuple[tuple[QueuedJob, ...], dict[str, State]]:
+def _work_off(batch: Batch | ClusterBatch, read: Callable[[], Jobs], log: Any) -> dict[str, State]:
     """Run the jobs that `read` gives, and again those that are new since, until there are none or a job is left."""
-    found: dict[str, QueuedJob] = {}
     states: dict[str, State] = {}
-    while new := [queued for queued in read() if queued.job.run not in found]:
+    while new := [queued for queued in read().jobs if queued.job.run not in states]:
         log.info("%s jobs", len(new))
-        found |= {queued.job.run: queued for queued in new}
         states |= batch.run(new)
         if "left" in states.values():
             break
-    return tuple(found.values()), states
+    return states
 
 
-def _checked(
-    source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any, seeds: Seeds
-) -> tuple[QueuedJob, ...]:
+def _checked(source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any, seeds: Seeds) -> Jobs:
     """The jobs that are in `source` now. Raises `SpecError` for one that cannot be rendered, unless `skip_bad`."""
     if source.is_dir() and not any(source.iterdir()):
-        return ()
+        return Jobs((), (), 0)
     found = read_jobs(source, home, defaults, seeds=seeds)
     for problem in found.problems:
         log.error("%s", problem)
     if found.problems and not (skip_bad and found.jobs):
         raise SpecError(f"jobs: {len(found.problems)} cannot be rendered, the first is {found.problems[0]}")
-    return found.jobs
+    return found
 
 
 def _folder(out: str | None) -> Path | None:
@@ -133,12 +151,18 @@ def _folder(out: str | None) -> Path | None:
     return folder
 
 
-def _write_page(home: Home, jobs: tuple[QueuedJob, ...], states: dict[str, State]) -> Path:
-    """Write the page of the batch and send the server its table and contact sheet; return the page's path."""
-    page, sheet, _ = write_page(page_folder(home, jobs), jobs, states, home)
-    sender, table = Sender(), costs(jobs, states, home)
-    text = f"`{page}`\n\n{picture_link('contact sheet', sheet)}"
+def _last_page(live: LivePage, home: Home, states: dict[str, State], stop: StopEvent, log: Any) -> Path | None:
+    """Write the page of the end and send its table and contact sheet; return the page's path, None without one."""
+    if not states:
+        return None
+    try:
+        page, sheet, _ = with_room(lambda: live.finish(states), stop, home.root)
+    except Exception as error:  # without it the pictures are there all the same
+        log.error("the page could not be written: %s: %s", type(error).__name__, error)
+        return None
+    sender, table = Sender(), costs(live.jobs, states, home)
     sender.send(lambda: create_table_artifact(table, key="overnight-costs", description=str(page)))
+    text = f"`{page}`\n\n{picture_link('contact sheet', sheet)}"
     sender.send(lambda: create_markdown_artifact(text, key="overnight-pictures"))
     sender.close()
     return page

@@ -12,6 +12,7 @@ from prefect import flow, get_run_logger
 
 from flows.cluster.fanout import open_fanout
 from flows.deployments.artifacts import FlowObserver
+from flows.deployments.restarts import Crashed, log_crashes
 from flows.deployments.tasks import retried_task
 from flows.home import Home, user_path
 from flows.rendering.job import Job, prepare
@@ -29,15 +30,17 @@ def render(
     out: str | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    crashed: Crashed = (),
 ) -> dict[str, Any]:
     """Render one picture. Returns what `freescale render --json` prints; the pictures are under the home folder.
 
     The tiles of the VAE, the frames of videos and the exports are computed by `workers` processes of this machine, or
     by the workers of the Dask scheduler at `dask`.
     """
-    home = Home.find()
+    home, log = Home.find(), get_run_logger()
+    log_crashes(log, crashed)
     job = prepare(spec, home)
-    observer = FlowObserver(job.plan, get_run_logger())
+    observer = FlowObserver(job.plan, log)
     try:
         observer.began(job)
         session = TaskSession(home, options, observer)

@@ -1,29 +1,25 @@
 """`freescale prefect-setup`: makes what the deployments need in the database of a Prefect server.
 
-That is the work pool, an automation that crashes runs whose heartbeat stopped (a worker that was killed leaves its run
-"Running" for ever, and the next night would wait for that run), and the deployments of `prefect.yaml`. Run again, it
-updates them, their entrypoints too, and makes none twice. Schedules and parameters that a person changed on the server
-stay.
+That is the work pool, the deployments of `prefect.yaml`, and automations that crash runs whose process is gone and run
+crashed ones again. Run again, it updates them, their entrypoints too, and makes none twice. Schedules and parameters
+that a person changed on the server stay.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.resources
+import logging
 import time
 import urllib.error
 import urllib.request
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings, update_current_profile
 from prefect.utilities.callables import parameter_schema
@@ -31,17 +27,19 @@ from prefect.workers.process import ProcessWorker
 
 from flows.batch.notify import check_hook
 from flows.batch.window import Window, zone_of
+from flows.deployments.automations import HEARTBEAT_SECONDS, crash_the_dead, run_again
 from flows.home import Home
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
+log = logging.getLogger(__name__)
 API = "http://127.0.0.1:4200/api"
-AUTOMATION = "freescale: crash runs without a heartbeat"
-HEARTBEAT_SECONDS, SILENCE_SECONDS = 30, 90  # without a setting, a run sends a heartbeat only every 180 s
-ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
+RESTARTED = ("local", "evaluate", "compare", "overnight")  # by entry of `prefect.yaml`: run again when a run crashed
 
 
 def setup(
@@ -51,7 +49,7 @@ def setup(
     notify: str | None = None,
     limit: int | None = None,
     api: str | None = None,
-    patience: float = 30.0,
+    patience: float = 120.0,
 ) -> list[str]:
     """Make or update everything on the server; return a line for each thing.
 
@@ -64,7 +62,7 @@ def setup(
     given = _parameters(until, zone, notify)
     if limit is not None and limit < 1:
         raise SpecError(f"limit: {limit} is not 1 or more")
-    definition, folder = _definition()
+    definition, folder = read_definition()
     lines = []
     url = api or PREFECT_API_URL.value() or API
     _wait_for(url, patience)
@@ -73,15 +71,20 @@ def setup(
         lines.append(f"PREFECT_API_URL is {url} from now on")
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         pool = definition["definitions"]["work_pools"]["gpu"]["name"]
-        lines += [_pool(client, pool, limit), _automation(client)]
+        lines += [_pool(client, pool, limit), *crash_the_dead(client)]
+        restarted = []
         for entry in definition["deployments"]:
             is_overnight = entry["name"] == "overnight"
             when, parameters = (schedule, given) if is_overnight else (None, {})
-            lines.append(_deployment(client, entry, folder, when, parameters))
+            deployment, line = _deployment(client, entry, folder, when, parameters)
+            lines.append(line)
+            if entry["name"] in RESTARTED:
+                restarted.append(deployment)
+        lines.append(run_again(client, restarted))
     return lines
 
 
-def _definition() -> tuple[dict[str, Any], Path]:
+def read_definition() -> tuple[dict[str, Any], Path]:
     """What `prefect.yaml` says, and the folder that runs of its deployments work in.
 
     A checkout has the file beside the package `flows`, and its runs work there. A wheel has a copy beside this module;
@@ -117,7 +120,7 @@ def _parameters(until: str | None, zone: str | None, notify: str | None) -> dict
 
 def _wait_for(url: str, patience: float) -> None:
     """Until a server answers. Raises `SpecError` where none does."""
-    last = time.monotonic() + patience
+    last, waits = time.monotonic() + patience, False
     while True:
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
@@ -126,8 +129,11 @@ def _wait_for(url: str, patience: float) -> None:
             if time.monotonic() >= last or isinstance(error, ValueError):
                 raise SpecError(
                     f"prefect: no server answers at {url} ({getattr(error, 'reason', error)}); "
-                    "prefect server start --background starts one"
+                    "prefect server start starts one"
                 ) from None
+        if not waits:
+            log.warning("waiting for a server at %s; its first start may take a minute", url)
+        waits = True
         time.sleep(0.5)
 
 
@@ -147,38 +153,13 @@ def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> str:
     return f"work pool {name}: there"
 
 
-def _automation(client: SyncPrefectClient) -> str:
-    """Have the server crash a run that sent a heartbeat, and then neither another one nor its end."""
-    wanted = AutomationCore(
-        name=AUTOMATION,
-        description=f"No heartbeat for {SILENCE_SECONDS} s: the run's worker was killed, or its machine was lost.",
-        enabled=True,
-        trigger=EventTrigger(
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            for_each={"prefect.resource.id"},
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=SILENCE_SECONDS),
-        ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE_SECONDS} s")],
-    )
-    found = client.read_automations_by_name(AUTOMATION)
-    if not found:
-        client.create_automation(wanted)
-        return f"automation {AUTOMATION!r}: made"
-    client.update_automation(found[0].id, wanted.model_copy(update={"enabled": found[0].enabled}))
-    return f"automation {AUTOMATION!r}: there"
-
-
 def _deployment(
     client: SyncPrefectClient,
     entry: dict[str, Any],
     folder: Path,
     schedule: CronSchedule | None,
     given: dict[str, str],
-) -> str:
+) -> tuple[UUID, str]:
     module, _, name = entry["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
     label = f"{flow.name}/{entry['name']}"
@@ -187,7 +168,7 @@ def _deployment(
     except ObjectNotFound:
         there = None
     parameters = entry.get("parameters", {}) if there is None else there.parameters
-    client.create_deployment(  # where there is one of this name already, the server changes that
+    deployment = client.create_deployment(  # where there is one of this name already, the server changes that
         client.create_flow(flow),
         entry["name"],
         entrypoint=entry["entrypoint"],
@@ -201,7 +182,7 @@ def _deployment(
         job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
         pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
     )
-    return f"deployment {label}: {'made' if there is None else 'there'}{_when(client, label)}"
+    return deployment, f"deployment {label}: {'made' if there is None else 'there'}{_when(client, label)}"
 
 
 def _schedules(

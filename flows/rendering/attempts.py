@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.rendering.job import planned
+from flows.rendering.live import last_sign
 from flows.rendering.states import boot_id, is_lost
 from storage import Attempt, Checkpoints, RunNotFoundError, RunRecord
 
@@ -38,7 +39,7 @@ def begin_attempt(job: Job, home: Home, made_for: str | None = None, target: Pat
     asked = None if target is None else str(target)
     try:
         found = home.runs.load(job.run)
-        before = (each.revised(state="lost", error=LOST) if is_lost(each) else each for each in found.attempts[-99:])
+        before = (_lost(each, job.run, home) if is_lost(each) else each for each in found.attempts[-99:])
         record = found.revised(
             state="running",
             error=None,
@@ -74,6 +75,14 @@ def end_attempt(
     last = record.attempts[-1].revised(finished=datetime.now(UTC), state=state, error=error, remarks=remarks)
     kept = tuple(str(path) for path in outputs) or record.outputs
     runs.save(record.revised(state=state, error=error, outputs=kept, attempts=(*record.attempts[:-1], last)))
+
+
+def _lost(attempt: Attempt, run: str, home: Home) -> Attempt:
+    """An attempt whose process is gone: it ended when its progress file was last written, as far as is known."""
+    sign = last_sign(home, run)
+    is_its = sign is not None and (sign.host, sign.process) == (attempt.host, attempt.process)
+    finished = sign.at if sign is not None and is_its and sign.at >= attempt.started else attempt.finished
+    return attempt.revised(state="lost", error=LOST, finished=finished)
 
 
 def reached(job: Job, home: Home) -> str:

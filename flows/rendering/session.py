@@ -17,6 +17,7 @@ import torch
 from flows.rendering.attempts import begin_attempt, end_attempt
 from flows.rendering.export import deliver, put, target_path
 from flows.rendering.job import to_do
+from flows.rendering.live import Both, ProgressFile
 from flows.rendering.stop import StopEvent
 from stages.device import pick_device
 from stages.models.load import Models
@@ -131,8 +132,10 @@ class Session:
         check(to_do(job.plan, self.home), job.plan.info, self.options, pick_device(self.options.device))
         record = begin_attempt(job, self.home, made_for, target)
         outcomes: dict[str, Outcome] = {}
+        progress = ProgressFile(self.home, job)
         try:
             runner = self.runner(job)
+            runner.observer = Both(runner.observer, SafeObserver(progress))
             if self.helpers is not None:
                 self.helpers.export(runner, job, outcomes, lambda call, made: self._deliver(runner, job, call, made))
             levels = [self._deliver(runner, job, export, outcomes) for export in job.plan.exports]
@@ -151,6 +154,7 @@ class Session:
             end_attempt(self.home.runs, record, state, f"{type(error).__name__}: {error}", (), self._watched.remarks())
             raise
         finally:
+            progress.remove()
             return_freed()
         outputs = tuple(path for path in (final, *reversed(levels)) if path is not None)
         end_attempt(self.home.runs, record, "done", None, outputs, self._watched.remarks())

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from storage import Attempt, RunRecord
 
 STATES = ("running", "done", "stopped", "cancelled", "lost", "failed")  # what `state_of` begins with
@@ -37,6 +39,23 @@ def state_of(record: RunRecord) -> str:
         _, found, step = (record.error or "").partition(" after step ")
         return f"stopped after step {step.split(' ')[0]}" if found else "stopped"
     return record.state
+
+
+def attempts_of(record: RunRecord) -> tuple[Attempt, ...]:
+    """The attempts at a run, oldest first, with the state `lost` where the process is gone.
+
+    Of the last one on another machine that cannot be told here.
+    """
+    last = len(record.attempts) - 1
+    return tuple(
+        each.revised(state="lost") if is_lost(each) and (at < last or state_of(record) == "lost") else each
+        for at, each in enumerate(record.attempts)
+    )
+
+
+def retries(attempts: Sequence[Attempt]) -> int:
+    """How often a run was tried again because an attempt failed or was lost; a stop, a pause or a find is no retry."""
+    return sum(attempt.state == "failed" or is_lost(attempt) for attempt in attempts[:-1])
 
 
 @cache

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -81,7 +82,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = dict(kwargs or {})
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             return args[0].dtype == torch.bool or 1.0  # checks of values are passed
-        out = func(*args, **given)
+        out = _run(func, args, given) if self.device == "meta" else func(*args, **given)
         if isinstance(out, torch.Tensor):
             if not func.is_view:
                 self._see(out)
@@ -107,6 +108,73 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _freed(self, identity: int) -> None:
         self.live -= self._sizes.pop(identity)
+
+
+class _Like(NamedTuple):
+    """What a fresh tensor on the meta device is: all that decides it, and what it decides."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    def made(self) -> Tensor:
+        """Return such a tensor."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="meta")
+
+
+def _run(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    """Run an operation on the meta device: torch's own rules once for each form of its inputs, which take long.
+
+    Only an operation that returns fresh tensors is remembered: no view, and nothing that it changes in place.
+    """
+    key = _key((args, given)) if _is_fresh(func) else None
+    if key is None:
+        return func(*args, **given)
+    key = (func, key)
+    if (likes := _MADE.get(key)) is None:
+        out = func(*args, **given)
+        if (found := _likes(out)) is not None:
+            _MADE[key] = found
+        return out
+    return likes.made() if isinstance(likes, _Like) else tuple(like.made() for like in likes)
+
+
+_MADE: dict[Any, _Like | tuple[_Like, ...]] = {}
+
+
+@cache
+def _is_fresh(func: Any) -> bool:
+    """Whether an operation returns tensors alone, none of which is a view, and writes to none that it is given."""
+    schema = func._schema
+    returns = [str(each.type) for each in schema.returns]
+    aliases = any(each.alias_info is not None for each in (*schema.arguments, *schema.returns))
+    return bool(returns) and set(returns) == {"Tensor"} and not aliases
+
+
+def _key(given: Any) -> Any:
+    """Return all that decides the form of a result; None where a tensor is not on the meta device, or not plain."""
+    if isinstance(given, torch.Tensor):
+        plain = given.is_meta and not given.is_conj() and not given.is_neg()
+        return (given.shape, given.stride(), given.dtype) if plain else None
+    if isinstance(given, dict):
+        given = tuple(given.items())
+    if isinstance(given, list | tuple):
+        parts = tuple(_key(each) for each in given)
+        return None if None in parts else parts
+    return (type(given), given)
+
+
+def _likes(out: Any) -> _Like | tuple[_Like, ...] | None:
+    """Return the forms of an operation's results; None where a tensor of its form would have other bytes."""
+    if isinstance(out, torch.Tensor):
+        like = _Like(out.shape, out.stride(), out.dtype)
+        same = out.is_meta and out.untyped_storage().nbytes() == like.made().untyped_storage().nbytes()
+        return like if same and out.storage_offset() == 0 else None
+    if not isinstance(out, tuple):
+        return None
+    found = tuple(_likes(each) for each in out)
+    is_own = len({each.untyped_storage()._cdata for each in out if isinstance(each, torch.Tensor)}) == len(out)
+    return tuple(each for each in found if isinstance(each, _Like)) if is_own and None not in found else None
 
 
 class _Attention(TorchFunctionMode):

@@ -51,7 +51,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
         night = Batch(home, RunOptions(threads=1), Terminal(quiet=True))
         states = night.run(jobs[:2]) | {jobs[2].job.run: "left"}
     page = write_page(page_folder(home, jobs), jobs, states, home)[0]
-    assert [line["state"] for line in costs(jobs, states, home)] == ["done", "set aside", "left"]
+    assert [line["state"] for line in costs(jobs, states, home)] == ["done", "set aside", "not begun"]
     return home, page
 
 
@@ -88,9 +88,9 @@ def test_a_picture_damaged_since_costs_its_place_and_no_more(tmp_path: Path) -> 
 
 def test_the_page_shows_every_job_and_hides_what_is_not_asked_for(told: tuple[Home, Path], browser: Any) -> None:
     browser.open(told[1])
-    assert browser.run("document.querySelector('#tally').textContent").startswith("1 done, 1 set aside, 1 left")
+    assert browser.run("document.querySelector('#tally').textContent").startswith("1 done, 1 set aside, 1 not begun")
     cards = browser.run("[...document.querySelectorAll('main > figure')].map((f) => f.innerText)")
-    assert ["good" in cards[0], "a <poisoned> stage" in cards[1], "left" in cards[2]] == [True] * 3
+    assert ["good" in cards[0], "a <poisoned> stage" in cards[1], "not begun" in cards[2]] == [True] * 3
     assert "freescale resume" in cards[1]
     assert not browser.run("document.querySelector('main b')")  # words are words, never markup
     browser.run("document.querySelectorAll('nav input')[0].click()")

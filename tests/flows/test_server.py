@@ -11,11 +11,13 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import Pause
-from prefect.states import Cancelling, Paused, Suspended
+from prefect.states import Cancelling, Paused, Scheduled, Suspended
 
 from flows.batch.jobs_file import read_jobs
 from flows.cli.terminal import Terminal
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from uuid import UUID
 
+    from prefect.client.schemas.objects import Artifact
     from prefect.client.schemas.objects import State as PrefectState
 
     from flows.rendering.job import Job
@@ -58,6 +61,13 @@ def task_runs() -> dict[str, str]:
     """Name and state of every task run, from the server."""
     with get_client(sync_client=True) as client:
         return {run.name: run.state_name or "" for run in client.read_task_runs(limit=200)}
+
+
+def artifacts() -> dict[str, Artifact]:
+    """The newest artifact of each key, from the server."""
+    with get_client(sync_client=True) as client:
+        newest_last = reversed(client.read_artifacts(sort=ArtifactSort.CREATED_DESC))
+        return {artifact.key: artifact for artifact in newest_last if artifact.key is not None}
 
 
 def test_evaluate_measures_and_goes_on(home: Home) -> None:
@@ -120,18 +130,36 @@ def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
     job_line = job
     monkeypatch.setattr(Session, "render", faulty)
     monkeypatch.setattr("flows.batch.runner.BACKOFF_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("flows.deployments.running.LOOK_SECONDS", 0.05)
     jobs(home.root / "jobs", one=job("a red disc") + job("a poison square"))
-    made = overnight(options=OPTIONS)
-    assert made["tally"] == {"done": 2, "set aside": 1}
+    ended = overnight(options=OPTIONS, return_state=True)
+    assert (ended.name, ended.type.value) == ("Incomplete", "FAILED")
+    assert str(ended.message).startswith("2 done, 1 set aside; page: ")
+    shown = artifacts()
+    disc = next(record.run for record in home.runs.list() if record.run.startswith("a-red-disc"))
+    progress, preview = shown[f"progress-{disc[-8:]}"], shown[f"preview-{disc[-8:]}"]
+    assert (progress.data, progress.description) == (100.0, "a-red-disc: done")
+    assert "![a-red-disc](data:image/jpeg;base64," in preview.data
+    assert len({artifact.flow_run_id for artifact in (progress, preview)}) == 1
+    assert progress.flow_run_id is not None
     states = task_runs()
     assert [states[name] for name in ("a-red-disc", "a-poison-square", "a-late-ring")] == [
         "Completed",
         "Failed",
         "Completed",
     ]
-    record = json.loads(Path(made["page"]).with_name("night.json").read_text())
+    page = Path(str(ended.message).split("page: ")[1])
+    record = json.loads(page.with_name("night.json").read_text())
     assert {j["name"]: j["state"] for j in record["jobs"]}["a-poison-square"] == "set aside"
-    assert overnight(options=OPTIONS)["tally"] == made["tally"]  # the next night has nothing new to do
+    again = overnight(options=OPTIONS, return_state=True)
+    assert str(again.message).split("; page: ")[0] == "2 done, 1 set aside"  # the next night has nothing new to do
+
+
+def test_a_night_with_a_job_left_out_is_incomplete(home: Home) -> None:
+    jobs(home.root / "jobs", one=job("a red disc") + job("a blue disc").replace("192x128", "191x128"))
+    ended = overnight(options=OPTIONS, skip_bad=True, return_state=True)
+    assert (ended.name, ended.type.value) == ("Incomplete", "FAILED")
+    assert str(ended.message).startswith("1 done, 1 left out; page: ")
 
 
 def test_an_empty_folder_is_a_quiet_night(home: Home) -> None:
@@ -195,7 +223,7 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
     jobs(home.root / "jobs", one=job("a red disc", steps=20))
     with running(home) as (run, end):
         set_state(run, Cancelling())
-        end.result(60)
+        assert end.result(60).name == "Cancelled"
     checkpoints = list((home.root / "store" / "steps").glob("*/*"))
     assert checkpoints
     quiet = Home(home.root / "quiet")
@@ -227,7 +255,17 @@ def test_a_night_that_starts_late_starts_nothing_after_its_end(home: Home) -> No
     evening = datetime(2026, 11, 1, 21, 0, tzinfo=UTC)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FlowState, "__init__", late(FlowState.__init__, evening))
-        assert overnight(options=OPTIONS, until="06:30", zone="UTC")["tally"] == {"left": 1}
+        ended = overnight(options=OPTIONS, until="06:30", zone="UTC", return_state=True)
+    assert (ended.name, ended.result()["tally"]) == ("Jobs left", {"left": 1})
+
+
+def test_a_night_run_again_after_a_crash_keeps_the_window_of_the_first(home: Home) -> None:
+    jobs(home.root / "jobs", one=job("a red disc"))
+    evening = datetime(2026, 11, 1, 21, 0, tzinfo=UTC)
+    with get_client(sync_client=True) as client:
+        first = client.create_flow_run(overnight, state=Scheduled(scheduled_time=evening))
+    ended = overnight(options=OPTIONS, until="06:30", zone="UTC", crashed=(uuid4(), first.id), return_state=True)
+    assert (ended.name, ended.result()["tally"]) == ("Jobs left", {"left": 1})
 
 
 def late(init: Any, due: datetime) -> Any:

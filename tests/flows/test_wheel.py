@@ -14,7 +14,7 @@ import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.deployments.setup import AUTOMATION
+from flows.deployments.automations import AGAIN, SILENT, UNSTARTED
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flows", "freescale", "stages", "storage")
@@ -105,8 +105,9 @@ def check_its_deployments(scripts: Path, folder: Path, server: str) -> None:
         for deployment in deployments:  # the server is one for all tests: others count what they make
             client.delete_deployment(deployment.id)
         client.delete_work_pool(deployments[0].work_pool_name)
-        for automation in client.read_automations_by_name(AUTOMATION):
-            client.delete_automation(automation.id)
+        for name in (SILENT, UNSTARTED, AGAIN):
+            for automation in client.read_automations_by_name(name):
+                client.delete_automation(automation.id)
     place = {"directory": str(folder / "home")}
     step = {"prefect.deployments.steps.set_working_directory": place}
     assert [deployment.pull_steps for deployment in deployments] == [[step]] * 5
