@@ -25,7 +25,7 @@ NAME = "Pr\u00fcfung \u65e5\u672c"
 def home(tmp_path: Path) -> Home:
     """A home with the record of one run, whose prompt no ASCII terminal can show, in a folder of that name."""
     home = Home(tmp_path / NAME)
-    begin_attempt(small(home), home.runs)
+    begin_attempt(small(home), home)
     return home
 
 
