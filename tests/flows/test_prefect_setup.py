@@ -13,9 +13,10 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Crashed, Running
+from prefect.states import Crashed, Pending, Running
 from prefect.utilities.callables import parameter_schema
 
+from flows.deployments import automations
 from flows.deployments.automations import AGAIN, SILENT, UNSTARTED
 from flows.deployments.compare import compare
 from flows.deployments.evaluate import evaluate
@@ -155,3 +156,18 @@ def test_a_crashed_run_is_run_again_with_its_parameters_and_not_for_ever(prefect
     with get_client(sync_client=True) as client, pytest.raises(PrefectHTTPStatusError, match="409"):
         client.create_flow_run_from_deployment(night, parameters={**given, "crashed": [*before, str(worn)]})
     assert not successors(deployments["prune/prune"], pruned)
+
+
+def test_a_run_that_was_taken_and_never_began_is_crashed(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(automations, "START_SECONDS", 10)  # the least that a server takes
+        setup(api=prefect_server)
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(client.read_deployment_by_name("prune/prune").id).id
+        client.set_flow_run_state(run, Pending())
+        patience = time.monotonic() + 60
+        while (state := client.read_flow_run(run).state) is None or not state.is_crashed():
+            assert time.monotonic() < patience, state
+            time.sleep(0.2)
+    setup(api=prefect_server)
+    assert state.message == "not started for 10 s"
