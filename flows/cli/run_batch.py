@@ -17,7 +17,7 @@ from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.rendering.advice import remarks
-from flows.rendering.files import check_folder
+from flows.rendering.files import check_out_folder
 from flows.rendering.job import to_do
 from flows.rendering.room import with_room
 from stages.device import pick_device
@@ -83,7 +83,7 @@ def work(
     uses_workers(dask, workers)
     check_hook(hook)
     if out is not None:
-        check_folder("out", out)
+        check_out_folder("out", out)
     home.make()
     terminal = Terminal()
     terminal.say(f"{len(listed.jobs)} jobs" + (f", {listed.repeated} more are repetitions" if listed.repeated else ""))

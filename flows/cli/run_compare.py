@@ -14,7 +14,7 @@ from flows.cli.terminal import Terminal
 from flows.cluster.connect import uses_workers
 from flows.compare.layout import prepare_comparison
 from flows.compare.page import check_out, write
-from flows.rendering.files import check_folder
+from flows.rendering.files import check_out_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def run(
     comparison = prepare_comparison(spec, home)
     folder = out or home.root / "comparisons" / comparison.name
     check_out(folder, comparison, overwrite)
-    check_folder("out", folder)
+    check_out_folder("out", folder)
     home.make()
     terminal = Terminal()
     terminal.say(f"{comparison.name}: {len(comparison.rows)} rows of {len(spec.methods)} pictures")

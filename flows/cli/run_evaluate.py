@@ -19,7 +19,7 @@ from flows.evaluate.readings import cells, read_all, unread
 from flows.evaluate.readings_file import ReadingsFile
 from flows.evaluate.report import as_json, as_markdown, check_out, write
 from flows.home import Home
-from flows.rendering.files import check_folder
+from flows.rendering.files import check_out_folder
 from flows.rendering.session import Session
 from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted
@@ -58,7 +58,7 @@ def run(
     folder = out or home.root / "evaluations" / evaluation.name
     check_out(folder, evaluation, overwrite)
     if not only_plan:
-        check_folder("out", folder)
+        check_out_folder("out", folder)
     home.make()
     file = ReadingsFile(tuple(kept))
     terminal = Terminal()

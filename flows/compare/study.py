@@ -17,7 +17,7 @@ from PIL import Image
 
 from flows.compare.page import RECORD
 from flows.pages.html import html
-from flows.rendering.files import check_folder, write_whole
+from flows.rendering.files import check_out_folder, write_whole
 from freescale.forward_process import generator
 from stages.errors import SpecError, cause
 from storage import fingerprint
@@ -69,7 +69,7 @@ def make_study(comparison: Path, out: Path, seed: int, overwrite: bool = False) 
             f"comparison: the page would have {len(files[PAGE]) >> 20} MiB, {MAX_BYTES >> 20} are allowed; "
             "take fewer prompts or seeds"
         )
-    check_folder("out", out)
+    check_out_folder("out", out)
     for name, data_ in files.items():
         if (out / name).exists() and not overwrite and (out / name).read_bytes() != data_:
             raise SpecError(f"out: {str(out / name)!r} is of another study; name another folder or say --overwrite")

@@ -7,6 +7,7 @@ import filecmp
 import shutil
 from typing import TYPE_CHECKING
 
+from flows.home import check_folder
 from stages.errors import SpecError
 from storage import whole_file
 
@@ -41,10 +42,9 @@ def check_target(field: str, path: Path) -> None:
         ) from None
 
 
-def check_folder(field: str, path: Path) -> None:
+def check_out_folder(field: str, path: Path) -> None:
     """Raise `SpecError`, naming `field`, where no file can be written into the folder `path`, which is made."""
-    if path.exists() and not path.is_dir():
-        raise SpecError(f"{field}: {str(path)!r} is a file; name a folder")
+    check_folder(field, path)
     check_target(field, path / "picture")
 
 
