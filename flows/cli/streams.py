@@ -17,7 +17,8 @@ class SafeStream:
 
     def __init__(self, stream: TextIO) -> None:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends no command
+            with suppress(OSError):  # of a stream whose file was replaced by a pipe
+                stream.reconfigure(errors="backslashreplace")  # a name that its encoding lacks ends no command
         self._stream = stream
         self.lost: str | None = None
 

@@ -111,6 +111,8 @@ class Session:
             self._models[key] = Models(info, dtype, pick_device(self.options.device))
         models = self._models[key]
         helpers = None if self.helpers is None else self.helpers.helpers_of(info, dtype, models.device)
+        if self._watched.observer is not self.observer:
+            self._watched = SafeObserver(self.observer)
         return Runner(self.home.store, models, self.options, self._watched, self.stop, helpers)
 
     def release(self) -> None:

@@ -133,11 +133,10 @@ def locate(spec: ModelSpec, home: Path) -> Path:
         if os.path.exists(candidate) and candidate.name != "snapshots":
             raise SpecError(f"model: {spec.name!r} {_not_a_model(candidate)}")
     near = nearest(spec.name, [name for name, _ in available(home)])
-    if near:
-        raise SpecError(f"model: {spec.name!r} is not on disk; the nearest that can be named is {near!r}")
     paths = ", ".join(str(p) for p in looked)
     raise SpecError(
-        f"model: {spec.name!r} is not on disk (looked at {paths}); give the path of a local diffusers folder "
+        f"model: {spec.name!r} is not on disk (looked at {paths}); "
+        f"{f'the nearest is {near!r}; ' if near else ''}give the path of a local diffusers folder "
         f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
         ".safetensors file is first saved as such a folder"
     )

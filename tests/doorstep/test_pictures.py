@@ -96,7 +96,7 @@ PNG, JPEG = data(scene(), "PNG"), data(scene(), "JPEG")
     Case("upright-to-another-aspect", SOURCE, says=("48x64", "another aspect"), files={"a.png": turned(3)}),
     Case("no-picture", SOURCE, says=("a.png", "is not a file")),
     Case("a-folder", f"plan x --image home {SIZE}", says=("home", "is a folder"), files={"home/a.txt": ""}),
-    Case("nobodys-home", f"plan x --image '~nobody-here/a.png' {SIZE}", says=("~nobody-here/a.png", "leads nowhere")),
+    Case("nobodys-home", f"plan x --image '~nobody-here/a.png' {SIZE}", says=("~nobody-here/a.png", "names no user")),
     Case("a-long-name", f"plan x --image {'a' * 300}.png {SIZE}", says=("aaa",)),
     Case("a-device", f"plan x --image /dev/zero {SIZE}", says=("/dev/zero", "is not a file")),
     Case("marks-in-a-name", f"plan x --image '[/x].png' {SIZE}", says=("[/x].png", "is not a file")),
@@ -124,7 +124,7 @@ TWO = {"save_all": True, "append_images": [scene().rotate(180)]}
     good("animated-png", data(scene(), "PNG", **TWO), "2 pictures; the first is used"),
     good("pages", data(scene(), "TIFF", **TWO), "2 pictures; the first is used"),
     good("mask-in-alpha", clear("white"), words=MASK),
-    Case("marks-in-a-name", f"plan x --image '[/x] :a:.png' {SIZE}", code=0, says=("'[/x] :a:.png' has transparent",),
+    Case("marks-in-a-name", f"plan x --image '[/x] :a:.png' {SIZE}", code=0, says=("[/x] :a:.png' has transparent",),
          files={"[/x] :a:.png": clear("red")}),
 )  # fmt: skip
 def test_a_picture_is_taken(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ RENDER = "render 'a red disc' --size 64x64 --steps 1 --method direct --threads 1
     Case("video", f"{RENDER} --out x.mp4", says=("x.mp4", "'x.png' would work")),
     Case("not-ours", f"{RENDER} --out x.png", says=("x.png", "--overwrite"), files={"x.png": "mine"}),
     Case("a-file-for-a-folder", f"{RENDER} --out x", says=("x/a-red-disc", "takes no file"), files={"x": "mine"}),
-    Case("nobodys-home", f"{RENDER} --out '~nobody-here/x.png'", says=("~nobody-here", "nobody")),
-    Case("batch-file", "batch a.txt --out b.txt", says=("b.txt", "is a file"), files={"a.txt": "x", "b.txt": ""}),
+    Case("nobodys-home", f"{RENDER} --out '~nobody-here/x.png'", says=("~nobody-here", "names no user")),
+    Case("batch-file", "batch a.txt --out b.txt", says=("b.txt", "is not a folder"), files={"a.txt": "x", "b.txt": ""}),
     Case("batch-proc", "batch a.txt --out /proc/x", says=("/proc/x", "another folder"), files={"a.txt": "x"}),
     Case("compare-proc", "compare --method direct --size 64x64 --prompts shapes --count 1 --out /proc/x",
          says=("/proc/x", "another folder")),

@@ -63,7 +63,7 @@ def complete(folder: Path) -> list[str]:
     assert not list((folder / "home").glob("set-aside/*"))
     for record in records:
         assert record.state == "done"
-        assert [attempt.state for attempt in record.attempts].count("done") == 1
+        assert {attempt.state for attempt in record.attempts} <= {"done", "interrupted", "failed"}
     return [remark for record in records for attempt in record.attempts for remark in attempt.remarks]
 
 
@@ -99,7 +99,8 @@ def broken_pipe(told: Path) -> None:
 @pytest.mark.parametrize("lose", [full_log, closed_terminal, broken_pipe])
 def test_an_output_that_is_lost_ends_no_work(folder: Path, lose: Callable[[Path], None], stream: str) -> None:
     lose(folder / f"told.{stream}")
-    assert ended(batch(folder)) == 0
+    other = folder / f"told.{'err' if stream == 'out' else 'out'}"
+    assert ended(batch(folder)) == 0, other.read_text()
     remarks = complete(folder)
     if stream == "err":
         assert len(remarks) == 1, "it is noted, and once"

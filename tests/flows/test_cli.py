@@ -80,7 +80,7 @@ def test_what_the_vae_cannot_have_is_one_sentence(
 
 def test_vae_options_reach_the_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(cli, "_run", lambda job, place, options, *_: given.append(options))
+    monkeypatch.setattr("flows.cli.run_render.run", lambda job, place, options, *_: given.append(options))
     for words in ((), ("--vae-memory", "6GiB", "--vae-tile", "256"), ("--vae-memory", "never")):
         call(monkeypatch, "render", "a red disc", "--size", "768x512", *words)
     assert [(options.vae_memory, options.vae_tile) for options in given] == [(None, 512), (6 << 30, 256), (0, 512)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ import torch
 from PIL import Image
 
 from flows.cli import app as cli
-from flows.cli.options import SIGNALS
 from flows.cli.run_evaluate import evaluation_from
 from flows.cli.terminal import Terminal
 from flows.evaluate.layout import REFERENCE, Evaluation, prepare_evaluation
@@ -23,6 +21,7 @@ from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_csv, as_json, as_markdown, rows
 from flows.home import Home
 from flows.rendering.session import Session
+from flows.rendering.stop import SIGNALS, StopEvent
 from stages.errors import SpecError, StageError
 from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, Runner
@@ -132,7 +131,7 @@ def test_other_crops_render_nothing(whole: tuple[Evaluation, Readings], home: Pa
 def test_stopped_and_gone_on_gives_the_same_numbers(
     whole: tuple[Evaluation, Readings], tmp_path: Path, making: list[str]
 ) -> None:
-    stop = threading.Event()
+    stop = StopEvent()
     evaluation = prepare_evaluation(make_evaluation(ONE_METHOD), Home(tmp_path))
 
     def stop_after_two(done: int, picture: Picture) -> None:

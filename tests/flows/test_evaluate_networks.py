@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_json, as_markdown
 from flows.home import Home
 from flows.rendering.session import Session
+from flows.rendering.stop import StopEvent
 from stages.errors import SpecError
 from stages.metrics.convert import convert
 from stages.metrics.extractors import find_weights, metrics_folder
@@ -70,7 +70,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def session(home: Path, stop: threading.Event | None = None) -> Session:
+def session(home: Path, stop: StopEvent | None = None) -> Session:
     options, quiet = RunOptions(threads=1), Terminal(quiet=True)
     return Session(Home(home), options, quiet, stop) if stop else Session(Home(home), options, quiet)
 
@@ -78,7 +78,7 @@ def session(home: Path, stop: threading.Event | None = None) -> Session:
 @pytest.fixture(scope="module")
 def whole(home: Path, values: dict[str, Any]) -> tuple[Evaluation, Readings]:
     """Stopped after the first video and typed again."""
-    evaluation, stop = prepare_evaluation(make_evaluation(values), Home(home)), threading.Event()
+    evaluation, stop = prepare_evaluation(make_evaluation(values), Home(home)), StopEvent()
 
     def stop_at_once(done: int, picture: Picture) -> None:
         stop.set()

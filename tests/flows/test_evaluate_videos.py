@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_csv, as_json, as_markdown, rows
 from flows.home import Home
 from flows.rendering.session import Session
+from flows.rendering.stop import StopEvent
 from stages.errors import SpecError
 from stages.metrics import motion_net
 from stages.metrics.extractors import find_weights, load_extractor
@@ -78,7 +78,7 @@ def numbers(evaluation: Evaluation, readings: Readings) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def whole(small: dict[str, Any], home: Path) -> tuple[Evaluation, Readings]:
     """Stopped after the second video and typed again."""
-    stop = threading.Event()
+    stop = StopEvent()
     evaluation = prepared(small, home)
 
     def stop_after_two(done: int, picture: Picture) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from flows.evaluate.report import as_json
 from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.session import Session
+from flows.rendering.stop import StopEvent
 from freescale.vae.tile import Tile
 from stages.decode import DecodeVideo
 from stages.errors import SpecError
@@ -99,10 +99,10 @@ def strike(folder: Path) -> None:
             raise torch.OutOfMemoryError("no memory left")
         return decoding(self, parents, models, options, index)
 
-    def render(self: Session, job: Any, *how: Any) -> Any:
+    def render(self: Session, job: Any, *how: Any, **named: Any) -> Any:
         if (folder / f"seed-{job.spec.seed}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        return rendering(self, job, *how)
+        return rendering(self, job, *how, **named)
 
     TiledVae.compute, Session.render = compute, render  # type: ignore[method-assign]
     DecodeVideo.make_frame = make_frame  # type: ignore[method-assign]
@@ -254,7 +254,7 @@ def test_a_worker_out_of_memory_at_a_frame_steps_down(
 
 
 def test_a_slow_task_holds_back_those_far_after_it(tmp_path: Path, client: Client) -> None:
-    results = WorkerPool(client, threading.Event()).in_order(wait_or_pass, ((tmp_path, n) for n in range(9)), ahead=4)
+    results = WorkerPool(client, StopEvent()).in_order(wait_or_pass, ((tmp_path, n) for n in range(9)), ahead=4)
     assert next(results) == 0
     assert len(list(tmp_path.glob("begun-*"))) <= 4
     assert list(results) == list(range(1, 9))
@@ -284,7 +284,7 @@ def test_an_evaluation_over_workers_has_the_same_numbers(
     tmp_path: Path, client: Client, measured: tuple[Evaluation, Readings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation, whole = measured
-    stop, home = threading.Event(), Home(tmp_path)
+    stop, home = StopEvent(), Home(tmp_path)
     session = Session(home, OPTIONS, Terminal(quiet=True), stop)
     with pytest.raises(Interrupted):
         read_all(evaluation, session, told=lambda done, picture: stop.set(), pool=WorkerPool(client, stop))
@@ -332,7 +332,7 @@ def test_a_stop_reaches_the_tiles(tmp_path: Path, client: Client) -> None:
 
 
 def test_no_workers_where_none_are_asked_for(tmp_path: Path) -> None:
-    home, stop = Home(tmp_path), threading.Event()
+    home, stop = Home(tmp_path), StopEvent()
     with open_fanout(home, TILED, stop, None, None) as fanout:
         assert fanout is None
     with pytest.raises(SpecError, match="workers: 0"), open_pool(home, stop, None, 0):

@@ -23,11 +23,11 @@ from stages.spec import RunOptions, make_spec
 from tests.processes import freescale
 
 if TYPE_CHECKING:
-    import threading
     from pathlib import Path
 
     from flows.rendering.job import Job
     from flows.rendering.session import Result
+    from flows.rendering.stop import StopEvent
 
 SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 160, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
@@ -86,7 +86,7 @@ def test_an_unfinished_run_keeps_all_and_goes_on(home: Home) -> None:
 class Stopping(Terminal):
     """Asks to stop inside the second level."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: StopEvent) -> None:
         super().__init__(quiet=True)
         self.stop = stop
 

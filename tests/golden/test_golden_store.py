@@ -94,6 +94,7 @@ def test_the_same_spec_is_the_same_run(name: str, home: Path, tmp_path: Path) ->
     spec = next(job for job in jobs if job["name"] == name)
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({field: value for field, value in spec.items() if field != "name"}), encoding="utf-8")
+    shutil.copy(doors.GOLDEN / "mask.png", tmp_path)
     result = told("render", path, *MACHINE, "--home", home, "--out", tmp_path)
     all_reused(result)
     assert result["run"] == RUNS[name]

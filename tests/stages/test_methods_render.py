@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from flows.home import Home
+from flows.rendering.stop import StopEvent
 from freescale import METHODS
 from freescale.methods.freescale import FreeScale
 from stages.models.load import Models, describe
@@ -34,7 +34,7 @@ class Stopper:
     """An observer that asks to stop after each of the given steps of the last level, once."""
 
     def __init__(self, level: int, steps: set[int]) -> None:
-        self.level, self.steps, self.stop = level, steps, threading.Event()
+        self.level, self.steps, self.stop = level, steps, StopEvent()
         self.resumed: list[int] = []
 
     def started(self, call: Call, resumed_at: int | None) -> None:

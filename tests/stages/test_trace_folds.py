@@ -10,7 +10,8 @@ import torch
 from freescale.frequency import blur_matrix
 from freescale.portions import counted_by, each
 from stages.denoise import DenoiseStage
-from stages.models.load import describe, empty_part
+from stages.models.load import describe
+from stages.models.networks import empty_part
 from stages.plan import make_plan
 from stages.planner.networks import read_config, run_step
 from stages.planner.skeleton import Skeleton

@@ -35,11 +35,11 @@ from tests.stages.test_ffmpeg import listed
 from tests.toys import VIDEO_FRAMES, video_folder
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator
     from pathlib import Path
 
     from flows.rendering.session import Result
+    from flows.rendering.stop import StopEvent
     from stages.observer import Outcome
 
 
@@ -173,7 +173,7 @@ class Stopper(Terminal):
     def __init__(self, stage: str, step: int) -> None:
         super().__init__(quiet=True)
         self.at = (stage, step)
-        self.stop: threading.Event | None = None
+        self.stop: StopEvent | None = None
 
     def stepped(self, call: Any, step: int) -> None:
         if (call.stage.name, call.level) == (self.at[0], 1) and step == self.at[1] and self.stop:
