@@ -47,8 +47,21 @@ def counts() -> tuple[int, int, int]:
         )
 
 
+def empty() -> None:
+    """Take away what other tests of this server have set up."""
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
+        for name in (SILENT, UNSTARTED, AGAIN):
+            for automation in client.read_automations_by_name(name):
+                client.delete_automation(automation.id)
+        if any(pool.name == "gpu-local" for pool in client.read_work_pools()):
+            client.delete_work_pool("gpu-local")
+
+
 def test_once_makes_all_and_twice_doubles_nothing(prefect_server: str) -> None:
     server = prefect_server
+    empty()
     first = setup(api=server)
     assert counts() == (1, 3, 5)
     assert [line.rsplit(" ", 1)[-1] for line in (*first[:3], first[-1])] == ["made"] * 4
