@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.session import Session
+from flows.rendering.stop import StopEvent
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LOADED = Session(Home(Path("nowhere")), RunOptions(), Terminal(quiet=True))
 
 def session_in(home: Path, observer: Observer | None = None, **options: Any) -> Session:
     """A session in `home`. All sessions from here share the model that was loaded last, and nothing else."""
-    own: dict[str, Any] = {"home": Home(home), "options": RunOptions(**options), "stop": threading.Event()}
+    own: dict[str, Any] = {"home": Home(home), "options": RunOptions(**options), "stop": StopEvent()}
     return replace(_LOADED, observer=observer or Terminal(quiet=True), **own)
 
 
