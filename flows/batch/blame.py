@@ -52,17 +52,22 @@ class Death:
 
 def deaths(home: Home, job: Job) -> list[Death]:
     """The last attempts at a run, oldest first, that ended in a row with the death of their process."""
-    try:
-        attempts = home.runs.load(job.run).attempts
-    except RunNotFoundError:
-        return []
-    row = list(takewhile(is_lost, reversed(attempts)))[::-1]
+    row = _lost_in_a_row(home, job.run)
     if not row:
         return []
     others_lived = _others_lived(home, job.run, row[0])
     now = reached(job, home)
     after = [*row[1:], None]
     return [_judged(each, following, now, others_lived) for each, following in zip(row, after, strict=True)]
+
+
+def _lost_in_a_row(home: Home, run: str) -> list[Attempt]:
+    """The last attempts at a run, oldest first, whose processes died; none where the run was not begun."""
+    try:
+        attempts = home.runs.load(run).attempts
+    except RunNotFoundError:
+        return []
+    return list(takewhile(is_lost, reversed(attempts)))[::-1]
 
 
 def _judged(attempt: Attempt, following: Attempt | None, now: str, others_lived: bool) -> Death:
@@ -96,7 +101,7 @@ def last_those_that_died(jobs: Iterable[QueuedJob], home: Home) -> list[QueuedJo
 
     Among those, the one with the fewest deaths comes first.
     """
-    return sorted(jobs, key=lambda queued: len(deaths(home, queued.job)))
+    return sorted(jobs, key=lambda queued: len(_lost_in_a_row(home, queued.job.run)))
 
 
 def memory_is_taken(error: Exception, plan: Plan, options: RunOptions) -> bool:
