@@ -103,6 +103,8 @@ def test_the_same_bytes_as_alone_over_two_workers(home: Home, client: Client) ->
         assert stored(home, queued).pixels_sha256 == alone(home, queued)
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_worker_that_is_spawned_makes_the_same_bytes(tmp_path: Path) -> None:
     """As outside of tests, where no server forks the workers."""
     import dask
