@@ -108,7 +108,10 @@ def test_an_output_that_is_lost_ends_no_work(folder: Path, lose: Callable[[Path]
     assert len(list((folder / "home" / "nights").glob("*/index.html"))) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+OTHERS = [pytest.param(number, marks=pytest.mark.thorough) for number in (signal.SIGHUP, signal.SIGINT)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
 def test_a_signal_stops_with_a_checkpoint_and_is_held_against_no_job(folder: Path, number: signal.Signals) -> None:
     home = Home(folder / "home")
     for _ in range(2):  # nights
