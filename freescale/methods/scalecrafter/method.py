@@ -17,13 +17,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from freescale.dilation import convs_under
 from freescale.methods.base import Method
 from freescale.methods.scalecrafter.redilation import factors_under, redilate_convs
 from freescale.methods.scalecrafter.settings import Layers, Setting, setting_for, topology_of
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
 
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
@@ -36,6 +39,7 @@ class ScaleCrafter(Method):
     """Re-dilation, noise-damped guidance and, if asked, convolution dispersion; stops are shares of the schedule."""
 
     name: ClassVar[str] = "scalecrafter"
+    any_unet: ClassVar[bool] = False
 
     layers: Layers | None = None  # (block or convolution, factor)
     dilate_stop: float | None = None  # released: 0.4 to 0.74
@@ -64,6 +68,15 @@ class ScaleCrafter(Method):
     def solver(self) -> tuple[Solver, float]:
         """DDIM with eta = 1, as released."""
         return "ddim", 1.0
+
+    def changes(self, unet: nn.Module, moment: Moment) -> Iterator[Patch]:
+        """Yield the changes of both nets; every layer that is named must be there, whether a step uses it or not."""
+        named = (block for layers in (self.layers, self.ndcfg_layers) for block, _ in layers or ())
+        for block in (*named, *(self.disperse_layers or ())):
+            convs_under(unet, block)
+        setting = self.setting_at(unet, moment)
+        yield self.strong(unet, setting, moment)
+        yield self.weak(unet, setting, moment)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the re-dilated UNet, noise-damped in the first steps."""
