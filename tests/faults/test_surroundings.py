@@ -132,6 +132,28 @@ def test_a_signal_stops_with_a_checkpoint_and_is_held_against_no_job(folder: Pat
     complete(folder)
 
 
+@pytest.mark.parametrize("boot", ["this", "another"])
+def test_a_process_that_is_killed_costs_no_job_its_night(folder: Path, boot: str) -> None:
+    """With kill -9 in three nights, or with a machine that was started again; the fourth night does the rest."""
+    home = Home(folder / "home")
+    for _ in range(3):
+        process = batch(folder)
+        patience = time.monotonic() + SECONDS
+        while process.is_alive() and not any(record.state == "running" for record in home.runs.list()):
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        process.kill()
+        assert ended(process) in (0, -signal.SIGKILL)
+        for record in home.runs.list() if boot == "another" else ():
+            started_before = [attempt.model_copy(update={"boot": "another"}) for attempt in record.attempts]
+            home.runs.save(record.revised(attempts=tuple(started_before)))
+    assert ended(batch(folder)) == 0
+    records = home.runs.list()
+    assert [record.state for record in records] == ["done"] * JOBS
+    assert all([attempt.state for attempt in record.attempts].count("done") == 1 for record in records)
+    assert not list((folder / "home").glob("set-aside/*"))
+
+
 class Broken(NullObserver):
     """A display that raises at the first step."""
 
