@@ -285,6 +285,8 @@ class _Builder:
         for holder in (spec, *spec.get("redo", ())):
             for region in holder.get("regions") or ():
                 region["mask"] = Path(region["mask"]).name
+        for embedding in spec.get("model", {}).get("embeddings", ()):
+            embedding["file"] = Path(embedding["file"]).name
         resolved = dataclasses.asdict(self._sampling(self.levels[0].base_denoise))
         record = {
             "spec": spec,

@@ -87,7 +87,7 @@ def inversion(each: Embedding, info: ModelInfo) -> Inversion:
     if each.file.suffix in PICKLED:
         raise SpecError(
             f"embeddings: {str(each.file)!r} is a pickle, which would have to be run to be read; "
-            f"`freescale convert embedding {each.file.name} {each.file.stem}{ENDING}` reads its tensors alone"
+            f"`freescale convert embedding {each.file} {each.file.with_suffix(ENDING)}` reads its tensors alone"
         )
     try:
         found = headers(each.file)

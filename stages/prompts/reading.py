@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
+from stages.models.spec import EmbeddingSpec
 from stages.models.tokens import words_in
 from stages.prompts.chunks import Piece, chunk_length, chunked, common_length
 from stages.prompts.inversions import Inversion, inversion
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stages.spec import RenderSpec
 
 MOST_CHUNKS = 64  # of a prompt and its negative one, once they are equally long
+PLAIN_HAS_NONE = "is for prompts with weights or embeddings; prompt_syntax: a1111 or comfy has them"
 CUT_LAYERS = 23  # of OpenCLIP-H in Stable Diffusion 2.x: its last layer is left out, so that it ends at clip skip 2
 
 
@@ -88,9 +90,41 @@ def _count(
     return len(chunked(parts, syntax, words_in(info.folder / "tokenizer"), vectors, length))
 
 
+def settled_prompts(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
+    """Return the fields of a spec with the syntax, and with the home's embeddings that its prompts name.
+
+    So a render goes on as it began, whatever lies in the home by then. Raises `SpecError` for what goes with another
+    syntax alone, and for a video model, which reads plain prompts.
+    """
+    syntax, usual, model = syntax_of(spec, info), default_syntax(info), spec.model
+    asked = {"emphasis": spec.emphasis, "model.embeddings": model.embeddings or None}
+    if info.is_video:
+        asked |= {"prompt_syntax": None if syntax == "plain" else syntax, "model.clip_skip": model.clip_skip}
+    for name, value in asked.items():
+        if value is not None and (info.is_video or syntax == "plain"):
+            what = [each.file for each in model.embeddings] if name == "model.embeddings" else value
+            why = f"{info.name} makes videos, from plain prompts; leave it out" if info.is_video else PLAIN_HAS_NONE
+            raise SpecError(f"{name}: {what} {why}")
+    prompts = (spec.prompt, info.negative_prompt if spec.negative_prompt is None else spec.negative_prompt)
+    used = {each.file: each for text in prompts for each in read(text, syntax, info).embeddings.values()}
+    listed = {each.file for each in info.embeddings if each.is_given}
+    added = [
+        EmbeddingSpec(file=str(file), trigger=each.trigger) for file, each in sorted(used.items()) if file not in listed
+    ]
+    return {
+        "prompt_syntax": None if syntax == usual == "plain" else syntax,
+        "model": model.model_copy(update={"embeddings": (*model.embeddings, *added)}) if added else model,
+    }
+
+
 def syntax_of(spec: RenderSpec, info: ModelInfo) -> str:
-    """Return the spec's syntax; by default `a1111` of a model in a single file, else `plain`."""
-    return spec.prompt_syntax or ("a1111" if info.folder.is_file() else "plain")
+    """Return the syntax of a spec's prompts."""
+    return spec.prompt_syntax or default_syntax(info)
+
+
+def default_syntax(info: ModelInfo) -> str:
+    """Return the syntax where a spec gives none: `a1111` with a model in a single file, else `plain`."""
+    return "a1111" if info.folder.is_file() else "plain"
 
 
 def emphasis_of(spec: RenderSpec, syntax: str) -> str:
