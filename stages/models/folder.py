@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from freescale import Solver
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
+    from stages.prompts.names import Embedding
     from stages.spec import ModelSpec
 
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
@@ -94,6 +95,8 @@ class ModelInfo:
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # configurations of its text encoders, by part
+    embeddings: tuple[Embedding, ...] = ()  # that prompts may name
 
     @property
     def is_video(self) -> bool:
@@ -223,6 +226,7 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
         method_defaults=_method_values(root, card, TURBO if turbo else None),
         unet_class=unet_class,
         empty_prompt_is_zeros=index.get("force_zeros_for_empty_prompt", True),
+        texts={name: part.config for name, part in folder.texts.items()},
     )
     info = _as_video(info, str(kind), folder, card, hashes) if is_video else info
     check_schedule(path, info.scheduler)
