@@ -77,6 +77,10 @@ class Schedule:
         reached = [i for i in range(0, len(self), self.calls) if self.fraction(i) <= fraction + 1e-9]
         return reached[-1] if reached else 0
 
+    def is_within(self, i: int, interval: tuple[float, float] | None) -> bool:
+        """Return whether step `i` is from one fraction of the schedule on and before another; None: all are."""
+        return interval is None or self.step_at(interval[0]) <= i < self.step_at(interval[1])
+
     def model_input(self, latents: Tensor, i: int) -> Tensor:
         """Return the input of the UNet for VE latents before step `i`: scaled to unit variance."""
         scale = self.scales[i] if self.scales else 1.0

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.errors import SpecError, StageError
+from stages.models.describe import describe
 from stages.models.fields import TEXT_CLASSES, read_json
-from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder
+from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
 
 if TYPE_CHECKING:
