@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stages.models.folder import describe as describe_base
 from stages.prompts.inversions import known
+from stages.models.prediction import decided
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,4 +20,5 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
 
     Without `has_weights` a folder of configurations alone will do. Raises `SpecError` for a model that cannot serve.
     """
-    return known(describe_base(spec, home, has_weights=has_weights), spec, home)
+    base = describe_base(spec, home, has_weights=has_weights)
+    return known(decided(base, spec, home), spec, home)

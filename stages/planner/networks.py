@@ -156,14 +156,28 @@ def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, cell: int, vi
 
 
 def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, int] | None) -> tuple[float, float]:
-    """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps."""
+    """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps.
+
+    Steps with guidance and steps without are traced apart.
+    """
     stage = asked.stage
-    steps = {min(stage.start + 1, stage.stop - 1)}
-    if not method_of(stage.method).steady:
-        steps.add(stage.stop - 1)
-    costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(steps)]
-    flops = sum(cost.flops for cost in costs) / len(costs)
-    return max(cost.activations for cost in costs), flops * (stage.stop - stage.start)
+    schedule = stage.sampling.schedule_on({})
+    activations, flops = 0, 0.0
+    for guided in (True, False):
+        steps = [
+            i
+            for i in range(stage.start, stage.stop)
+            if schedule.is_within(i, stage.sampling.guidance_interval) == guided
+        ]
+        if not steps:
+            continue
+        traced = {steps[min(1, len(steps) - 1)]}
+        if not method_of(stage.method).steady:
+            traced.add(steps[-1])
+        costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(traced)]
+        activations = max(activations, *(cost.activations for cost in costs))
+        flops += sum(cost.flops for cost in costs) / len(costs) * len(steps)
+    return activations, flops
 
 
 @dataclass(frozen=True)

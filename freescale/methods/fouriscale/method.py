@@ -115,7 +115,7 @@ class FouriScale(Method):
             with patched(unet, [fourier_dilate(names, treatment), *sharing]):
                 return denoiser.passes(latents, step, schedule, *sides)
 
-        if not denoiser.is_guided:
+        if not denoiser.is_guided(step, schedule):
             return schedule.to_noise(run("positive", "positive")[1], latents, step)
         if denoiser.compute.split_guidance:
             (negative,), (_, positive) = run("negative", weak_rows=0), run("positive", "positive")

@@ -83,7 +83,7 @@ class ScaleCrafter(Method):
         schedule, step = moment.schedule, moment.step
         setting = self.setting_at(denoiser.unet, moment)
         with patched(denoiser.unet, [self.strong(denoiser.unet, setting, moment)]):
-            if not denoiser.is_guided or step >= schedule.step_at(setting.ndcfg_stop):
+            if not denoiser.is_guided(step, schedule) or step >= schedule.step_at(setting.ndcfg_stop):
                 return denoiser(latents, step, schedule)
             negative, positive = denoiser.pair(latents, step, schedule)
         with patched(denoiser.unet, [self.weak(denoiser.unet, setting, moment)]):
