@@ -148,6 +148,7 @@ def test_stopped_and_gone_on_gives_the_same_numbers(
     assert len(making) == len(list((tmp_path / "store" / "manifests").glob("*/*.json")))  # each stage made once
 
 
+@pytest.mark.thorough
 def test_killed_and_typed_again_gives_the_same_numbers(whole: tuple[Evaluation, Readings], tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(ONE_METHOD))

@@ -347,6 +347,7 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library keeps freed memory in its own way")
+@pytest.mark.thorough
 def test_a_worker_of_dask_keeps_freed_memory_as_any_process_does() -> None:
     """Pages that 50 tensors of 4 MiB, made one after another, are faulted in on; 1,024 make up one of them."""
     script = """

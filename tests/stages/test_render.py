@@ -24,7 +24,7 @@ from tests.homes import session_in
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 5}
+SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}  # early: every stage has steps to do
 
 
@@ -69,7 +69,10 @@ def test_redo_from_the_detail_pass_reuses_everything_before(first: Result, home:
 
 
 @pytest.mark.parametrize("where", ["manifest", "chunk"])
-@pytest.mark.parametrize("stage", ["base_denoise", "highres_denoise", "decode", "export"])
+@pytest.mark.parametrize(
+    "stage",
+    ["base_denoise", "export", *(pytest.param(s, marks=pytest.mark.thorough) for s in ("highres_denoise", "decode"))],
+)
 def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str, stage: str) -> None:
     spec = make_spec(SMALL)
     plan = prepare(spec, Home(home)).plan
