@@ -99,7 +99,7 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
     assert store.verify(key) is None
 
 
-@pytest.mark.parametrize(("width", "height"), [(200, 88), (88, 256), (64, 64)])
+@pytest.mark.parametrize(("width", "height"), [pytest.param(200, 88, marks=pytest.mark.thorough), (88, 256), (64, 64)])
 def test_any_aspect(tmp_path: Path, width: int, height: int) -> None:
     result = render(tmp_path, make_spec(SMALL | {"width": width, "height": height, "steps": 3}))
     with Image.open(result.outputs[0]) as picture:
