@@ -24,6 +24,7 @@ from stages.observer import NullObserver
 from stages.spec import RunOptions
 from tests.disk import Disk
 from tests.processes import freescale
+from tests.toys import points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,8 +96,14 @@ def broken_pipe(told: Path) -> None:
     threading.Thread(target=read, daemon=True).start()
 
 
-@pytest.mark.parametrize("stream", ["out", "err"])
-@pytest.mark.parametrize("lose", [full_log, closed_terminal, broken_pipe])
+@pytest.mark.parametrize(
+    ("lose", "stream"),
+    points(
+        (full_log, closed_terminal, broken_pipe),
+        ("out", "err"),
+        kept=lambda lose, stream: stream == "err" or lose is broken_pipe,
+    ),
+)
 def test_an_output_that_is_lost_ends_no_work(folder: Path, lose: Callable[[Path], None], stream: str) -> None:
     lose(folder / f"told.{stream}")
     other = folder / f"told.{'err' if stream == 'out' else 'out'}"

@@ -1,6 +1,6 @@
 """Many real workers on one store, killed and started again, one stopped until its leases have passed on.
 
-`FREESCALE_WORKERS=8 pytest -s tests/faults/test_workers.py` is the long version; it prints what happened.
+`FREESCALE_WORKERS=8 pytest -m "" -s tests/faults/test_workers.py` is the long version; it prints what happened.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
     "methods": ["direct", {"name": "freescale", "label": "no fusion", "fusion": False}],
     "sizes": ["192x128"],
     "count": 3,
-    "steps": 4,
+    "steps": 3,
     "crops": {"count": 2, "side": 96},
     "draws": 10,
 }
@@ -78,7 +78,7 @@ def test_every_method_has_every_number_with_counts_and_interval(whole: tuple[Eva
         assert row["low"] <= row["high"]
         assert row["seconds"] > 0
         assert row["seconds_n"] == 3
-        assert row["unet_samples"] == (8 if row["method"] == "direct" else 10)  # steps of two, guided: 4, and 1 above
+        assert row["unet_samples"] == (6 if row["method"] == "direct" else 8)  # steps of two, guided: 3, and 1 above
     by = {(r["method"], r["metric"]): r for r in found}
     assert by["direct", "fid"]["n_reference"] == 3
     assert by["direct", "fid"]["protocol"] == "base"
@@ -148,6 +148,7 @@ def test_stopped_and_gone_on_gives_the_same_numbers(
     assert len(making) == len(list((tmp_path / "store" / "manifests").glob("*/*.json")))  # each stage made once
 
 
+@pytest.mark.thorough
 def test_killed_and_typed_again_gives_the_same_numbers(whole: tuple[Evaluation, Readings], tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(ONE_METHOD))

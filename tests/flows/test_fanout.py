@@ -63,9 +63,9 @@ CLIP: dict[str, Any] = {  # of the model in the folder that the fixture `clip` w
 }
 MEASURED: dict[str, Any] = {
     "methods": ["direct"],
-    "sizes": ["192x128"],
+    "sizes": ["64x64"],
     "count": 3,
-    "steps": 3,
+    "steps": 2,
     "metrics": ["is", "objects"],
     "draws": 10,
 }
