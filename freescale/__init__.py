@@ -17,7 +17,7 @@ from freescale.long_videos import video_noise
 from freescale.methods import METHODS, Method
 from freescale.moment import Moment
 from freescale.sampling import Step, denoise
-from freescale.schedule import Schedule, make_schedule
+from freescale.schedule import Schedule, Steps, make_schedule, make_steps
 from freescale.solvers import SOLVERS, Solver
 from freescale.unet_patches import Patch, patched
 
@@ -34,12 +34,14 @@ __all__ = [
     "Schedule",
     "Solver",
     "Step",
+    "Steps",
     "base_size_for",
     "cascade_sizes",
     "denoise",
     "enlarge_latents",
     "generator",
     "make_schedule",
+    "make_steps",
     "normal",
     "patched",
     "region_map",

@@ -31,18 +31,10 @@ Spacing = Literal["leading", "trailing", "linspace"]
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """N timesteps, their noise levels and the solver that takes the steps between them."""
+class Steps:
+    """N timesteps, descending: as much of a schedule as a plan needs, which needs no noise level and no torch."""
 
     timesteps: tuple[float, ...]
-    sigmas: tuple[float, ...]  # N + 1; the last is that of the result
-    init_sigma: float  # deviation of the first latents
-    solver: Solver = "euler"
-    eta: float = 0.0  # share of ancestral noise: 0 deterministic, 1 ancestral
-    prediction_type: PredictionType = "epsilon"
-    final_scale: float = 1.0  # of the last `advance`: sqrt(alpha_cumprod) where sampling ends above sigma = 0
-    num_train_timesteps: int = 1000
-    scales: tuple[float, ...] = ()  # dynamic scale at each of `sigmas`, which hold sigma / s; empty: 1
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -54,6 +46,20 @@ class Schedule:
     def step_at(self, fraction: float) -> int:
         """Return int(fraction * N), safe from rounding: the step at 0.3 of 50 is 15, at 0.7 of 50 is 35."""
         return int(fraction * len(self) + 1e-9)
+
+
+@dataclass(frozen=True)
+class Schedule(Steps):
+    """N timesteps, their noise levels and the solver that takes the steps between them."""
+
+    sigmas: tuple[float, ...]  # N + 1; the last is that of the result
+    init_sigma: float  # deviation of the first latents
+    solver: Solver = "euler"
+    eta: float = 0.0  # share of ancestral noise: 0 deterministic, 1 ancestral
+    prediction_type: PredictionType = "epsilon"
+    final_scale: float = 1.0  # of the last `advance`: sqrt(alpha_cumprod) where sampling ends above sigma = 0
+    num_train_timesteps: int = 1000
+    scales: tuple[float, ...] = ()  # dynamic scale at each of `sigmas`, which hold sigma / s; empty: 1
 
     def model_input(self, latents: Tensor, i: int) -> Tensor:
         """Return the input of the UNet for VE latents before step `i`: scaled to unit variance."""
@@ -94,6 +100,17 @@ class Schedule:
         return latents, history
 
 
+def make_steps(
+    config: Mapping[str, Any], num_inference_steps: int, solver: Solver = "euler", eta: float = 0.0
+) -> Steps:
+    """Return the steps of the schedule that `make_schedule` returns, which raises where this does."""
+    total = _total(config)
+    check_solver(solver, eta)
+    _check(num_inference_steps, total, config)
+    spacing, offset = str(config.get("timestep_spacing", "leading")), int(config.get("steps_offset", 0))
+    return Steps(tuple(_timesteps(spacing, num_inference_steps, total, offset)))
+
+
 def make_schedule(
     config: Mapping[str, Any], num_inference_steps: int, solver: Solver = "euler", eta: float = 0.0
 ) -> Schedule:
@@ -104,13 +121,9 @@ def make_schedule(
     which ends at the first training timestep. `dynamic_scale` (b, steps), a field of ours, is the scale of
     VideoCrafter2. Raises `ValueError` for what it does not know.
     """
-    total = int(config.get("num_train_timesteps", 1000))
-    spacing = str(config.get("timestep_spacing", "leading"))
-    prediction_type = config.get("prediction_type", "epsilon")
-    check_solver(solver, eta)
-    _check(num_inference_steps, total, config)
+    timesteps = make_steps(config, num_inference_steps, solver, eta).timesteps
+    total = _total(config)
     table = _train_sigmas(config, total)
-    timesteps = _timesteps(spacing, num_inference_steps, total, int(config.get("steps_offset", 0)))
     sigmas = [_interpolate(table, timestep) for timestep in timesteps]
     traits = SOLVERS[solver]
     ends_above_zero = traits.ends_at_first_timestep and not config.get("set_alpha_to_one", True)
@@ -118,19 +131,24 @@ def make_schedule(
     # As in diffusers: Euler sampling with spacing `leading`, which does not begin at timestep T - 1, starts from noise
     # of the variance that its first latents would have, sigma^2 + 1; so does every solver whose own latents have unit
     # variance.
-    has_signal = spacing == "leading" or traits.unit_variance
+    has_signal = config.get("timestep_spacing", "leading") == "leading" or traits.unit_variance
     schedule = Schedule(
-        timesteps=tuple(timesteps),
+        timesteps=timesteps,
         sigmas=(*sigmas, final_sigma),
         init_sigma=math.sqrt(sigmas[0] ** 2 + 1.0) if has_signal else sigmas[0],
         solver=solver,
         eta=1.0 if traits.eta == "one" else eta,
-        prediction_type=prediction_type,
+        prediction_type=config.get("prediction_type", "epsilon"),
         final_scale=1.0 / math.sqrt(1.0 + final_sigma**2),
         num_train_timesteps=total,
     )
     dynamic = config.get("dynamic_scale")
     return schedule if dynamic is None else _with_dynamic_scale(schedule, float(dynamic[0]), int(dynamic[1]))
+
+
+def _total(config: Mapping[str, Any]) -> int:
+    """Return the number of training timesteps."""
+    return int(config.get("num_train_timesteps", 1000))
 
 
 def _with_dynamic_scale(schedule: Schedule, smallest: float, steps: int) -> Schedule:

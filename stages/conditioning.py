@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from freescale import Conditioning
 from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from freescale import Step
     from stages.models.load import Models

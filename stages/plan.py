@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freescale import make_schedule
+from freescale import make_steps
 from stages.call import Call
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode, DecodeVideo
@@ -33,7 +33,7 @@ from stages.upscale import EncodePicture, Upscale, UpscaleLatents, UpscaleVideo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from freescale import Method, Schedule, Solver
+    from freescale import Method, Solver, Steps
     from stages.models.folder import ModelInfo
     from stages.spec import RenderSpec
     from stages.stage import Size
@@ -251,9 +251,9 @@ class _Builder:
         return solver_of(self.spec, self.info)
 
     @cached_property
-    def schedule(self) -> Schedule:
-        """The noise levels of all steps."""
-        return make_schedule(self.info.scheduler, self.steps, *self.solver)
+    def schedule(self) -> Steps:
+        """All steps, without their noise levels."""
+        return make_steps(self.info.scheduler, self.steps, *self.solver)
 
     def _sampling(self, settings: StageSettings) -> Sampling:
         return Sampling(self.steps, *self.solver, settings.guidance_scale, self.spec.guidance_rescale)

@@ -18,6 +18,7 @@ import typer
 
 from flows.cli import batch, convert, research
 from flows.cli.groups import grouped
+from flows.cli.lazy_torch import postpone
 from flows.cli.options import (
     Format,
     FpsOption,
@@ -302,6 +303,7 @@ def parser() -> typer.core.TyperGroup:
 
 def main() -> None:
     """The console script."""
+    postpone()
     with safe_streams():
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from freescale.cascade import Level, Size
     from freescale.enlarge import Interpolation
     from freescale.guidance import Denoiser
-    from freescale.schedule import Schedule
+    from freescale.schedule import Schedule, Steps
     from freescale.solvers import Solver
     from freescale.unet_patches import Patch
 
@@ -97,11 +97,11 @@ class Method:
         """Return the method with every field that `start` does not depend on at its default."""
         return self
 
-    def restart_step(self, schedule: Schedule) -> int:
+    def restart_step(self, schedule: Steps) -> int:
         """Return the step at which levels above the first start."""
         return 0
 
-    def detail_step(self, schedule: Schedule) -> int:
+    def detail_step(self, schedule: Steps) -> int:
         """Return the step from which only detail is added; the steps from there on are a stage of their own."""
         return len(schedule)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from freescale.cascade import Level, Size
     from freescale.moment import Moment
-    from freescale.schedule import Schedule
+    from freescale.schedule import Steps
     from freescale.unet_patches import Patch
 
 
@@ -91,11 +91,11 @@ class FreeScale(Method):
         """Return the method with the restart only: a level starts from its reference, noised to that step."""
         return FreeScale(restart=self.restart)
 
-    def restart_step(self, schedule: Schedule) -> int:
+    def restart_step(self, schedule: Steps) -> int:
         """Return the step at `restart` of the schedule; the steps before would remake what the reference has."""
         return schedule.step_at(self.restart)
 
-    def detail_step(self, schedule: Schedule) -> int:
+    def detail_step(self, schedule: Steps) -> int:
         """Return the step where dilation ends."""
         return schedule.step_at(self.dilation[1])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from freescale.schedule import HONOURED, make_schedule
+from freescale.schedule import HONOURED, make_steps
 from stages.errors import SpecError
 from stages.models.fields import ANY, BETA, COUNT, FLAG, NONE, NOTES, OFF, WHOLE, Table, Values, check_fields, one_of
 
@@ -107,8 +107,8 @@ def read_scheduler(path: Path, config: Mapping[str, Any]) -> tuple[Solver, dict[
 
 
 def check_schedule(path: Path, config: Mapping[str, Any]) -> None:
-    """Make a schedule of one step. Raises `SpecError` for values that go each alone and not together."""
+    """Lay out a schedule of one step. Raises `SpecError` for values that go each alone and not together."""
     try:
-        make_schedule(config, 1)
+        make_steps(config, 1)
     except ValueError as error:
         raise SpecError(f"model: {path}: {error}") from None
