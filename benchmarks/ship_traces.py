@@ -1,7 +1,7 @@
 """Write what traces of the embedded models find at usual sizes to the package: `python -m benchmarks.ship_traces`.
 
-A first `freescale plan` then imports neither torch nor diffusers. To be run where a trace, a model, a stage's parameters
-or the pinned torch or diffusers has changed; a test says so.
+A first `freescale plan` then imports neither torch nor diffusers. To be run where a trace, a model, the parameters of a
+stage, or the pinned torch or diffusers has changed; a test says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stages.plan import make_plan
 from stages.planner import trace_cache
 from stages.planner.budget import PARTS, _steps
 from stages.planner.estimate import estimate
-from stages.spec import ModelSpec, RunOptions, make_spec
+from stages.spec import RunOptions, make_spec
 
 if TYPE_CHECKING:
     from stages.plan import Plan

@@ -61,7 +61,7 @@ class TextCache:
 
         if not self._children or not all(child.is_present for child in self._children):
             found = _children(unet, (".attn2.to_k", ".attn2.to_v"))
-            self._children = [child._replace(substitute=Projected(child.module, self)) for child in found]
+            self._children = [child._replace(substitute=Projected(child.module, self.project)) for child in found]
         with _replaced(self._children):
             yield
 

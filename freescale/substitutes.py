@@ -10,16 +10,15 @@ from torch import nn
 from freescale.portions import each
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
 
-    from freescale.savings import TextCache
-    from freescale.unet_patches import ConvCall
+    from torch import Tensor
 
 
 class CalledConv(nn.Module):
     """Calls a function with a convolution and its input (`unet_patches.call_convs`)."""
 
-    def __init__(self, conv: nn.Module, call: ConvCall) -> None:
+    def __init__(self, conv: nn.Module, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
         self.conv, self.call = conv, call
 
@@ -31,13 +30,13 @@ class CalledConv(nn.Module):
 class Projected(nn.Module):
     """A projection of the prompt that is made once (`savings.TextCache`)."""
 
-    def __init__(self, layer: nn.Module, cache: TextCache) -> None:
+    def __init__(self, layer: nn.Module, project: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
-        self.layer, self.cache = layer, cache
+        self.layer, self.project = layer, project
 
     def forward(self, embeds: Tensor) -> Tensor:
         """Return the projection, from the cache where it is stored."""
-        return self.cache.project(self.layer, embeds)
+        return self.project(self.layer, embeds)
 
 
 class Chunked(nn.Module):

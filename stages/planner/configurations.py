@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from stages.planner.trace_cache import cached_trace
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -38,19 +36,6 @@ def configurations(folder: Path, part: str, adapter: Path | None = None) -> tupl
     """
     folders = (folder / part, *([] if adapter is None else [adapter]))
     return tuple((each / "config.json").read_text(encoding="utf-8") for each in folders)
-
-
-def part_weights(folder: Path, part: str, dtype: str, adapter: Path | None = None) -> int:
-    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
-
-    def counted() -> tuple[float, ...]:
-        """Build the part without weights."""
-        from stages.planner.skeleton import skeleton
-
-        return (skeleton(folder, part, dtype, adapter).weights,)
-
-    (found,) = cached_trace(counted, "weights", configurations(folder, part, adapter), dtype)
-    return int(found)
 
 
 def text_weights(folder: Path, dtype: str) -> int:

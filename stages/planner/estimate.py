@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.planner.configurations import part_weights, read_config, text_weights
-from stages.planner.networks import FLOAT32, TracedNetworks
+from stages.planner.configurations import read_config, text_weights
+from stages.planner.networks import FLOAT32, TracedNetworks, part_weights
 
 if TYPE_CHECKING:
     from stages.call import Call

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from freescale import SOLVERS, Step
 from freescale.cascade import CELL
+from freescale.frequency import blur_matrix, low_pass_mask
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
@@ -120,6 +121,19 @@ def _by_tiles(
     return min(plan.bytes + held, whole.activations), whole.flops * plan.passes / len(plan.parts) / 2
 
 
+def part_weights(folder: Path, part: str, dtype: str, adapter: Path | None = None) -> int:
+    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
+
+    def counted() -> tuple[float, ...]:
+        """Build the part without weights."""
+        from stages.planner.skeleton import skeleton
+
+        return (skeleton(folder, part, dtype, adapter).weights,)
+
+    (found,) = cached_trace(counted, "weights", configurations(folder, part, adapter), dtype)
+    return int(found)
+
+
 class _Video(NamedTuple):
     """Frames, those the model was trained for, and where its motion modules are if they are no part of its UNet."""
 
@@ -218,7 +232,9 @@ def trace_step(
     video: tuple[int, int] | None = None,
     cell: int = CELL,
 ) -> Cost:
-    """What one step of a stage costs, by running it without numbers."""
+    """What one step of a stage costs, by running it without numbers: a first one, which makes what a process keeps."""
+    for kept in (blur_matrix, low_pass_mask):
+        kept.cache_clear()
     from stages.planner.skeleton import CallsFolded
     from stages.planner.trace import Trace
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from stages.planner.trace import Trace
 
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  # where a configuration does not say
 FOLDED = ("transformer_blocks", "attentions")  # lists whose members have one shape
 
 
@@ -125,14 +126,14 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 def skeleton(folder: Path, part: str, dtype: str, adapter: Path | None = None) -> Skeleton:
-    """The folded part `unet` or `vae` of a model folder, from its configuration alone, in the dtype of this name;
-    kept by configuration.
+    """The folded part `unet` or `vae` of a model folder, from its configuration alone; kept by configuration.
 
-    `adapter` is the folder of the motion modules that the UNet gets.
+    `dtype` is the name of its numbers' type, `adapter` is the folder of the motion modules that the UNet gets.
     """
-    return _skeleton(configurations(folder, part, adapter), dtype)
+    return _skeleton(part, configurations(folder, part, adapter), dtype)
 
 
 @lru_cache(maxsize=8)
-def _skeleton(configs: tuple[str, ...], dtype: str) -> Skeleton:
-    return Skeleton(empty_part(json.loads(configs[0]), getattr(torch, dtype), *map(json.loads, configs[1:])))
+def _skeleton(part: str, configs: tuple[str, ...], dtype: str) -> Skeleton:
+    own, *others = map(json.loads, configs)
+    return Skeleton(empty_part({"_class_name": CLASSES[part], **own}, getattr(torch, dtype), *others))

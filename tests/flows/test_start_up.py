@@ -93,7 +93,7 @@ def test_a_second_plan_imports_neither_torch_nor_a_service(tmp_path: Path, monke
 @pytest.mark.parametrize("size", ["512x512", "16384x16384"])
 def test_a_first_plan_of_a_usual_size_imports_no_torch(size: str, tmp_path: Path) -> None:
     """What traces find of the embedded models comes with the package."""
-    modules = imported("plan", "a red disc", "--size", size, "--home", str(tmp_path), "--memory", "1TiB")
+    modules = imported("plan", "a red disc", "--size", size, "--home", str(tmp_path))
     assert modules & (HEAVY - {"numpy", "PIL"}) == set()
 
 
