@@ -49,6 +49,15 @@ else:
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
+                raise SpecError(f"{name}: {str(value).lower()} is a flag, and this field takes none")
+        return values
+
 
 class _MethodSpec(_Model):
     name: str = ""  # each made class allows its own method's alone
