@@ -24,7 +24,8 @@ from stages.denoise import DenoiseStage
 from stages.models.load import EMBEDDED, describe
 from stages.models.networks import empty_part
 from stages.plan import make_plan
-from stages.planner.networks import TracedNetworks, read_config, run_step, run_vae
+from stages.planner.configurations import read_config
+from stages.planner.networks import TracedNetworks, run_step, run_vae
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
 
@@ -117,7 +118,7 @@ def main() -> None:
                 run = _step(stage, unet, how, device)
             else:
                 run = _picture(vae, stage.name, call.size, source, device)
-            expected = stage.cost(TracedNetworks(info, dtype, how), source, call.frames)
+            expected = stage.cost(TracedNetworks(info, name, how), source, call.frames)
             module = unet if isinstance(stage, DenoiseStage) else vae
             row = {"case": f"{label}, {measure}", "predicted": expected.activations}
             if is_card:

@@ -8,14 +8,15 @@ timesteps are then found between those of training, by log sigma.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
+import operator
+from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ZERO_SNR_ALPHA = 2.0**-24  # alpha_cumprod in place of 0: sigma is 4096, as in diffusers
 LCM_STEPS = 50  # timesteps that latent consistency models are distilled at
@@ -27,23 +28,35 @@ def training_sigmas(config: Mapping[str, Any], total: int) -> list[float]:
     With `rescale_betas_zero_snr` the last timestep is noise alone (arXiv:2305.08891, algorithm 1); its sigma, which
     would have no end, is 4096.
     """
+    alphas_cumprod = list(itertools.accumulate((1.0 - beta for beta in _betas(config, total)), operator.mul))
+    if config.get("rescale_betas_zero_snr"):
+        root = [math.sqrt(alpha) for alpha in alphas_cumprod]
+        scale = root[0] / (root[0] - root[-1])
+        alphas_cumprod = [((each - root[-1]) * scale) ** 2 for each in root]
+        alphas_cumprod[-1] = ZERO_SNR_ALPHA
+    return [math.sqrt((1.0 - alpha) / alpha) for alpha in alphas_cumprod]
+
+
+def _betas(config: Mapping[str, Any], total: int) -> Iterable[float]:
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     match config.get("beta_schedule", "linear"):
         case "scaled_linear":
-            betas = torch.linspace(math.sqrt(start), math.sqrt(end), total, dtype=torch.float64) ** 2
+            return (beta**2 for beta in _evenly(math.sqrt(start), math.sqrt(end), total))
         case "squaredcos_cap_v2":
+            import torch  # whose cosine differs from Python's in the last bit
+
             angle = (torch.arange(total + 1, dtype=torch.float64) / total + 0.008) / 1.008 * (math.pi / 2)
             bar = torch.cos(angle) ** 2
-            betas = (1.0 - bar[1:] / bar[:-1]).clamp(max=0.999)
-        case _:
-            betas = torch.linspace(start, end, total, dtype=torch.float64)
-    alphas_cumprod = torch.cumprod(1.0 - betas, 0)
-    if config.get("rescale_betas_zero_snr"):
-        root = alphas_cumprod.sqrt()
-        alphas_cumprod = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-        alphas_cumprod[-1] = ZERO_SNR_ALPHA
-    sigmas: list[float] = torch.sqrt((1.0 - alphas_cumprod) / alphas_cumprod).tolist()
-    return sigmas
+            betas: list[float] = (1.0 - bar[1:] / bar[:-1]).clamp(max=0.999).tolist()
+            return betas
+    return _evenly(start, end, total)
+
+
+def _evenly(first: float, last: float, count: int) -> Iterator[float]:
+    """Yield `count` numbers in even steps from both ends, each rounded once: those of `torch.linspace`, without torch."""
+    step = Fraction((last - first) / (count - 1)) if count > 1 else Fraction(0)
+    for i in range(count):
+        yield float(Fraction(first) + step * i) if i < count // 2 else float(Fraction(last) - step * (count - 1 - i))
 
 
 def _leading(steps: int, total: int, offset: int) -> list[float]:

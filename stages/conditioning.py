@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from freescale import Conditioning
 from stages.prompts.encode import TextSettings, encode_prompts
@@ -15,6 +14,8 @@ from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_k
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from freescale import Step
     from stages.models.folder import ModelInfo

@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from freescale import METHODS, Method, Step
+from freescale import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
+    import torch
+    from torch import Tensor
+
+    from freescale import Method, Step
     from freescale.vae.tile import TiledVae
     from stages.models.load import Models
     from stages.spec import RunOptions
 
 Size = tuple[int, int]  # (height, width) in pixels
-Tensors = dict[str, Tensor]
-Parents = Mapping[str, Tensors]
-Running = Generator[Step, None, Tensors]
+Tensors: TypeAlias = "dict[str, Tensor]"
+Parents: TypeAlias = "Mapping[str, Tensors]"
+Running: TypeAlias = "Generator[Step, None, Tensors]"
 
 
 class Video(Protocol):

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 from freescale import Step, enlarge_latents, normal
 from freescale.enlarge import bicubic_region
+from freescale.gradients import without_gradients
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
 from stages.decode import frames_of, is_tiled
@@ -39,6 +39,8 @@ from stages.stage import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from freescale.enlarge import Interpolation
     from freescale.vae.layers import Region
     from freescale.vae.passes import Run
@@ -61,7 +63,7 @@ class Upscale(Stage):
     size: tuple[int, int]
     posterior: str
 
-    @torch.no_grad()
+    @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Bicubic without antialiasing, corners not aligned, nothing clamped, as released."""
         picture = picture_of(parents, "image")
@@ -124,7 +126,7 @@ class UpscaleVideo(Stage):
         """Once: a step is one frame."""
         return 1
 
-    @torch.no_grad()
+    @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """One frame in memory at output size; the posterior's noise is keyed by level and frame."""
         info, first = models.info, 0
@@ -139,7 +141,7 @@ class UpscaleVideo(Stage):
             yield Step(index, latents[:, :, : index + 1])
         return {"latents": latents}
 
-    @torch.no_grad()
+    @without_gradients
     def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
         """Latents (1, C, h, w) of a frame."""
         run = models.tiles(index)
@@ -172,7 +174,7 @@ class EncodePicture(Stage):
     size: tuple[int, int]
     posterior: str
 
-    @torch.no_grad()
+    @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Resize with antialiasing to the first size, then encode; by tiles, the picture stays on the host."""
         device = "cpu" if is_tiled(models, "encoder", self.size, options) else models.device

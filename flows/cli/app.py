@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import batch, convert, research
+from flows.cli.console import tell_seeds
 from flows.cli.groups import grouped
+from flows.cli.lazy_torch import postpone
 from flows.cli.options import (
     Format,
     FpsOption,
@@ -40,8 +42,6 @@ from flows.cli.prompt_options import Prompts
 from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from flows.home import Home
     from flows.rendering.job import Job
     from stages.spec import RunOptions
@@ -102,7 +102,7 @@ def render(
     home = home_of(where.home)
     flags = flags_of(picture) | flags_of(prompts) | flags_of(file)
     found = asked(what, flags, context.args, home, input_root, options_of(context))
-    _tell_seeds(found.drawn)
+    tell_seeds(found.drawn)
     run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
 
 
@@ -130,7 +130,7 @@ def plan(
     home = home_of(where.home)
     flags = flags_of(picture) | flags_of(prompts) | flags_of(file)
     found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
-    _tell_seeds(found.drawn)
+    tell_seeds(found.drawn)
     _show_plan(found.job, home, run_options(memory), why, where.as_json)
 
 
@@ -184,7 +184,7 @@ def redo(
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     changed = redo_spec(spec, stage, level, changes, context.args, options_of(context))
     found = redone(home, record, changed)
-    _tell_seeds([change.seed for change in changed.redo[-1:] if seed == -1])
+    tell_seeds([change.seed for change in changed.redo[-1:] if seed == -1])
     options = run_options(running)
     if dry and not isinstance(found, StoredRun):
         _show_plan(found, home, options, False, where.as_json)
@@ -287,12 +287,6 @@ app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
 
 
-def _tell_seeds(drawn: Sequence[int | None]) -> None:
-    """Say which seeds were drawn for -1."""
-    for seed in drawn:
-        typer.echo(f"note: the seed -1 is {seed}", err=True)
-
-
 def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
     from flows.cli.show_plan import print_plan
 
@@ -307,6 +301,7 @@ def parser() -> typer.core.TyperGroup:
 
 def main() -> None:
     """The console script."""
+    postpone()
     with safe_streams():
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         try:

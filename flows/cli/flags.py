@@ -171,6 +171,8 @@ def _own(name: str, given: dict[str, Any], options: Sequence[str]) -> dict[str, 
         if key not in known:
             flag = f"--{key.replace('_', '-')}"
             others = [other for other, method in METHODS.items() if key in {f.name for f in dataclasses.fields(method)}]
+            if flag in options:
+                raise SpecError(f"{flag}: behind `--` no word is an option; write it before")
             if others:
                 raise SpecError(f"{flag}: method {name!r} has no such parameter; it is of {', '.join(others)}")
             found = nearest(flag, [*(f"--{one.replace('_', '-')}" for one in known), *options])

@@ -66,6 +66,8 @@ class Written:
 
 def read_given(what: str) -> Written | None:
     """Return the fields of a spec file, or None for words. Raises `SpecError` for any other file, there or not."""
+    if what == "-":
+        raise SpecError("spec: '-' would be standard input, which is not read; name a file, or write the words")
     suffix = os.path.splitext(what)[1].lower()
     exists = os.path.lexists(os.path.expanduser(what)) and bool(what.strip())
     if not exists and not FILE.fullmatch(what) and suffix not in (*SPECS, *USES):

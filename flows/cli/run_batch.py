@@ -13,6 +13,7 @@ from flows.batch.live_page import LivePage
 from flows.batch.notify import check_hook, notify
 from flows.batch.runner import Batch
 from flows.batch.set_aside import read_set_aside
+from flows.cli.console import tell_seeds
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
@@ -91,8 +92,7 @@ def work(
     if window.until is not None:
         terminal.say(f"no job is started after {window.until.astimezone():%Y-%m-%d %H:%M %Z}")
     for queued in listed.jobs:
-        for seed in queued.drawn:
-            terminal.say(f"note: {queued.where}: the seed -1 is {seed}")
+        tell_seeds(queued.drawn, queued.where)
     with LivePage(home) as live:
         live.show(listed)
         terminal.say(f"the page is renewed while they run: {live.path}")

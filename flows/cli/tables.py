@@ -14,7 +14,7 @@ from rich.table import Table
 from flows.cli.console import plain_console
 from flows.rendering.live import progress_of
 from flows.rendering.states import STATES, attempts_of, state_of
-from stages.errors import SpecError
+from stages.errors import SpecError, not_one_of
 
 if TYPE_CHECKING:
     from flows.home import Home
@@ -34,7 +34,7 @@ def print_runs(
     """
     every = [(record, state_of(record)) for record in reversed(home.runs.list())]
     if state is not None and state not in STATES:
-        raise SpecError(f"state: {state!r} is not one of {', '.join(STATES)}")
+        raise SpecError(f"state: {not_one_of(state, STATES)}")
     begin = None if since is None else datetime.now(UTC) - since
     wanted = [
         (record, now)

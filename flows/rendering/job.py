@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.models.load import describe
+from stages.models.folder import describe
 from stages.plan import make_plan
 from stages.planner.method_check import check_methods
 from stages.planner.trace_cache import trace_cache
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flows.home import Home
     from stages.call import Call
-    from stages.models.load import ModelInfo
+    from stages.models.folder import ModelInfo
     from stages.plan import Known, Plan
     from stages.spec import ModelSpec
     from storage import RunRecord

@@ -154,7 +154,7 @@ def read_scheduler(path: Path, config: Mapping[str, Any]) -> Read:
 
 
 def check_schedule(path: Path, config: Mapping[str, Any]) -> None:
-    """Make a schedule of one step. Raises `SpecError` for values that go each alone and not together."""
+    """Lay out a schedule of one step. Raises `SpecError` for values that go each alone and not together."""
     try:
         make_schedule(config, 1)
     except ValueError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from freescale import METHODS, Level, make_schedule
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
-from stages.planner.skeleton import configurations, skeleton
+from stages.planner.configurations import configurations
 from stages.planner.trace_cache import cached_trace
 from stages.stage import method_of
 
@@ -51,9 +51,9 @@ def _check(stage: DenoiseStage, info: ModelInfo) -> None:
 
 def _ask(stage: DenoiseStage, method: Method, info: ModelInfo) -> None:
     """Make the changes of all steps of a stage to the UNet without weights. Raises `ValueError`."""
-    import torch
+    from stages.planner.skeleton import skeleton  # diffusers, where the answer is not known
 
-    unet = skeleton(info.folder, "unet", torch.float32, info.motion_adapter).module
+    unet = skeleton(info.folder, "unet", "float32", info.motion_adapter).module
     schedule = make_schedule(info.scheduler, stage.sampling.steps, stage.sampling.solver, stage.sampling.eta)
     level = Level(stage.level, stage.size, stage.base_size, info.cell, frames=info.frames)
     method.check_unet(unet, level, schedule, range(stage.start, stage.stop))

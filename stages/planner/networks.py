@@ -13,15 +13,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 from freescale import SOLVERS, Step
 from freescale.cascade import CELL
+from freescale.frequency import blur_matrix, low_pass_mask
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
-from stages.planner.skeleton import CallsFolded, Skeleton, configurations, skeleton, text_weights
-from stages.planner.trace import Trace
+from stages.planner.configurations import configurations, read_config, text_weights
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from freescale.vae.layers import Half
     from stages.denoise import DenoiseStage
     from stages.models.folder import ModelInfo
+    from stages.planner.skeleton import Skeleton
     from stages.spec import RunOptions
     from stages.stage import Size
 
@@ -47,11 +48,11 @@ TEXT_WIDTH = 2048  # of a row; an encoder holds eight of them a token
 class TracedNetworks:
     """The networks of a model under these options: `Networks` of `stages/stage.py`.
 
-    `dtype` is the UNet's or the text encoders'; the VAE's is float32. Traces are kept by what they depend on.
+    `dtype` names the UNet's or the text encoders'; the VAE's is float32. Traces are kept by what they depend on.
     """
 
     info: ModelInfo
-    dtype: torch.dtype
+    dtype: str
     options: RunOptions
 
     def latent_bytes(self, size: Size) -> int:
@@ -65,7 +66,7 @@ class TracedNetworks:
 
     def encode_text(self, chunks: int = 1) -> Cost:
         """Encode both prompts, chunk by chunk: a multiply-add a parameter and token. All of their rows are held."""
-        parameters = text_weights(self.info.folder, torch.float32) // FLOAT32
+        parameters = text_weights(self.info.folder, "float32") // FLOAT32
         held = 2 * (chunks - 1) * TOKENS * TEXT_WIDTH * FLOAT32
         return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32 + held, 2.0 * 2 * chunks * TOKENS * parameters)
 
@@ -109,7 +110,9 @@ def _by_tiles(
 
     Multiply-adds: those of the whole, times passes. Of the passes over a part, each runs half of it on average.
     """
-    vae: Any = skeleton(folder, "vae", torch.float32).module
+    from stages.planner.skeleton import skeleton  # diffusers, where nothing is known yet
+
+    vae: Any = skeleton(folder, "vae", "float32").module
     if untiled_bytes(vae, half, given) <= memory:
         return whole.activations, whole.flops
     try:
@@ -117,6 +120,19 @@ def _by_tiles(
     except VaeMemoryError as error:
         raise SpecError(str(error)) from error
     return min(plan.bytes + held, whole.activations), whole.flops * plan.passes / len(plan.parts) / 2
+
+
+def part_weights(folder: Path, part: str, dtype: str, adapter: Path | None = None) -> int:
+    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
+
+    def counted() -> tuple[float, ...]:
+        """Build the part without weights."""
+        from stages.planner.skeleton import skeleton
+
+        return (skeleton(folder, part, dtype, adapter).weights,)
+
+    (found,) = cached_trace(counted, "weights", configurations(folder, part, adapter), dtype)
+    return int(found)
 
 
 class _Video(NamedTuple):
@@ -144,14 +160,18 @@ class _Asked:
 
 
 @lru_cache(maxsize=256)
-def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, cell: int, video: _Video | None) -> Cost:
+def _denoise_cost(asked: _Asked, folder: Path, dtype: str, cell: int, video: _Video | None) -> Cost:
     """Trace the second step, or the only one; where a method's steps differ, the last one too."""
+
+    def traced() -> tuple[float, float]:
+        """Build the UNet without weights, and trace."""
+        from stages.planner.skeleton import skeleton
+
+        return _traced_steps(asked, skeleton(folder, "unet", dtype, adapter), cell, frames)
+
     adapter, frames = (video.adapter, video[:2]) if video else (None, None)
     configs = configurations(folder, "unet", adapter)
-    activations, flops = cached_trace(
-        lambda: _traced_steps(asked, skeleton(folder, "unet", dtype, adapter), cell, frames),
-        *("denoise", asked.key, configs, str(dtype), cell, frames),
-    )
+    activations, flops = cached_trace(traced, "denoise", asked.key, configs, dtype, cell, frames)
     return Cost(int(activations), flops)
 
 
@@ -228,7 +248,12 @@ def trace_step(
     video: tuple[int, int] | None = None,
     cell: int = CELL,
 ) -> Cost:
-    """What one step of a stage costs, by running it without numbers."""
+    """What one step of a stage costs, by running it without numbers: a first one, which makes what a process keeps."""
+    for kept in (blur_matrix, low_pass_mask):
+        kept.cache_clear()
+    from stages.planner.skeleton import CallsFolded
+    from stages.planner.trace import Trace
+
     network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
     with Trace() as trace, torch.no_grad():
         unet.trace = trace
@@ -277,7 +302,10 @@ def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, 
 
 
 def _traced_vae(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
-    vae = skeleton(folder, "vae", torch.float32)
+    from stages.planner.skeleton import skeleton
+    from stages.planner.trace import Trace
+
+    vae = skeleton(folder, "vae", "float32")
     module: Any = vae.module
     with Trace() as trace, torch.no_grad():
         vae.trace = trace
@@ -294,9 +322,3 @@ def _pooled(config: Mapping[str, Any]) -> int:
     """Width of SDXL's pooled text row, by its UNet's configuration; 0 for a model without."""
     width = int(config.get("projection_class_embeddings_input_dim") or 0)
     return max(0, width - 6 * int(config.get("addition_time_embed_dim") or 0))
-
-
-def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The configuration of a part of a model folder, as its file has it."""
-    config: dict[str, Any] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-    return config

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from stages.models.networks import empty_part
-from stages.planner.trace_cache import cached_trace
+from stages.planner.configurations import configurations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from stages.planner.trace import Trace
 
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  # where a configuration does not say
 FOLDED = ("transformer_blocks", "attentions")  # lists whose members have one shape
 
 
@@ -125,48 +125,15 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
-def skeleton(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> Skeleton:
+def skeleton(folder: Path, part: str, dtype: str, adapter: Path | None = None) -> Skeleton:
     """The folded part `unet` or `vae` of a model folder, from its configuration alone; kept by configuration.
 
-    `adapter` is the folder of the motion modules that the UNet gets.
+    `dtype` is the name of its numbers' type, `adapter` is the folder of the motion modules that the UNet gets.
     """
-    return _skeleton(configurations(folder, part, adapter), dtype)
-
-
-def configurations(folder: Path, part: str, adapter: Path | None = None) -> tuple[str, ...]:
-    """The texts of the configurations that `skeleton` makes a part from: all that its traces depend on of a model."""
-    folders = (folder / part, *([] if adapter is None else [adapter]))
-    return tuple((each / "config.json").read_text(encoding="utf-8") for each in folders)
-
-
-def part_weights(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> int:
-    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
-    configs = configurations(folder, part, adapter)
-    (found,) = cached_trace(lambda: (_skeleton(configs, dtype).weights,), "weights", configs, str(dtype))
-    return int(found)
+    return _skeleton(part, configurations(folder, part, adapter), dtype)
 
 
 @lru_cache(maxsize=8)
-def _skeleton(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
-    return Skeleton(empty_part(json.loads(configs[0]), dtype, *map(json.loads, configs[1:])))
-
-
-def text_weights(folder: Path, dtype: torch.dtype) -> int:
-    """Bytes of the CLIP text encoders of a model folder, from their configurations."""
-    paths = (folder / part / "config.json" for part in ("text_encoder", "text_encoder_2"))
-    configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
-    return sum(map(_encoder_parameters, configs)) * torch.empty(0, dtype=dtype).element_size()
-
-
-def _encoder_parameters(config: Mapping[str, Any]) -> int:
-    """Number of parameters of a CLIP text encoder.
-
-    Embeddings, layers of attention, feed-forward and two norms, and a projection where there is one.
-    """
-    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
-    attention = 4 * (width * width + width)
-    layer = attention + 2 * width * inner + width + inner + 4 * width
-    embeddings = (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * width
-    projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
-    projection = width * int(config.get("projection_dim", width)) if projects else 0
-    return embeddings + int(config["num_hidden_layers"]) * layer + 2 * width + projection
+def _skeleton(part: str, configs: tuple[str, ...], dtype: str) -> Skeleton:
+    own, *others = map(json.loads, configs)
+    return Skeleton(empty_part({"_class_name": CLASSES[part], **own}, getattr(torch, dtype), *others))

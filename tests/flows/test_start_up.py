@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.cli.app import main
-from stages.planner import networks
+from stages import device
+from stages.planner import networks, trace_cache
 from stages.planner.networks import trace_step
 
 if TYPE_CHECKING:
     from stages.stage import Stage
 
+DRIVEN = not device._has_no_driver()  # an accelerator may be there
 ROOT = Path(__file__).parents[2]
 HEAVY = {
     "torch",
@@ -38,7 +40,8 @@ try:
     from flows.cli.app import main
     main()
 except SystemExit as ended:
-    print(json.dumps({"code": ended.code or 0, "modules": sorted(sys.modules)}))
+    there = [name for name, module in sys.modules.items() if type(module).__name__ != "_StandIn"]  # of torch
+    print(json.dumps({"code": ended.code or 0, "modules": there}))
 """
 
 
@@ -68,8 +71,9 @@ def test_a_run_is_shown_without_a_heavy_package() -> None:
     assert len(modules) <= 480
 
 
-def test_a_second_plan_imports_neither_diffusers_nor_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_plan_imports_neither_torch_nor_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one, in this process, traces the networks, which needs diffusers; what it found is kept in the home."""
+    monkeypatch.setattr(trace_cache, "SHIPPED", tmp_path / "none")
     words = ("plan", "a red disc", "--size", "128x128", "--home", str(tmp_path))
     traced: list[Stage] = []
     monkeypatch.setattr(networks, "trace_step", lambda *of: traced.append(of[0]) or trace_step(*of))
@@ -81,5 +85,39 @@ def test_a_second_plan_imports_neither_diffusers_nor_a_service(tmp_path: Path, m
     assert "diffusers" in sys.modules
     assert (tmp_path / "cache" / "traces.json").is_file()
     modules = imported(*words)
-    assert modules & (HEAVY - {"torch", "numpy", "PIL"}) == set()
-    assert len(modules) <= 1800
+    assert modules & (HEAVY - {"numpy", "PIL"} - ({"torch"} if DRIVEN else set())) == set()
+    assert len(modules) <= (1800 if DRIVEN else 700)
+
+
+@pytest.mark.skipif(DRIVEN, reason="torch is asked for the memory of an accelerator")
+@pytest.mark.parametrize("size", ["512x512", "16384x16384"])
+def test_a_first_plan_of_a_usual_size_imports_no_torch(size: str, tmp_path: Path) -> None:
+    """What traces find of the embedded models comes with the package."""
+    modules = imported("plan", "a red disc", "--size", size, "--home", str(tmp_path))
+    assert modules & (HEAVY - {"numpy", "PIL"}) == set()
+
+
+LAZY = """
+import sys, threading
+from flows.cli.lazy_torch import postpone
+postpone()
+import freescale.frequency, freescale.windows
+assert "torch._C" not in sys.modules
+seen = []
+uses = [threading.Thread(target=lambda: seen.append(len(freescale.windows.place_windows((8, 8), (2, 2)))))
+        for _ in range(4)]
+for each in uses: each.start()
+for each in uses: each.join()
+assert len(set(seen)) == 1 and len(seen) == 4, seen
+import torch
+assert "torch._C" in sys.modules
+assert freescale.windows.torch is torch is sys.modules["torch"]
+assert freescale.frequency.F is torch.nn.functional is sys.modules["torch.nn.functional"]
+postpone()
+assert sys.modules["torch"] is torch
+"""
+
+
+def test_torch_takes_the_place_of_its_stand_ins_at_the_first_use() -> None:
+    """Also where four threads use it first."""
+    subprocess.run([sys.executable, "-c", LAZY], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

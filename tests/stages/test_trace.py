@@ -19,8 +19,9 @@ from freescale.sampling import denoise
 from stages.models.load import EMBEDDED, describe
 from stages.models.networks import empty_part
 from stages.plan import make_plan
+from stages.planner.configurations import text_weights
 from stages.planner.estimate import estimate
-from stages.planner.skeleton import Skeleton, text_weights
+from stages.planner.skeleton import Skeleton
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
 from tests.toys import TARGET, level_at
@@ -172,4 +173,4 @@ def test_text_encoders_weigh_what_transformers_makes_of_them(tmp_path: Path) -> 
         with torch.device("meta"):
             module = getattr(transformers, kind)(transformers.CLIPTextConfig.from_dict(config))
         total += sum(p.numel() for p in module.parameters())
-    assert text_weights(tmp_path, torch.float16) == 2 * total
+    assert text_weights(tmp_path, "float16") == 2 * total

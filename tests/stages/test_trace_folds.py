@@ -13,7 +13,8 @@ from stages.denoise import DenoiseStage
 from stages.models.load import describe
 from stages.models.networks import empty_part
 from stages.plan import make_plan
-from stages.planner.networks import read_config, run_step
+from stages.planner.configurations import read_config
+from stages.planner.networks import run_step
 from stages.planner.skeleton import Skeleton
 from stages.planner.trace import Trace
 from stages.spec import RunOptions, make_spec

@@ -21,8 +21,9 @@ from stages.models.videocrafter import VideoCrafterUNet
 from stages.plan import make_plan
 from stages.planner.amounts import show_bytes
 from stages.planner.budget import check, fit
+from stages.planner.configurations import read_config
 from stages.planner.estimate import estimate, rough_bytes
-from stages.planner.networks import read_config, run_step, trace_step
+from stages.planner.networks import run_step, trace_step
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
@@ -99,7 +100,7 @@ def test_a_videos_step_without_numbers_as_with_them(
         trace.hold((*unet.parameters(), *unet.buffers()))
         before = trace.live
         run_step(stage, unet, RunOptions(), stage.start, CPU, video)
-    planned = skeleton(plan.info.folder, "unet", torch.float32)
+    planned = skeleton(plan.info.folder, "unet", "float32")
     predicted = trace_step(stage, planned, RunOptions(), stage.start, video).activations
     assert predicted == pytest.approx(trace.peak - before, rel=0.06)
     assert planned.weights == sum(p.nbytes for p in (*unet.parameters(), *unet.buffers()))
