@@ -69,7 +69,7 @@ class _Encoder:
         return rows, out[0]
 
     def _vector(self, token: Token) -> Tensor:
-        return self.vectors[token.embedding][token.index]
+        return self.vectors[token.embedding][token.row]
 
     def weighted(self, rows: Tensor, chunk: Chunk, emphasis: str) -> Tensor:
         """Return the rows of a chunk in float32, with its weights on them.

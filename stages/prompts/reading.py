@@ -97,7 +97,7 @@ def settled_prompts(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
     syntax alone, and for a video model, which reads plain prompts.
     """
     syntax, usual, model = syntax_of(spec, info), default_syntax(info), spec.model
-    asked = {"emphasis": spec.emphasis, "model.embeddings": model.embeddings or None}
+    asked: dict[str, Any] = {"emphasis": spec.emphasis, "model.embeddings": model.embeddings or None}
     if info.is_video:
         asked |= {"prompt_syntax": None if syntax == "plain" else syntax, "model.clip_skip": model.clip_skip}
     for name, value in asked.items():
