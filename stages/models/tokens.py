@@ -33,7 +33,7 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
 
 
-class ClipWords:
+class CLIPWords:
     """A tokenizer's words alone: what looks like one of its own marks is text, `!` where it fills prompts up, too."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -51,9 +51,9 @@ class ClipWords:
             self.tokenizer.encode_special_tokens = False
 
 
-def words_in(folder: Path) -> ClipWords:
+def words_in(folder: Path) -> CLIPWords:
     """Return the words of the tokenizer in a folder."""
-    return ClipWords(_tokenizer(folder))
+    return CLIPWords(_tokenizer(folder))
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stages.errors import StageError
-from stages.models.tokens import ClipWords
+from stages.models.tokens import CLIPWords
 from stages.prompts.chunks import Chunk, Token, chunk_length, chunked, common_length, is_weighted, repeated
 from stages.prompts.inversions import vectors
 from stages.prompts.names import pieces
@@ -173,7 +173,7 @@ def _chunks(
     phrases: tuple[tuple[Phrase, ...], ...] = parse(text, settings.syntax)
     parts = [[piece for phrase in part for piece in pieces(phrase, settings.syntax, given)] for part in phrases]
     counts = {name: next(iter(each.values())).shape[0] for name, each in given.items()}
-    return chunked(parts, settings.syntax, ClipWords(encoder.tokenizer.backend_tokenizer), counts, length)
+    return chunked(parts, settings.syntax, CLIPWords(encoder.tokenizer.backend_tokenizer), counts, length)
 
 
 def _named(embeds: dict[str, Tensor], pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -246,7 +246,7 @@ PLAN = "plan 'a (red:1.2) disc' --size 128x128"
     Case("a-bare-word", f"{PLAN} --clip-skip two", says=("clip_skip: 'two' is not a whole number",)),
     Case("clip-skip", f"{PLAN} --clip-skip 9", says=("clip_skip: 9", "1 to 2 work")),
     Case("clip-skip-0", f"{PLAN} --clip-skip 0", says=("clip_skip: 0 is too small", "1 to 32")),
-    Case("usual-clip-skip", f"{PLAN} --clip-skip 2", code=0, says=("clip skip 2 is what shapes is trained for",)),
+    Case("usual-clip-skip", f"{PLAN} --clip-skip 2", code=0, says=("CLIP skip 2 is what shapes is trained for",)),
     Case(
         "lost-file", f"{PLAN} --prompt-syntax a1111 --embedding a.safetensors", says=("'a.safetensors'", "not a file")
     ),
