@@ -53,7 +53,7 @@ def _betas(config: Mapping[str, Any], total: int) -> Iterable[float]:
 
 
 def _evenly(first: float, last: float, count: int) -> Iterator[float]:
-    """Yield `count` numbers in even steps from both ends, each rounded once: those of `torch.linspace`, without torch."""
+    """Yield `count` numbers in even steps from both ends, each rounded once, as `torch.linspace` gives them."""
     step = Fraction((last - first) / (count - 1)) if count > 1 else Fraction(0)
     for i in range(count):
         yield float(Fraction(first) + step * i) if i < count // 2 else float(Fraction(last) - step * (count - 1 - i))
