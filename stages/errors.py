@@ -55,10 +55,12 @@ HABITS: Mapping[str, str] = {
     "runs": "list ls history status ps",
     "seed": "noise_seed random_seed s",
     "show": "info inspect describe",
+    "sigmas": "schedule_type noise_schedule sigma_schedule",
     "size": "w h width height resolution dimensions",
     "solver": "sampler sampler_name scheduler",
     "steps": "num_inference_steps n_steps num_steps sampling_steps",
     "tiff": "tif",
+    "timestep_spacing": "spacing",
 }
 """Our name: words for it in other programs."""
 

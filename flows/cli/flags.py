@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
-    *("motion_fps", "crf", "pixel_format"),
+    *("motion_fps", "crf", "pixel_format", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
 )
+MODEL_FLAGS = ("dtype", "prediction", "ztsnr")
+LIST_FLAGS = ("cascade", "timesteps")
 TEXT_FLAGS = ("negative_prompt",)  # what was typed, whatever it looks like
 RUN = re.compile(r"[a-z0-9-]+-[0-9]+-[0-9a-f]{8}")  # as `run_name` makes them
 
@@ -101,9 +103,10 @@ def _with_flags(
     if not isinstance(name, str) or name not in METHODS:
         raise SpecError(f"method: {not_one_of(name, [*METHODS, *ABLATIONS], listed_by=LISTS_METHODS)}")
     values |= {k: cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
-    if "dtype" in given:
-        values["model"] = _mapping(values, "model") | {"dtype": given["dtype"]}
-    own = {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, "dtype")}
+    of_model = {k: given[k] for k in MODEL_FLAGS if k in given}
+    if of_model:
+        values["model"] = _mapping(values, "model") | of_model
+    own = {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, *MODEL_FLAGS)}
     values["method"] = record | {"name": name} | _own(name, own, options)
     return values
 
@@ -177,7 +180,7 @@ def _own(name: str, given: dict[str, Any], options: Sequence[str]) -> dict[str, 
 
 def spec_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that options give as text, as values: `none` is None, a list has commas."""
-    return {name: _value(name, flags[name]) for name in (*SPEC_FLAGS, "dtype") if flags.get(name) is not None}
+    return {name: _value(name, flags[name]) for name in (*SPEC_FLAGS, *MODEL_FLAGS) if flags.get(name) is not None}
 
 
 def method_flags(extra: list[str]) -> dict[str, Any]:
@@ -214,7 +217,7 @@ def _field(name: str) -> str:
 def _value(name: str, text: str) -> Any:
     if _field(name) in TEXT_FLAGS:
         return text
-    is_list = _field(name) not in SPEC_FLAGS or _field(name) == "cascade"
+    is_list = _field(name) not in SPEC_FLAGS or _field(name) in LIST_FLAGS
     try:
         if is_list and "," in text and text.strip()[:1] not in ("[", "{"):
             return [_value(name, part) for part in text.split(",")]

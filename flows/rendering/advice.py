@@ -8,6 +8,7 @@ import torch
 
 from flows.rendering.mask_advice import mask_remarks
 from flows.rendering.prompts import prompt_remarks
+from flows.rendering.sampling_advice import sampling_remarks
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
 from stages.denoise import DenoiseStage, HighresDenoise
@@ -22,7 +23,7 @@ FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain,
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
-    """Sentences on prompts, pictures, masks, steps too few for a method, and a dtype a CPU only emulates; each once.
+    """Sentences on prompts, sampling, pictures, masks, steps too few for a method, and an emulated dtype; each once.
 
     Each job comes with a label for its sentences, which is empty where there is only one job.
     """
@@ -30,7 +31,7 @@ def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
 
 
 def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
-    yield from (label + remark for remark in prompt_remarks(job))
+    yield from (label + remark for remark in (*prompt_remarks(job), *sampling_remarks(job)))
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
     denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
     enlarges = len(plan.sizes) > 1

@@ -29,6 +29,7 @@ class Prediction:
     why: str
     is_sure: bool = True  # False: a usual value, taken since nothing says it
     remark: str | None = None  # to be told before a render
+    unet: str = ""  # fingerprint of the UNet, by which a probe's answer is kept
 
 
 @dataclass(frozen=True)
