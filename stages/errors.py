@@ -23,8 +23,10 @@ LIKENESS_OF_HABITS = 0.8  # the same, for a word of another program
 HABITS: Mapping[str, str] = {
     "bfloat16": "bf16",
     "cuda": "gpu nvidia",
+    "ddim": "pndm plms",
     "device": "gpu cuda",
     "doctor": "check diagnose",
+    "dpmpp_2m": "deis dpmsolver",
     "dtype": "precision torch_dtype fp16 bf16 half float16",
     "euler_ancestral": "euler_a k_euler_a",
     "evaluate": "eval measure benchmark score",
@@ -60,6 +62,7 @@ HABITS: Mapping[str, str] = {
     "solver": "sampler sampler_name scheduler",
     "steps": "num_inference_steps n_steps num_steps sampling_steps",
     "tiff": "tif",
+    "v_prediction": "v vpred v_pred velocity",
     "timestep_spacing": "spacing",
 }
 """Our name: words for it in other programs."""

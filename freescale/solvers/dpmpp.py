@@ -45,9 +45,9 @@ def dpmpp_3m_sde(
 ) -> tuple[Tensor, History]:
     """Take a step of SDE-DPM-Solver++(3M), and remember the denoised latents of two steps.
 
-    It is 2M until two steps are remembered, and of first order at the last step. It is of first order also for a step that
-    is longer (in log sigma) than those two together, as timesteps spaced evenly end in: a parabola that far outside of
-    what it is drawn through leads to a ruined picture.
+    It is 2M until two steps are remembered, and of first order at the last step. It is of first order also for a step
+    that is longer (in log sigma) than those two together, as timesteps spaced evenly end in: a parabola that far
+    outside of what it is drawn through leads to a ruined picture.
     """
     denoised = latents - levels.current * noise_pred
     steps = _log_steps(levels) if levels.following > 0.0 and len(history) > 1 and len(levels.past) > 1 else None
