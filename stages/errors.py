@@ -26,7 +26,7 @@ HABITS: Mapping[str, str] = {
     "ddim": "pndm plms",
     "device": "gpu cuda",
     "doctor": "check diagnose",
-    "dpmpp_2m": "deis dpmsolver",
+    "dpmpp_2m": "dpm deis dpmsolver",
     "dtype": "precision torch_dtype fp16 bf16 half float16",
     "euler_ancestral": "euler_a k_euler_a",
     "evaluate": "eval measure benchmark score",
