@@ -147,7 +147,7 @@ def _beta_share(x: float, a: float) -> float:
         k += 1
         factor *= (k - a) / k * x
         total += factor / (a + k)
-    return total * x**a * math.gamma(2 * a) / math.gamma(a) ** 2
+    return float(total * x**a * math.gamma(2 * a) / math.gamma(a) ** 2)
 
 
 def timestep_of(table: Sequence[float], sigma: float) -> float:

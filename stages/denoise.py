@@ -59,7 +59,8 @@ class Sampling:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Return the settings of which `record` was made. Raises `TypeError` for others."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
+        return cls(**values)
 
     def record(self) -> dict[str, Any]:
         """Return the settings as plain values; those that came later are left out where they say nothing."""

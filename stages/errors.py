@@ -23,8 +23,10 @@ LIKENESS_OF_OTHERS = 0.8  # of names with another first letter, and of words of 
 HABITS: Mapping[str, str] = {
     "bfloat16": "bf16",
     "cuda": "gpu nvidia",
+    "ddim": "pndm plms",
     "device": "gpu cuda",
     "doctor": "check diagnose",
+    "dpmpp_2m": "dpm deis dpmsolver",
     "dtype": "precision torch_dtype fp16 bf16 half float16",
     "euler_ancestral": "euler_a k_euler_a",
     "evaluate": "eval measure benchmark score",
@@ -55,10 +57,13 @@ HABITS: Mapping[str, str] = {
     "runs": "list ls history status ps",
     "seed": "noise_seed random_seed s",
     "show": "info inspect describe",
+    "sigmas": "schedule_type noise_schedule sigma_schedule",
     "size": "w h width height resolution dimensions",
     "solver": "sampler sampler_name scheduler",
     "steps": "num_inference_steps n_steps num_steps sampling_steps",
     "tiff": "tif",
+    "v_prediction": "v vpred v_pred velocity",
+    "timestep_spacing": "spacing",
 }
 """Our name: words for it in other programs."""
 

@@ -39,6 +39,7 @@ from flows.cli.options import (
 )
 from flows.cli.parsing import App, options_of, usage
 from flows.cli.prompt_options import Prompts
+from flows.cli.sampling_options import Levels
 from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def render(
     what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC", help="Words, or a .yaml or .json spec file.")],
     picture: Picture,
     prompts: Prompts,
+    levels: Levels,
     running: Running,
     sharing: Sharing,
     file: Format,
@@ -100,7 +102,7 @@ def render(
     from flows.cli.run_render import run
 
     home = home_of(where.home)
-    flags = flags_of(picture) | flags_of(prompts) | flags_of(file)
+    flags = flags_of(picture) | flags_of(prompts) | flags_of(levels) | flags_of(file)
     found = asked(what, flags, context.args, home, input_root, options_of(context))
     tell_seeds(found.drawn)
     run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
@@ -115,6 +117,7 @@ def plan(
     ],
     picture: Picture,
     prompts: Prompts,
+    levels: Levels,
     memory: Memory,
     file: Format,
     where: Where,
@@ -128,7 +131,7 @@ def plan(
     from flows.cli.flags import asked_or_run
 
     home = home_of(where.home)
-    flags = flags_of(picture) | flags_of(prompts) | flags_of(file)
+    flags = flags_of(picture) | flags_of(prompts) | flags_of(levels) | flags_of(file)
     found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
     tell_seeds(found.drawn)
     _show_plan(found.job, home, run_options(memory), why, where.as_json)
@@ -255,11 +258,19 @@ def export(
 
 @app.command()
 @grouped
-def models(where: Where) -> None:
+def models(
+    where: Where,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Run each model's UNet once, to see what it predicts. Default: no.")
+    ] = False,
+) -> None:
     """List the models that can be named, and where they were found."""
-    from flows.cli.tables import print_models
+    from flows.cli.tables import print_models, print_probes
 
-    print_models(home_of(where.home), where.as_json)
+    home = home_of(where.home)
+    if probe:
+        print_probes(home)
+    print_models(home, where.as_json)
 
 
 @app.command()

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
     *("motion_fps", "crf", "pixel_format", "prompt_syntax", "emphasis"),
+    *("preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
 )
-MODEL_FLAGS = ("dtype", "clip_skip")
+MODEL_FLAGS = ("dtype", "clip_skip", "prediction", "ztsnr")
+LIST_FLAGS = ("cascade", "timesteps")
 TEXT_FLAGS = ("negative_prompt",)  # what was typed, whatever it looks like
 RUN = re.compile(r"[a-z0-9-]+-[0-9]+-[0-9a-f]{8}")  # as `run_name` makes them
 
@@ -220,7 +222,7 @@ def _field(name: str) -> str:
 def _value(name: str, text: str) -> Any:
     if _field(name) in TEXT_FLAGS:
         return text
-    is_list = _field(name) not in SPEC_FLAGS or _field(name) == "cascade"
+    is_list = _field(name) not in SPEC_FLAGS or _field(name) in LIST_FLAGS
     try:
         if is_list and "," in text and text.strip()[:1] not in ("[", "{"):
             return [_value(name, part) for part in text.split(",")]

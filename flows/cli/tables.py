@@ -175,3 +175,17 @@ def print_models(home: Home, as_json: bool) -> None:
         trained = f"{r['native']}, {r['frames']} frames" if r["frames"] else str(r["native"])
         table.add_row(str(r["name"]), trained, str(r["steps"]), str(r["error"] or r["folder"]))
     plain_console(width=WIDE).print(table)
+
+
+def print_probes(home: Home) -> None:
+    """What each model's UNet predicts, by a probe, or what is wrong with the model; one line each."""
+    from flows.rendering.probing import probe_model
+    from stages.models.load import available
+    from stages.spec import RunOptions
+
+    for name, _ in available(home.root):
+        try:
+            says = probe_model(name, home, RunOptions())
+        except SpecError as error:
+            says = str(error)
+        typer.echo(f"{name}: {says}")

@@ -8,6 +8,7 @@ import torch
 
 from flows.rendering.mask_advice import mask_remarks
 from flows.rendering.prompts import prompt_remarks
+from flows.rendering.sampling_advice import sampling_remarks
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
 from stages.denoise import DenoiseStage, HighresDenoise
@@ -23,7 +24,7 @@ FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain,
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: Named) -> list[str]:
-    """Sentences on prompts, pictures, masks, steps too few for a method, and a dtype a CPU only emulates; each once.
+    """Sentences on prompts, sampling, pictures, masks, steps too few for a method, and a dtype a CPU only emulates; each once.
 
     Each job comes with a label for its sentences, which is empty where there is only one job.
     """
@@ -31,7 +32,7 @@ def remarks(jobs: Iterable[tuple[str, Job]], device: Named) -> list[str]:
 
 
 def _remarks(label: str, job: Job, device: Named) -> Iterator[str]:
-    yield from (label + remark for remark in prompt_remarks(job))
+    yield from (label + remark for remark in (*prompt_remarks(job), *sampling_remarks(job)))
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
     denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
     enlarges = len(plan.sizes) > 1

@@ -45,13 +45,16 @@ def dpmpp_3m_sde(
 ) -> tuple[Tensor, History]:
     """Take a step of SDE-DPM-Solver++(3M), and remember the denoised latents of two steps.
 
-    It is 2M until two steps are remembered, and of first order at the last step.
+    It is 2M until two steps are remembered, and of first order at the last step. It is of first order also for a step
+    that is longer (in log sigma) than those two together, as timesteps spaced evenly end in: a parabola that far
+    outside of what it is drawn through leads to a ruined picture.
     """
     denoised = latents - levels.current * noise_pred
-    if levels.following == 0.0 or len(history) < 2 or len(levels.past) < 2:
-        latents, _ = dpmpp_2m_sde(noise_pred, latents, levels, history, noise)
+    steps = _log_steps(levels) if levels.following > 0.0 and len(history) > 1 and len(levels.past) > 1 else None
+    if steps is None or steps[0] > steps[1] + steps[2]:
+        latents, _ = dpmpp_2m_sde(noise_pred, latents, levels, history if steps is None else (), noise)
         return latents, (denoised, *history[:1])
-    h, h_0, h_1 = _log_steps(levels)
+    h, h_0, h_1 = steps
     r0, r1 = h_0 / h, h_1 / h
     slope_0, slope_1 = (denoised - history[0]) / r0, (history[0] - history[1]) / r1
     bend = slope_0 - slope_1

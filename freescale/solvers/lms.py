@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 def lms(
     noise_pred: Tensor, latents: Tensor, levels: NoiseLevels, history: History, noise: Tensor | None
 ) -> tuple[Tensor, History]:
-    """Take a step of Adams and Bashforth's method of order 4 for uneven steps, and remember three slopes."""
-    slopes = (noise_pred, *history)[: 1 + len(levels.past)]
+    """Take a step of Adams and Bashforth's method of order 4 for uneven steps, and remember three slopes.
+
+    The last step is of first order, so that it ends at what is then predicted: a method may have moved the latents
+    since the earlier slopes. In diffusers, where none does, it is of order 4.
+    """
+    slopes = (noise_pred, *history)[: 1 + len(levels.past)] if levels.following > 0.0 else (noise_pred,)
     at = (levels.current, *levels.past)[: len(slopes)]
     for j, slope in enumerate(slopes):
         latents = latents + _weight(at, j, levels.following) * slope

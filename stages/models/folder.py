@@ -207,8 +207,7 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     solver, unsaid, remark = read_scheduler(path, scheduler := read_json(path))
     if has_weights:
         check_weights(folder, home)
-    turbo = solver in ("lcm", "tcd")
-    turbo |= scheduler.get("timestep_spacing") == "trailing" and solver == "euler_ancestral"
+    turbo = _needs_few_steps(solver, scheduler)
     vae, hashes = folder.vae.config, Hashes(home)
     info = ModelInfo(
         name=spec.name,
@@ -233,6 +232,12 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     info = _as_video(info, str(kind), folder, card, hashes) if is_video else info
     check_schedule(path, info.scheduler)
     return info
+
+
+def _needs_few_steps(solver: Solver, scheduler: Mapping[str, Any]) -> bool:
+    """Return whether a model was distilled to need few steps, by its scheduler: LCM's, TCD's or SDXL-Turbo's."""
+    trailing = scheduler.get("timestep_spacing") == "trailing"
+    return solver in ("lcm", "tcd") or (trailing and solver == "euler_ancestral")
 
 
 def _fingerprints(

@@ -29,6 +29,7 @@ class Prediction:
     why: str
     is_sure: bool = True  # False: a usual value, taken since nothing says it
     remark: str | None = None  # to be told before a render
+    unet: str = ""  # fingerprint of the UNet, by which a probe's answer is kept
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,11 @@ def _by_marks(header: Header) -> tuple[PredictionType, str] | None:
     """Know Stable Diffusion 2 by the steps of its training, or by a tensor that differs between its two kinds."""
     if header.family != "sd2":
         return None
-    for kind, known in (("v_prediction", V_STEPS), ("epsilon", EPSILON_STEPS)):
-        if header.global_step in known:
-            return kind, f"its global_step {header.global_step}"
+    if header.global_step in V_STEPS:
+        return "v_prediction", f"its global_step {header.global_step}"
+    if header.global_step in EPSILON_STEPS:
+        return "epsilon", f"its global_step {header.global_step}"
     if header.norm_deviation is None:
         return None
-    kind = "v_prediction" if header.norm_deviation > V_DEVIATION else "epsilon"
-    return kind, f"the deviation of {V_TENSOR}, {header.norm_deviation:.3f}"
+    by_tensor: PredictionType = "v_prediction" if header.norm_deviation > V_DEVIATION else "epsilon"
+    return by_tensor, f"the deviation of {V_TENSOR}, {header.norm_deviation:.3f}"

@@ -43,7 +43,7 @@ def decided(info: ModelInfo, spec: ModelSpec, home: Path, header: Header | None 
         changes["rescale_betas_zero_snr"] = found.ztsnr
         if found.ztsnr:  # of the spacings it alone begins at the last timestep and ends before the first
             changes["timestep_spacing"] = "trailing"
-    info = replace(info, prediction=found)
+    info = replace(info, prediction=replace(found, unet=info.fingerprints["unet"]))
     if not changes:
         return info
     unet = with_decided(info.fingerprints["unet"], changes)

@@ -92,7 +92,9 @@ def sampler_named(text: str) -> Sampler:
     name, levels = _parted(text)
     solver = _NAMES.get(name)
     if solver is None:
-        raise SpecError(f"solver: {not_one_of(text, SOLVERS, {**_NEAREST, **_NAMES})}")
+        near = _NEAREST.get(name)
+        says = not_one_of(text, SOLVERS, _NAMES) if near is None else f"{text!r} is not here; the nearest is {near!r}"
+        raise SpecError(f"solver: {says}")
     if levels == "automatic":
         return Sampler(solver, AUTOMATIC.get(solver, "uniform"), "auto")
     return Sampler(solver, *LEVELS.get(levels, ("auto", "auto")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
@@ -13,7 +13,10 @@ from stages.models.presets import PRESETS, expanded
 from stages.models.samplers import with_sampler
 
 if TYPE_CHECKING:
-    SolverName = Sigmas = TimestepSpacing = PresetName = str
+    SolverName: TypeAlias = str
+    Sigmas: TypeAlias = str
+    TimestepSpacing: TypeAlias = str
+    PresetName: TypeAlias = str
 else:  # a new solver of the kernel is a choice here without an edit
     SolverName = Literal[("auto", *SOLVERS)]
     Sigmas = Literal[("auto", "uniform", *SIGMAS)]
