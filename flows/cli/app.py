@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import batch, convert, research
+from flows.cli import batch, convert, models, research
 from flows.cli.groups import grouped
 from flows.cli.options import (
     Format,
@@ -249,15 +249,6 @@ def export(
 
 
 @app.command()
-@grouped
-def models(where: Where) -> None:
-    """List the models that can be named, and where they were found."""
-    from flows.cli.tables import print_models
-
-    print_models(home_of(where.home), where.as_json)
-
-
-@app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their parameters, types and defaults, and the ablations of FreeScale."""
     from flows.cli.tables import print_methods
@@ -280,6 +271,7 @@ for command in (research.compare, research.evaluate):
     app.command()(command)
 app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
+app.add_typer(models.models, name="models")
 
 
 def _tell_seeds(drawn: Sequence[int | None]) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.errors import SpecError
+from stages.errors import SpecError, cause
 from stages.models.weights import PICKLED, headers
 
 if TYPE_CHECKING:
@@ -116,8 +116,10 @@ def describe_file(path: Path) -> FileMarks:
                 return FileMarks("model", "GGUF", why="the file begins with GGUF")
         found = headers(path)
         metadata = read_metadata(path)
-    except (SpecError, OSError) as error:
+    except SpecError as error:
         return FileMarks(error=str(error).removeprefix(f"model: {path} "))
+    except OSError as error:
+        return FileMarks(error=f"cannot be read: {cause(error)}")
     return classify(found, metadata)
 
 
