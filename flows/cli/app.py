@@ -19,6 +19,7 @@ import typer
 from flows.cli import batch, convert, models, research
 from flows.cli.groups import grouped
 from flows.cli.options import (
+    OUTPUT,
     Format,
     FpsOption,
     HomeOption,
@@ -26,6 +27,7 @@ from flows.cli.options import (
     MaskOption,
     Memory,
     Output,
+    OverwriteOption,
     Picture,
     RootOption,
     Running,
@@ -246,6 +248,36 @@ def export(
     found, how = home_of(home), {"fps": fps, "crf": crf, "pixel_format": pixel_format}
     exports, out = exports_of(found.record(run)), output.out or Path.cwd()
     typer.echo(export_level(found, run, exports, format, level, out, output.overwrite, **how))
+
+
+@app.command("import")
+@grouped
+def import_picture(
+    picture: Annotated[
+        str,
+        typer.Argument(
+            metavar="PICTURE",
+            help="A picture with the parameters of A1111, Forge, ComfyUI, InvokeAI or FreeScale in it, a text file "
+            "with A1111's parameters or ComfyUI's graph, or - for such a text on standard input.",
+        ),
+    ],
+    where: Where,
+    out: Annotated[
+        Path | None, typer.Option(help="The .yaml file to write. Default: standard output.", rich_help_panel=OUTPUT)
+    ] = None,
+    overwrite: OverwriteOption = False,
+    hash_all: Annotated[
+        bool,
+        typer.Option(
+            "--hash",
+            help="Look for files under other names too: read every file of the kind for its hash. Default: no.",
+        ),
+    ] = False,
+) -> None:
+    """Write the spec of a picture of another program: prompt, sampling, size, model and LoRAs, and what is missing."""
+    from flows.cli.run_import import run
+
+    run(picture, home_of(where.home), out, overwrite, hash_all, where.as_json)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from stages.errors import SpecError, nearest
 from stages.models.linked_folders import OWN, FileKind, KindFolder, folders_of, linked_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 MODEL_INDEX = "model_index.json"  # of a folder that is one model
 NO_MODELS = ("metrics", "measures")  # folders below the home's models with networks of other kinds
@@ -45,20 +45,23 @@ def find(kind: FileKind, name: str, home: Path) -> Path:
         return given
     if given.is_absolute() or name.startswith((".", "~")):
         raise SpecError(f"{kind}: {name!r} is not a file")
-    wanted = name.replace("\\", "/")
     candidates = list(library_files(home, kind))
-    hits = {
-        each.path.resolve(): each.path for each in candidates if _means(wanted, each, kind) and _is_kind(each, kind)
-    }
+    hits = named(kind, name, candidates)
     if not hits:
         raise SpecError(_not_found(kind, name, home, candidates))
     if len(hits) > 1:
-        first, second, *more = sorted(hits.values())
+        first, second, *more = sorted(each.path for each in hits)
         others = f" (and {len(more)} more)" if more else ""
         raise SpecError(
             f"{kind}: {name!r} is the name of {first} and of {second}{others}; give the path of one of them"
         )
-    return next(iter(hits.values()))
+    return hits[0].path
+
+
+def named(kind: FileKind, name: str, files: Iterable[LibraryFile]) -> list[LibraryFile]:
+    """Return those of the files that a name or a relative path means, with or without ending."""
+    wanted = name.replace("\\", "/")
+    return [each for each in files if _means(wanted, each, kind) and _is_kind(each, kind)]
 
 
 def library_files(home: Path, kind: FileKind | None = None) -> Iterator[LibraryFile]:
