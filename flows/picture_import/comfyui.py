@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from flows.picture_import.graph import Graph, Node
 
+MOST = 64  # samplers and outputs of a graph that are looked at
 PASSED_ON = ("Reroute", "Reroute (rgthree)", "PrimitiveNode", "SetNode", "GetNode", "Note", "MarkdownNote")
 MODEL_INPUTS = ("model", "MODEL", "*", "", "any", "guider", "value")
 LATENTS = ("latent_image", "latent", "samples", "LATENT", "pixels", "image", "images", "*", "", "any")
@@ -27,7 +28,7 @@ TEXT_NETWORK = ("clip", "CLIP", "*", "", "any")
 def read_nodes(texts: Mapping[str, str], picture: tuple[int, int] | None) -> Recipe:
     """Return what the graph of a picture of this (height, width) says. Raises `SpecError` for one without a sampler."""
     graph = read_graph(texts)
-    samplers = [node for node in graph.nodes.values() if _samples(node)]
+    samplers = [node for node in graph.nodes.values() if _samples(node)][:MOST]
     if not samplers:
         kinds = ", ".join(sorted({node.kind for node in graph.nodes.values()})[:6])
         raise SpecError(
@@ -55,7 +56,7 @@ def _first(graph: Graph, samplers: list[Node]) -> tuple[Node, list[Node]]:
     """The sampler that begins with an empty picture, and those that go on from it, up to the picture that is saved."""
     ids = {node.id for node in samplers}
     upstream = {node.id: [each.id for each in graph.chain(node, *LATENTS) if each.id in ids] for node in samplers}
-    outputs = [node for node in graph.nodes.values() if node.kind.startswith(("Save", "Preview", "Image Save"))]
+    outputs = [node for node in graph.nodes.values() if node.kind.startswith(("Save", "Preview", "Image Save"))][:MOST]
     saved = [next((n for n in graph.chain(out, *LATENTS) if n.id in ids), None) for out in outputs]
     last = max((node for node in saved if node is not None), key=lambda node: len(upstream[node.id]), default=None)
     last = last or max(samplers, key=lambda node: len(upstream[node.id]))

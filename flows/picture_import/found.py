@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from stages.models.file_hashes import FileHashes, old_hash
 from stages.models.file_marks import describe_file
 from stages.models.folder import EMBEDDED_MODELS
 from stages.models.library import find, library_files, named, without_ending
+from stages.models.linked_folders import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from stages.models.library import LibraryFile
     from stages.models.linked_folders import FileKind
 
+DIGITS = re.compile("[0-9a-fA-F]{8,64}")  # of a hash
 OLD_DIGITS = 8
 
 
@@ -51,7 +54,7 @@ class Finder:
         files = self._of(wanted.kind)
         stem = PurePosixPath(without_ending(wanted.name.replace("\\", "/"), wanted.kind)).name
         by_name = named(wanted.kind, wanted.name, files) or named(wanted.kind, stem, files)
-        if wanted.digits:
+        if DIGITS.fullmatch(wanted.digits):
             others = [each for each in files if each not in by_name]
             for each in (*by_name, *others):
                 if self._has(each, wanted, read=self.hash_all or each in by_name):
@@ -79,7 +82,7 @@ class Finder:
             # Trainers write the hash of the tensors into a LoRA's header, and A1111 takes it from there.
             if wanted.kind == "lora" and describe_file(file.path).tensors_sha256.lower().startswith(digits):
                 return True
-            if len(digits) == OLD_DIGITS and old_hash(file.path) == digits:
+            if len(digits) == OLD_DIGITS and wanted.kind == "model" and old_hash(file.path) == digits:
                 return True
             found = self.hashes.known(file.path)
             if found is None and read:
@@ -91,7 +94,12 @@ class Finder:
         return found is not None and found.begins(wanted.digits)
 
     def _name(self, file: LibraryFile) -> str:
-        """What a spec calls the file: its name in the library where that is clear, else its path."""
+        """What a spec calls the file: its name in the library where that is clear, else its path.
+
+        Embeddings have names in the home's folder alone.
+        """
+        if file.kind == "embedding" and not file.path.is_relative_to(self.home / OWN["embedding"]):
+            return str(file.path.absolute())
         assert file.kind is None or file.kind in self._files
         for kind in self._files if file.kind is None else (file.kind,):
             try:

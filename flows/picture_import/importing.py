@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.picture_import import a1111, comfyui, invokeai, ours
 from flows.picture_import.found import Finder, FoundFile
+from flows.picture_import.recipe import one_line
 from flows.picture_import.spec_file import SINGLE, spec_text
 from flows.picture_import.texts import PASTED, read_texts
 from stages.errors import SpecError
@@ -51,8 +52,9 @@ def import_picture(
     finder = Finder(home, hash_all, told)
     _one_of_each(recipe)
     found = tuple(finder.find(each) for each in dict.fromkeys(recipe.files))
-    _check(recipe)
-    notes = (*([] if recipe.program == "FreeScale" else [NOISE]), *_notes(recipe, found))
+    if not recipe.is_spec:
+        _check(recipe)
+    notes = tuple(one_line(note, 1000) for note in (*(() if recipe.is_spec else (NOISE,)), *_notes(recipe, found)))
     source = "pasted text" if what == "-" else Path(what).name
     text = spec_text(recipe, source, found, notes)
     return Imported(text, recipe.program, recipe.fields, found, notes, recipe.left_out)

@@ -18,7 +18,7 @@ def read_provenance(text: str) -> Recipe:
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise SpecError("picture: the text `freescale` in it holds no spec") from None
-    recipe = Recipe("FreeScale", fields=dict(spec))
+    recipe = Recipe("FreeScale", fields=dict(spec), is_spec=True)
     model = recipe.fields.pop("model", {})
     model = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, dict) else {}
     recipe.files.append(NamedFile("model", str(model.pop("name", "shapes"))))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flows.picture_import.samplers import sampler_named
+from flows.picture_import.samplers import nearest_sampler, sampler_named
 from stages.errors import SpecError
 
 if TYPE_CHECKING:
+    from flows.picture_import.samplers import Sampler
     from stages.models.linked_folders import FileKind
 
 NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})(e[+-]?\d{1,3})?", re.IGNORECASE)
@@ -40,12 +42,13 @@ class Recipe:
     files: list[NamedFile] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_spec: bool = False  # its fields are those of a spec of ours, and stay as they are
 
     def prompts(self, prompt: object, negative: object, syntax: str) -> None:
         """Take over both prompts, without control characters. An absent negative prompt is an empty one."""
         for name, text in (("prompt", prompt), ("negative_prompt", negative)):
             lines = str(text or "").replace("\r\n", "\n").replace("\r", "\n")
-            self.fields[name] = "".join(c for c in lines if c in "\n\t" or ord(c) >= 32).strip()
+            self.fields[name] = "".join(c for c in lines if c in "\n\t" or _is_text(c)).strip()
         self.fields["prompt_syntax"] = syntax
 
     def number(self, name: str, value: object, said: str, *, whole: bool = False, of_model: bool = False) -> None:
@@ -97,17 +100,23 @@ class Recipe:
     def sampler(self, text: str, said: str) -> None:
         """Take over a sampler with its schedule, by the names of other programs."""
         try:
-            found = sampler_named(text)
+            found: Sampler | None = sampler_named(text)
         except SpecError:
-            self.left(said, text)
-            return
-        self.fields |= {name: value for name, value in found.fields().items() if value is not None}
-        if found.remark:
-            self.notes.append(f"{said} {_line(text)}: {found.remark}")
+            found = nearest_sampler(text)
+            if found is None:
+                self.left(said, text)
+                return
+            self.notes.append(f"{said} {one_line(text)} is not here; the nearest is {found.solver}")
+        self.fields |= {name: value for name, value in found._asdict().items() if value != "auto"}
 
     def left(self, name: str, value: object) -> None:
         """Note something that is not carried over."""
-        self.left_out[_line(name)] = _line(value if isinstance(value, str) else _json(value))
+        self.left_out[one_line(name)] = one_line(value if isinstance(value, str) else _json(value))
+
+
+def _is_text(character: str) -> bool:
+    """Whether a prompt may hold it: no control character, and no half of one beyond U+FFFF."""
+    return ord(character) >= 32 and not "\ud800" <= character <= "\udfff"
 
 
 def number(value: object) -> float | None:
@@ -115,7 +124,8 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     text = str(value).strip()
-    return float(text) if NUMBER.fullmatch(text) else None
+    found = float(text) if NUMBER.fullmatch(text) else math.inf
+    return found if math.isfinite(found) else None
 
 
 def _json(value: object) -> str:
@@ -125,7 +135,7 @@ def _json(value: object) -> str:
         return type(value).__name__
 
 
-def _line(value: object, most: int = 160) -> str:
-    """A text on one line, printable, cut at `most` characters."""
+def one_line(value: object, most: int = 160) -> str:
+    """Return a text on one line, without what cannot be printed, cut at `most` characters."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in str(value)[: 4 * most]).split())
     return plain if len(plain) <= most else f"{plain[:most]}…"

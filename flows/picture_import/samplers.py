@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from stages.errors import SpecError
 
@@ -11,17 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class NamedSampler(NamedTuple):
-    """A solver, its noise levels (None: of evenly spaced timesteps), their spacing, and what differs, for people."""
+class Sampler(NamedTuple):
+    """A solver with its noise levels; `auto` is the model's own."""
 
     solver: str
-    sigmas: str | None = None
-    timestep_spacing: str | None = None
-    remark: str | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """The fields of a spec; None where a field keeps its default."""
-        return {"solver": self.solver, "sigmas": self.sigmas, "timestep_spacing": self.timestep_spacing}
+    sigmas: str = "auto"
+    timestep_spacing: str = "auto"
 
 
 SOLVERS: Mapping[str, str] = {  # letters and digits of a name, `+` as p: our solver
@@ -61,46 +56,49 @@ NEAREST: Mapping[str, str] = {  # a name without a solver of ours: the nearest
     "dpmadaptive": "dpmpp_2m",
     "resmultistep": "dpmpp_2m",
 }
-SCHEDULES: Mapping[str, tuple[str | None, str | None, str | None]] = {  # sigmas, spacing, remark
-    "": (None, None, None),
-    "automatic": (None, None, None),
-    "normal": (None, None, None),
-    "uniform": (None, None, None),
-    "simple": (None, "trailing", None),
-    "ddimuniform": (None, "leading", None),
-    "sgmuniform": (None, "sgm_uniform", None),
-    "karras": ("karras", None, None),
-    "exponential": ("exponential", None, None),
-    "beta": ("beta", None, None),
-    "polyexponential": ("exponential", None, "the nearest noise levels are exponential"),
-    "klopimal": ("karras", None, "the nearest noise levels are karras"),
-    "kloptimal": ("karras", None, "the nearest noise levels are karras"),
-    "alignyoursteps": ("karras", None, "the nearest noise levels are karras"),
+SCHEDULES: Mapping[str, tuple[str, str]] = {  # sigmas and spacing
+    "": ("auto", "auto"),
+    "automatic": ("auto", "auto"),
+    "normal": ("uniform", "linspace"),
+    "uniform": ("uniform", "auto"),
+    "simple": ("uniform", "trailing"),
+    "ddimuniform": ("uniform", "leading"),
+    "sgmuniform": ("uniform", "sgm_uniform"),
+    "karras": ("karras", "auto"),
+    "exponential": ("exponential", "auto"),
+    "beta": ("beta", "auto"),
 }
 SUFFIXES = ("gpu", "cfgpp")  # of ComfyUI's names, which change nothing, or not the solver
 
 
-def sampler_named(text: str) -> NamedSampler:
+def sampler_named(text: str) -> Sampler:
     """Return the solver and the noise levels of a sampler and its schedule, such as `DPM++ 2M Karras`.
 
     Raises `SpecError` for a name that is not known.
     """
+    name, schedule = _parted(text)
+    if name not in SOLVERS:
+        raise SpecError(f"solver: {text!r} is not known; such as 'DPM++ 2M Karras' and 'Euler a' work")
+    return Sampler(SOLVERS[name], *SCHEDULES[schedule])
+
+
+def nearest_sampler(text: str) -> Sampler | None:
+    """Return the nearest of our samplers to one that is not here; None: an unknown name."""
+    name, schedule = _parted(text)
+    solver = SOLVERS.get(name) or NEAREST.get(name)
+    return None if solver is None else Sampler(solver, *SCHEDULES[schedule])
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """The letters of the sampler's name, and those of its schedule."""
     letters = _letters(text)
+    if text.strip().lower().endswith("_k"):
+        return letters.removesuffix("k"), "karras"  # InvokeAI's dpmpp_2m_k
     schedule = max((each for each in SCHEDULES if letters.endswith(each)), key=len)
     name = letters.removesuffix(schedule)
-    if not schedule and name.endswith("k") and not text.endswith("k-diffusion"):
-        name, schedule = name.removesuffix("k"), "karras"  # InvokeAI's dpmpp_2m_k
-    bare = name
     for suffix in SUFFIXES:
-        bare = bare.removesuffix(suffix)
-    bare = bare if bare in SOLVERS or bare in NEAREST else bare.removeprefix("k")  # k_lms, k_euler_a
-    solver = SOLVERS.get(bare, NEAREST.get(bare))
-    if solver is None:
-        raise SpecError(f"sampler: {text!r} is not known; such as 'DPM++ 2M Karras' and 'Euler a' work")
-    sigmas, spacing, remark = SCHEDULES[schedule]
-    remarks = [f"the nearest solver is {solver}"] if bare in NEAREST else []
-    remarks += ["CFG++ is not carried over"] if "cfgpp" in name else []
-    return NamedSampler(solver, sigmas, spacing, "; ".join([*remarks, *([remark] if remark else [])]) or None)
+        name = name.removesuffix(suffix)
+    return (name if name in SOLVERS or name in NEAREST else name.removeprefix("k")), schedule  # k_lms, k_euler_a
 
 
 def _letters(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from flows.picture_import.recipe import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,7 +22,7 @@ MISSING = "  # missing here"
 def spec_text(recipe: Recipe, source: str, found: Sequence[FoundFile], notes: Sequence[str]) -> str:
     """Return the YAML of a recipe with its files; `source` is the picture's name, `notes` stand at the head."""
     head = [f"Imported from {source}, a picture of {recipe.program}.", *notes]
-    lines = [f"# {_comment(line)}" for line in head]
+    lines = [f"# {one_line(line, 1000)}" for line in head]
     fields = sorted(recipe.fields.items(), key=lambda item: FIRST.index(item[0]) if item[0] in FIRST else len(FIRST))
     lines += [f"{name}: {_value(value)}" for name, value in fields]
     if model := [*_model(recipe, found)]:
@@ -62,7 +64,3 @@ def _value(value: Any) -> str:
         value = int(value)
     text = json.dumps(value, ensure_ascii=False)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-
-
-def _comment(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

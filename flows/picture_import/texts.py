@@ -103,7 +103,7 @@ def _png(what: str, file: BinaryIO) -> PictureTexts:
         data = file.read(length)
         file.seek(4, os.SEEK_CUR)
         try:
-            texts = _exif_texts(_exif(data)) if kind == b"eXIf" else dict([_chunk_text(kind, data, left)])
+            texts = _exif_chunk(data) if kind == b"eXIf" else dict([_chunk_text(kind, data, left)])
         except (ValueError, zlib.error):
             continue  # one damaged text is as if it were not there
         left -= sum(len(text) for text in texts.values())
@@ -155,15 +155,16 @@ def _other(what: str, path: Path) -> PictureTexts:
     return PictureTexts({key: text for key, text in found.items() if len(text) <= MAX_TEXT}, size)
 
 
-def _exif(data: bytes) -> Image.Exif:
+def _exif_chunk(data: bytes) -> dict[str, str]:
+    """The texts of EXIF in a PNG. Raises `ValueError` for a damaged one."""
     from PIL import Image
 
     exif = Image.Exif()
     try:
         exif.load(data)
+        return _exif_texts(exif)
     except Exception as error:  # as above
         raise ValueError(str(error)) from None
-    return exif
 
 
 def _exif_texts(exif: Image.Exif) -> dict[str, str]:

@@ -74,10 +74,14 @@ def hashed(path: Path) -> FileHash:
 
 
 def old_hash(path: Path) -> str:
-    """Return the 8 digits by which A1111 named checkpoints in 2022: of 64 KiB that begin at 1 MiB. Raises `OSError`."""
+    """Return the 8 digits by which A1111 named checkpoints in 2022: of 64 KiB that begin at 1 MiB.
+
+    A smaller file has none, which is an empty text. Raises `OSError`.
+    """
     with path.open("rb") as file:
         file.seek(OLD_START)
-        return hashlib.sha256(file.read(OLD_LENGTH)).hexdigest()[:LEAST]
+        read = file.read(OLD_LENGTH)
+    return hashlib.sha256(read).hexdigest()[:LEAST] if read else ""
 
 
 def _mark(path: Path) -> str:
