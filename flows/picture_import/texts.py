@@ -49,6 +49,8 @@ def read_texts(what: str) -> PictureTexts:
     """
     if what == "-":
         return PictureTexts({PASTED: _plain("standard input", sys.stdin.buffer.read(MAX_PLAIN + 1))})
+    if not what.strip():
+        raise SpecError(f"picture: {what!r} is no name; name a picture, a text file, or - for standard input")
     path = user_path(what)
     try:
         if path.is_dir():
