@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import batch, convert, models, research
+from flows.cli import batch, convert, import_picture, models, research
 from flows.cli.groups import grouped
 from flows.cli.options import (
-    OUTPUT,
     Format,
     FpsOption,
     HomeOption,
@@ -27,7 +26,6 @@ from flows.cli.options import (
     MaskOption,
     Memory,
     Output,
-    OverwriteOption,
     Picture,
     RootOption,
     Running,
@@ -250,36 +248,6 @@ def export(
     typer.echo(export_level(found, run, exports, format, level, out, output.overwrite, **how))
 
 
-@app.command("import")
-@grouped
-def import_picture(
-    picture: Annotated[
-        str,
-        typer.Argument(
-            metavar="PICTURE",
-            help="A picture with the parameters of A1111, Forge, ComfyUI, InvokeAI or FreeScale in it, a text file "
-            "with A1111's parameters or ComfyUI's graph, or - for such a text on standard input.",
-        ),
-    ],
-    where: Where,
-    out: Annotated[
-        Path | None, typer.Option(help="The .yaml file to write. Default: standard output.", rich_help_panel=OUTPUT)
-    ] = None,
-    overwrite: OverwriteOption = False,
-    hash_all: Annotated[
-        bool,
-        typer.Option(
-            "--hash",
-            help="Look for files under other names too: read every file of the kind for its hash. Default: no.",
-        ),
-    ] = False,
-) -> None:
-    """Write the spec of a picture of another program: prompt, sampling, size, model and LoRAs, and what is missing."""
-    from flows.cli.run_import import run
-
-    run(picture, home_of(where.home), out, overwrite, hash_all, where.as_json)
-
-
 @app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their parameters, types and defaults, and the ablations of FreeScale."""
@@ -301,6 +269,7 @@ for command in (batch.batch, batch.pause, batch.unpause, batch.prune, batch.pref
     app.command()(command)
 for command in (research.compare, research.evaluate):
     app.command()(command)
+app.command("import")(import_picture.import_picture)
 app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
 app.add_typer(models.models, name="models")

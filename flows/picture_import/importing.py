@@ -36,6 +36,14 @@ class Imported:
     notes: tuple[str, ...]
     left_out: Mapping[str, str]
 
+    def as_json(self) -> dict[str, Any]:
+        """The import for a script."""
+        files = [
+            {"kind": each.wanted.kind, "name": each.wanted.name, "path": None if each.path is None else str(each.path)}
+            for each in self.found
+        ]
+        return {"program": self.program, "files": files, "not_carried_over": dict(self.left_out), "spec": self.text}
+
 
 def import_picture(
     what: str, home: Path, hash_all: bool = False, told: Callable[[str], None] = lambda text: None
