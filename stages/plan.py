@@ -8,7 +8,6 @@ The plan is pure: it reads the model's configuration and the checked pictures, l
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freescale import make_schedule
 from stages.call import Call
-from stages.conditioning import EncodePrompt
+from stages.conditioning import EncodePrompt, text_stage
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling
 from stages.errors import SpecError
@@ -124,7 +122,14 @@ class _Builder:
         if max(scales) > 1:
             given = self.spec.negative_prompt
             negative = self.info.negative_prompt if given is None else given
-        return self._call(EncodePrompt(self.spec.prompt, negative), self.levels[0], {})
+        return self._call(text_stage(self.spec, self.info, negative), self.levels[0], {})
+
+    @property
+    def chunks(self) -> int:
+        """How long the encoded prompts are."""
+        stage = self.text.stage
+        assert isinstance(stage, EncodePrompt)
+        return stage.chunks
 
     @cached_property
     def first(self) -> Call:
@@ -146,10 +151,11 @@ class _Builder:
             sampling=self._sampling(settings),
             method=method_record(method.at_base() if self._enlarges else method),
             start=0,
-            stop=self.steps,
+            stop=len(self.schedule),
             time_ids=self._time_ids(method),
             motion_fps=self.spec.motion_fps,
             frames=self.spec.frames,
+            chunks=self.chunks,
         )
         return self._call(stage, level, {"text": self.text})
 
@@ -158,8 +164,9 @@ class _Builder:
         reference = self._reference(level, latents, image)
         method = level.upscale.method
         start, detail = method.restart_step(self.schedule), method.detail_step(self.schedule)
-        if not start < self.steps:
-            raise SpecError(f"method: a restart at step {start} leaves none of {self.steps} steps to denoise")
+        steps = len(self.schedule)
+        if not start < steps:
+            raise SpecError(f"method: a restart at step {start} leaves none of {steps} steps to denoise")
         renoise = Renoise(
             seed=level.renoise.seed,
             level=level.level,
@@ -173,8 +180,8 @@ class _Builder:
         parents["reference"] = reference
         if start < detail:
             parents["latents"] = self._denoise(HighresDenoise, level, level.highres_denoise, (start, detail), parents)
-        if max(start, detail) < self.steps:
-            span = (max(start, detail), self.steps)
+        if max(start, detail) < steps:
+            span = (max(start, detail), steps)
             parents["latents"] = self._denoise(DetailPass, level, level.detail_pass, span, parents)
         return parents["latents"]
 
@@ -208,6 +215,7 @@ class _Builder:
             time_ids=self._time_ids(settings.method),
             regions=tuple((f"mask{i}", region.detail_scale) for i, region in enumerate(settings.regions)),
             motion_fps=self.spec.motion_fps,
+            chunks=self.chunks,
         )
         return self._call(stage, level, {**parents, **anchor, **self._masks(settings)})
 
@@ -253,10 +261,20 @@ class _Builder:
     @cached_property
     def schedule(self) -> Schedule:
         """The noise levels of all steps."""
-        return make_schedule(self.info.scheduler, self.steps, *self.solver)
+        return self._sampling(self.levels[0].base_denoise).schedule_on(self.info.scheduler)
 
     def _sampling(self, settings: StageSettings) -> Sampling:
-        return Sampling(self.steps, *self.solver, settings.guidance_scale, self.spec.guidance_rescale)
+        spec = self.spec
+        return Sampling(
+            self.steps,
+            *self.solver,
+            settings.guidance_scale,
+            spec.guidance_rescale,
+            spec.sigmas,
+            spec.timestep_spacing,
+            spec.timesteps or (),
+            spec.guidance_interval,
+        )
 
     def _time_ids(self, method: Method) -> Size | None:
         """The size that the method gives a size-conditioned model (SDXL's micro-conditioning)."""
@@ -276,7 +294,9 @@ class _Builder:
         for holder in (spec, *spec.get("redo", ())):
             for region in holder.get("regions") or ():
                 region["mask"] = Path(region["mask"]).name
-        resolved = dataclasses.asdict(self._sampling(self.levels[0].base_denoise))
+        for embedding in spec.get("model", {}).get("embeddings", ()):
+            embedding["file"] = Path(embedding["file"]).name
+        resolved = self._sampling(self.levels[0].base_denoise).record()
         record = {
             "spec": spec,
             "level": level,

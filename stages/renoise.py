@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ class Renoise(Stage):
     sampling: Sampling
     method: dict[str, Any]
     start: int
+
+    def params(self) -> dict[str, Any]:
+        """The parameters that decide the bytes, as JSON has them."""
+        return {**super().params(), "sampling": json.loads(json.dumps(self.sampling.record()))}
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Add the level's noise, which is keyed by (seed, level): the denoising stages draw it again."""

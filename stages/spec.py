@@ -13,24 +13,23 @@ import math
 import re
 import typing
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    WithJsonSchema,
     create_model,
     field_validator,
     model_validator,
 )
 
-from freescale import METHODS, SOLVERS, Compute, Method
+from freescale import METHODS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
-from stages.planner.amounts import parse_bytes
+from stages.models import sampling_fields as sampling
+from stages.models.spec import EmbeddingSpec, FrozenModel
+from stages.planner.amounts import Amount, AmountOrNever  # noqa: TC001 - pydantic reads them
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -40,17 +39,9 @@ IMAGE_FORMATS, VIDEO_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", 
 LOSSY = ("mp4", "hevc")
 DEVICES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Pair = tuple[int, int]
-if TYPE_CHECKING:
-    SolverName = str
-else:
-    SolverName = Literal[("auto", *SOLVERS)]  # a new solver of the kernel is a choice here without an edit
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class _MethodSpec(_Model):
+class _MethodSpec(FrozenModel):
     name: str = ""  # each made class allows its own method's alone
 
     def build(self) -> Method:
@@ -93,8 +84,10 @@ else:
     ]
 
 
-class ModelSpec(_Model):
+class ModelSpec(FrozenModel):
     """The pretrained model."""
+
+    later = frozenset({"prediction", "ztsnr", "embeddings", "clip_skip"})
 
     name: str = Field(
         "shapes",
@@ -108,16 +101,28 @@ class ModelSpec(_Model):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="Of the UNet and the text encoders; the VAE computes in float32."
     )
+    embeddings: tuple[EmbeddingSpec, ...] = Field(
+        (), max_length=64, description="Textual inversions, besides those under HOME/embeddings."
+    )
+    clip_skip: int | None = Field(
+        None, ge=1, le=32, description="Layer of the text encoders from the end, as pages of models count. None: usual."
+    )
+    prediction: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
+        "auto", description="What the UNet predicts. `auto`: what the model says."
+    )
+    ztsnr: Literal["auto", "on", "off"] = Field(
+        "auto", description="Zero terminal SNR: sampling begins at noise alone. `auto`: what the model says."
+    )
 
 
-class Region(_Model):
+class Region(FrozenModel):
     """A soft mask and the detail scale inside it; the rest of the picture keeps the method's detail scale."""
 
     mask: str = Field(min_length=1, max_length=4096, description="A picture file: white is 1, black is 0.")
     detail_scale: float = Field(ge=0, le=50, description="The method's `detail_scale` where the mask is 1.")
 
 
-class Redo(_Model):
+class Redo(FrozenModel):
     """Changes that hold from one stage of one level on; everything before keeps its bytes."""
 
     stage: Literal["base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass"] = Field(
@@ -182,11 +187,21 @@ Side = Annotated[
 ]
 
 
-class RenderSpec(_Model):
+class RenderSpec(FrozenModel):
     """All that decides the bytes of one picture or video."""
+
+    later = frozenset(
+        {"prompt_syntax", "emphasis", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"}
+    )
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
     negative_prompt: str | None = Field(None, max_length=4000, description="What to avoid. None: the model's default.")
+    prompt_syntax: Literal["plain", "a1111", "comfy"] | None = Field(
+        None, description="Of both prompts. None: a1111 for a model in a single file, else plain."
+    )
+    emphasis: Literal["original", "no_norm", "comfy", "off"] | None = Field(
+        None, description="How weights in prompts act. None: as in the program whose syntax it is."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="All noise is drawn from it.")
     width: Side = 512
     height: Side = 512
@@ -205,8 +220,19 @@ class RenderSpec(_Model):
     guidance_rescale: float = Field(
         0.0, ge=0, le=1, description="Share of rescaled guidance (arXiv:2305.08891); 0: none."
     )
-    solver: SolverName = Field("auto", description="`auto`: what the method was published with, else the model's.")
-    eta: float | None = Field(None, ge=0, le=1, description="Stochasticity of `ddim`. None: the method's with `auto`.")
+    solver: sampling.SolverName = Field("auto", description="`auto`: the method's as published, else the model's.")
+    eta: float | None = Field(
+        None, ge=0, le=1, description="Stochasticity of `ddim` and `tcd`. None: the method's with `auto`, else usual."
+    )
+    preset: sampling.PresetName | None = Field(None, description="How a few-step model is sampled. None: as others.")
+    sigmas: sampling.Sigmas = Field("auto", description="`uniform`: at even timesteps. `auto`: the model's.")
+    timestep_spacing: sampling.TimestepSpacing = Field("auto", description="Of even timesteps. `auto`: the model's.")
+    timesteps: sampling.Timesteps = Field(
+        None, min_length=1, max_length=1000, description="Every timestep. None: by spacing."
+    )
+    guidance_interval: sampling.Interval = Field(
+        None, description="(start, end): shares of the steps between which guidance is on. None: all of them."
+    )
     image: str | None = Field(None, max_length=4096, description="A picture to enlarge, in place of level 0.")
     regions: tuple[Region, ...] = Field((), max_length=16, description="Parts with a detail scale of their own.")
     redo: tuple[Redo, ...] = Field((), max_length=16, description="Changes from a stage of a level on, in order.")
@@ -227,6 +253,11 @@ class RenderSpec(_Model):
     )
     crf: int | None = Field(None, ge=0, le=51, description="Quality of mp4 and hevc, smaller is better; none: 18.")
     pixel_format: Literal["yuv420p", "yuv444p"] | None = Field(None, description="Of mp4 and hevc; none: yuv420p.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampling(cls, values: Any) -> Any:
+        return sampling.sampling_of(values)
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
@@ -290,16 +321,7 @@ def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
             raise ValueError(f"cascade level {next_w}x{next_h} has another aspect than {w}x{h}")
 
 
-AMOUNT_SCHEMA = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
-Amount = Annotated[int, BeforeValidator(lambda value: parse_bytes(value, least=1)), AMOUNT_SCHEMA]
-AmountOrNever = Annotated[
-    int,
-    BeforeValidator(lambda value: 0 if value == "never" else parse_bytes(value, least=int(isinstance(value, str)))),
-    AMOUNT_SCHEMA,
-]
-
-
-class RunOptions(_Model):
+class RunOptions(FrozenModel):
     """How a render is run. Nothing here decides a byte beyond floating-point rounding."""
 
     device: Annotated[str, BeforeValidator(_device)] = Field(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from stages.models.load import describe
 from stages.plan import make_plan
+from stages.planner.method_check import check_methods
+from stages.planner.trace_cache import trace_cache
 from stages.spec import RenderSpec
 from storage import PlannedCall, fingerprint
 
@@ -45,12 +47,14 @@ def prepare(
 
     Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
     found of each model, for many specs at one time; `pictures` are known and are not read. Raises `SpecError`;
-    nothing is written.
+    nothing is written but what the next call then finds in the cache.
     """
     known = {} if known is None else known
     if spec.model not in known:
         known[spec.model] = describe(spec.model, home.root)
     plan = make_plan(spec, known[spec.model], input_root, pictures)
+    with trace_cache(home.root / "cache" / "traces.json"):
+        check_methods(plan)
     stage = spec.redo[-1].stage if origin and spec.redo else None
     return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
 

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from freescale.cascade import CELL
 from freescale.forward_process import renoise
 from freescale.long_videos import video_noise
+from freescale.moment import Moment
+from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from freescale.cascade import Size
+    from freescale.cascade import Level, Size
     from freescale.enlarge import Interpolation
     from freescale.guidance import Denoiser
-    from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.solvers import Solver
     from freescale.unet_patches import Patch
@@ -37,6 +38,7 @@ class Method:
     video: ClassVar[bool] = True  # whether it can make videos
     by_views: ClassVar[bool] = False  # whether it calls the UNet for many views of equal size in a step
     steady: ClassVar[bool] = False  # whether all steps of a stage cost the same
+    any_unet: ClassVar[bool] = True  # whether it works in every UNet; else `check_unet` says whether it does
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
 
     @classmethod
@@ -106,6 +108,22 @@ class Method:
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield the method's own changes to the UNet for this step; FreeU is not among them."""
         yield from ()
+
+    def changes(self, unet: nn.Module, moment: Moment) -> Iterator[Patch]:
+        """Yield every change to this UNet that the step may make: `patches`, and those that `predict` makes itself.
+
+        Raises `ValueError` where the method does not work with the UNet at this size.
+        """
+        yield from self.patches(moment)
+
+    def check_unet(self, unet: nn.Module, level: Level, schedule: Schedule, steps: Sequence[int]) -> None:
+        """Make and undo the changes of these steps; the UNet may be on the meta device, and nothing is computed.
+
+        Raises `ValueError` where the method does not work with the UNet at the size of the level.
+        """
+        for step in steps:
+            with patched(unet, self.changes(unet, Moment(level, step, schedule, seed=0))):
+                pass
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
         """Return the latents that this step starts from, in the shape and dtype of `latents`."""

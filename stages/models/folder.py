@@ -9,8 +9,6 @@ by `stages.models.card`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import SpecError, nearest
 from stages.models.checks import check_card, check_index, check_weights, read_folder
 from stages.models.fields import read_json
-from stages.models.hashes import Hashes
+from stages.models.hashes import Hashes, with_decided
+from stages.models.presets import FEW_STEPS
 from stages.models.weights import PICKLED
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from freescale import Solver
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
+    from stages.prompts.names import Embedding
+    from stages.models.predicted import Prediction
     from stages.spec import ModelSpec
 
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
@@ -39,10 +40,6 @@ EMBEDDED_MODELS: Mapping[str, Path] = {
 PARTS = ("text", "unet", "vae")  # of a model, each with a fingerprint of what decides the bytes of its stages
 CARD, INDEX = "freescale.json", "model_index.json"
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
-TURBO: MethodValues = {
-    "freescale": {"restart": 0.5, "dilation": (0.0, 1.0)},
-    "hidiffusion": {"rad": (0.0, 0.0), "pool": (0.0, 0.5)},
-}  # of four steps: two a level, dilated throughout; HiDiffusion as released for SDXL-Turbo
 VIDEO: MethodValues = {"*": {"freeu": None}, "freescale": {"upsample": "latent", "interpolation": "bilinear"}}
 """What the paper changes for video: no FreeU, levels enlarged in latent space (the mode is our choice)."""
 
@@ -94,6 +91,11 @@ class ModelInfo:
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # configurations of its text encoders, by part
+    embeddings: tuple[Embedding, ...] = ()  # that prompts may name
+    scheduler_remark: str | None = None  # where its scheduler's own solver is not among ours
+    said: Mapping[str, str] = field(default_factory=dict)  # of its card: `prediction` and `ztsnr`
+    prediction: Prediction | None = None  # what the UNet predicts, and how it is known (`stages.models.prediction`)
 
     @property
     def is_video(self) -> bool:
@@ -202,10 +204,11 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     adapter = _adapter(root, card, unet_class) if is_video else None
     folder = read_folder(root, unet_class, pooled=size_ids, adapter=adapter, has_weights=has_weights)
     path = root / "scheduler" / "scheduler_config.json"
-    solver, unsaid = read_scheduler(path, scheduler := read_json(path))
+    solver, unsaid, remark = read_scheduler(path, scheduler := read_json(path))
     if has_weights:
         check_weights(folder, home)
-    turbo = scheduler.get("timestep_spacing") == "trailing" and solver == "euler_ancestral"
+    turbo = solver in ("lcm", "tcd")
+    turbo |= scheduler.get("timestep_spacing") == "trailing" and solver == "euler_ancestral"
     vae, hashes = folder.vae.config, Hashes(home)
     info = ModelInfo(
         name=spec.name,
@@ -220,9 +223,12 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
         latent_channels=int(vae.get("latent_channels", 4)),
         cell=cell_of(vae),
         fingerprints=_fingerprints(folder, hashes, index, unsaid),
-        method_defaults=_method_values(root, card, TURBO if turbo else None),
+        method_defaults=_method_values(root, card, FEW_STEPS if turbo else None),
         unet_class=unet_class,
         empty_prompt_is_zeros=index.get("force_zeros_for_empty_prompt", True),
+        texts={name: part.config for name, part in folder.texts.items()},
+        scheduler_remark=remark,
+        said={name: card[name] for name in ("prediction", "ztsnr") if name in card},
     )
     info = _as_video(info, str(kind), folder, card, hashes) if is_video else info
     check_schedule(path, info.scheduler)
@@ -235,8 +241,8 @@ def _fingerprints(
     """Return the fingerprint of each part: its files, and what else decides its bytes where it is not usual."""
     found = {part: hashes.files(folder.root, folder.files(part)) for part in PARTS}
     if not index.get("force_zeros_for_empty_prompt", True):
-        found["text"] = _with(found["text"], {"force_zeros_for_empty_prompt": False})
-    return {**found, "unet": _with(found["unet"], unsaid)} if unsaid else found
+        found["text"] = with_decided(found["text"], {"force_zeros_for_empty_prompt": False})
+    return {**found, "unet": with_decided(found["unet"], unsaid)} if unsaid else found
 
 
 def _method_values(folder: Path, card: Mapping[str, Any], usual: MethodValues | None = None) -> MethodValues:
@@ -302,8 +308,8 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
         scheduler={**info.scheduler, "dynamic_scale": scale} if scale else info.scheduler,
         fingerprints={
             **info.fingerprints,
-            "text": _with(info.fingerprints["text"], {"pad_token_id": pad}),
-            "unet": _with(info.fingerprints["unet"], decisive),
+            "text": with_decided(info.fingerprints["text"], {"pad_token_id": pad}),
+            "unet": with_decided(info.fingerprints["unet"], decisive),
         },
         method_defaults=_method_values(info.folder, card, VIDEO),
         frames=frames,
@@ -313,11 +319,6 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
         motion_adapter=adapter.folder if adapter else None,
         pad_token_id=pad,
     )
-
-
-def _with(fingerprint: str, decisive: Mapping[str, Any]) -> str:
-    """Return a part's fingerprint with what else decides its bytes."""
-    return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
 
 
 def _dynamic_scale(folder: Path, given: Any) -> tuple[float, int] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.models.cache_file import CacheFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 SETTLED_SECONDS = 2.0  # a file changed later than this before it is hashed may change again within one tick of its time
@@ -43,3 +44,8 @@ class Hashes:
         if time.time() - stat.st_ctime > SETTLED_SECONDS:
             self.known.put(mark, found)
         return found
+
+
+def with_decided(fingerprint: str, decisive: Mapping[str, Any]) -> str:
+    """Return a part's fingerprint with what else decides its bytes."""
+    return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()

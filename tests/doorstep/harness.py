@@ -52,6 +52,9 @@ class Said:
     err: str
 
 
+TRACED = bytearray()
+"""What the plans of earlier cases traced: a case that goes well begins with it, as in a home that is in use."""
+
 NEVER = ("Traceback", "<_io.", " object at 0x", "codec can't", "validation error for")
 """Texts of Python and its libraries that no person may see."""
 
@@ -66,7 +69,13 @@ def table(*cases: Case) -> Any:
 def check(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     """Run a case in `folder`, which is empty, and assert all that it says; return what the command said."""
     prepare(case, folder, monkeypatch)
+    traces = folder / "home" / "cache" / "traces.json"
+    if case.code == 0 and TRACED:
+        traces.parent.mkdir(parents=True)
+        traces.write_bytes(TRACED)
     said = call(folder, case.words.replace("{folder}", str(folder)))
+    if traces.exists():
+        TRACED[:] = traces.read_bytes()
     both = said.out + said.err
     assert said.code == case.code, f"exit {said.code}, not {case.code}: {both}"
     for text in case.says:

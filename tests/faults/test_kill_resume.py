@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
-KILLS = int(os.environ.get("FREESCALE_KILLS", "5"))
+KILLS = int(os.environ.get("FREESCALE_KILLS", "3"))
 RENDER = [
     "render",
     "a green ring on sand",
@@ -152,7 +152,7 @@ def test_resumed_run_says_from_which_step(quiet: dict[str, Any], tmp_path: Path)
     assert (home / "out.png").read_bytes() == quiet["png"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
     quiet: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -38,7 +38,7 @@ JOBS = int(os.environ.get("FREESCALE_NIGHT", "6"))
 FAULTS = ("killed", "memory", "disk", "poison")  # each once in forty jobs, and at least once
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 
-pytestmark = pytest.mark.filterwarnings("default")  # Dask's own warnings are not ours
+pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]  # Dask's own warnings are not ours
 
 
 def faulty(dask_worker: Any) -> None:

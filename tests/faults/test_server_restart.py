@@ -184,7 +184,7 @@ def test_a_night_whose_machine_is_lost_goes_on_by_itself(tmp_path: Path, workers
 
 
 def test_a_night_whose_process_is_killed_goes_on_by_itself(tmp_path: Path) -> None:
-    home, jobs = evening(tmp_path, 12)
+    home, jobs = evening(tmp_path, 20)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         _, worker = begin(place)
@@ -208,7 +208,7 @@ def check_night(home: Home, jobs: tuple[QueuedJob, ...]) -> None:
 
 
 def test_a_night_goes_on_without_its_server_and_ends_with_it(tmp_path: Path) -> None:
-    home, jobs = evening(tmp_path, 8)
+    home, jobs = evening(tmp_path, 20)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         server, _ = begin(place)

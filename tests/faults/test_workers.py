@@ -29,7 +29,7 @@ JOBS = 2 * KILLS + 1
 HEARTBEAT_SECONDS = 1.0
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 class Workers:

@@ -30,7 +30,7 @@ from unittest.mock import patch
 
 import yaml
 
-from stages.models.folder import describe
+from stages.models.describe import describe
 from tests.golden import doors
 from tests.golden.moved import differences
 

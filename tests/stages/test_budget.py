@@ -40,7 +40,7 @@ GIB = 2**30
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.3]}  # one stage a level to trace
 CPU = torch.device("cpu")
-SLOW = pytest.mark.slow
+THOROUGH = pytest.mark.thorough
 
 
 def render(home: Path, **options: Any) -> Result:
@@ -194,7 +194,7 @@ def test_a_budget_changes_rounding_at_most_and_is_in_the_manifest(plain: Result,
 QUICK = ("freescale", "demofusion")
 
 
-@pytest.mark.parametrize("method", [*QUICK, *(pytest.param(m, marks=SLOW) for m in METHODS if m not in QUICK)])
+@pytest.mark.parametrize("method", [*QUICK, *(pytest.param(m, marks=THOROUGH) for m in METHODS if m not in QUICK)])
 def test_the_rough_bound_is_one(method: str, tmp_path: Path) -> None:
     """Where it says that memory is plentiful nothing is traced, so it must be above every trace."""
     spec = make_spec(SMALL | {"steps": 2, "method": {"name": method}})

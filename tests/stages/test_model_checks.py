@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import pytest
 import transformers
+from diffusers.utils import DummyObject
 
 from freescale import make_schedule
 from stages.errors import SpecError
@@ -113,6 +114,8 @@ def test_every_field_of_a_class_has_its_values_and_its_default_is_one_of_them() 
 def test_a_scheduler_that_says_nothing_is_read_as_its_class_has_it() -> None:
     """But for `clip_sample`, which diffusers' pipelines turn off where a file does not say it."""
     for name, kind in KINDS.items():
+        if isinstance(getattr(diffusers, name), DummyObject):
+            continue  # it needs torchsde, and only then has a signature
         parameters = list(inspect.signature(getattr(diffusers, name).__init__).parameters.values())[1:]
         whole: dict[str, Any] = {each.name: each.default for each in parameters}
         assert set(whole) <= set(table_of(name)), name

@@ -81,7 +81,8 @@ def denoising(plan: Plan) -> Call:
 
 
 @pytest.mark.parametrize(
-    ("method", "frames"), [("direct", 4), ("freescale", 10), pytest.param("freescale", 4, marks=pytest.mark.thorough)]
+    ("method", "frames"),
+    [("freescale", 10), *(pytest.param(m, 4, marks=pytest.mark.thorough) for m in ("direct", "freescale"))],
 )
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["small", "whole"])
 def test_a_videos_step_without_numbers_as_with_them(
