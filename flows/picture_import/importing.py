@@ -12,7 +12,8 @@ from flows.picture_import.recipe import one_line
 from flows.picture_import.spec_file import SINGLE, spec_text
 from flows.picture_import.texts import PASTED, read_texts
 from stages.errors import SpecError
-from stages.spec import RenderSpec, make_spec
+from stages.prompts.syntax import parse
+from stages.spec import ModelSpec, RenderSpec, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,6 +128,14 @@ def _check(recipe: Recipe) -> None:
             if name in ("prompt", "negative_prompt"):
                 raise SpecError(f"picture: its {says}")
             recipe.left(name, f"{fields.pop(name)} ({says})")
+    for name in [each for each in recipe.model if each in ModelSpec.model_fields]:
+        if says := _refused({"model": {name: recipe.model[name]}}):
+            recipe.left(name, f"{recipe.model.pop(name)} ({says})")
+    for name in ("prompt", "negative_prompt"):
+        try:
+            parse(fields[name], fields["prompt_syntax"])
+        except SpecError as error:
+            recipe.notes.append(f"the spec cannot be rendered as it is: {error}")
 
 
 def _refused(fields: Mapping[str, Any]) -> str | None:

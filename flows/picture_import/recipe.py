@@ -8,12 +8,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flows.picture_import.samplers import nearest_sampler, sampler_named
 from stages.errors import SpecError
+from stages.models.samplers import nearest_sampler, sampler_named
 
 if TYPE_CHECKING:
-    from flows.picture_import.samplers import Sampler
     from stages.models.linked_folders import FileKind
+    from stages.models.samplers import Sampler
 
 NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})(e[+-]?\d{1,3})?", re.IGNORECASE)
 WHOLE = re.compile(r"[+-]?\d{1,30}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages.models.folder import describe as describe_base
-from stages.prompts.inversions import known
 from stages.models.prediction import decided
+from stages.prompts.inversions import known
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from freescale import Solver
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
-    from stages.prompts.names import Embedding
     from stages.models.predicted import Prediction
+    from stages.prompts.names import Embedding
     from stages.spec import ModelSpec
 
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say

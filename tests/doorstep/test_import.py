@@ -7,6 +7,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
+import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -15,8 +16,6 @@ from tests.doorstep.harness import Case, call, check, prepare, table
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
 TEXT = "a red disc\nSteps: 4, Sampler: Euler a, CFG scale: 3, Seed: 7, Size: 128x128, Model: shapes, ENSD: 31337"
 
@@ -142,3 +141,19 @@ def test_a_script_reads_one_object_and_a_person_the_notes(tmp_path: Path, monkey
     assert [(each["kind"], each["name"]) for each in told["files"]] == [("model", "shapes")]
     assert "found: model shapes is" in said.err
     assert said.err.splitlines()[-1] == "a.yaml: freescale plan a.yaml"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a (red:1.2) disc\nNegative prompt: blurry\nSteps: 4, Sampler: DPM++ 2M Karras, CFG scale: 3, Seed: 7, "
+        "Size: 128x128, Model: shapes, Emphasis: No norm, Hires upscale: 2",
+        "a red disc\nSteps: 4, Sampler: PLMS, Schedule type: SGM Uniform, CFG scale: 3, Seed: 7, Size: 128x130",
+    ],
+)
+def test_what_is_imported_can_be_planned(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(Case("plan", "", files={"a.png": png(parameters=text)}), tmp_path, monkeypatch)
+    assert call(tmp_path, "import a.png --out a.yaml").code == 0
+    said = call(tmp_path, "plan a.yaml")
+    assert said.code == 0, said.err
+    assert "128x128" in said.out

@@ -16,11 +16,10 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
 from flows.picture_import.importing import import_picture
-from flows.picture_import.samplers import sampler_named
 from flows.picture_import.texts import MAX_TEXT, read_texts, user_comment
 from stages.export import encode_file
 from stages.models.file_hashes import old_hash
-from stages.spec import RenderSpec, make_spec
+from stages.spec import make_spec
 from stages.textfiles.documents import read_yaml
 
 if TYPE_CHECKING:
@@ -135,6 +134,12 @@ LAST = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
             {},
         ),
         (f"cat\n{LAST}, Hires upscale: 1", {"width": 512}, {}, {"Hires upscale": "1"}),
+        (
+            f"cat\n{LAST}, Clip skip: 99",
+            {},
+            {"clip_skip": None},
+            {"clip_skip": "99 (model.clip_skip: 99 is too large; allowed: 1 to 32)"},
+        ),
         (f"cat\n{LAST}, RNG: CPU, freeu.b1 (x): 3", {}, {}, {"RNG": "CPU", "freeu.b1 (x)": "3"}),
         (f"cat\n{LAST}\nTemplate: a {{b|c}}", {}, {}, {"text after the parameters": "Template: a {b|c}"}),
         (
@@ -183,8 +188,15 @@ def test_parts_of_the_text_of_a1111(
     found = import_picture(str(tmp_path / "a.txt"), home)
     values = spec_of(found)
     assert {name: values.get(name) for name in fields} == fields
-    assert {name: values["model"].get(name) for name in model} == model
+    assert {name: values.get("model", {}).get(name) for name in model} == model
     assert found.left_out == left
+
+
+def test_a_prompt_that_changes_from_step_to_step_is_told(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"a [cat:dog:0.5]\n{LAST}")
+    found = import_picture(str(tmp_path / "a.txt"), home)
+    assert spec_of(found)["prompt"] == "a [cat:dog:0.5]"
+    assert any(note.startswith("the spec cannot be rendered as it is: prompt: ") for note in found.notes)
 
 
 def test_files_of_civitai_are_taken_out_of_the_line(home: Path, tmp_path: Path) -> None:
@@ -196,32 +208,6 @@ def test_files_of_civitai_are_taken_out_of_the_line(home: Path, tmp_path: Path) 
     found = import_picture(str(tmp_path / "a.txt"), home)
     assert spec_of(found)["model"] == {"name": "Illustrious v1, {x}: 2", "loras": [{"file": "Grain", "weight": 0.7}]}
     assert found.left_out == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "solver", "sigmas", "spacing"),
-    [
-        ("Euler a", "euler_ancestral", "auto", "auto"),
-        ("euler_ancestral normal", "euler_ancestral", "uniform", "linspace"),
-        ("DPM++ 2M SDE Karras", "dpmpp_2m_sde", "karras", "auto"),
-        ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential", "auto"),
-        ("DPM++ 2S a Karras", "dpmpp_2s_ancestral", "karras", "auto"),
-        ("DPM++ SDE", "dpmpp_sde", "auto", "auto"),
-        ("DPM2 a", "dpm_2_ancestral", "auto", "auto"),
-        ("dpmpp_2m_sde_gpu karras", "dpmpp_2m_sde", "karras", "auto"),
-        ("euler sgm_uniform", "euler", "uniform", "sgm_uniform"),
-        ("euler simple", "euler", "uniform", "trailing"),
-        ("uni_pc_bh2 beta", "unipc", "beta", "auto"),
-        ("dpmpp_2m_k", "dpmpp_2m", "karras", "auto"),
-        ("dpmpp_sde_k", "dpmpp_sde", "karras", "auto"),
-        ("k_lms", "lms", "auto", "auto"),
-        ("k_euler_a", "euler_ancestral", "auto", "auto"),
-        ("kdpm_2_a", "dpm_2_ancestral", "auto", "auto"),
-        ("LCM", "lcm", "auto", "auto"),
-    ],
-)
-def test_samplers_have_our_names(text: str, solver: str, sigmas: str, spacing: str) -> None:
-    assert sampler_named(text) == (solver, sigmas, spacing)
 
 
 def test_a_sampler_that_is_not_here_is_the_nearest_and_told(home: Path, tmp_path: Path) -> None:
@@ -686,15 +672,3 @@ def test_what_a_picture_says_is_shown_without_control_characters(home: Path, tmp
     assert all(note.isprintable() for note in found.notes)
     assert all(line.isprintable() for line in found.text.splitlines())
     assert found.left_out["[31m x #"] == "[31m x #"
-
-
-LATER = {"prompt_syntax", "emphasis", "sigmas", "timestep_spacing"}
-
-
-def test_what_is_imported_can_be_planned(home: Path, tmp_path: Path) -> None:
-    text = "a red disc on a meadow\nSteps: 4, Sampler: Euler a, CFG scale: 3, Seed: 7, Size: 128x128, Model: shapes"
-    (tmp_path / "a.txt").write_text(text)
-    values = spec_of(import_picture(str(tmp_path / "a.txt"), home))
-    spec = make_spec({name: value for name, value in values.items() if name in RenderSpec.model_fields})
-    assert (spec.model.name, spec.solver, spec.steps) == ("shapes", "euler_ancestral", 4)
-    assert set(values) - set(RenderSpec.model_fields) <= LATER
