@@ -45,6 +45,8 @@ def read_parameters(text: str) -> Recipe:
     _files(entries, hashes, recipe)
     for resource in resources:
         _resource(resource, recipe)
+    if re.search(r"\bAND\b", prompt):
+        recipe.left("AND in the prompt", "prompts that are denoised side by side; here it is a word")
     _sampling(entries, recipe)
     _size(entries, recipe)
     for key, value in entries.items():

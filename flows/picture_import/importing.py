@@ -156,6 +156,10 @@ def _notes(recipe: Recipe, found: tuple[FoundFile, ...]) -> list[str]:
             lines.append(f"missing: {what} {wanted.name}{digits}{f'; {each.how}' if each.how else ''}")
         else:
             lines.append(f"found: {what} {wanted.name} is {each.path}, {each.how}")
+    if not any(each.wanted.kind == "model" for each in found):
+        lines.append(
+            "The picture names no model, so the spec has none and renders with `shapes`; add a line `model: NAME`."
+        )
     if any(each.path is None for each in found):
         lines.append(
             "Put each missing file into the home or link its folder (`freescale models add`), or delete its line."

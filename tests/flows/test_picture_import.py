@@ -140,6 +140,12 @@ LAST = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
             {"clip_skip": None},
             {"clip_skip": "99 (model.clip_skip: 99 is too large; allowed: 1 to 32)"},
         ),
+        (
+            f"cat AND dog\n{LAST}",
+            {"prompt": "cat AND dog"},
+            {},
+            {"AND in the prompt": "prompts that are denoised side by side; here it is a word"},
+        ),
         (f"cat\n{LAST}, RNG: CPU, freeu.b1 (x): 3", {}, {}, {"RNG": "CPU", "freeu.b1 (x)": "3"}),
         (f"cat\n{LAST}\nTemplate: a {{b|c}}", {}, {}, {"text after the parameters": "Template: a {b|c}"}),
         (
