@@ -72,8 +72,9 @@ def _prompts(graph: Graph, sampler: Node, recipe: Recipe) -> None:
         texts.append(_text(graph, node, recipe) if node is not None else str(guider.value(name) or ""))
     recipe.prompts(texts[0], texts[1], "comfy")
     for word in " ".join(texts).replace(",", " ").split():
-        if (name := word.strip("()").partition(":")) and name[0] == "embedding" and name[2]:
-            recipe.files.append(NamedFile("embedding", name[2].partition(":")[0]))
+        mark, _, rest = word.strip("()").partition(":")
+        if mark == "embedding" and rest:
+            recipe.files.append(NamedFile("embedding", rest.partition(":")[0]))
 
 
 def _text(graph: Graph, node: Node, recipe: Recipe) -> str:
@@ -187,7 +188,7 @@ def _size(graph: Graph, first: Node, later: list[Node], picture: tuple[int, int]
     for node in graph.chain(first, *LATENTS):
         sides = [graph.value(node, name) if name in node.inputs else None for name in ("width", "height")]
         if None not in sides:
-            recipe.size(*sides)
+            recipe.size(sides[0], sides[1])
             break
         if node.kind == "LoadImage":
             recipe.left("a picture that it begins with", node.value("image"))

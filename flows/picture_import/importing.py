@@ -117,7 +117,7 @@ def _one_of_each(recipe: Recipe) -> None:
 def _check(recipe: Recipe) -> None:
     """Leave out what a spec does not take, by the spec's own rules. Raises `SpecError` for a prompt that is none."""
     fields = recipe.fields
-    sides = {name: fields[name] for name in ("width", "height") if name in fields}
+    sides: dict[str, Any] = {name: fields[name] for name in ("width", "height") if name in fields}
     if says := _refused(sides):
         for name in (*sides, "cascade"):
             fields.pop(name, None)

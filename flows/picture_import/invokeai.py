@@ -25,7 +25,7 @@ DREAM = {
     "-U": "upscale",
 }
 QUIET = ("app_version", "generation_mode", "rand_device", "app_id", "canvas_v2_metadata", "postprocessing")
-USUAL = (None, False, 0, "", [], {})  # of a field that was not used
+USUAL: tuple[object, ...] = (None, False, 0, "", [], {})  # of a field that was not used
 
 
 def read_metadata(texts: Mapping[str, str]) -> Recipe:

@@ -13,7 +13,6 @@ from stages.models.samplers import nearest_sampler, sampler_named
 
 if TYPE_CHECKING:
     from stages.models.linked_folders import FileKind
-    from stages.models.samplers import Sampler
 
 NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})(e[+-]?\d{1,3})?", re.IGNORECASE)
 WHOLE = re.compile(r"[+-]?\d{1,30}")
@@ -100,12 +99,13 @@ class Recipe:
     def sampler(self, text: str, said: str) -> None:
         """Take over a sampler with its schedule, by the names of other programs."""
         try:
-            found: Sampler | None = sampler_named(text)
+            found = sampler_named(text)
         except SpecError:
-            found = nearest_sampler(text)
-            if found is None:
+            near = nearest_sampler(text)
+            if near is None:
                 self.left(said, text)
                 return
+            found = near
             self.notes.append(f"{said} {one_line(text)} is not here; the nearest is {found.solver}")
         self.fields |= {name: value for name, value in found._asdict().items() if value != "auto"}
 
