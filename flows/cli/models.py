@@ -88,7 +88,6 @@ def _print(found: list[Row]) -> None:
         trained = f"{row.native}, {row.frames} frames" if row.frames else row.native
         what = row.error or ": ".join(filter(None, (row.what, row.why)))
         steps, words = str(row.steps or ""), ", ".join(row.triggers)
-        table.add_row(
-            *(row.kind, row.name, row.family, row.prediction, trained, steps, row.dtype, row.short_hash, words, what)
-        )
+        cells = (row.kind, row.name, row.family, row.prediction, trained, steps, row.dtype, row.short_hash, words, what)
+        table.add_row(*("".join(c if c.isprintable() else "?" for c in cell) for cell in cells))
     plain_console(width=WIDE).print(table)

@@ -22,6 +22,7 @@ PASSED_ON = ("Reroute", "Reroute (rgthree)", "PrimitiveNode", "SetNode", "GetNod
 MODEL_INPUTS = ("model", "MODEL", "*", "", "any", "guider", "value")
 LATENTS = ("latent_image", "latent", "samples", "LATENT", "pixels", "image", "images", "*", "", "any")
 TEXTS = ("conditioning", "conditioning_1", "conditioning_to", "positive", "*", "", "any", "value")
+TEXT_STRENGTHS = ("strength_clip", "lora_clip_strength")
 TEXT_NETWORK = ("clip", "CLIP", "*", "", "any")
 
 
@@ -69,7 +70,7 @@ def _prompts(graph: Graph, sampler: Node, recipe: Recipe) -> None:
     texts = []
     for name in ("positive", "negative"):
         node = graph.linked(guider, name) or (graph.linked(guider, "conditioning") if name == "positive" else None)
-        texts.append(_text(graph, node, recipe) if node is not None else str(guider.value(name) or ""))
+        texts.append(_text(graph, node, name, recipe) if node is not None else str(guider.value(name) or ""))
     recipe.prompts(texts[0], texts[1], "comfy")
     for word in " ".join(texts).replace(",", " ").split():
         mark, _, rest = word.strip("()").partition(":")
@@ -77,10 +78,14 @@ def _prompts(graph: Graph, sampler: Node, recipe: Recipe) -> None:
             recipe.files.append(NamedFile("embedding", rest.partition(":")[0]))
 
 
-def _text(graph: Graph, node: Node, recipe: Recipe) -> str:
-    """The text of a node that encodes one, found upstream through nodes that change conditionings."""
+def _text(graph: Graph, node: Node, side: str, recipe: Recipe) -> str:
+    """The text of a node that encodes one, found upstream through nodes that change conditionings.
+
+    `side`, positive or negative, is the input of loaders that encode both.
+    """
     for each in (node, *graph.chain(node, *TEXTS)):
         found = [_string(graph, each, name) for name in ("text", "text_g", "text_l", "prompt")]
+        found += [value] if isinstance(value := each.value(side), str) else []
         said = list(dict.fromkeys(text for text in found if text is not None))
         if said:
             if len(said) > 1:
@@ -132,12 +137,14 @@ def _model(graph: Graph, sampler: Node, recipe: Recipe) -> None:
     start = graph.linked(sampler, "guider") or sampler
     loras = []
     for node in graph.chain(start, *MODEL_INPUTS):
-        if name := _string(graph, node, "lora_name"):
-            loras.append(_lora(graph, node, name))
-        elif name := next((n for key in ("ckpt_name", "unet_name") if (n := _string(graph, node, key))), None):
+        merged = _loras(graph, node)
+        loras += reversed(merged)
+        if name := next((n for key in ("ckpt_name", "unet_name") if (n := _string(graph, node, key))), None):
             recipe.files.append(NamedFile("model", name))
             break
-        elif node.kind == "ModelSamplingDiscrete":
+        if merged:
+            continue
+        if node.kind == "ModelSamplingDiscrete":
             if (said := node.value("sampling")) in ("v_prediction", "eps"):
                 recipe.model["prediction"] = "epsilon" if said == "eps" else said
                 recipe.model |= {"ztsnr": "on"} if node.value("zsnr") is True else {}
@@ -153,12 +160,25 @@ def _model(graph: Graph, sampler: Node, recipe: Recipe) -> None:
         recipe.files.append(NamedFile("vae", vae))
 
 
-def _lora(graph: Graph, node: Node, name: str) -> NamedFile:
-    """The LoRA of a node; one for the UNet alone (`LoraLoaderModelOnly`) has the weight 0 for the text."""
-    unet = number(graph.value(node, "strength_model", "strength"))
-    text = number(graph.value(node, "strength_clip")) if "clip" in node.inputs else 0.0
-    unet = 1.0 if unet is None else unet
-    return NamedFile("lora", name, weight=unet, text_weight=None if text in (None, unet) else text)
+def _loras(graph: Graph, node: Node) -> list[NamedFile]:
+    """The LoRAs of a node in their order: of Load LoRA, and of the list of rgthree's Power Lora Loader."""
+    has_text = "clip" in node.inputs or "ckpt_name" in node.inputs
+    if (name := _string(graph, node, "lora_name")) not in (None, "None"):
+        strengths = [graph.value(node, *names) for names in (("strength_model", "lora_model_strength"), TEXT_STRENGTHS)]
+        return [_lora(str(name), *strengths, has_text)]
+    rows = [value for value in node.inputs.values() if isinstance(value, dict) and "lora" in value]
+    shown = [
+        row for row in rows if row.get("on") is not False and isinstance(row["lora"], str) and row["lora"] != "None"
+    ]
+    return [_lora(row["lora"], row.get("strength"), row.get("strengthTwo"), has_text) for row in shown]
+
+
+def _lora(name: str, unet: object, text: object, has_text: bool) -> NamedFile:
+    """A LoRA with its weights; one for the UNet alone (`LoraLoaderModelOnly`) has the weight 0 for the text."""
+    weight = number(unet)
+    weight = 1.0 if weight is None else weight
+    text_weight = number(text) if has_text else 0.0
+    return NamedFile("lora", name, weight=weight, text_weight=None if text_weight in (None, weight) else text_weight)
 
 
 def _text_networks(graph: Graph, start: Node, recipe: Recipe) -> None:
@@ -186,7 +206,7 @@ def _vae(graph: Graph, sampler: Node) -> str | None:
 def _size(graph: Graph, first: Node, later: list[Node], picture: tuple[int, int] | None, recipe: Recipe) -> None:
     """The size of the empty picture that sampling begins with, and that of the picture after later samplers."""
     for node in graph.chain(first, *LATENTS):
-        sides = [graph.value(node, name) if name in node.inputs else None for name in ("width", "height")]
+        sides = [_side(graph, node, name) for name in ("width", "height")]
         if None not in sides:
             recipe.size(sides[0], sides[1])
             break
@@ -196,6 +216,12 @@ def _size(graph: Graph, first: Node, later: list[Node], picture: tuple[int, int]
         recipe.size(picture[1], picture[0])
     elif picture is not None and picture[1] > recipe.fields["width"]:
         recipe.enlarged(picture[1], picture[0], "a later sampler" if later else "an upscaler")
+
+
+def _side(graph: Graph, node: Node, name: str) -> Any:
+    """The width or height of an empty picture, also of a loader that makes one."""
+    found = next((key for key in (f"empty_latent_{name}", name) if key in node.inputs), None)
+    return None if found is None else graph.value(node, found)
 
 
 def _values(node: Node) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stages.errors import SpecError, cause
 from stages.models.file_hashes import FileHashes, old_hash
-from stages.models.file_marks import describe_file
+from stages.models.file_marks import read_metadata
 from stages.models.folder import EMBEDDED_MODELS
 from stages.models.library import find, library_files, named, without_ending
 from stages.models.linked_folders import OWN
@@ -80,7 +80,7 @@ class Finder:
         try:
             digits = wanted.digits.lower()
             # Trainers write the hash of the tensors into a LoRA's header, and A1111 takes it from there.
-            if wanted.kind == "lora" and describe_file(file.path).tensors_sha256.lower().startswith(digits):
+            if wanted.kind == "lora" and _trained_hash(file.path).startswith(digits):
                 return True
             if len(digits) == OLD_DIGITS and wanted.kind == "model" and old_hash(file.path) == digits:
                 return True
@@ -108,3 +108,11 @@ class Finder:
             except (SpecError, OSError):
                 continue
         return str(file.path.absolute())
+
+
+def _trained_hash(path: Path) -> str:
+    """The hash of its tensors that a trainer wrote into a LoRA's header; empty where there is none."""
+    try:
+        return read_metadata(path).get("sshs_model_hash", "").lower()
+    except SpecError:
+        return ""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.errors import SpecError, nearest
+from stages.errors import SpecError, cause, nearest
 from stages.models.linked_folders import OWN, FileKind, KindFolder, folders_of, linked_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+log = logging.getLogger(__name__)
 MODEL_INDEX = "model_index.json"  # of a folder that is one model
 NO_MODELS = ("metrics", "measures")  # folders below the home's models with networks of other kinds
 ENDINGS: Mapping[FileKind, tuple[str, ...]] = {
@@ -83,7 +85,7 @@ def _files(folder: KindFolder, skip: tuple[str, ...]) -> Iterator[LibraryFile]:
     """The files below a folder; links are followed, each folder once. A folder with a model index is one file."""
     endings = EVERY_ENDING if folder.kind is None else ENDINGS[folder.kind]
     visited: set[str] = set()
-    for where, folders, files in os.walk(folder.path, followlinks=True):
+    for where, folders, files in os.walk(folder.path, onerror=_unread, followlinks=True):
         here = Path(where)
         if (real := os.path.realpath(here)) in visited:
             folders.clear()
@@ -98,6 +100,12 @@ def _files(folder: KindFolder, skip: tuple[str, ...]) -> Iterator[LibraryFile]:
         for name in sorted(files):
             if name.lower().endswith(endings) and not name.startswith("."):
                 yield LibraryFile(folder.kind, (here / name).relative_to(folder.path).as_posix(), here / name)
+
+
+def _unread(error: OSError) -> None:
+    """Tell of a folder that cannot be read; one that is not there holds nothing."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        log.warning("%s cannot be read, so its files are not found: %s", error.filename, cause(error))
 
 
 def without_ending(name: str, kind: FileKind | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 import zlib
@@ -196,6 +197,14 @@ def test_parts_of_the_text_of_a1111(
     assert {name: values.get(name) for name in fields} == fields
     assert {name: values.get("model", {}).get(name) for name in model} == model
     assert found.left_out == left
+
+
+def test_pasted_text_comes_from_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"cat\n{LAST}".encode())))
+    found = import_picture("-", home)
+    assert spec_of(found)["prompt"] == "cat"
+    assert found.text.startswith("# Imported from pasted text, a picture of A1111.\n")
+    assert "names no model" in "".join(found.notes)
 
 
 def test_a_prompt_that_changes_from_step_to_step_is_told(home: Path, tmp_path: Path) -> None:
@@ -417,6 +426,30 @@ def test_parts_that_are_loaded_by_themselves(home: Path, tmp_path: Path) -> None
     model = spec_of(found)["model"]
     assert (model["name"], model["text_encoders"]) == ("unet.safetensors", "l.safetensors")
     assert found.left_out == {"a second text encoder": "g.safetensors"}
+
+
+def test_nodes_that_do_several_things(home: Path, tmp_path: Path) -> None:
+    rows = {
+        "lora_1": {"on": True, "lora": "a.safetensors", "strength": 0.5},
+        "lora_2": {"on": False, "lora": "b.safetensors", "strength": 1},
+        "lora_3": {"on": True, "lora": "c.safetensors", "strength": 1, "strengthTwo": 0.25},
+    }
+    power = node("Power Lora Loader (rgthree)", model=["load", 0], clip=["load", 1], **rows)
+    found = import_picture(png(tmp_path / "a.png", prompt=json.dumps(comfy(route=power, grain=None, line=None))), home)
+    assert spec_of(found)["model"]["loras"] == [
+        {"file": "a.safetensors", "weight": 0.5},
+        {"file": "c.safetensors", "weight": 1, "text_weight": 0.25},
+    ]
+    loader = node(
+        "Efficient Loader", ckpt_name="m.safetensors", vae_name="Baked VAE", lora_name="None", positive="a cat",
+        negative="bad", empty_latent_width=512, empty_latent_height=768,
+    )  # fmt: skip
+    links = {"model": ["all", 0], "positive": ["all", 1], "negative": ["all", 2], "latent_image": ["all", 3]}
+    nodes = {"all": loader, "sample": node("KSampler (Efficient)", **{**KSAMPLER, **links, "seed": 4})}
+    found = import_picture(png(tmp_path / "b.png", prompt=json.dumps(nodes)), home)
+    values = spec_of(found)
+    assert [values[k] for k in ("prompt", "negative_prompt", "width", "height")] == ["a cat", "bad", 512, 768]
+    assert values["model"] == {"name": "m.safetensors"}
 
 
 def test_a_drawn_graph_is_read_where_no_other_is(home: Path, tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def test_a_file_is_told_by_its_header(case: Case) -> None:
     assert found.error is None
 
 
+def test_a_name_of_several_lines_is_only_odd() -> None:
+    found = classify({"a\nunet.x.attn2.to_k.lora_A.weight": Header((4, 768), "F16")}, {})
+    assert (found.kind, found.family) == ("lora", "")
+
+
 def test_trigger_words_are_what_the_file_says_else_its_most_frequent_tags() -> None:
     tags = {"10_a": {"grain": 4, "film": 9, " ": 50}, "5_b": {"grain": 7}}
     assert trigger_words({"ss_tag_frequency": json.dumps(tags)}) == ("grain", "film")
