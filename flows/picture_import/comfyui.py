@@ -22,7 +22,6 @@ PASSED_ON = ("Reroute", "Reroute (rgthree)", "PrimitiveNode", "SetNode", "GetNod
 MODEL_INPUTS = ("model", "MODEL", "*", "", "any", "guider", "value")
 LATENTS = ("latent_image", "latent", "samples", "LATENT", "pixels", "image", "images", "*", "", "any")
 TEXTS = ("conditioning", "conditioning_1", "conditioning_to", "positive", "*", "", "any", "value")
-TEXT_STRENGTHS = ("strength_clip", "lora_clip_strength")
 TEXT_NETWORK = ("clip", "CLIP", "*", "", "any")
 
 
@@ -135,7 +134,7 @@ def _sampling(graph: Graph, node: Node, recipe: Recipe) -> None:
 def _model(graph: Graph, sampler: Node, recipe: Recipe) -> None:
     """The checkpoint with its LoRAs in the order in which they are merged, the VAE, and the text encoders."""
     start = graph.linked(sampler, "guider") or sampler
-    loras = []
+    loras: list[NamedFile] = []
     for node in graph.chain(start, *MODEL_INPUTS):
         merged = _loras(graph, node)
         loras += reversed(merged)
@@ -164,8 +163,8 @@ def _loras(graph: Graph, node: Node) -> list[NamedFile]:
     """The LoRAs of a node in their order: of Load LoRA, and of the list of rgthree's Power Lora Loader."""
     has_text = "clip" in node.inputs or "ckpt_name" in node.inputs
     if (name := _string(graph, node, "lora_name")) not in (None, "None"):
-        strengths = [graph.value(node, *names) for names in (("strength_model", "lora_model_strength"), TEXT_STRENGTHS)]
-        return [_lora(str(name), *strengths, has_text)]
+        unet = graph.value(node, "strength_model", "lora_model_strength")
+        return [_lora(str(name), unet, graph.value(node, "strength_clip", "lora_clip_strength"), has_text)]
     rows = [value for value in node.inputs.values() if isinstance(value, dict) and "lora" in value]
     shown = [
         row for row in rows if row.get("on") is not False and isinstance(row["lora"], str) and row["lora"] != "None"

@@ -65,7 +65,10 @@ def import_picture(
         _check(recipe)
     notes = tuple(one_line(note, 1000) for note in (*(() if recipe.is_spec else (NOISE,)), *_notes(recipe, found)))
     source = "pasted text" if what == "-" else Path(what).name
-    text = spec_text(recipe, source, found, notes)
+    try:
+        text = spec_text(recipe, source, found, notes)
+    except RecursionError:
+        raise SpecError(f"picture: the spec in {what!r} is nested too deep") from None
     return Imported(text, recipe.program, recipe.fields, found, notes, recipe.left_out)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
@@ -711,3 +713,42 @@ def test_what_a_picture_says_is_shown_without_control_characters(home: Path, tmp
     assert all(note.isprintable() for note in found.notes)
     assert all(line.isprintable() for line in found.text.splitlines())
     assert found.left_out["[31m x #"] == "[31m x #"
+
+
+ODD = st.sampled_from(
+    [None, True, -1, 2.5, 10**40, "", "x", "1e5", "nan", [], {}, ["sample", 0], ["nope", 0], [[1]], {"a": 1}, "\ud800",
+     "a\0b\x1b", "<lora:::>", "<lora:a:b:c>", "../../etc/passwd", "/etc/passwd", "~nobody/a", float("nan"), "..", "x" * 5000]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_stands_in_a_graph_ends_in_a_spec_or_in_one_sentence(data: st.DataObject, tmp_path: Path) -> None:
+    graph = comfy(**data.draw(st.sampled_from([{}, CUSTOM])))
+    for _ in range(data.draw(st.integers(1, 4))):
+        inputs = graph[data.draw(st.sampled_from(sorted(graph)))]["inputs"]
+        inputs[data.draw(st.sampled_from(sorted(inputs)))] = data.draw(ODD)
+    try:
+        found = import_picture(png(tmp_path / "a.png", prompt=json.dumps(graph)), tmp_path / "home")
+    except SpecError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert spec_of(found)["prompt"] == found.fields["prompt"]
+        assert all(note.isprintable() for note in found.notes)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 600), st.sampled_from('"\\:,<>\n{[(x 9')), min_size=1, max_size=12))
+def test_whatever_stands_in_a_text_ends_in_a_spec_or_in_one_sentence(
+    changes: list[tuple[int, str]], tmp_path: Path
+) -> None:
+    text = list(A1111)
+    for at, character in changes:
+        text[at] = character
+    (tmp_path / "a.txt").write_text("".join(text))
+    try:
+        found = import_picture(str(tmp_path / "a.txt"), tmp_path / "home")
+    except SpecError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert spec_of(found)["prompt"] == found.fields["prompt"]
