@@ -65,8 +65,9 @@ def rows(home: Home, hash_all: bool, told: Callable[[str], None] = lambda text: 
 
     names = set()
     for name, folder in available(home.root):
-        names.add(folder.resolve())
-        yield _folder_row(home, name, str(folder))
+        if folder.is_dir():
+            names.add(folder.resolve())
+            yield _folder_row(home, name, str(folder))
     hashes = FileHashes(home.root)
     files = [each for each in library_files(home.root) if each.path.resolve() not in names]
     found = [_row(home, each, hashes, hash_all, told) for each in files]
