@@ -61,7 +61,9 @@ def import_picture(
     finder = Finder(home, hash_all, told)
     _one_of_each(recipe)
     found = tuple(finder.find(each) for each in dict.fromkeys(recipe.files))
-    if not recipe.is_spec:
+    if recipe.is_spec:
+        _compare(recipe, home)
+    else:
         _check(recipe)
     notes = tuple(one_line(note, 1000) for note in (*(() if recipe.is_spec else (NOISE,)), *_notes(recipe, found)))
     source = "pasted text" if what == "-" else Path(what).name
@@ -104,6 +106,21 @@ def read_recipe(what: str, texts: PictureTexts) -> Recipe:
 def _graph(text: str) -> dict[str, str]:
     """A graph of ComfyUI under the key of its form, where a text in JSON is one."""
     return {"workflow" if '"nodes"' in text else "prompt": text} if "class_type" in text or '"nodes"' in text else {}
+
+
+def _compare(recipe: Recipe, home: Path) -> None:
+    """Note whether the model here has the weights that a picture of ours was made with; one that is missing is told."""
+    from stages.models.load import describe
+
+    name = next(file.name for file in recipe.files if file.kind == "model")
+    try:
+        found = describe(make_spec({"prompt": "x", "model": {"name": name, **recipe.model}}).model, home).fingerprints
+    except SpecError:
+        return
+    if other := [part for part in recipe.weights if recipe.weights[part] != found.get(part)]:
+        recipe.notes.append(f"the model {name} has other weights here than in the picture: {', '.join(other)}")
+    elif recipe.weights:
+        recipe.notes.append(f"the model {name} has the same weights here, so the spec makes this very picture")
 
 
 def _one_of_each(recipe: Recipe) -> None:

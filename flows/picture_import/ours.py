@@ -22,6 +22,8 @@ def read_provenance(text: str) -> Recipe:
     model = recipe.fields.pop("model", {})
     model = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, dict) else {}
     recipe.files.append(NamedFile("model", str(model.pop("name", "shapes"))))
+    weights = record.get("model")
+    recipe.weights = {str(part): str(each) for part, each in weights.items()} if isinstance(weights, dict) else {}
     recipe.model = model  # other files as they are, with all of their fields
     sizes, level = record.get("sizes"), record.get("level")
     if isinstance(sizes, list) and isinstance(level, int) and level < len(sizes) - 1:

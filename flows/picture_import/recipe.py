@@ -42,6 +42,7 @@ class Recipe:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_spec: bool = False  # its fields are those of a spec of ours, and stay as they are
+    weights: dict[str, str] = field(default_factory=dict)  # of such a picture: a fingerprint of each part of its model
 
     def prompts(self, prompt: object, negative: object, syntax: str) -> None:
         """Take over both prompts, without control characters. An absent negative prompt is an empty one."""

@@ -24,7 +24,8 @@ from flows.picture_import.texts import MAX_TEXT, read_texts, user_comment
 from stages.errors import SpecError
 from stages.export import encode_file
 from stages.models.file_hashes import old_hash
-from stages.spec import make_spec
+from stages.models.load import describe
+from stages.spec import ModelSpec, make_spec
 from stages.textfiles.documents import read_yaml
 
 if TYPE_CHECKING:
@@ -586,6 +587,16 @@ def test_a_picture_of_ours_gives_its_spec_back(format: str, home: Path, tmp_path
     assert values == {**OURS["spec"], "model": {"name": "shapes"}}  # type: ignore[dict-item]
     assert make_spec({**values, "method": {"name": "freescale", **values["method"]}}).seed == 7
     assert "this picture is level 0 of 1; the spec makes all of them" in found.notes
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_weights_of_a_picture_of_ours_are_compared(same: bool, home: Path, tmp_path: Path) -> None:
+    weights = describe(ModelSpec(), home).fingerprints
+    record = {**OURS, "model": weights if same else {**weights, "unet": "0" * 64}}
+    (tmp_path / "a.png").write_bytes(encode_file(Image.new("RGB", (8, 8)), "png", json.dumps(record)))
+    said = " ".join(import_picture(str(tmp_path / "a.png"), home).notes)
+    assert ("same weights here, so the spec makes this very picture" in said) == same
+    assert ("other weights here than in the picture: unet" in said) != same
 
 
 def user(text: str, codec: str, code: bytes = b"UNICODE\0") -> Image.Exif:
