@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 MOST = 64  # samplers and outputs of a graph that are looked at
 PASSED_ON = ("Reroute", "Reroute (rgthree)", "PrimitiveNode", "SetNode", "GetNode", "Note", "MarkdownNote")
+CODING = ("VAEDecode", "VAEEncode")
 MODEL_INPUTS = ("model", "MODEL", "*", "", "any", "guider", "value")
 LATENTS = ("latent_image", "latent", "samples", "LATENT", "pixels", "image", "images", "*", "", "any")
 TEXTS = ("conditioning", "conditioning_1", "conditioning_to", "positive", "*", "", "any", "value")
+SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")  # that SDXL is told
 TEXT_NETWORK = ("clip", "CLIP", "*", "", "any")
 
 
@@ -35,14 +37,20 @@ def read_nodes(texts: Mapping[str, str], picture: tuple[int, int] | None) -> Rec
             f"picture: its graph of ComfyUI has no sampler that is known, such as KSampler (it has {kinds})"
         )
     recipe = Recipe("ComfyUI")
-    first, later = _first(graph, samplers)
+    first, later, between = _first(graph, samplers)
     _prompts(graph, first, recipe)
     _sampling(graph, first, recipe)
     _model(graph, first, recipe)
     _size(graph, first, later, picture, recipe)
+    model = next((file.name for file in recipe.files if file.kind == "model"), None)
     for node in later:
         said = {key: graph.value(node, key) for key in ("steps", "cfg", "sampler_name", "scheduler", "denoise")}
+        said["model"] = next(
+            (n for n in map(_loaded, graph.chain(node, *MODEL_INPUTS)) if n not in (None, model)), None
+        )
         recipe.left(f"a later sampler, {node.kind}", {key: value for key, value in said.items() if value is not None})
+    for node in between:
+        recipe.left(f"picture changed by {node.kind}", _values(node))
     return recipe
 
 
@@ -52,16 +60,21 @@ def _samples(node: Node) -> bool:
     return {"steps", "cfg", "sampler_name"} <= names or {"sampler", "sigmas", "latent_image"} <= names
 
 
-def _first(graph: Graph, samplers: list[Node]) -> tuple[Node, list[Node]]:
-    """The sampler that begins with an empty picture, and those that go on from it, up to the picture that is saved."""
+def _first(graph: Graph, samplers: list[Node]) -> tuple[Node, list[Node], list[Node]]:
+    """The sampler that begins with an empty picture, and those that go on from it, up to the picture that is saved.
+
+    Then the nodes after the first one that change the picture without sampling.
+    """
     ids = {node.id for node in samplers}
-    upstream = {node.id: [each.id for each in graph.chain(node, *LATENTS) if each.id in ids] for node in samplers}
     outputs = [node for node in graph.nodes.values() if node.kind.startswith(("Save", "Preview", "Image Save"))][:MOST]
-    saved = [next((n for n in graph.chain(out, *LATENTS) if n.id in ids), None) for out in outputs]
-    last = max((node for node in saved if node is not None), key=lambda node: len(upstream[node.id]), default=None)
-    last = last or max(samplers, key=lambda node: len(upstream[node.id]))
-    line = [last.id, *upstream[last.id]]
-    return graph.nodes[line[-1]], [graph.nodes[each] for each in reversed(line[:-1])]
+    lines = [[each.id for each in graph.chain(node, *LATENTS)] for node in outputs]
+    lines = [line for line in lines if ids.intersection(line)]
+    lines = lines or [[node.id, *(each.id for each in graph.chain(node, *LATENTS))] for node in samplers]
+    line = max(lines, key=lambda each: len(ids.intersection(each)))
+    sampling = [each for each in line if each in ids]
+    after = [graph.nodes[each] for each in line[: line.index(sampling[-1])] if each not in ids]
+    between = [node for node in after if node.kind not in PASSED_ON and not node.kind.startswith(CODING)]
+    return graph.nodes[sampling[-1]], [graph.nodes[each] for each in reversed(sampling[:-1])], between
 
 
 def _prompts(graph: Graph, sampler: Node, recipe: Recipe) -> None:
@@ -89,6 +102,8 @@ def _text(graph: Graph, node: Node, side: str, recipe: Recipe) -> str:
         if said:
             if len(said) > 1:
                 recipe.left(f"a second text of {each.kind}", said[1])
+            if sizes := {key: value for key in SIZES if (value := number(each.value(key))) is not None}:
+                recipe.left(f"sizes of {each.kind}", sizes)
             return said[0]
         if each.kind == "ConditioningZeroOut":
             return ""
@@ -138,8 +153,10 @@ def _model(graph: Graph, sampler: Node, recipe: Recipe) -> None:
     for node in graph.chain(start, *MODEL_INPUTS):
         merged = _loras(graph, node)
         loras += reversed(merged)
-        if name := next((n for key in ("ckpt_name", "unet_name") if (n := _string(graph, node, key))), None):
+        if name := _loaded(node):
             recipe.files.append(NamedFile("model", name))
+            if (dtype := node.value("weight_dtype")) not in (None, "default"):
+                recipe.left("weight_dtype", dtype)
             break
         if merged:
             continue
@@ -157,6 +174,12 @@ def _model(graph: Graph, sampler: Node, recipe: Recipe) -> None:
     _text_networks(graph, start, recipe)
     if (vae := _vae(graph, sampler)) is not None:
         recipe.files.append(NamedFile("vae", vae))
+
+
+def _loaded(node: Node) -> str | None:
+    """The file of a model that a node loads."""
+    name = node.value("ckpt_name", "unet_name")
+    return name if isinstance(name, str) else None
 
 
 def _loras(graph: Graph, node: Node) -> list[NamedFile]:
@@ -208,6 +231,8 @@ def _size(graph: Graph, first: Node, later: list[Node], picture: tuple[int, int]
         sides = [_side(graph, node, name) for name in ("width", "height")]
         if None not in sides:
             recipe.size(sides[0], sides[1])
+            if (number(node.value("batch_size")) or 1) > 1:
+                recipe.left("batch_size", node.value("batch_size"))
             break
         if node.kind == "LoadImage":
             recipe.left("a picture that it begins with", node.value("image"))

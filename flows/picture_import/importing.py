@@ -88,7 +88,7 @@ def read_recipe(what: str, texts: PictureTexts) -> Recipe:
         return invokeai.read_metadata(said)
     if a1111.looks_like(said.get("parameters", "")):
         return a1111.read_parameters(said["parameters"])
-    if {"prompt", "workflow"} & said.keys():
+    if any(said.get(key, "").lstrip().startswith(("{", "[")) for key in ("prompt", "workflow")):
         return comfyui.read_nodes(said, texts.size)
     if PASTED in said:
         return a1111.read_parameters(said[PASTED])

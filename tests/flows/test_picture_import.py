@@ -338,7 +338,10 @@ CUSTOM = {
         (
             {"yes": node("CLIPTextEncodeSDXL", text_g="cat", text_l="dog", width=1024, height=1024, clip=["skip", 0])},
             {"prompt": "cat", "width": 832},
-            {"a second text of CLIPTextEncodeSDXL": "dog"},
+            {
+                "a second text of CLIPTextEncodeSDXL": "dog",
+                "sizes of CLIPTextEncodeSDXL": '{"width": 1024.0, "height": 1024.0}',
+            },
         ),
         (
             {
@@ -403,7 +406,12 @@ def test_parts_of_graphs(
 def test_a_second_sampler_is_the_last_level(home: Path, tmp_path: Path) -> None:
     changed = {
         "up": node("LatentUpscaleBy", samples=["sample", 0], scale_by=1.5),
-        "again": node("KSampler", **{**KSAMPLER, "latent_image": ["up", 0], "denoise": 0.5, "steps": 10}),
+        "again": node(
+            "KSampler", **{**KSAMPLER, "latent_image": ["up", 0], "denoise": 0.5, "steps": 10, "model": ["refiner", 0]}
+        ),
+        "refiner": node("CheckpointLoaderSimple", ckpt_name="refiner.safetensors"),
+        "sharp": node("ImageSharpen", image=["decode", 0], sigma=2),
+        "save": node("SaveImage", images=["sharp", 0]),
         "decode": node("VAEDecode", samples=["again", 0], vae=["load", 2]),
     }
     found = import_picture(png(tmp_path / "a.png", (1248, 1824), prompt=json.dumps(comfy(**changed))), home)
@@ -411,7 +419,12 @@ def test_a_second_sampler_is_the_last_level(home: Path, tmp_path: Path) -> None:
     assert values["cascade"] == [[832, 1216], [1248, 1824]]
     assert (values["width"], values["steps"]) == (1248, 28)
     assert "vae" not in values["model"]
-    assert list(found.left_out) == ["a later sampler, KSampler"]
+    assert found.left_out == {
+        "a later sampler, KSampler": '{"steps": 10, "cfg": 5.5, "sampler_name": "dpmpp_2m", "scheduler": "karras", '
+        '"denoise": 0.5, "model": "refiner.safetensors"}',
+        "picture changed by ImageSharpen": '{"sigma": 2}',
+        "picture changed by LatentUpscaleBy": '{"scale_by": 1.5}',
+    }
 
 
 def test_a_v_prediction_model_of_a_graph(home: Path, tmp_path: Path) -> None:
