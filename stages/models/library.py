@@ -40,7 +40,8 @@ def find(kind: FileKind, name: str, home: Path) -> Path:
     """Return the file that a name means: its path, or its name or relative path in a folder, with or without ending.
 
     A file at the path `name` comes first. Then the home's folder of this kind and the linked folders are searched, in
-    them also folders below. Raises `SpecError` for a name that no file has, with the nearest, or that two files have.
+    them also folders below; then folders of other kinds for a file that is of this one by what it holds, such as a VAE
+    beside its model. Raises `SpecError` for a name that no file has, with the nearest, or that two files have.
     """
     given = Path(os.path.expanduser(name))
     if _is_one(given):
@@ -48,7 +49,7 @@ def find(kind: FileKind, name: str, home: Path) -> Path:
     if given.is_absolute() or name.startswith((".", "~")):
         raise SpecError(f"{kind}: {name!r} is not a file")
     candidates = list(library_files(home, kind))
-    hits = named(kind, name, candidates)
+    hits = named(kind, name, candidates) or _elsewhere(kind, name, home)
     if not hits:
         raise SpecError(_not_found(kind, name, home, candidates))
     if len(hits) > 1:
@@ -64,6 +65,15 @@ def named(kind: FileKind, name: str, files: Iterable[LibraryFile]) -> list[Libra
     """Return those of the files that a name or a relative path means, with or without ending."""
     wanted = name.replace("\\", "/")
     return [each for each in files if _means(wanted, each, kind) and _is_kind(each, kind)]
+
+
+def _elsewhere(kind: FileKind, name: str, home: Path) -> list[LibraryFile]:
+    """The files that a name means in folders of other kinds, and that are of this kind by what they hold."""
+    from stages.models.file_marks import describe_file
+
+    wanted = name.replace("\\", "/")
+    others = [each for each in library_files(home) if each.kind not in (None, kind) and _means(wanted, each, kind)]
+    return [each for each in others if describe_file(each.path).kind == kind]
 
 
 def library_files(home: Path, kind: FileKind | None = None) -> Iterator[LibraryFile]:
@@ -125,7 +135,8 @@ def _is_kind(file: LibraryFile, kind: FileKind) -> bool:
         return file.kind == kind
     from stages.models.file_marks import describe_file
 
-    return describe_file(file.path).kind in (kind, None)
+    marks = describe_file(file.path)
+    return marks.kind == kind or marks.error is not None
 
 
 def _is_one(path: Path) -> bool:
