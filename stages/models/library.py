@@ -136,7 +136,7 @@ def _is_kind(file: LibraryFile, kind: FileKind) -> bool:
     from stages.models.file_marks import describe_file
 
     marks = describe_file(file.path)
-    return marks.kind == kind or marks.error is not None
+    return marks.kind == kind or not marks.what  # damaged, or pickled
 
 
 def _is_one(path: Path) -> bool:
