@@ -60,13 +60,14 @@ def command_line() -> Any:
 
 
 def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every command below a group that does work, with its full name: `freescale study make`."""
+    """Every command and group that does work, with its full name: `freescale study make`."""
     for part in sorted(group.commands):
         command = group.commands[part]
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{name} {part}")
-        else:
+        is_group = hasattr(command, "commands")
+        if not is_group or command.invoke_without_command:
             yield f"{name} {part}", command
+        if is_group:
+            yield from commands(command, f"{name} {part}")
 
 
 def commands_page() -> str:

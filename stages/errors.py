@@ -41,6 +41,7 @@ HABITS: Mapping[str, str] = {
     "help": "h usage",
     "hevc": "h265 x265",
     "image": "init_image input input_image init img i",
+    "import": "from_a1111 png_info pnginfo read_metadata",
     "memory": "vram lowvram low_vram medvram max_memory offload",
     "model": "ckpt checkpoint model_id pretrained m",
     "mp4": "mov mkv avi h264 x264 avc webm",

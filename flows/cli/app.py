@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import batch, convert, research
+from flows.cli import batch, convert, import_picture, models, research
 from flows.cli.console import tell_seeds
 from flows.cli.groups import grouped
 from flows.cli.lazy_torch import postpone
@@ -257,23 +257,6 @@ def export(
 
 
 @app.command()
-@grouped
-def models(
-    where: Where,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Run each model's UNet once, to see what it predicts. Default: no.")
-    ] = False,
-) -> None:
-    """List the models that can be named, and where they were found."""
-    from flows.cli.tables import print_models, print_probes
-
-    home = home_of(where.home)
-    if probe:
-        print_probes(home)
-    print_models(home, where.as_json)
-
-
-@app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their parameters, types and defaults, and the ablations of FreeScale."""
     from flows.cli.tables import print_methods
@@ -294,8 +277,10 @@ for command in (batch.batch, batch.pause, batch.unpause, batch.prune, batch.pref
     app.command()(command)
 for command in (research.compare, research.evaluate):
     app.command()(command)
+app.command("import")(import_picture.import_picture)
 app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
+app.add_typer(models.models, name="models")
 
 
 def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:

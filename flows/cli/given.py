@@ -28,7 +28,7 @@ USES = {  # what a file is, by how its name ends, and where it is given
     **dict.fromkeys((".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".txt"), "is a jobs file; freescale batch {0}"),
     **dict.fromkeys(
         (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
-        "is a picture; freescale render 'WORDS' --image {0}",
+        "is a picture; freescale import {0} reads its parameters, freescale render 'WORDS' --image {0} enlarges it",
     ),
     **dict.fromkeys(
         (".safetensors", ".ckpt", ".pt", ".pth", ".bin"),

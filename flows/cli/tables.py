@@ -1,4 +1,4 @@
-"""Tables for people and JSON for scripts: runs, models."""
+"""Tables for people and JSON for scripts: runs, methods."""
 
 from __future__ import annotations
 
@@ -141,51 +141,3 @@ def _kind(hint: Any) -> str:
 def _shown(value: object) -> str:
     """A parameter's value as it is typed after its option."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
-
-
-def print_models(home: Home, as_json: bool) -> None:
-    """Every model that can be named, with its training size, steps and folder, or what is wrong with it."""
-    from stages.models.load import available, describe
-    from stages.spec import ModelSpec
-
-    rows = []
-    for name, folder in available(home.root):
-        try:
-            info = describe(ModelSpec(name=name), home.root)
-            height, width = info.native
-            rows.append(
-                {
-                    "name": name,
-                    "folder": str(folder),
-                    "native": f"{width}x{height}",
-                    "frames": info.frames,
-                    "steps": info.steps,
-                    "error": None,
-                }
-            )
-        except SpecError as error:
-            rows.append(
-                {"name": name, "folder": str(folder), "native": "", "frames": None, "steps": 0, "error": str(error)}
-            )
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table("model", "trained at", "steps", "folder", box=None)
-    for r in rows:
-        trained = f"{r['native']}, {r['frames']} frames" if r["frames"] else str(r["native"])
-        table.add_row(str(r["name"]), trained, str(r["steps"]), str(r["error"] or r["folder"]))
-    plain_console(width=WIDE).print(table)
-
-
-def print_probes(home: Home) -> None:
-    """What each model's UNet predicts, by a probe, or what is wrong with the model; one line each."""
-    from flows.rendering.probing import probe_model
-    from stages.models.load import available
-    from stages.spec import RunOptions
-
-    for name, _ in available(home.root):
-        try:
-            says = probe_model(name, home, RunOptions())
-        except SpecError as error:
-            says = str(error)
-        typer.echo(f"{name}: {says}")
