@@ -86,7 +86,7 @@ def _of(what: str, text: str, syntax: str, info: ModelInfo) -> Iterator[str]:
     for name, each in reading.embeddings.items():
         yield f"the {what} uses the embedding {name!r}, {each.file}"
     for why in reading.left:
-        yield f"the {what} has the name of an embedding that stays words: {why.removeprefix('embeddings: ')}"
+        yield f"the {what} has the name of an embedding that stays words: {why.removeprefix('model.embeddings: ')}"
     if syntax == "a1111" and IN_BRACKETS.search(text):
         yield f"the {what} has BREAK inside of brackets, where it is a word"
     if reading.chunks > 1 and not reading.parts[0]:

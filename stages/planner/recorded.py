@@ -32,8 +32,8 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
 def recorded_stage(name: str, version: int, params: Mapping[str, Any], chunks: int = 1) -> Stage | None:
     """Return the stage of this name and version (as `Stage.key_version` has it) with these parameters.
 
-    `chunks` are those of its prompts, which no parameter names. None for a stage without a network of the model, and for
-    one of an older version, with other fields.
+    `chunks` are those of its prompts, which no parameter names. None for a stage without a network of the model, and
+    for one of an older version, with other fields.
     """
     for kind in KINDS:
         if (kind.name, kind.key_version()) == (name, version):

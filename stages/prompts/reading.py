@@ -144,7 +144,9 @@ def layers_skipped(clip_skip: int | None, info: ModelInfo) -> int | None:
     cut = 1 if layers == [CUT_LAYERS] else 0
     most = min(layers) + cut
     if clip_skip > most:
-        raise SpecError(f"clip_skip: {clip_skip} is more than the text encoders of {info.name} allow; 1 to {most} work")
+        raise SpecError(
+            f"model.clip_skip: {clip_skip} is more than the text encoders of {info.name} allow; 1 to {most} work"
+        )
     usual = 2 if len(layers) > 1 or cut else 1
     return None if clip_skip <= usual else clip_skip - cut
 

@@ -266,9 +266,9 @@ PLAN = "plan 'a (red:1.2) disc' --size 128x128"
     Case("hypernet", "plan 'a <hypernet:x:1>' --prompt-syntax a1111", says=("'<hypernet:x:1>'", "<lora:NAME:WEIGHT>")),
     Case("no-weight", "plan '<lora:x:heavy>' --prompt-syntax comfy", says=("'heavy'", "-100 to 100")),
     Case("no-embedding", "plan 'embedding:glow' --prompt-syntax comfy", says=("'glow'", "embeddings/")),
-    Case("a-bare-word", f"{PLAN} --clip-skip two", says=("clip_skip: 'two' is not a whole number",)),
-    Case("clip-skip", f"{PLAN} --clip-skip 9", says=("clip_skip: 9", "1 to 2 work")),
-    Case("clip-skip-0", f"{PLAN} --clip-skip 0", says=("clip_skip: 0 is too small", "1 to 32")),
+    Case("a-bare-word", f"{PLAN} --clip-skip two", says=("model.clip_skip: 'two' is not a whole number",)),
+    Case("clip-skip", f"{PLAN} --clip-skip 9", says=("model.clip_skip: 9", "1 to 2 work")),
+    Case("clip-skip-0", f"{PLAN} --clip-skip 0", says=("model.clip_skip: 0 is too small", "1 to 32")),
     Case("usual-clip-skip", f"{PLAN} --clip-skip 2", code=0, says=("CLIP skip 2 is what shapes is trained for",)),
     Case(
         "lost-file", f"{PLAN} --prompt-syntax a1111 --embedding a.safetensors", says=("'a.safetensors'", "not a file")
@@ -282,7 +282,7 @@ PLAN = "plan 'a (red:1.2) disc' --size 128x128"
     Case(
         "web-page",
         f"{PLAN} --prompt-syntax a1111 --embedding a.safetensors",
-        says=("embeddings: ", "a.safetensors"),
+        says=("model.embeddings: ", "a.safetensors"),
         files={"a.safetensors": "<!DOCTYPE html>" + " " * 200},
     ),
     Case("no-pickle", "convert embedding a.pt b.safetensors", says=("file: 'a.pt' is not a file",)),
