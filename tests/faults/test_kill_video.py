@@ -35,7 +35,7 @@ def start(home: Path, model: Path) -> ForkServerProcess:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return video_folder(tmp_path_factory.mktemp("models"), "modelscope")
+    return video_folder(tmp_path_factory.mktemp("models"), "modelscope", layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A toy model's evaluation: two captions, two methods, two steps."""
-    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2")
+    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2", layers=1)
     card = json.loads((folder / "freescale.json").read_text())
     (folder / "freescale.json").write_text(json.dumps(card | {"native": list(VIDEO_SIZE)}))
     return {

@@ -178,7 +178,7 @@ def test_a_worker_killed_at_a_tile_changes_nothing(
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return CLIP | {"model": {"name": str(video_folder(tmp_path_factory.mktemp("models"), "modelscope"))}}
+    return CLIP | {"model": {"name": str(video_folder(tmp_path_factory.mktemp("models"), "modelscope", layers=1))}}
 
 
 @pytest.fixture(scope="module")

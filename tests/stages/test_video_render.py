@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return video_folder(tmp_path_factory.mktemp("models"), "videocrafter2")
+    return video_folder(tmp_path_factory.mktemp("models"), "videocrafter2", layers=1)
 
 
 @pytest.fixture(scope="module")
