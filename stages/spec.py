@@ -29,6 +29,7 @@ from pydantic import (
 
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
+from stages.adapters.spec import Loras
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
 from stages.planner.amounts import parse_bytes
 
@@ -108,6 +109,7 @@ class ModelSpec(_Model):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="Of the UNet and the text encoders; the VAE computes in float32."
     )
+    loras: Loras = Field((), max_length=64, description="Adapters (LoRA and kin), merged in this order.")
 
 
 class Region(_Model):

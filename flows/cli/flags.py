@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.given import Written, read_given, read_spec
 from flows.home import user_path
-from flows.rendering.fields import Origin, cascade, picture_path, queue_fields, render_fields
+from flows.rendering.fields import Origin, cascade, lora_files, picture_path, queue_fields, render_fields
 from flows.rendering.job import Job, load, prepare
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
@@ -90,6 +90,8 @@ def _with_flags(
         values["width"], values["height"] = parse_size(flags["size"])
     if flags.get("model") is not None:
         values["model"] = _mapping(values, "model") | {"name": flags["model"]}
+    if flags.get("lora"):
+        values["model"] = _mapping(values, "model") | {"loras": lora_files(flags["lora"], origin)}
     if flags.get("mask"):
         values["regions"] = regions(flags["mask"], origin)
     record = _mapping(values, "method")
@@ -110,7 +112,7 @@ def _with_flags(
 
 def _typed(flags: Mapping[str, Any]) -> set[str]:
     """The fields that options on the command line decide."""
-    fields = {"size": ("size", "width", "height"), "mask": ("mask", "regions")}
+    fields = {"size": ("size", "width", "height"), "mask": ("mask", "regions"), "lora": ("lora", "model")}
     said = [name for name, value in flags.items() if value not in (None, [], ())]
     return {field for name in said for field in fields.get(name, (name,))}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.home import user_path
+from stages.adapters.spec import lora_list
 from stages.errors import SpecError
 from stages.models.folder import EMBEDDED_MODELS
 from stages.spec import expand_method, parse_size
@@ -63,6 +64,8 @@ def render_fields(written: dict[str, Any], origin: Origin) -> dict[str, Any]:
         fields["method"] = expand_method({"name": "freescale", **fields["method"]})
     if isinstance(fields.get("model"), dict) and isinstance(fields["model"].get("name"), str):
         fields["model"] = fields["model"] | {"name": _model_name(fields["model"]["name"], origin)}
+    if isinstance(fields.get("model"), dict) and "loras" in fields["model"]:
+        fields["model"] = fields["model"] | {"loras": lora_files(fields["model"]["loras"], origin)}
     if "cascade" in fields:
         fields["cascade"] = cascade(fields["cascade"])
     for record in (fields, *_mappings(fields.get("redo"))):
@@ -169,6 +172,19 @@ def _model_name(name: str, origin: Origin) -> str:
     if name in EMBEDDED_MODELS or origin.folder.absolute() == Path.cwd() or not os.path.isdir(found):
         return name
     return str(found)
+
+
+def lora_files(written: Any, origin: Origin) -> Any:
+    """Return the adapters of a list as mappings, with the absolute path of each file that lies where it was written.
+
+    Others are names, which stay as they are; so does what is no list of adapters.
+    """
+    found = lora_list(written)
+    for lora in _mappings(found):
+        if isinstance(lora.get("file"), str):
+            path = (origin.folder / user_path(lora["file"])).absolute()
+            lora["file"] = str(path) if os.path.isfile(path) else lora["file"]
+    return found
 
 
 def line_of(error: SpecError, lines: Lines, around: Lines | None = None) -> int:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.adapters.applied import Adapter, adapted, applied
 from stages.errors import SpecError, nearest
 from stages.models.checks import check_card, check_index, check_weights, read_folder
-from stages.models.fields import read_json
+from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.hashes import Hashes
 from stages.models.weights import PICKLED
 
@@ -94,6 +95,7 @@ class ModelInfo:
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
+    adapters: tuple[Adapter, ...] = ()  # merged into the weights when they are loaded, in this order
 
     @property
     def is_video(self) -> bool:
@@ -180,6 +182,25 @@ def available(home: Path) -> Iterator[tuple[str, Path]]:
 
 
 def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelInfo:
+    """Read a model with its adapters, and check that all that a render loads is there and honoured.
+
+    Without `has_weights` a folder of configurations alone will do, which can be planned with and not rendered. Raises
+    `SpecError` for a folder that cannot serve, and for an adapter that does not fit.
+    """
+    info = _base(spec, home, has_weights=has_weights)
+    adapters = applied(spec.loras, home, info.name, networks_of(info)) if spec.loras else ()
+    return replace(info, adapters=adapters, fingerprints=adapted(info.fingerprints, adapters)) if adapters else info
+
+
+def networks_of(info: ModelInfo) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the class and the configuration of the UNet and of each text encoder of a model."""
+    texts = list(TEXT_CLASSES.items())[: 2 if info.size_ids else 1]
+    return {
+        part: (kind, read_json(info.folder / part / "config.json")) for part, kind in (("unet", info.unet_class), *texts)
+    }
+
+
+def _base(spec: ModelSpec, home: Path, *, has_weights: bool) -> ModelInfo:
     """Read a model's configuration and fingerprints, and check that all that a render loads is there and honoured.
 
     Without `has_weights` a folder of configurations alone will do, which can be planned with and not rendered. Raises

@@ -34,12 +34,22 @@ class Hashes:
         return total.hexdigest()
 
     def _of(self, path: Path) -> str:
-        stat = path.stat()
-        mark = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+        mark = file_mark(path)
         if mark in self.known.entries:
             return str(self.known.entries[mark])
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if time.time() - stat.st_ctime > SETTLED_SECONDS:
+        if is_settled(path):
             self.known.put(mark, found)
         return found
+
+
+def file_mark(path: Path) -> str:
+    """Return what a file is recognised by without reading it: path, size, times and inode."""
+    stat = path.stat()
+    return f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+
+
+def is_settled(path: Path) -> bool:
+    """Whether a file was changed so long ago that another change would give it another mark."""
+    return time.time() - path.stat().st_ctime > SETTLED_SECONDS

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.adapters.merge import merge
 from stages.errors import SpecError, StageError
 from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder
@@ -125,7 +126,13 @@ class Models:
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
-        return module.to(self.device).eval().requires_grad_(False)
+        return self._adapted(part, module).to(self.device).eval().requires_grad_(False)
+
+    def _adapted(self, part: str, module: Any) -> Any:
+        """Return a part that was just loaded with the model's adapters merged into it, on the CPU."""
+        if self.info.adapters:
+            merge(part, module, self.info.adapters)
+        return module
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
