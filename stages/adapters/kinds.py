@@ -213,7 +213,8 @@ def _kronecker(_: Tensor, group: Group) -> Tensor:
         else _factor(group[f"lokr_w{n}_a"], group[f"lokr_w{n}_b"], group.get(f"lokr_t{n}"))
         for n in (1, 2)
     )
-    return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - first.ndim)), second)
+    first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
+    return torch.kron(first.contiguous(), second.contiguous())  # torch views both
 
 
 def _generalised(weight: Tensor, group: Group) -> Tensor:
