@@ -98,7 +98,7 @@ def form_of(roles: Iterable[str]) -> Form | None:
     for form in FORMS:
         if form.needs <= given <= form.needs | form.may:
             return form
-    near = min(FORMS, key=lambda form: (len(form.needs ^ given), len(form.needs - given)))
+    near = min(FORMS, key=lambda form: (-len(form.needs & given), len(form.needs ^ given)))
     if missing := near.needs - given:
         raise ValueError(f"{_listed(given)} without {_listed(missing)}")
     raise ValueError(f"{_listed(given)} of one module belong to several kinds")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 BUNDLED = "bundle_emb."  # before the names of a textual inversion in the same file
 WIDTHS: Mapping[int, str] = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 """Families by the width of a row of text, which `attn2.to_k` takes."""
-OTHER_MODELS: Mapping[str, tuple[str, ...]] = {
-    "Flux": ("double_blocks", "single_transformer_blocks", "single_blocks"),
-    "Stable Diffusion 3": ("joint_blocks",),
-    "a transformer model (Flux, Stable Diffusion 3 and others)": ("transformer.", "lora_transformer_"),
-    "a video model": ("motion_modules",),
+OTHER_MODELS: Mapping[str, str] = {
+    "Flux": r"double_blocks|single_(?:transformer_)?blocks",
+    "Stable Diffusion 3": r"joint_blocks",
+    "a transformer model (Flux, Stable Diffusion 3 and others)": r"^(?:transformer\.|lora_transformer_)",
+    "a video model": r"motion_modules",
 }
-"""Models of other architectures, by what stands in the names of modules."""
+"""Models of other architectures, by an expression that finds one of their modules."""
 NO_ADAPTERS: Mapping[str, tuple[str, ...]] = {
     "a checkpoint; give it as the model": ("model.diffusion_model.", "first_stage_model.", "conditioner."),
     "a textual inversion; give it as an embedding": ("emb_params", "clip_l", "clip_g", "string_to_param"),
@@ -95,10 +96,10 @@ def read_adapter(path: Path) -> AdapterFile:
     except SpecError as error:
         raise SpecError(str(error).replace("model:", "lora:", 1)) from None
     groups: dict[str, dict[str, str]] = {}
-    unknown, bundled = list[str](), dict[str, None]()
+    unknown, bundled = list[str](), set[str]()
     for name in tensors:
         if name.startswith(BUNDLED):
-            bundled[name.split(".")[1]] = None
+            bundled.add(name.split(".")[1])
         elif (found := split_name(name)) is None:
             unknown.append(name)
         elif found[1] in (roles := groups.setdefault(found[0], {})):
@@ -110,7 +111,7 @@ def read_adapter(path: Path) -> AdapterFile:
     if not groups:
         raise SpecError(f"lora: {str(path)!r} {_no_adapter(tensors)}")
     _check_numbers(path, groups, tensors)
-    return AdapterFile(path, tensors, _metadata(path), groups, tuple(unknown), tuple(bundled))
+    return AdapterFile(path, tensors, _metadata(path), groups, tuple(unknown), tuple(sorted(bundled)))
 
 
 READ = "LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA and full differences"
@@ -176,10 +177,8 @@ def family_by_shapes(file: AdapterFile) -> str | None:
     width = text_width(file)
     if width is not None:
         return WIDTHS.get(width)
-    for family, signs in OTHER_MODELS.items():
-        if any(sign in name for name in file.groups for sign in signs):
-            return family
-    return None
+    found = (family for family, sign in OTHER_MODELS.items() if any(re.search(sign, name) for name in file.groups))
+    return next(found, None)
 
 
 def contents(file: AdapterFile, known: CacheFile | None = None) -> Contents:

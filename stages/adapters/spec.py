@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 MOST_WEIGHT = 100.0  # also below zero
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
-_WRITTEN = re.compile(rf"(.+?)(?::({_NUMBER}))?(?::({_NUMBER}))?", re.DOTALL)
+_WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
 _BLOCK = re.compile(r"BASE|MID|(IN|OUT)(\d{0,2})")
 Weight = Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
 
@@ -69,18 +68,18 @@ def lora_list(written: Any) -> Any:
 def lora_fields(written: Any) -> Any:
     """Return the fields of `FILE`, `FILE:WEIGHT` or `FILE:WEIGHT:TEXT_WEIGHT`; what is no text is copied as it is.
 
-    A path may have colons: weights are numbers at the end. A file that has the whole text as its path is that file.
+    A path may have colons: weights are numbers at the end. A file that is there under a path with a number
+    at its end is that file.
     """
     if not isinstance(written, str):
         return dict(written) if isinstance(written, dict) else written
-    match = _WRITTEN.fullmatch(written)
-    if match is None or os.path.isfile(os.path.expanduser(written)):
-        return {"file": written}
-    fields: dict[str, Any] = {"file": match[1]}
-    for name, number in zip(("weight", "text_weight"), match.groups()[1:], strict=True):
-        if number is not None:
-            fields[name] = float(number)
-    return fields
+    parts, numbers = written, list[float]()
+    while len(numbers) < 2 and not os.path.isfile(os.path.expanduser(parts)):
+        match = _WEIGHTED.fullmatch(parts)
+        if match is None:
+            break
+        parts, numbers = match[1], [float(match[2]), *numbers]
+    return {"file": parts, **dict(zip(("weight", "text_weight"), numbers, strict=False))}
 
 
 Loras = Annotated[tuple[LoraSpec, ...], BeforeValidator(lora_list)]

@@ -292,7 +292,7 @@ def test_kinds_that_are_not_read_have_names(name: str, kind: str | None) -> None
     [
         ({"lora_down"}, "without lora_up"),
         ({"hada_w1_a", "hada_w1_b", "hada_w2_a"}, "without hada_w2_b"),
-        ({"lokr_w1", "lokr_w2_a"}, "without lokr_w2"),
+        ({"lokr_w1", "lokr_w2_a"}, "without lokr_w2_b"),
         ({"lora_down", "lora_up", "diff"}, "several kinds"),
         ({"alpha"}, "alone"),
         ({"dora_scale", "alpha"}, "alone"),
