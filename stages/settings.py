@@ -17,6 +17,7 @@ from freescale import METHODS, Method, base_size_for
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import values_for
+from stages.prompts.reading import settled_prompts
 from stages.spec import (
     IMAGE_FORMATS,
     LOSSY,
@@ -123,7 +124,7 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
         raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")
     video = _video_settings(spec, info) if info.is_video else _picture_settings(spec, info)
-    return spec.model_copy(update={"method": settled_method(method, info), **video})
+    return spec.model_copy(update={"method": settled_method(method, info), **video, **settled_prompts(spec, info)})
 
 
 def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
@@ -191,7 +192,14 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
         for change in spec.redo
     ]
     image = None if spec.image is None else whole(spec.image)
-    return spec.model_copy(update={"image": image, "regions": all_whole(spec.regions), "redo": tuple(changes)})
+    loras = tuple(
+        lora.model_copy(update={"file": whole(lora.file)}) if os.path.isfile(os.path.expanduser(lora.file)) else lora
+        for lora in spec.model.loras
+    )
+    model = spec.model.model_copy(update={"loras": loras}) if loras else spec.model
+    return spec.model_copy(
+        update={"image": image, "model": model, "regions": all_whole(spec.regions), "redo": tuple(changes)}
+    )
 
 
 def solver_of(spec: RenderSpec, info: ModelInfo) -> tuple[Solver, float]:

@@ -38,15 +38,6 @@ ModelOption = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-LoraOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="FILE:WEIGHT[:TEXT_WEIGHT]",
-        help="A LoRA or kin: a path, or a name under the home's loras, with its weights, -100 to 100, of the UNet and "
-        "of the text encoders. May be repeated; merged in order. Default: none, and 1 for both weights.",
-        rich_help_panel=MODEL,
-    ),
-]
 MethodOption = Annotated[
     str | None,
     typer.Option(
@@ -133,7 +124,6 @@ class Picture:
         str | None,
         text(MODEL, "NAME", "Data type of UNet and text encoders: float32, float16 or bfloat16. Default: float32."),
     ] = None
-    lora: LoraOption = None
     seed: Annotated[
         int | None,
         typer.Option(

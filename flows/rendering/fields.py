@@ -62,10 +62,8 @@ def render_fields(written: dict[str, Any], origin: Origin) -> dict[str, Any]:
             fields[named] = {"name": fields[named]}
     if isinstance(fields.get("method"), dict):
         fields["method"] = expand_method({"name": "freescale", **fields["method"]})
-    if isinstance(fields.get("model"), dict) and isinstance(fields["model"].get("name"), str):
-        fields["model"] = fields["model"] | {"name": _model_name(fields["model"]["name"], origin)}
-    if isinstance(fields.get("model"), dict) and "loras" in fields["model"]:
-        fields["model"] = fields["model"] | {"loras": lora_files(fields["model"]["loras"], origin)}
+    if isinstance(fields.get("model"), dict):
+        fields["model"] = model_fields(fields["model"], origin)
     if "cascade" in fields:
         fields["cascade"] = cascade(fields["cascade"])
     for record in (fields, *_mappings(fields.get("redo"))):
@@ -163,6 +161,41 @@ def _mappings(value: Any) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
+def model_fields(model: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    """Return the fields of a model with paths relative to the file that has them; a name of an embedding is its file's.
+
+    An adapter may be `FILE:WEIGHT:TEXT_WEIGHT`.
+    What no file relative to that one has stays, and is looked for in the home.
+    """
+    found = dict(model)
+    if isinstance(found.get("name"), str):
+        found["name"] = _model_name(found["name"], origin)
+    embeddings = found.get("embeddings")
+    if isinstance(embeddings, str):
+        embeddings = [name.strip() for name in embeddings.split(",")]
+    if isinstance(embeddings, list):
+        found["embeddings"] = _placed(
+            [{"file": each} if isinstance(each, str) else each for each in embeddings], origin
+        )
+    if "loras" in found:
+        found["loras"] = _placed(lora_list(found["loras"]), origin)
+    return found
+
+
+def _placed(records: Any, origin: Origin) -> Any:
+    """The records with the absolute path of each `file` that lies where it was written; what is no record stays."""
+    for each in _mappings(records):
+        if isinstance(each.get("file"), str):
+            each["file"] = _file_name(each["file"], origin)
+    return records
+
+
+def _file_name(name: str, origin: Origin) -> str:
+    """The absolute path of a file where there is one relative to `origin.folder`, else the name as it is."""
+    found = origin.folder.absolute() / user_path(name)
+    return str(found) if name and "\0" not in name and os.path.isfile(found) else name
+
+
 def _model_name(name: str, origin: Origin) -> str:
     """The name of a model, or the path of its folder where one lies relative to a file elsewhere.
 
@@ -172,19 +205,6 @@ def _model_name(name: str, origin: Origin) -> str:
     if name in EMBEDDED_MODELS or origin.folder.absolute() == Path.cwd() or not os.path.isdir(found):
         return name
     return str(found)
-
-
-def lora_files(written: Any, origin: Origin) -> Any:
-    """Return the adapters of a list as mappings, with the absolute path of each file that lies where it was written.
-
-    Others are names, which stay as they are; so does what is no list of adapters.
-    """
-    found = lora_list(written)
-    for lora in _mappings(found):
-        if isinstance(lora.get("file"), str):
-            path = (origin.folder / user_path(lora["file"])).absolute()
-            lora["file"] = str(path) if os.path.isfile(path) else lora["file"]
-    return found
 
 
 def line_of(error: SpecError, lines: Lines, around: Lines | None = None) -> int:

@@ -6,7 +6,9 @@ import os
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
+
+from stages.models.spec import FrozenModel
 
 MOST_WEIGHT = 100.0  # also below zero
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
@@ -14,10 +16,8 @@ _BLOCK = re.compile(r"BASE|MID|(IN|OUT)(\d{0,2})")
 Weight = Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
 
 
-class LoraSpec(BaseModel):
+class LoraSpec(FrozenModel):
     """One adapter: LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA or full differences, in a .safetensors file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     file: str = Field(
         min_length=1,
@@ -60,8 +60,10 @@ def _block(name: str) -> str:
 
 
 def lora_list(written: Any) -> Any:
-    """Return adapters as a list of mappings: of a list, of one alone, or of texts; what is none of these stays."""
-    each = [written] if isinstance(written, str | dict) else written
+    """Return adapters as a list of mappings: of a list, of one alone, or of text with commas; what is none stays."""
+    if isinstance(written, str):
+        written = [part.strip() for part in written.split(",")]
+    each = [written] if isinstance(written, dict) else written
     return [lora_fields(one) for one in each] if isinstance(each, list | tuple) else written
 
 

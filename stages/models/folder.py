@@ -16,10 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.adapters.applied import Adapter, adapted, applied
 from stages.errors import SpecError, nearest
 from stages.models.checks import check_card, check_index, check_weights, read_folder
-from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.fields import read_json
 from stages.models.hashes import Hashes
 from stages.models.weights import PICKLED
 
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale import Solver
+    from stages.adapters.applied import Adapter
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
+    from stages.prompts.names import Embedding
     from stages.spec import ModelSpec
 
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
@@ -95,6 +96,8 @@ class ModelInfo:
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # configurations of its text encoders, by part
+    embeddings: tuple[Embedding, ...] = ()  # that prompts may name
     adapters: tuple[Adapter, ...] = ()  # merged into the weights when they are loaded, in this order
 
     @property
@@ -182,25 +185,6 @@ def available(home: Path) -> Iterator[tuple[str, Path]]:
 
 
 def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelInfo:
-    """Read a model with its adapters, and check that all that a render loads is there and honoured.
-
-    Without `has_weights` a folder of configurations alone will do, which can be planned with and not rendered. Raises
-    `SpecError` for a folder that cannot serve, and for an adapter that does not fit.
-    """
-    info = _base(spec, home, has_weights=has_weights)
-    adapters = applied(spec.loras, home, info.name, networks_of(info)) if spec.loras else ()
-    return replace(info, adapters=adapters, fingerprints=adapted(info.fingerprints, adapters)) if adapters else info
-
-
-def networks_of(info: ModelInfo) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the class and the configuration of the UNet and of each text encoder of a model."""
-    texts = list(TEXT_CLASSES.items())[: 2 if info.size_ids else 1]
-    return {
-        part: (kind, read_json(info.folder / part / "config.json")) for part, kind in (("unet", info.unet_class), *texts)
-    }
-
-
-def _base(spec: ModelSpec, home: Path, *, has_weights: bool) -> ModelInfo:
     """Read a model's configuration and fingerprints, and check that all that a render loads is there and honoured.
 
     Without `has_weights` a folder of configurations alone will do, which can be planned with and not rendered. Raises
@@ -244,6 +228,7 @@ def _base(spec: ModelSpec, home: Path, *, has_weights: bool) -> ModelInfo:
         method_defaults=_method_values(root, card, TURBO if turbo else None),
         unet_class=unet_class,
         empty_prompt_is_zeros=index.get("force_zeros_for_empty_prompt", True),
+        texts={name: part.config for name, part in folder.texts.items()},
     )
     info = _as_video(info, str(kind), folder, card, hashes) if is_video else info
     check_schedule(path, info.scheduler)

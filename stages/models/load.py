@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stages.adapters.merge import merge
 from stages.errors import SpecError, StageError
+from stages.models.describe import describe
 from stages.models.fields import TEXT_CLASSES, read_json
-from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder
+from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 CLIP_INPUT = "model.safetensors"  # of a CLIP folder
-NOT_LOADED = dict.fromkeys(("unet", "vae", "scheduler", "feature_extractor"))  # of a pipeline that encodes prompts
 
 
 class Helpers(Protocol):
@@ -134,75 +133,18 @@ class Models:
             merge(part, module, self.info.adapters)
         return module
 
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
-        """prompt_embeds (1, tokens, width) and, where a negative is given, negative_embeds; for SDXL the pooled rows.
-
-        An empty negative prompt gives zeros where the model's configuration says so, as the stock pipeline does.
-        """
-        quiet_diffusers()
-        if self.info.size_ids:
-            return self._encode_xl(prompt, negative_prompt)
-        if self.info.is_video:
-            return self._encode_clip(prompt, negative_prompt)
-        from diffusers import StableDiffusionPipeline
-
-        pipeline = StableDiffusionPipeline(
-            **self._text_parts("text_encoder"), **NOT_LOADED, safety_checker=None, requires_safety_checker=False
-        )
-        rows = pipeline.encode_prompt(
-            prompt, self.device, 1, negative_prompt is not None, negative_prompt=negative_prompt
-        )
-        return _named(("prompt_embeds", "negative_embeds"), rows, negative_prompt is not None)
-
-    def _encode_xl(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
-        from diffusers import StableDiffusionXLPipeline
-
-        pipeline = StableDiffusionXLPipeline(
-            **self._text_parts("text_encoder"),
-            **self._text_parts("text_encoder_2"),
-            **NOT_LOADED,
-            force_zeros_for_empty_prompt=self.info.empty_prompt_is_zeros,
-        )
-        rows = pipeline.encode_prompt(
-            prompt,
-            device=self.device,
-            do_classifier_free_guidance=negative_prompt is not None,
-            negative_prompt=negative_prompt or None,
-        )
-        names = ("prompt_embeds", "negative_embeds", "text_embeds", "negative_text_embeds")
-        return _named(names, rows, negative_prompt is not None)
-
-    def _text_parts(self, part: str) -> dict[str, Any]:
-        """Return a text encoder and its tokenizer, by their names in a pipeline."""
+    def text_encoder(self, part: str) -> Any:
+        """Return a text encoder, `text_encoder` or SDXL's `text_encoder_2`, in the spec's dtype; it is not kept."""
         import transformers
 
-        tokenizer = part.replace("text_encoder", "tokenizer")
-        words = transformers.CLIPTokenizer.from_pretrained(self.info.folder / tokenizer, local_files_only=True)
-        return {part: self._load(getattr(transformers, TEXT_CLASSES[part]), part, self.dtype), tokenizer: words}
+        return self._load(getattr(transformers, TEXT_CLASSES[part]), part, self.dtype)
 
-    def _encode_clip(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
-        """Return the last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
-        from transformers import CLIPTextModel, CLIPTokenizer
+    def tokenizer(self, part: str) -> Any:
+        """Return the CLIP tokenizer of a text encoder, with the token that it fills prompts up with."""
+        from transformers import CLIPTokenizer
 
-        encoder = self._load(CLIPTextModel, "text_encoder", self.dtype)
-        tokenizer = CLIPTokenizer.from_pretrained(self.info.folder / "tokenizer", local_files_only=True)
-        length = encoder.config.max_position_embeddings
-        pad = tokenizer.pad_token_id if self.info.pad_token_id is None else self.info.pad_token_id
-
-        def encode(text: str) -> Tensor:
-            ids = tokenizer(text, truncation=True, max_length=length, return_tensors="pt").input_ids
-            filled = F.pad(ids, (0, length - ids.shape[1]), value=pad)
-            hidden: Tensor = encoder(filled.to(self.device)).last_hidden_state
-            return hidden.float().cpu()
-
-        wanted = {"prompt_embeds": prompt, "negative_embeds": negative_prompt}
-        return {name: encode(text) for name, text in wanted.items() if text is not None}
-
-
-def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
-    kept = {n: r for n, r in zip(names, rows, strict=True) if r is not None and (guided or "negative" not in n)}
-    return {n: r.float().cpu() for n, r in kept.items()}
+        folder = self.info.folder / part.replace("text_encoder", "tokenizer")
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 class ClipNetworks:

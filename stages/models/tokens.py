@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import unicodedata
 from typing import TYPE_CHECKING
+
+from stages.prompts.chunks import chunk_length
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from stages.models.folder import ModelInfo
 
-ENDS = 2  # tokens around every prompt
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP's vocabulary splits a text into before it merges letters (transformers, tokenization_clip.py)."""
 
@@ -24,7 +24,7 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
 
     None where it reads all. What has fewer bytes than the model reads tokens cannot be too long, and is not counted.
     """
-    most = _most_tokens(info.folder)
+    most = chunk_length(info.texts)
     if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
         return None
     tokens = _tokenizer(info.folder / "tokenizer").encode(text, add_special_tokens=False)
@@ -33,18 +33,25 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
 
 
+class ClipWords:
+    """A tokenizer's words alone: what looks like one of its own marks is text, `!` where it fills prompts up, too."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self.tokenizer = tokenizer
+        self.comma = tokenizer.token_to_id(",</w>")
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of words, without those around a prompt."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
 @functools.cache
-def _most_tokens(folder: Path) -> int:
-    """Tokens of a prompt that every text encoder of a model reads; CLIP's 75 where its files do not say."""
-    given = [
-        json.loads((folder / part / file).read_text(encoding="utf-8")).get(field, 77)
-        for part, file, field in (
-            ("tokenizer", "tokenizer_config.json", "model_max_length"),
-            ("text_encoder", "config.json", "max_position_embeddings"),
-        )
-        if (folder / part / file).is_file()
-    ]
-    return int(min([77, *given])) - ENDS
+def words_in(folder: Path) -> ClipWords:
+    """Return the words of the tokenizer in a folder."""
+    return ClipWords(_tokenizer.__wrapped__(folder))
 
 
 @functools.cache

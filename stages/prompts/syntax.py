@@ -6,6 +6,7 @@ tokens or of models (`docs/how-to/write-prompts.md`).
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -131,7 +132,7 @@ def _a1111(prompt: str) -> list[list[Phrase]]:
             close(bracket, factor)
     marks = [0, *sorted(breaks), len(texts)]
     phrases = [Phrase(text, weight) for text, weight in zip(texts, weights, strict=True)]
-    return [phrases[first:end] for first, end in zip(marks, marks[1:], strict=False)]
+    return [phrases[first:end] for first, end in itertools.pairwise(marks)]
 
 
 def _check_steps(prompt: str) -> None:

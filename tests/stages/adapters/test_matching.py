@@ -11,7 +11,7 @@ from stages.adapters.matching import match
 from stages.adapters.read import read_adapter
 from stages.adapters.spellings import places
 from stages.errors import SpecError
-from stages.models.folder import describe, networks_of
+from stages.models.describe import describe, networks_of
 from stages.models.networks import empty_network
 from stages.spec import ModelSpec
 from tests.adapter_files import KOHYA, PEFT, SHAPES, SHAPES_UNET, lora_file, low_rank

@@ -19,7 +19,7 @@ from stages.adapters.applied import adapted, applied
 from stages.adapters.merge import merge
 from stages.adapters.spec import lora_fields
 from stages.errors import SpecError, StageError
-from stages.models.folder import describe, networks_of
+from stages.models.describe import describe, networks_of
 from stages.models.load import Models
 from stages.spec import ModelSpec
 from tests.adapter_files import PEFT, SHAPES, SHAPES_CONV, SHAPES_TEXT, SHAPES_UNET, edited, lora_file, low_rank

@@ -1,0 +1,37 @@
+"""All that a spec decides of its model: what its files say, and what the spec and the home add to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from stages.adapters.applied import adapted, applied
+from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.folder import describe as describe_base
+from stages.prompts.inversions import known
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stages.models.folder import ModelInfo
+    from stages.spec import ModelSpec
+
+
+def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelInfo:
+    """Return what is known of a model before anything is loaded, after every check that needs no tensor.
+
+    Without `has_weights` a folder of configurations alone will do. Raises `SpecError` for a model that cannot serve.
+    """
+    return _with_adapters(known(describe_base(spec, home, has_weights=has_weights), spec, home), spec, home)
+
+
+def _with_adapters(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
+    """Return a model with the adapters of a spec. Raises `SpecError` for one that does not fit."""
+    adapters = applied(spec.loras, home, info.name, networks_of(info)) if spec.loras else ()
+    return replace(info, adapters=adapters, fingerprints=adapted(info.fingerprints, adapters)) if adapters else info
+
+
+def networks_of(info: ModelInfo) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the class and the configuration of the UNet and of each text encoder of a model, by part."""
+    found = {"unet": (info.unet_class, read_json(info.folder / "unet" / "config.json"))}
+    return found | {part: (TEXT_CLASSES[part], dict(config)) for part, config in info.texts.items()}
