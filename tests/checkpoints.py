@@ -1,0 +1,102 @@
+"""Toy checkpoints as people have them: networks of the real classes, and their tensors in the original layout."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.models.files.keys import diffusers_names
+from stages.models.weights import current
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stages.models.files.keys import Layout
+
+XL_UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64, 96),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 3),
+    "attention_head_dim": (2, 4, 6),
+    "cross_attention_dim": 80,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 48,
+    "use_linear_projection": True,
+    "norm_num_groups": 16,
+}
+SD_UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "block_out_channels": (16, 32, 32, 32),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 32,
+    "norm_num_groups": 8,
+}
+VAE: dict[str, Any] = {
+    "block_out_channels": (8, 16, 32, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+}
+CLIP_L = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+CLIP_G = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 3,
+    "projection_dim": 48,
+}
+
+
+def lively(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter random numbers, none of them zero: a layer of zeros would hide an error."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05 + 0.01)
+    return network.eval()
+
+
+@cache
+def network(kind: str, which: str = "xl") -> Any:
+    """Return a toy network by its part: `unet`, `vae`, `text_encoder` or `text_encoder_2`."""
+    import transformers
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    if kind == "unet":
+        return lively(UNet2DConditionModel(**(XL_UNET if which == "xl" else SD_UNET)))
+    if kind == "vae":
+        return lively(AutoencoderKL(**VAE))
+    name = "CLIPTextModel" if kind == "text_encoder" else "CLIPTextModelWithProjection"
+    config = {"vocab_size": 49408, **(CLIP_L if kind == "text_encoder" else CLIP_G)}
+    return lively(getattr(transformers, name)(transformers.CLIPTextConfig(**config)))
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a network's tensors by the names that the files of its folder have."""
+    found = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("position_ids")}
+    if type(module).__name__ == "CLIPTextModel":
+        return {f"text_model.{current(name, 'CLIPTextModel')}": tensor for name, tensor in found.items()}
+    return found
+
+
+def packed(layout: Layout, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of diffusers or transformers as a file of the original layout has them, without a prefix."""
+    found = {}
+    for original, names in diffusers_names(layout, config, tensors).items():
+        tensor = torch.cat([tensors[name] for name in names]) if len(names) > 1 else tensors[names[0]]
+        if layout == "vae" and ".attentions." in names[0] and tensor.ndim == 2:
+            tensor = tensor[:, :, None, None]
+        if original == "text_projection":
+            tensor = tensor.T
+        found[original] = tensor.contiguous()
+    return found
