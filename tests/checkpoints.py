@@ -6,9 +6,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stages.models.fields import read_json
 from stages.models.files.keys import diffusers_names
+from stages.models.folder import EMBEDDED
 from stages.models.weights import current
 
 if TYPE_CHECKING:
@@ -100,3 +103,29 @@ def packed(layout: Layout, config: Mapping[str, Any], tensors: Mapping[str, Tens
             tensor = tensor.T
         found[original] = tensor.contiguous()
     return found
+
+
+PLACES: dict[str, tuple[Layout, str]] = {
+    "unet": ("unet", "model.diffusion_model."),
+    "vae": ("vae", "first_stage_model."),
+    "text_encoder": ("clip", "conditioner.embedders.0.transformer."),
+    "text_encoder_2": ("open_clip", "conditioner.embedders.1.model."),
+}
+
+
+def original(configs: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of all parts as a checkpoint of SDXL's layout has them."""
+    found: dict[str, Tensor] = {}
+    for part, tensors in parts.items():
+        layout, prefix = PLACES[part]
+        if layout == "clip":
+            tensors = {f"text_model.{current(name, 'CLIPTextModel')}": tensor for name, tensor in tensors.items()}
+        found |= {prefix + name: tensor for name, tensor in packed(layout, configs[part], tensors).items()}
+    return found
+
+
+@cache
+def shapes_original() -> dict[str, Tensor]:
+    """Return the embedded `shapes` model as a checkpoint of SDXL's layout has it."""
+    configs = {part: read_json(EMBEDDED / part / "config.json") for part in PLACES}
+    return original(configs, {part: load_file(next((EMBEDDED / part).glob("*.safetensors"))) for part in PLACES})

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.errors import SpecError, StageError
+from stages.models.clip_tokenizer import clip_tokenizer
 from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.files.open import load_network
 from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
 
@@ -115,6 +117,8 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
+        if part in self.info.networks:
+            return load_network(self.info.networks[part], dtype).to(self.device)
         module, found = kind.from_pretrained(
             self.info.folder,
             subfolder=part,
@@ -168,18 +172,26 @@ class Models:
 
     def _text_parts(self, part: str) -> dict[str, Any]:
         """Return a text encoder and its tokenizer, by their names in a pipeline."""
+        return {part: self.text_encoder(part), part.replace("text_encoder", "tokenizer"): self.tokenizer(part)}
+
+    def text_encoder(self, part: str) -> Any:
+        """Return a text encoder, `text_encoder` or SDXL's `text_encoder_2`, in the spec's dtype; it is not kept."""
         import transformers
 
-        tokenizer = part.replace("text_encoder", "tokenizer")
-        words = transformers.CLIPTokenizer.from_pretrained(self.info.folder / tokenizer, local_files_only=True)
-        return {part: self._load(getattr(transformers, TEXT_CLASSES[part]), part, self.dtype), tokenizer: words}
+        return self._load(getattr(transformers, TEXT_CLASSES[part]), part, self.dtype)
+
+    def tokenizer(self, part: str) -> Any:
+        """Return the CLIP tokenizer of a text encoder, with the token that it fills prompts up with."""
+        from transformers import CLIPTokenizer
+
+        if self.info.words is None:
+            return clip_tokenizer(self.info.pad_ids[part])
+        folder = self.info.words / part.replace("text_encoder", "tokenizer")
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
     def _encode_clip(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
         """Return the last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        encoder = self._load(CLIPTextModel, "text_encoder", self.dtype)
-        tokenizer = CLIPTokenizer.from_pretrained(self.info.folder / "tokenizer", local_files_only=True)
+        encoder, tokenizer = self.text_encoder("text_encoder"), self.tokenizer("text_encoder")
         length = encoder.config.max_position_embeddings
         pad = tokenizer.pad_token_id if self.info.pad_token_id is None else self.info.pad_token_id
 

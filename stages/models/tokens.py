@@ -7,6 +7,8 @@ import json
 import unicodedata
 from typing import TYPE_CHECKING
 
+from stages.models.clip_tokenizer import LENGTH, bundled
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,38 +26,37 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
 
     None where it reads all. What has fewer bytes than the model reads tokens cannot be too long, and is not counted.
     """
-    most = _most_tokens(info.folder)
+    most = _most_tokens(info)
     if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
         return None
-    tokens = _tokenizer(info.folder / "tokenizer").encode(text, add_special_tokens=False)
+    tokens = _tokenizer(info.words and info.words / "tokenizer").encode(text, add_special_tokens=False)
     if len(tokens.ids) <= most:
         return None
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
 
 
-@functools.cache
-def _most_tokens(folder: Path) -> int:
+def _most_tokens(info: ModelInfo) -> int:
     """Tokens of a prompt that every text encoder of a model reads; CLIP's 75 where its files do not say."""
-    given = [
-        json.loads((folder / part / file).read_text(encoding="utf-8")).get(field, 77)
-        for part, file, field in (
-            ("tokenizer", "tokenizer_config.json", "model_max_length"),
-            ("text_encoder", "config.json", "max_position_embeddings"),
-        )
-        if (folder / part / file).is_file()
-    ]
-    return int(min([77, *given])) - ENDS
+    given = [info.configs.get("text_encoder", {}).get("max_position_embeddings", LENGTH)]
+    settings = None if info.words is None else info.words / "tokenizer" / "tokenizer_config.json"
+    if settings is not None and settings.is_file():
+        given.append(json.loads(settings.read_text(encoding="utf-8")).get("model_max_length", LENGTH))
+    return int(min([LENGTH, *given])) - ENDS
 
 
 @functools.cache
-def _tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder: `vocab.json` with `merges.txt`, or `tokenizer.json`."""
+def _tokenizer(folder: Path | None) -> Tokenizer:
+    """The tokenizer of a folder: `vocab.json` with `merges.txt`, or `tokenizer.json`. None: CLIP's of the package."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    if not (folder / "vocab.json").is_file():
+    if folder is None:
+        bpe = models.BPE(*bundled(), end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    elif not (folder / "vocab.json").is_file():
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    files = str(folder / "vocab.json"), str(folder / "merges.txt")
-    found = Tokenizer(models.BPE.from_file(*files, end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    else:
+        files = str(folder / "vocab.json"), str(folder / "merges.txt")
+        bpe = models.BPE.from_file(*files, end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    found = Tokenizer(bpe)
     found.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )

@@ -1,8 +1,8 @@
 """The families of checkpoints, and the configuration of each network: what shapes say, and what only the family says.
 
-Widths, depths and levels are read off the shapes of a file. Heads, activations, the scale of latents and the schedule of
-noise are not in it; they are written here for each family. Sources: the configurations that the authors published with
-their models in diffusers' layout.
+Widths, depths and levels are read off the shapes of a file. Heads, activations, the scale of latents and the noise
+levels are not in it; they are written here for each family. Sources: the configurations that the authors published
+with their models in diffusers' layout.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 CLIP_END = 49407  # the token that ends a prompt
 
@@ -48,7 +48,7 @@ class TextFamily:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of checkpoints, by the width of the text its UNet reads and of the vector that goes with the timestep."""
+    """A family of checkpoints, by the widths of the text and of the vector that its UNet reads beside the timestep."""
 
     name: str
     context: int  # width of a row of text
@@ -58,8 +58,12 @@ class Family:
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
-    heads: Callable[[int], int]  # of a level's attention, by its width
+    heads: int | None = None  # of every level's attention; None: one for each 64 channels
     v_native: int | None = None  # pixels of a side of the members that predict v
+
+    def heads_of(self, width: int) -> int:
+        """Return the heads of the attention of a level that is `width` channels wide."""
+        return self.heads or width // 64
 
     @property
     def is_xl(self) -> bool:
@@ -87,7 +91,7 @@ FAMILIES: tuple[Family, ...] = (
         unet=_UNET,
         vae={**_VAE, "scaling_factor": 0.18215},
         scheduler=_PNDM,
-        heads=lambda width: 8,
+        heads=8,
     ),
     Family(
         "Stable Diffusion 2.x",
@@ -98,7 +102,6 @@ FAMILIES: tuple[Family, ...] = (
         unet=_UNET,
         vae={**_VAE, "scaling_factor": 0.18215},
         scheduler={**_PNDM, "_class_name": "DDIMScheduler"},
-        heads=lambda width: width // 64,
         v_native=768,
     ),
     Family(
@@ -110,7 +113,6 @@ FAMILIES: tuple[Family, ...] = (
         unet={**_UNET, "addition_embed_type": "text_time", "addition_time_embed_dim": 256},
         vae={**_VAE, "scaling_factor": 0.13025, "force_upcast": True},
         scheduler=_EULER,
-        heads=lambda width: width // 64,
     ),
 )
 
@@ -150,7 +152,7 @@ KNOWN: tuple[Known, ...] = (
     Known("is a textual inversion; give it with --embedding", ("clip_l", "clip_g")),
     Known("is a textual inversion; give it with --embedding", ("string_to_param",)),
     Known("holds AnimateDiff's motion modules, which are no model by themselves", inside=("motion_modules.",)),
-    Known("is Stable Video Diffusion, which starts from a picture; text-to-picture models work", inside=("time_stack.",)),
+    Known("is Stable Video Diffusion; text-to-picture models work", inside=("time_stack.",)),
     Known(f"is Flux, {OTHER_NETWORK}", inside=("double_blocks.", "single_transformer_blocks.")),
     Known(f"is Stable Diffusion 3, {OTHER_NETWORK}", inside=("joint_blocks.", "context_embedder.")),
     Known(f"is AuraFlow, {OTHER_NETWORK}", inside=("double_layers.",)),
@@ -162,7 +164,7 @@ KNOWN: tuple[Known, ...] = (
     Known("is a T5 text encoder, which no Stable Diffusion reads", ("encoder.block.",)),
     Known("is an image encoder, which is no model by itself", ("vision_model.",)),
     Known("is an image encoder, which is no model by itself", ("visual.",)),
-    Known("is an upscaler (ESRGAN or kin), which is no diffusion model", inside=("conv_first.", "RDB1.", "model.1.sub.")),
+    Known("is an upscaler (ESRGAN), which is no diffusion model", inside=("conv_first.", "RDB1.", "model.1.sub.")),
     Known(f"is a VAE; {WITH_VAE}", ("encoder.", "decoder.")),
     Known(f"is a VAE; {WITH_VAE}", ("first_stage_model.",)),
     Known(f"is a text encoder; {WITH_TEXT}", ("text_model.encoder.",)),

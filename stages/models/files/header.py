@@ -12,7 +12,7 @@ from stages.models.weights import PICKLED, Header, headers
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUFFIXES = (".safetensors", ".gguf")  # of files that are models
+SUFFIXES = (".safetensors", ".sft", ".gguf")  # of files that are models
 
 
 def read_header(path: Path, *, is_whole: bool = True) -> FileHeader:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
 from stages.models.cache_file import CacheFile
-from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.fields import TEXT_CLASSES
 from stages.models.files.fingerprints import header_hashes, network_hashes
 from stages.models.files.header import read_header
-from stages.models.files.places import ELSEWHERE, has_unet, text_place, unet_place, vae_place
+from stages.models.files.places import ELSEWHERE, Place, has_unet, text_place, unet_place, vae_place
 from stages.models.files.probe import probe, text_part, vae_part
 from stages.models.files.record import FileHeader, FileInfo, NetworkFile
 from stages.models.files.strict import check_networks
@@ -21,7 +21,6 @@ from stages.models.hashes import Hashes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from stages.models.files.families import Family
     from stages.models.weights import Part
     from stages.spec import ModelSpec
 
@@ -103,6 +102,7 @@ def configured_networks(
 
     def find(header: FileHeader, part: str) -> NetworkFile | None:
         given = parts[part]
+        place: Place | None
         if part == "unet":
             place = unet_place(header)
         elif part == "vae":

@@ -91,7 +91,7 @@ def unet_config(shapes: Shapes, family: Family) -> dict[str, Any]:
         "transformer_layers_per_block": depths,
         "reverse_transformer_layers_per_block": None if reversed_too else [_together(block) or 1 for block in up],
         "cross_attention_dim": text_width(shapes),
-        "attention_head_dim": [family.heads(width) for width in widths],
+        "attention_head_dim": [family.heads_of(width) for width in widths],
         "use_linear_projection": 2 in projections,
     }
 
