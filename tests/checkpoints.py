@@ -231,6 +231,7 @@ def full_network(kind: str, which: str) -> Any:
         return (CLIPTextModelWithProjection if which == "G" else CLIPTextModel)(config)
 
 
+@cache
 def full_shapes(family: str, kind: str = "all") -> dict[str, tuple[int, ...]]:
     """Return the shapes of a published checkpoint of a family, or of its UNet alone, by original names."""
     unet = full_network("unet", family)

@@ -66,10 +66,23 @@ def read_sources(spec: ModelSpec, path: Path, *, is_whole: bool = True) -> Sourc
     vae = checkpoint if spec.vae is None else read_header(_file("vae", spec.vae), is_whole=is_whole)
     texts: tuple[FileHeader, ...] = (checkpoint,)
     if spec.text_encoders is not None:
-        given = Path(spec.text_encoders).expanduser()
-        files = sorted(given.glob("*.safetensors")) if given.is_dir() else [_file("text_encoders", str(given))]
-        texts = tuple(read_header(file, is_whole=is_whole) for file in files)
+        texts = tuple(read_header(file, is_whole=is_whole) for file in _text_files(spec.text_encoders))
     return Sources(checkpoint, vae, texts)
+
+
+def _text_files(given: str) -> list[Path]:
+    """Return the files that text encoders are looked for in: one, those of a folder, or those of a diffusers folder."""
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        return [_file("text_encoders", given)]
+    own = [folder / part for part in TEXT_CLASSES if (folder / part).is_dir()]
+    found = [min(files, key=_plainness) for each in own if (files := list(each.glob("*.safetensors")))]
+    return found or sorted(folder.glob("*.safetensors"))
+
+
+def _plainness(file: Path) -> tuple[int, str]:
+    """Return what puts `model.safetensors` before `model.fp16.safetensors`."""
+    return len(file.name), file.name
 
 
 def _file(field: str, given: str) -> Path:
@@ -111,7 +124,7 @@ def configured_networks(
             place = text_place(header, part, int(given.config.get("hidden_size", 512)))
         return place and NetworkFile(header.path, given.kind, place.layout, place.prefix, given.config)
 
-    return _networks(sources, tuple(parts), find, home, has_weights=has_weights)
+    return _networks(sources, sorted(parts, key=lambda part: part != "unet"), find, home, has_weights=has_weights)
 
 
 def vae_network(spec: ModelSpec, config: Mapping[str, Any], home: Path, *, has_weights: bool) -> Networks:

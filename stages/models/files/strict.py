@@ -59,7 +59,8 @@ def misfit(
     header: FileHeader, networks: Iterable[NetworkFile], elsewhere: tuple[str, ...], scales: Mapping[str, str]
 ) -> str:
     """Return what keeps a file from holding the networks, in words; empty where nothing does."""
-    missing, misshapen, no_floats, used = dict[str, None](), list[str](), list[str](), set[str]()
+    missing, misshapen, no_floats = dict[str, None](), dict[str, None](), dict[str, None]()
+    used: set[str] = set()
     unused: list[str] = []
     for network in networks:
         wanted = wanted_tensors(network.kind, json.dumps(network.config))
@@ -71,9 +72,9 @@ def misfit(
                 missing[stored] = None
                 continue
             if network.shape(name, found.shape) != shape:
-                misshapen.append(f"{stored} {shown_shape(found.shape)} for {shown_shape(shape)}")
+                misshapen[f"{stored} {shown_shape(found.shape)} for {shown_shape(shape)}"] = None
             if not found.dtype.startswith(("F", "BF", "GGUF")):
-                no_floats.append(f"{stored} {found.dtype} for floating-point numbers")
+                no_floats[f"{stored} {found.dtype} for floating-point numbers"] = None
         used |= {network.stored(name) for name in wanted.buffers}
         if network.layout == "open_clip":
             unused.append(re.escape(network.prefix) + LAST_LAYER.format(network.config["num_hidden_layers"]))
@@ -86,5 +87,5 @@ def misfit(
         and not name.startswith(elsewhere)
         and not name.endswith(SCALES)
     ]
-    kinds = {"missing": list(missing), "of another shape": misshapen, "of another kind": no_floats, "unknown": extra}
-    return "; ".join(listed_tensors(kind, names) for kind, names in kinds.items() if names)
+    kinds = {"missing": missing, "of another shape": misshapen, "of another kind": no_floats, "unknown": extra}
+    return "; ".join(listed_tensors(kind, list(names)) for kind, names in kinds.items() if names)

@@ -32,7 +32,10 @@ def refused(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("family", PUBLISHED)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[pytest.mark.thorough] if f in ("Segmind Vega", "KOALA-1B") else []) for f in PUBLISHED],
+)
 def test_a_unet_is_configured_as_it_was_published(family: str, tmp_path: Path) -> None:
     """Its network has the names and shapes of the published one, and its heads."""
     info = probed(tmp_path / "x.safetensors", full_shapes(family, "unet"))
