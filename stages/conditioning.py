@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from freescale import Conditioning
-from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors
+from stages.prompts.encode import TextSettings, encode_prompts
+from stages.prompts.reading import emphasis_of, equal_chunks, layers_skipped, read, syntax_of
+from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from freescale import Step
+    from stages.models.folder import ModelInfo
     from stages.models.load import Models
-    from stages.spec import RunOptions
+    from stages.spec import RenderSpec, RunOptions
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,73 @@ class EncodePrompt(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Encode both prompts as the stock pipeline of this model does."""
-        return models.encode_prompt(self.prompt, self.negative_prompt)
+        return encode_prompts(models, self.prompt, self.negative_prompt)
+
+    @property
+    def chunks(self) -> int:
+        """How often a text encoder's context the rows of a prompt are."""
+        return 1
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """The text encoders over both prompts."""
-        return networks.encode_text()
+        return networks.encode_text(self.chunks)
 
     def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
         """Rows of one or two prompts."""
-        return networks.text_bytes() * (1 if self.negative_prompt is None else 2)
+        return networks.text_bytes(self.chunks) * (1 if self.negative_prompt is None else 2)
+
+
+@dataclass(frozen=True)
+class EncodeChunks(EncodePrompt):
+    """The rows of prompts with weights, embeddings, more chunks than one, or of another layer of the text encoders.
+
+    Prompts stand here without networks. `skip` is the hidden state from the end, None as the model was trained.
+    """
+
+    variant = 1
+
+    syntax: str
+    emphasis: str
+    skip: int | None = None
+    embeddings: tuple[tuple[str, str], ...] = ()  # (name in the prompt, sha256 of its tensors)
+    files: tuple[str, ...] = not_in_key(())  # of the embeddings
+    count: int = not_in_key(1)  # of chunks, once both prompts are equally long
+
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
+        """Encode both prompts chunk by chunk."""
+        files = {name: (file, sha256) for (name, sha256), file in zip(self.embeddings, self.files, strict=True)}
+        settings = TextSettings(self.syntax, self.emphasis, self.skip, files)
+        return encode_prompts(models, self.prompt, self.negative_prompt, settings)
+
+    @property
+    def chunks(self) -> int:
+        """How often a text encoder's context the rows of a prompt are."""
+        return self.count
+
+
+def text_stage(spec: RenderSpec, info: ModelInfo, negative_prompt: str | None) -> EncodePrompt:
+    """Return what encodes the prompts of a settled spec; without a `negative_prompt` there is no guidance.
+
+    What the stock pipeline encodes alike has its stage, whatever the syntax. Raises `SpecError` for what is refused.
+    """
+    syntax, skip = syntax_of(spec, info), layers_skipped(spec.model.clip_skip, info)
+    texts = [spec.prompt] if negative_prompt is None else [spec.prompt, negative_prompt]
+    readings = [read(text, syntax, info) for text in texts]
+    if skip is None and (syntax == "plain" or all(reading.is_plain for reading in readings)):
+        words = [each.text if syntax == "plain" else each.words for each in readings]
+        return EncodePrompt(words[0], words[1] if len(words) > 1 else None)
+    found = {name: each for reading in readings for name, each in reading.embeddings.items()}
+    is_weighted = any(reading.is_weighted for reading in readings)
+    return EncodeChunks(
+        prompt=readings[0].text,
+        negative_prompt=readings[1].text if len(readings) > 1 else None,
+        syntax=syntax,
+        emphasis=emphasis_of(spec, syntax) if is_weighted else "off",
+        skip=skip,
+        embeddings=tuple((name, each.sha256) for name, each in sorted(found.items())),
+        files=tuple(str(each.file) for _, each in sorted(found.items())),
+        count=equal_chunks(*(reading.chunks for reading in readings)),
+    )
 
 
 def conditioning(

@@ -24,6 +24,7 @@ from stages.stage import (
     Stage,
     latent_shape,
     method_of,
+    not_in_key,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class DenoiseStage(Stage):
     time_ids: tuple[int, int] | None
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
     motion_fps: float | None = None  # for a video model with an fps branch
+    chunks: int = not_in_key(1)  # of the prompts: the rows that it attends to
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from freescale import make_schedule
 from stages.call import Call
-from stages.conditioning import EncodePrompt
+from stages.conditioning import EncodePrompt, text_stage
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling
 from stages.errors import SpecError
@@ -124,7 +124,14 @@ class _Builder:
         if max(scales) > 1:
             given = self.spec.negative_prompt
             negative = self.info.negative_prompt if given is None else given
-        return self._call(EncodePrompt(self.spec.prompt, negative), self.levels[0], {})
+        return self._call(text_stage(self.spec, self.info, negative), self.levels[0], {})
+
+    @property
+    def chunks(self) -> int:
+        """How long the encoded prompts are."""
+        stage = self.text.stage
+        assert isinstance(stage, EncodePrompt)
+        return stage.chunks
 
     @cached_property
     def first(self) -> Call:
@@ -150,6 +157,7 @@ class _Builder:
             time_ids=self._time_ids(method),
             motion_fps=self.spec.motion_fps,
             frames=self.spec.frames,
+            chunks=self.chunks,
         )
         return self._call(stage, level, {"text": self.text})
 
@@ -208,6 +216,7 @@ class _Builder:
             time_ids=self._time_ids(settings.method),
             regions=tuple((f"mask{i}", region.detail_scale) for i, region in enumerate(settings.regions)),
             motion_fps=self.spec.motion_fps,
+            chunks=self.chunks,
         )
         return self._call(stage, level, {**parents, **anchor, **self._masks(settings)})
 
@@ -276,6 +285,8 @@ class _Builder:
         for holder in (spec, *spec.get("redo", ())):
             for region in holder.get("regions") or ():
                 region["mask"] = Path(region["mask"]).name
+        for embedding in spec.get("model", {}).get("embeddings", ()):
+            embedding["file"] = Path(embedding["file"]).name
         resolved = dataclasses.asdict(self._sampling(self.levels[0].base_denoise))
         record = {
             "spec": spec,

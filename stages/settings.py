@@ -17,6 +17,7 @@ from freescale import METHODS, Method, base_size_for
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import values_for
+from stages.prompts.reading import settled_prompts
 from stages.spec import (
     IMAGE_FORMATS,
     LOSSY,
@@ -123,7 +124,7 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
         raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")
     video = _video_settings(spec, info) if info.is_video else _picture_settings(spec, info)
-    return spec.model_copy(update={"method": settled_method(method, info), **video})
+    return spec.model_copy(update={"method": settled_method(method, info), **video, **settled_prompts(spec, info)})
 
 
 def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:

@@ -16,9 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     WithJsonSchema,
@@ -30,6 +28,7 @@ from pydantic import (
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
+from stages.models.spec import EmbeddingSpec, FrozenModel
 from stages.planner.amounts import parse_bytes
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
@@ -46,11 +45,7 @@ else:
     SolverName = Literal[("auto", *SOLVERS)]  # a new solver of the kernel is a choice here without an edit
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class _MethodSpec(_Model):
+class _MethodSpec(FrozenModel):
     name: str = ""  # each made class allows its own method's alone
 
     def build(self) -> Method:
@@ -93,8 +88,10 @@ else:
     ]
 
 
-class ModelSpec(_Model):
+class ModelSpec(FrozenModel):
     """The pretrained model."""
+
+    later = frozenset({"vae", "text_encoders", "config", "embeddings", "clip_skip"})
 
     name: str = Field(
         "shapes",
@@ -124,16 +121,22 @@ class ModelSpec(_Model):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="Of the UNet and the text encoders; the VAE computes in float32."
     )
+    embeddings: tuple[EmbeddingSpec, ...] = Field(
+        (), max_length=64, description="Textual inversions, besides those under HOME/embeddings."
+    )
+    clip_skip: int | None = Field(
+        None, ge=1, le=32, description="Layer of the text encoders from the end, as pages of models count. None: usual."
+    )
 
 
-class Region(_Model):
+class Region(FrozenModel):
     """A soft mask and the detail scale inside it; the rest of the picture keeps the method's detail scale."""
 
     mask: str = Field(min_length=1, max_length=4096, description="A picture file: white is 1, black is 0.")
     detail_scale: float = Field(ge=0, le=50, description="The method's `detail_scale` where the mask is 1.")
 
 
-class Redo(_Model):
+class Redo(FrozenModel):
     """Changes that hold from one stage of one level on; everything before keeps its bytes."""
 
     stage: Literal["base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass"] = Field(
@@ -198,11 +201,19 @@ Side = Annotated[
 ]
 
 
-class RenderSpec(_Model):
+class RenderSpec(FrozenModel):
     """All that decides the bytes of one picture or video."""
+
+    later = frozenset({"prompt_syntax", "emphasis"})
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
     negative_prompt: str | None = Field(None, max_length=4000, description="What to avoid. None: the model's default.")
+    prompt_syntax: Literal["plain", "a1111", "comfy"] | None = Field(
+        None, description="Of both prompts. None: a1111 for a model in a single file, else plain."
+    )
+    emphasis: Literal["original", "no_norm", "comfy", "off"] | None = Field(
+        None, description="How weights in prompts act. None: as in the program whose syntax it is."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="All noise is drawn from it.")
     width: Side = 512
     height: Side = 512
@@ -315,7 +326,7 @@ AmountOrNever = Annotated[
 ]
 
 
-class RunOptions(_Model):
+class RunOptions(FrozenModel):
     """How a render is run. Nothing here decides a byte beyond floating-point rounding."""
 
     device: Annotated[str, BeforeValidator(_device)] = Field(

@@ -90,11 +90,11 @@ class Networks(Protocol):
     def latent_bytes(self, size: Size) -> int:
         """Bytes of the float32 latents of a picture of `size` pixels."""
 
-    def text_bytes(self) -> int:
-        """Bytes of the float32 rows of one encoded prompt."""
+    def text_bytes(self, chunks: int) -> int:
+        """Bytes of the float32 rows of one encoded prompt of so many chunks."""
 
-    def encode_text(self) -> Cost:
-        """Encode both prompts."""
+    def encode_text(self, chunks: int) -> Cost:
+        """Encode both prompts, of so many chunks each."""
 
     def denoise(self, stage: Any, frames: int) -> Cost:
         """Run all steps of a denoising stage, over `frames` of a video."""

@@ -36,6 +36,7 @@ from flows.cli.options import (
     run_options,
 )
 from flows.cli.parsing import App, options_of, usage
+from flows.cli.prompt_options import Prompts
 from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def render(
     context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC", help="Words, or a .yaml or .json spec file.")],
     picture: Picture,
+    prompts: Prompts,
     running: Running,
     sharing: Sharing,
     file: Format,
@@ -98,7 +100,8 @@ def render(
     from flows.cli.run_render import run
 
     home = home_of(where.home)
-    found = asked(what, flags_of(picture) | flags_of(file), context.args, home, input_root, options_of(context))
+    flags = flags_of(picture) | flags_of(prompts) | flags_of(file)
+    found = asked(what, flags, context.args, home, input_root, options_of(context))
     _tell_seeds(found.drawn)
     run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
 
@@ -111,6 +114,7 @@ def plan(
         str, typer.Argument(metavar="PROMPT|SPEC|RUN", help="Words, a .yaml or .json spec file, or the name of a run.")
     ],
     picture: Picture,
+    prompts: Prompts,
     memory: Memory,
     file: Format,
     where: Where,
@@ -124,7 +128,8 @@ def plan(
     from flows.cli.flags import asked_or_run
 
     home = home_of(where.home)
-    found = asked_or_run(what, flags_of(picture) | flags_of(file), context.args, home, input_root, options_of(context))
+    flags = flags_of(picture) | flags_of(prompts) | flags_of(file)
+    found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
     _tell_seeds(found.drawn)
     _show_plan(found.job, home, run_options(memory), why, where.as_json)
 

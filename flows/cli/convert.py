@@ -34,6 +34,18 @@ def videocrafter2(
     typer.echo(f"{folder}: render with --model {folder}")
 
 
+@convert.command("embedding")
+def embedding(
+    file: Annotated[Path, typer.Argument(help="A textual inversion as .pt or .bin.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to make; its name is the word in prompts.")],
+) -> None:
+    """Write a pickled textual inversion as safetensors, whole or not at all; nothing in the file is run."""
+    from stages.prompts.convert import convert as run
+
+    shape = run(file, target)
+    typer.echo(f"{target}: {'x'.join(map(str, shape))}; put it into the folder embeddings/ of the home")
+
+
 def add_command(name: str) -> None:
     """Add the command for the weights of one network."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.given import Written, read_given, read_spec
 from flows.home import user_path
-from flows.rendering.fields import Origin, cascade, picture_path, queue_fields, render_fields
+from flows.rendering.fields import Origin, cascade, model_fields, picture_path, queue_fields, render_fields
 from flows.rendering.job import Job, load, prepare
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
-    *("motion_fps", "crf", "pixel_format"),
+    *("motion_fps", "crf", "pixel_format", "prompt_syntax", "emphasis"),
 )
+MODEL_FLAGS = ("dtype", "clip_skip")
 TEXT_FLAGS = ("negative_prompt",)  # what was typed, whatever it looks like
 RUN = re.compile(r"[a-z0-9-]+-[0-9]+-[0-9a-f]{8}")  # as `run_name` makes them
 
@@ -101,16 +102,19 @@ def _with_flags(
     if not isinstance(name, str) or name not in METHODS:
         raise SpecError(f"method: {not_one_of(name, [*METHODS, *ABLATIONS], listed_by=LISTS_METHODS)}")
     values |= {k: cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
-    if "dtype" in given:
-        values["model"] = _mapping(values, "model") | {"dtype": given["dtype"]}
-    own = {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, "dtype")}
+    of_model = {k: given[k] for k in MODEL_FLAGS if k in given}
+    if flags.get("embedding"):
+        of_model |= model_fields({"embeddings": list(flags["embedding"])}, origin)
+    if of_model:
+        values["model"] = _mapping(values, "model") | of_model
+    own = {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, *MODEL_FLAGS)}
     values["method"] = record | {"name": name} | _own(name, own, options)
     return values
 
 
 def _typed(flags: Mapping[str, Any]) -> set[str]:
     """The fields that options on the command line decide."""
-    fields = {"size": ("size", "width", "height"), "mask": ("mask", "regions")}
+    fields = {"size": ("size", "width", "height"), "mask": ("mask", "regions"), "embedding": ("embeddings",)}
     said = [name for name, value in flags.items() if value not in (None, [], ())]
     return {field for name in said for field in fields.get(name, (name,))}
 
@@ -177,7 +181,7 @@ def _own(name: str, given: dict[str, Any], options: Sequence[str]) -> dict[str, 
 
 def spec_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that options give as text, as values: `none` is None, a list has commas."""
-    return {name: _value(name, flags[name]) for name in (*SPEC_FLAGS, "dtype") if flags.get(name) is not None}
+    return {name: _value(name, flags[name]) for name in (*SPEC_FLAGS, *MODEL_FLAGS) if flags.get(name) is not None}
 
 
 def method_flags(extra: list[str]) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def render_fields(written: dict[str, Any], origin: Origin) -> dict[str, Any]:
             fields[named] = {"name": fields[named]}
     if isinstance(fields.get("method"), dict):
         fields["method"] = expand_method({"name": "freescale", **fields["method"]})
-    if isinstance(fields.get("model"), dict) and isinstance(fields["model"].get("name"), str):
-        fields["model"] = fields["model"] | {"name": _model_name(fields["model"]["name"], origin)}
+    if isinstance(fields.get("model"), dict):
+        fields["model"] = model_fields(fields["model"], origin)
     if "cascade" in fields:
         fields["cascade"] = cascade(fields["cascade"])
     for record in (fields, *_mappings(fields.get("redo"))):
@@ -158,6 +158,34 @@ def _is_in(path: Path, root: Path) -> bool:
 def _mappings(value: Any) -> list[dict[str, Any]]:
     """The mappings of a list, if it is one."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def model_fields(model: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    """Return the fields of a model with paths relative to the file that has them; a name of an embedding is its file's.
+
+    What no file relative to that one has stays, and is looked for in the home.
+    """
+    found = dict(model)
+    if isinstance(found.get("name"), str):
+        found["name"] = _model_name(found["name"], origin)
+    embeddings = found.get("embeddings")
+    if isinstance(embeddings, str):
+        embeddings = [name.strip() for name in embeddings.split(",")]
+    if isinstance(embeddings, list):
+        records = [{"file": each} if isinstance(each, str) else each for each in embeddings]
+        found["embeddings"] = [
+            each | {"file": _file_name(each["file"], origin)}
+            if isinstance(each, dict) and isinstance(each.get("file"), str)
+            else each
+            for each in records
+        ]
+    return found
+
+
+def _file_name(name: str, origin: Origin) -> str:
+    """The absolute path of a file where there is one relative to `origin.folder`, else the name as it is."""
+    found = origin.folder.absolute() / user_path(name)
+    return str(found) if name and "\0" not in name and os.path.isfile(found) else name
 
 
 def _model_name(name: str, origin: Origin) -> str:

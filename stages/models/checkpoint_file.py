@@ -39,14 +39,7 @@ def read_checkpoint(file: Path, instead: str | None = None) -> dict[str, Tensor]
             f"file: {str(file)!r} is a TorchScript program, which would have to be run; "
             f"{instead or 'a checkpoint with a state_dict of tensors alone'} works"
         )
-    try:
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-    except Exception as error:  # the unpickler has many
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SpecError(
-            f"file: {str(file)!r} holds more than tensors or is no checkpoint, so it was not read ({reason:.200}); "
-            "one saved from a state_dict alone works"
-        ) from None
+    loaded = read_plain(file)
     if isinstance(loaded, Mapping) and "state_dict" in loaded:
         loaded = loaded["state_dict"]
     elif isinstance(loaded, Mapping) and "module" in loaded:
@@ -56,6 +49,18 @@ def read_checkpoint(file: Path, instead: str | None = None) -> dict[str, Tensor]
     if odd := [str(name) for name, tensor in loaded.items() if not isinstance(tensor, Tensor)]:
         raise SpecError(f"file: {str(file)!r} holds {odd[0]}, which is no tensor; a state_dict of tensors alone works")
     return dict(loaded)
+
+
+def read_plain(file: Path) -> Any:
+    """Return what a file of tensors and plain values holds. Raises `SpecError` for a file with anything else in it."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+    except Exception as error:  # the unpickler has many
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SpecError(
+            f"file: {str(file)!r} holds more than tensors or is no checkpoint, so it was not read ({reason:.200}); "
+            "one saved from a state_dict alone works"
+        ) from None
 
 
 def _is_zip(file: Path) -> bool:

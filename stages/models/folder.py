@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
 from stages.models.checks import check_card, check_index, check_weights, read_folder
-from stages.models.fields import read_json
+from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
 from stages.models.hashes import Hashes
 from stages.models.locate import EMBEDDED, EMBEDDED_MODELS, INDEX, available, locate, models_folder
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
     from stages.models.files.record import FileInfo, NetworkFile
+    from stages.prompts.names import Embedding
     from stages.spec import ModelSpec
 
 __all__ = ["EMBEDDED", "EMBEDDED_MODELS", "ModelInfo", "available", "cell_of", "describe", "locate", "models_folder"]
@@ -99,6 +100,12 @@ class ModelInfo:
     words: Path | None = None  # the folder with its tokenizers; None: CLIP's, which comes with the package
     pad_ids: Mapping[str, int] = field(default_factory=dict)  # what prompts are filled up with, by text encoder
     file: FileInfo | None = None  # what a checkpoint is, where its family is known
+    embeddings: tuple[Embedding, ...] = ()  # that prompts may name
+
+    @property
+    def texts(self) -> dict[str, Mapping[str, Any]]:
+        """The configurations of its text encoders, by part."""
+        return {part: self.configs[part] for part in TEXT_CLASSES if part in self.configs}
 
     @property
     def is_video(self) -> bool:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stages.errors import SpecError, StageError
 from stages.models.clip_tokenizer import clip_tokenizer
+from stages.models.describe import describe
 from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.open import load_network
-from stages.models.folder import EMBEDDED, ModelInfo, available, describe, locate, models_folder
+from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 CLIP_INPUT = "model.safetensors"  # of a CLIP folder
-NOT_LOADED = dict.fromkeys(("unet", "vae", "scheduler", "feature_extractor"))  # of a pipeline that encodes prompts
 
 
 class Helpers(Protocol):
@@ -131,49 +130,6 @@ class Models:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
         return module.to(self.device).eval().requires_grad_(False)
 
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
-        """prompt_embeds (1, tokens, width) and, where a negative is given, negative_embeds; for SDXL the pooled rows.
-
-        An empty negative prompt gives zeros where the model's configuration says so, as the stock pipeline does.
-        """
-        quiet_diffusers()
-        if self.info.size_ids:
-            return self._encode_xl(prompt, negative_prompt)
-        if self.info.is_video:
-            return self._encode_clip(prompt, negative_prompt)
-        from diffusers import StableDiffusionPipeline
-
-        pipeline = StableDiffusionPipeline(
-            **self._text_parts("text_encoder"), **NOT_LOADED, safety_checker=None, requires_safety_checker=False
-        )
-        rows = pipeline.encode_prompt(
-            prompt, self.device, 1, negative_prompt is not None, negative_prompt=negative_prompt
-        )
-        return _named(("prompt_embeds", "negative_embeds"), rows, negative_prompt is not None)
-
-    def _encode_xl(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
-        from diffusers import StableDiffusionXLPipeline
-
-        pipeline = StableDiffusionXLPipeline(
-            **self._text_parts("text_encoder"),
-            **self._text_parts("text_encoder_2"),
-            **NOT_LOADED,
-            force_zeros_for_empty_prompt=self.info.empty_prompt_is_zeros,
-        )
-        rows = pipeline.encode_prompt(
-            prompt,
-            device=self.device,
-            do_classifier_free_guidance=negative_prompt is not None,
-            negative_prompt=negative_prompt or None,
-        )
-        names = ("prompt_embeds", "negative_embeds", "text_embeds", "negative_text_embeds")
-        return _named(names, rows, negative_prompt is not None)
-
-    def _text_parts(self, part: str) -> dict[str, Any]:
-        """Return a text encoder and its tokenizer, by their names in a pipeline."""
-        return {part: self.text_encoder(part), part.replace("text_encoder", "tokenizer"): self.tokenizer(part)}
-
     def text_encoder(self, part: str) -> Any:
         """Return a text encoder, `text_encoder` or SDXL's `text_encoder_2`, in the spec's dtype; it is not kept."""
         import transformers
@@ -188,26 +144,6 @@ class Models:
             return clip_tokenizer(self.info.pad_ids[part])
         folder = self.info.words / part.replace("text_encoder", "tokenizer")
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-    def _encode_clip(self, prompt: str, negative_prompt: str | None) -> dict[str, Tensor]:
-        """Return the last hidden states of the one text encoder, padding included: the UNets attend to all of it."""
-        encoder, tokenizer = self.text_encoder("text_encoder"), self.tokenizer("text_encoder")
-        length = encoder.config.max_position_embeddings
-        pad = tokenizer.pad_token_id if self.info.pad_token_id is None else self.info.pad_token_id
-
-        def encode(text: str) -> Tensor:
-            ids = tokenizer(text, truncation=True, max_length=length, return_tensors="pt").input_ids
-            filled = F.pad(ids, (0, length - ids.shape[1]), value=pad)
-            hidden: Tensor = encoder(filled.to(self.device)).last_hidden_state
-            return hidden.float().cpu()
-
-        wanted = {"prompt_embeds": prompt, "negative_embeds": negative_prompt}
-        return {name: encode(text) for name, text in wanted.items() if text is not None}
-
-
-def _named(names: tuple[str, ...], rows: tuple[Tensor | None, ...], guided: bool) -> dict[str, Tensor]:
-    kept = {n: r for n, r in zip(names, rows, strict=True) if r is not None and (guided or "negative" not in n)}
-    return {n: r.float().cpu() for n, r in kept.items()}
 
 
 class ClipNetworks:

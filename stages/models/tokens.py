@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import unicodedata
 from typing import TYPE_CHECKING
 
-from stages.models.clip_tokenizer import LENGTH, bundled
+from stages.models.clip_tokenizer import bundled
+from stages.prompts.chunks import chunk_length
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from stages.models.folder import ModelInfo
 
-ENDS = 2  # tokens around every prompt
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP's vocabulary splits a text into before it merges letters (transformers, tokenization_clip.py)."""
 
@@ -26,7 +25,7 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
 
     None where it reads all. What has fewer bytes than the model reads tokens cannot be too long, and is not counted.
     """
-    most = _most_tokens(info)
+    most = chunk_length(info.texts)
     if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
         return None
     tokens = _tokenizer(info.words and info.words / "tokenizer").encode(text, add_special_tokens=False)
@@ -35,13 +34,25 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
 
 
-def _most_tokens(info: ModelInfo) -> int:
-    """Tokens of a prompt that every text encoder of a model reads; CLIP's 75 where its files do not say."""
-    given = [info.configs.get("text_encoder", {}).get("max_position_embeddings", LENGTH)]
-    settings = None if info.words is None else info.words / "tokenizer" / "tokenizer_config.json"
-    if settings is not None and settings.is_file():
-        given.append(json.loads(settings.read_text(encoding="utf-8")).get("model_max_length", LENGTH))
-    return int(min([LENGTH, *given])) - ENDS
+class ClipWords:
+    """A tokenizer's words alone: what looks like one of its own marks is text, `!` where it fills prompts up, too."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self.tokenizer = tokenizer
+        self.comma = tokenizer.token_to_id(",</w>")
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of words, without those around a prompt."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+@functools.cache
+def words_in(folder: Path | None) -> ClipWords:
+    """Return the words of the tokenizer in a folder; None: of CLIP's, which comes with the package."""
+    return ClipWords(_tokenizer.__wrapped__(folder))
 
 
 @functools.cache

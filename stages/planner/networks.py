@@ -58,15 +58,16 @@ class TracedNetworks:
         """Bytes of the float32 latents of a picture of `size` pixels."""
         return math.prod(latent_shape(size, self.info.latent_channels, self.info.cell)) * FLOAT32
 
-    def text_bytes(self) -> int:
-        """Bytes of the float32 rows of one encoded prompt, SDXL's pooled one included."""
+    def text_bytes(self, chunks: int = 1) -> int:
+        """Bytes of the float32 rows of one encoded prompt of so many chunks, SDXL's pooled one included."""
         config = self.info.configs["unet"]
-        return (TOKENS * int(config["cross_attention_dim"]) + _pooled(config)) * FLOAT32
+        return (chunks * TOKENS * int(config["cross_attention_dim"]) + _pooled(config)) * FLOAT32
 
-    def encode_text(self) -> Cost:
-        """Encode both prompts: a multiply-add a parameter and token."""
+    def encode_text(self, chunks: int = 1) -> Cost:
+        """Encode both prompts, chunk by chunk: a multiply-add a parameter and token. All of their rows are held."""
         parameters = text_weights(self.info, torch.float32) // FLOAT32
-        return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32, 2.0 * 2 * TOKENS * parameters)
+        held = 2 * (chunks - 1) * TOKENS * TEXT_WIDTH * FLOAT32
+        return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32 + held, 2.0 * 2 * chunks * TOKENS * parameters)
 
     def denoise(self, stage: DenoiseStage, frames: int) -> Cost:
         """Run all steps of a denoising stage, over `frames` of a video."""
@@ -126,7 +127,8 @@ class _Asked:
     def __init__(self, stage: DenoiseStage, options: RunOptions) -> None:
         self.stage, self.options = stage, options
         params = {name: value for name, value in stage.params().items() if name != "seed"}
-        self.key = json.dumps([params, asdict(options.compute), stage.name], sort_keys=True)
+        longer = [stage.chunks] if stage.chunks > 1 else []
+        self.key = json.dumps([params, asdict(options.compute), stage.name, *longer], sort_keys=True)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -224,7 +226,7 @@ def trace_step(
 
 def _parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) -> dict[str, dict[str, Tensor]]:
     """Inputs of a stage, on the host as a store gives them, of the right shapes."""
-    text = {"prompt_embeds": torch.zeros(1, TOKENS, int(config["cross_attention_dim"]))}
+    text = {"prompt_embeds": torch.zeros(1, stage.chunks * TOKENS, int(config["cross_attention_dim"]))}
     if config.get("addition_embed_type") == "text_time":
         text["text_embeds"] = torch.zeros(1, _pooled(config))
     if stage.sampling.guidance_scale > 1:

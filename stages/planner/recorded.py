@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stages.conditioning import EncodePrompt
+from stages.conditioning import EncodeChunks, EncodePrompt
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DetailPass, HighresDenoise
 from stages.upscale import EncodePicture, Upscale, UpscaleVideo
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
     EncodePrompt,
+    EncodeChunks,
     BaseDenoise,
     HighresDenoise,
     DetailPass,

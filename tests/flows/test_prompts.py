@@ -56,7 +56,10 @@ def test_marks_of_other_programs_are_found_and_plain_words_are_not(prompt: str, 
 
 def test_a_prompt_that_is_cut_names_what_is_not_read(tmp_path: Path) -> None:
     (remark,) = said(tmp_path, prompt=LONG)
-    assert remark == "the prompt has 15 tokens, and shapes reads 14; it does not read 'triangle'"
+    assert remark == (
+        "the prompt has 15 tokens, and shapes reads 14; it does not read 'triangle'; "
+        "--prompt-syntax a1111 reads all of it"
+    )
     assert said(tmp_path, prompt="a red disc") == []
 
 
@@ -71,7 +74,12 @@ def test_a_negative_prompt_is_looked_at_too(tmp_path: Path) -> None:
 def test_a_blank_prompt_and_marks_get_a_remark(tmp_path: Path) -> None:
     assert said(tmp_path, prompt=" \n") == ["the prompt is blank, so the picture follows no words"]
     (remark,) = said(tmp_path, prompt="(a:1) (b:2)")
-    assert remark == "the prompt holds '(a:1)', '(b:2)', which is no syntax here and is read as plain words"
+    assert remark == (
+        "the prompt holds '(a:1)', '(b:2)', which is no syntax here and is read as plain words; "
+        "--prompt-syntax a1111 or comfy reads such"
+    )
+    (remark,) = said(tmp_path, prompt="a disc --ar 16:9")
+    assert remark == "the prompt holds '--ar 16:9', which is no syntax here and is read as plain words"
 
 
 def test_tokens_are_counted_as_transformers_counts_them(tmp_path: Path) -> None:

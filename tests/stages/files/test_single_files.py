@@ -18,6 +18,7 @@ from stages.models.files.open import load_network
 from stages.models.files.strict import misfit
 from stages.models.folder import EMBEDDED, describe
 from stages.models.load import Models
+from stages.prompts.encode import encode_prompts
 from stages.spec import ModelSpec, make_spec
 from tests.checkpoints import shapes_original, write_header
 from tests.homes import session_in
@@ -67,7 +68,7 @@ def test_its_networks_are_those_of_the_folder(checkpoint: Path, tmp_path: Path) 
         assert set(found) == set(wanted)
         assert all(torch.equal(found[name], each) for name, each in wanted.items())
         assert all(one.config[name] == value for name, value in other.config.items() if not name.startswith("_"))
-    one, other = (each.encode_prompt("a red circle!", "grey") for each in models)
+    one, other = (encode_prompts(each, "a red circle!", "grey") for each in models)
     assert set(one) == set(other)
     assert all(torch.equal(one[name], each) for name, each in other.items())
 
@@ -264,7 +265,7 @@ def test_parts_come_from_files_of_their_own(
     for part in ("unet", "vae"):
         found, wanted = getattr(models, part).state_dict(), getattr(folder, part).state_dict()
         assert all(torch.equal(found[name], each) for name, each in wanted.items())
-    one, other = (each.encode_prompt("a blue square", None) for each in (models, folder))
+    one, other = (encode_prompts(each, "a blue square", None) for each in (models, folder))
     assert all(torch.equal(one[name], each) for name, each in other.items())
 
 
