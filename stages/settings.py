@@ -193,13 +193,12 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
     ]
     image = None if spec.image is None else whole(spec.image)
     loras = tuple(
-        lora.model_copy(update={"file": whole(lora.file)}) if os.path.isfile(os.path.expanduser(lora.file)) else lora
-        for lora in spec.model.loras
+        each.model_copy(update={"file": whole(each.file)}) if os.path.isfile(whole(each.file)) else each
+        for each in spec.model.loras
     )
     model = spec.model.model_copy(update={"loras": loras}) if loras else spec.model
-    return spec.model_copy(
-        update={"image": image, "model": model, "regions": all_whole(spec.regions), "redo": tuple(changes)}
-    )
+    own = {"image": image, "model": model, "regions": all_whole(spec.regions), "redo": tuple(changes)}
+    return spec.model_copy(update=own)
 
 
 def solver_of(spec: RenderSpec, info: ModelInfo) -> tuple[Solver, float]:

@@ -92,13 +92,29 @@ else:
 class ModelSpec(FrozenModel):
     """The pretrained model."""
 
-    later = frozenset({"embeddings", "clip_skip", "loras"})
+    later = frozenset({"vae", "text_encoders", "config", "embeddings", "clip_skip", "loras"})
 
     name: str = Field(
         "shapes",
         min_length=1,
         max_length=1024,
-        description="`shapes` or `shapes-motion` (in the package), a name under HOME/models, or the path of a folder.",
+        description="`shapes` or `shapes-motion` (in the package), a name under HOME/models, or the path of a folder "
+        "or of a .safetensors or .gguf file.",
+    )
+    vae: str | None = Field(
+        None, min_length=1, max_length=4096, description="A file with the VAE. None: that of the model."
+    )
+    text_encoders: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="A file or folder with the text encoders, of a model in a single file. None: those in the file.",
+    )
+    config: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="A folder of configurations, for a single file of no family that is known. None: the family's.",
     )
     revision: str | None = Field(
         None, max_length=64, pattern=r"^[\w.-]+$", description="Commit in the hub's cache; none: its main branch."

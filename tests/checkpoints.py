@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stages.models.fields import read_json
 from stages.models.files.keys import diffusers_names
+from stages.models.folder import EMBEDDED
 from stages.models.weights import current
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from stages.models.files.keys import Layout
 
@@ -99,4 +105,148 @@ def packed(layout: Layout, config: Mapping[str, Any], tensors: Mapping[str, Tens
         if original == "text_projection":
             tensor = tensor.T
         found[original] = tensor.contiguous()
+    return found
+
+
+PLACES: dict[str, tuple[Layout, str]] = {
+    "unet": ("unet", "model.diffusion_model."),
+    "vae": ("vae", "first_stage_model."),
+    "text_encoder": ("clip", "conditioner.embedders.0.transformer."),
+    "text_encoder_2": ("open_clip", "conditioner.embedders.1.model."),
+}
+
+
+def original(configs: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of all parts as a checkpoint of SDXL's layout has them."""
+    found: dict[str, Tensor] = {}
+    for part, tensors in parts.items():
+        layout, prefix = PLACES[part]
+        if layout == "clip":
+            tensors = {f"text_model.{current(name, 'CLIPTextModel')}": tensor for name, tensor in tensors.items()}
+        found |= {prefix + name: tensor for name, tensor in packed(layout, configs[part], tensors).items()}
+    return found
+
+
+@cache
+def shapes_original() -> dict[str, Tensor]:
+    """Return the embedded `shapes` model as a checkpoint of SDXL's layout has it."""
+    configs = {part: read_json(EMBEDDED / part / "config.json") for part in PLACES}
+    return original(configs, {part: load_file(next((EMBEDDED / part).glob("*.safetensors"))) for part in PLACES})
+
+
+SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "U8": 1}
+
+
+def write_header(
+    path: Path,
+    tensors: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, str] | None = None,
+    dtypes: Mapping[str, str] | None = None,
+    *,
+    hole: bool = False,
+) -> Path:
+    """Write the header of a safetensors file with these shapes, all of them F16 unless `dtypes` says otherwise.
+
+    With `hole` the file is as long as its header says, and takes no room on the disk.
+    """
+    found: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name, shape in tensors.items():
+        dtype = (dtypes or {}).get(name, "F16")
+        end = at + math.prod(shape) * SIZES[dtype]
+        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    header = json.dumps(found).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        if hole:
+            file.truncate(8 + len(header) + at)
+    return path
+
+
+SD_TYPES = {
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+XL_TYPES = {
+    **{name: XL_UNET[name] for name in ("down_block_types", "up_block_types", "use_linear_projection")},
+    "block_out_channels": (320, 640, 1280),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Stable Diffusion 1.x": {**SD_TYPES, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "Stable Diffusion 2.x": {
+        **SD_TYPES,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "SDXL": {**XL_TYPES, "transformer_layers_per_block": (1, 2, 10)},
+    "SSD-1B": {
+        **XL_TYPES,
+        "transformer_layers_per_block": [1, 2, 4],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+        "mid_block_type": "UNetMidBlock2D",
+    },
+    "Segmind Vega": {
+        **XL_TYPES,
+        "transformer_layers_per_block": [1, 1, 2],
+        "reverse_transformer_layers_per_block": [[2, 2, 2], [1, 1, 1], 1],
+        "mid_block_type": "UNetMidBlock2D",
+    },
+    "KOALA-700M": {
+        **XL_TYPES,
+        "layers_per_block": 1,
+        "transformer_layers_per_block": (1, 2, 5),
+        "mid_block_type": None,
+    },
+    "KOALA-1B": {**XL_TYPES, "layers_per_block": 1, "transformer_layers_per_block": (1, 2, 6)},
+}
+"""The UNets of the families as their authors published them; SSD-1B and kin by the shapes of their files."""
+FULL_VAE = {**VAE, "block_out_channels": (128, 256, 512, 512), "norm_num_groups": 32}
+FULL_TEXTS: dict[str, dict[str, Any]] = {
+    "L": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "H": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "G": {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20},
+}
+
+
+@cache
+def full_network(kind: str, which: str) -> Any:
+    """Return a network at its full size on the meta device: `unet` of a family, `vae`, or `text` L, H or G."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.device("meta"):
+        if kind == "unet":
+            return UNet2DConditionModel(**PUBLISHED[which])
+        if kind == "vae":
+            return AutoencoderKL(**FULL_VAE)
+        config = CLIPTextConfig(vocab_size=49408, projection_dim=FULL_TEXTS[which]["hidden_size"], **FULL_TEXTS[which])
+        return (CLIPTextModelWithProjection if which == "G" else CLIPTextModel)(config)
+
+
+@cache
+def full_shapes(family: str, kind: str = "all") -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a published checkpoint of a family, or of its UNet alone, by original names."""
+    unet = full_network("unet", family)
+    parts: list[tuple[Layout, str, Any]] = [("unet", "model.diffusion_model.", unet)]
+    if kind == "all":
+        parts.append(("vae", "first_stage_model.", full_network("vae", "")))
+        if family == "Stable Diffusion 1.x":
+            parts.append(("clip", "cond_stage_model.transformer.", full_network("text", "L")))
+        elif family == "Stable Diffusion 2.x":
+            parts.append(("open_clip", "cond_stage_model.model.", full_network("text", "H")))
+        else:
+            parts.append(("clip", "conditioner.embedders.0.transformer.", full_network("text", "L")))
+            parts.append(("open_clip", "conditioner.embedders.1.model.", full_network("text", "G")))
+    found: dict[str, tuple[int, ...]] = {}
+    for layout, prefix, module in parts:
+        config = module.config if layout in ("unet", "vae") else {}
+        found |= {prefix + name: tuple(each.shape) for name, each in packed(layout, config, tensors_of(module)).items()}
     return found

@@ -44,8 +44,8 @@ class Prompts:
         list[str] | None,
         typer.Option(
             metavar="FILE:WEIGHT:TEXT_WEIGHT",
-            help="A LoRA or kin: a path, or a name under the home's loras, with its weights of the UNet and of the text "
-            "encoders, -100 to 100. May be repeated; merged in order. Default: none; both weights 1, the second one as "
+            help="A LoRA or kin: a path, or a name under the home's loras, with its weights of the UNet and of the "
+            "text encoders, -100 to 100. May be repeated; merged in order. Default: none; both weights 1, the second one as "
             "the first.",
             rich_help_panel=MODEL,
         ),

@@ -164,8 +164,8 @@ def _mappings(value: Any) -> list[dict[str, Any]]:
 def model_fields(model: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """Return the fields of a model with paths relative to the file that has them; a name of an embedding is its file's.
 
-    An adapter may be `FILE:WEIGHT:TEXT_WEIGHT`.
-    What no file relative to that one has stays, and is looked for in the home.
+    An adapter may be `FILE:WEIGHT:TEXT_WEIGHT`. What no file relative to that one has stays, and is looked for in the
+    home.
     """
     found = dict(model)
     if isinstance(found.get("name"), str):
@@ -184,10 +184,14 @@ def model_fields(model: dict[str, Any], origin: Origin) -> dict[str, Any]:
 
 def _placed(records: Any, origin: Origin) -> Any:
     """The records with the absolute path of each `file` that lies where it was written; what is no record stays."""
-    for each in _mappings(records):
-        if isinstance(each.get("file"), str):
-            each["file"] = _file_name(each["file"], origin)
-    return records
+    if not isinstance(records, list):
+        return records
+    return [
+        each | {"file": _file_name(each["file"], origin)}
+        if isinstance(each, dict) and isinstance(each.get("file"), str)
+        else each
+        for each in records
+    ]
 
 
 def _file_name(name: str, origin: Origin) -> str:

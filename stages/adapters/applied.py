@@ -16,7 +16,7 @@ from stages.adapters.read import contents, kind_of, read_adapter
 from stages.adapters.spellings import ALONE, TEXTS, UNET
 from stages.errors import SpecError
 from stages.models.cache_file import CacheFile
-from stages.models.hashes import file_mark
+from stages.models.hashes import Hashes
 from stages.models.library import find
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _adapter(lora: LoraSpec, home: Path, model: str, networks: Networks, known: 
     if wrong := [name for name in lora.blocks if name not in blocks and name not in ("IN", "OUT")]:
         names = ", ".join(sorted(blocks))
         raise SpecError(f"lora: blocks: {wrong[0]!r} is not in the model {model!r}; it has {names}, and IN and OUT")
-    halves, (weight, text_weight) = contents(file, known), lora.weights
+    halves, (weight, text_weight) = contents(file, Hashes(home)), lora.weights
     return Adapter(
         file.path,
         halves.unet,
@@ -118,9 +118,9 @@ def _adapter(lora: LoraSpec, home: Path, model: str, networks: Networks, known: 
 def _checked(
     file: AdapterFile, lora: LoraSpec, model: str, networks: Networks, known: CacheFile
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What of a file has no place in a model, and the names of the model's blocks; remembered by file and model."""
-    base = hashlib.sha256(json.dumps([VERSION, networks, lora.allow_unmatched], sort_keys=True).encode()).hexdigest()
-    key = f"{base}:{file_mark(file.path)}"
+    """What of a file has no place in a model, and the names of the model's blocks; remembered by header and model."""
+    looked_at = [VERSION, networks, sorted(file.tensors.items()), lora.allow_unmatched]
+    key = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
     if key not in known.entries:
         from stages.adapters.matching import match
         from stages.adapters.spellings import places

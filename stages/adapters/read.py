@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from stages.models.cache_file import CacheFile
+    from stages.models.hashes import Hashes
     from stages.models.weights import Header
 
 BUNDLED = "bundle_emb."  # before the names of a textual inversion in the same file
@@ -74,6 +74,9 @@ class Contents:
     text: str
 
 
+HALVES = ("data", "unet", "text")
+
+
 @dataclass(frozen=True)
 class AdapterRecord:
     """What a listing says of an adapter."""
@@ -117,8 +120,8 @@ def read_adapter(path: Path) -> AdapterFile:
 READ = "LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA and full differences"
 
 
-def describe_adapter(path: Path, known: CacheFile | None = None) -> AdapterRecord:
-    """Return what a listing says of an adapter; `known` remembers hashes. Raises `SpecError` for what is none."""
+def describe_adapter(path: Path, hashes: Hashes | None = None) -> AdapterRecord:
+    """Return what a listing says of an adapter; `hashes` remembers its own. Raises `SpecError` for what is none."""
     file = read_adapter(path)
     ranks = [rank for module in file.groups if (rank := rank_of_module(file, module)) is not None]
     return AdapterRecord(
@@ -126,7 +129,7 @@ def describe_adapter(path: Path, known: CacheFile | None = None) -> AdapterRecor
         kind=kind_of(file),
         family=family_by_shapes(file) or family_said(file.metadata),
         rank=max(ranks, default=None),
-        hash=contents(file, known).data,
+        hash=contents(file, hashes).data,
         trigger_words=trigger_words(file.metadata),
         bundled=file.bundled,
     )
@@ -181,17 +184,14 @@ def family_by_shapes(file: AdapterFile) -> str | None:
     return next(found, None)
 
 
-def contents(file: AdapterFile, known: CacheFile | None = None) -> Contents:
-    """Return the fingerprints of a file; `known` remembers them by path, size, times and inode."""
-    from stages.models.hashes import file_mark, is_settled
-
-    mark = f"adapter:{file_mark(file.path)}"
-    if known is not None and mark in known.entries:
-        return Contents(*known.entries[mark])
+def contents(file: AdapterFile, hashes: Hashes | None = None) -> Contents:
+    """Return the fingerprints of a file; `hashes` remembers them."""
+    known = [] if hashes is None else [hashes.known_part(file.path, f"adapter {part}") for part in HALVES]
+    if known and None not in known:
+        return Contents(*map(str, known))
     found = _read_contents(file)
-    if known is not None and is_settled(file.path):
-        known.put(mark, [found.data, found.unet, found.text])
-        known.save()
+    if hashes is not None:
+        hashes.put_parts(file.path, {f"adapter {part}": getattr(found, part) for part in HALVES})
     return found
 
 

@@ -33,5 +33,5 @@ def _with_adapters(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
 
 def networks_of(info: ModelInfo) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the class and the configuration of the UNet and of each text encoder of a model, by part."""
-    found = {"unet": (info.unet_class, read_json(info.folder / "unet" / "config.json"))}
-    return found | {part: (TEXT_CLASSES[part], dict(config)) for part, config in info.texts.items()}
+    classes = {"unet": info.unet_class, **TEXT_CLASSES}
+    return {part: (classes[part], dict(config)) for part, config in info.configs.items() if part in classes}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from stages.models.cache_file import CacheFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import os
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 SETTLED_SECONDS = 2.0  # a file changed later than this before it is hashed may change again within one tick of its time
@@ -33,23 +34,34 @@ class Hashes:
         self.known.save()
         return total.hexdigest()
 
+    def known_part(self, path: Path, part: str) -> str | None:
+        """Return what `put_parts` was given for a part of a file that has not changed since; None for nothing."""
+        found = self.known.entries.get(f"{_mark(path.stat(), path)}:{part}")
+        return None if found is None else str(found)
+
+    def put_parts(self, path: Path, found: Mapping[str, str]) -> None:
+        """Remember the hashes of parts of a file, by part."""
+        stat = path.stat()
+        if _is_settled(stat):
+            for part, each in found.items():
+                self.known.put(f"{_mark(stat, path)}:{part}", each)
+            self.known.save()
+
     def _of(self, path: Path) -> str:
-        mark = file_mark(path)
+        stat = path.stat()
+        mark = _mark(stat, path)
         if mark in self.known.entries:
             return str(self.known.entries[mark])
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if is_settled(path):
+        if _is_settled(stat):
             self.known.put(mark, found)
         return found
 
 
-def file_mark(path: Path) -> str:
-    """Return what a file is recognised by without reading it: path, size, times and inode."""
-    stat = path.stat()
+def _mark(stat: os.stat_result, path: Path) -> str:
     return f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
 
 
-def is_settled(path: Path) -> bool:
-    """Whether a file was changed so long ago that another change would give it another mark."""
-    return time.time() - path.stat().st_ctime > SETTLED_SECONDS
+def _is_settled(stat: os.stat_result) -> bool:
+    return time.time() - stat.st_ctime > SETTLED_SECONDS

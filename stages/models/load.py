@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from stages.adapters.merge import merge
 from stages.errors import SpecError, StageError
+from stages.models.clip_tokenizer import clip_tokenizer
 from stages.models.describe import describe
 from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.files.open import load_network
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
 
@@ -115,6 +117,8 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
+        if part in self.info.networks:
+            return self._adapted(part, load_network(self.info.networks[part], dtype)).to(self.device)
         module, found = kind.from_pretrained(
             self.info.folder,
             subfolder=part,
@@ -143,7 +147,9 @@ class Models:
         """Return the CLIP tokenizer of a text encoder, with the token that it fills prompts up with."""
         from transformers import CLIPTokenizer
 
-        folder = self.info.folder / part.replace("text_encoder", "tokenizer")
+        if self.info.words is None:
+            return clip_tokenizer(self.info.pad_ids[part])
+        folder = self.info.words / part.replace("text_encoder", "tokenizer")
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 

@@ -123,7 +123,7 @@ def check_part(part: Part, known: CacheFile) -> None:
     """
     files = part.files[1:]
     content = content_key(part, files)
-    key = f"{content}:{_libraries()}"
+    key = f"{content}:{libraries()}"
     if content in VERIFIED or key in known.entries:
         return
     tensors = {name: each for path in files if path.suffix == ".safetensors" for name, each in headers(path).items()}
@@ -225,7 +225,7 @@ def misfit(found: Mapping[str, Header], wanted: Wanted) -> str:
     kinds = {
         "missing": [name for name in wanted.parameters if name not in given],
         "of another shape": [
-            f"{name} {_shown(each.shape)} for {_shown(shapes[name])}"
+            f"{name} {shown_shape(each.shape)} for {shown_shape(shapes[name])}"
             for name, each in given.items()
             if name in shapes and each.shape != shapes[name]
         ],
@@ -236,18 +236,18 @@ def misfit(found: Mapping[str, Header], wanted: Wanted) -> str:
         ],
         "unknown": [name for name in given if name not in shapes],
     }
-    return "; ".join(_listed(kind, names) for kind, names in kinds.items() if names)
+    return "; ".join(listed_tensors(kind, names) for kind, names in kinds.items() if names)
 
 
-def _shown(shape: tuple[int, ...]) -> str:
+def shown_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "()"
 
 
-def _listed(kind: str, names: list[str]) -> str:
+def listed_tensors(kind: str, names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})"
 
 
 @cache
-def _libraries() -> str:
+def libraries() -> str:
     return " ".join(importlib.metadata.version(name) for name in ("diffusers", "transformers"))

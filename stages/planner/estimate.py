@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stages.planner.networks import FLOAT32, TracedNetworks, read_config
+from stages.planner.networks import FLOAT32, TracedNetworks
 from stages.planner.skeleton import part_weights, text_weights
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     """
     part = call.stage.part
     dtype = dtype_of(call) if part == "unet" else _unet_dtype(call)
-    unet = part_weights(info.folder, "unet", dtype, info.motion_adapter)
-    vae = part_weights(info.folder, "vae", torch.float32)
+    unet = part_weights(info, "unet", dtype)
+    vae = part_weights(info, "vae", torch.float32)
     if part == "text":
-        return text_weights(info.folder, dtype_of(call))
+        return text_weights(info, dtype_of(call))
     if device == "cpu":
         return unet + (vae if call.level or part == "vae" else 0)
     if part == "unet":
@@ -103,10 +103,10 @@ ROUGH_UNET, ROUGH_VAE = 48, 12  # full-size maps of the first width, more than a
 def rough_bytes(call: Call, info: ModelInfo) -> int:
     """More than a call takes with no saving at all, from a few numbers of the configuration and the files' sizes."""
     height, width = call.size
-    files = sum(path.stat().st_size for path in info.folder.glob("*/*.safetensors"))
+    files = info.weight_bytes
     if call.stage.part == "text":
         return 2 * files
-    first = int(read_config(info.folder, call.stage.part)["block_out_channels"][0])
+    first = int(info.configs[call.stage.part]["block_out_channels"][0])
     if call.stage.part == "vae":
         return 2 * files + ROUGH_VAE * first * height * width * FLOAT32
     pixels = max(height * width, 16 * info.native[0] * info.native[1])  # views at once, at the training size

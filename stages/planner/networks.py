@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.nn import functional as F
@@ -20,14 +20,13 @@ from freescale.cascade import CELL
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
-from stages.planner.skeleton import CallsFolded, Skeleton, configurations, skeleton, text_weights
+from stages.planner.skeleton import CallsFolded, Skeleton, configurations, skeleton_of, text_weights
 from stages.planner.trace import Trace
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from stages.stage import Size
 
 Way = Literal["decode", "encode"]
+Configs = tuple[str, ...]  # as JSON: what `configurations` returns
 FLOAT32 = 4  # bytes
 TOKENS = 77  # of CLIP's context
 TEXT_WIDTH = 2048  # of a row; an encoder holds eight of them a token
@@ -60,34 +60,35 @@ class TracedNetworks:
 
     def text_bytes(self, chunks: int = 1) -> int:
         """Bytes of the float32 rows of one encoded prompt of so many chunks, SDXL's pooled one included."""
-        config = read_config(self.info.folder, "unet")
+        config = self.info.configs["unet"]
         return (chunks * TOKENS * int(config["cross_attention_dim"]) + _pooled(config)) * FLOAT32
 
     def encode_text(self, chunks: int = 1) -> Cost:
         """Encode both prompts, chunk by chunk: a multiply-add a parameter and token. All of their rows are held."""
-        parameters = text_weights(self.info.folder, torch.float32) // FLOAT32
+        parameters = text_weights(self.info, torch.float32) // FLOAT32
         held = 2 * (chunks - 1) * TOKENS * TEXT_WIDTH * FLOAT32
         return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32 + held, 2.0 * 2 * chunks * TOKENS * parameters)
 
     def denoise(self, stage: DenoiseStage, frames: int) -> Cost:
         """Run all steps of a denoising stage, over `frames` of a video."""
         native = self.info.frames
-        video = None if native is None else _Video(frames, native, self.info.motion_adapter)
-        return _denoise_cost(_Asked(stage, self.options), self.info.folder, self.dtype, self.info.cell, video)
+        video = None if native is None else (frames, native)
+        configs = configurations(self.info, "unet")
+        return _denoise_cost(_Asked(stage, self.options), configs, self.dtype, self.info.cell, video)
 
     def decode(self, size: Size, held: int = 0) -> Cost:
         """Decode a picture of `size` pixels; by tiles, with `held` bytes beside them.
 
         Raises `SpecError` where `vae_memory` is too small for tiles.
         """
-        return self._tiled(_vae_cost(self.info.folder, "decode", size, size), "decoder", size, held)
+        return self._tiled(_vae_cost(configurations(self.info, "vae"), "decode", size, size), "decoder", size, held)
 
     def encode(self, size: Size, source: Size, held: int = 0) -> Cost:
         """Enlarge a picture from `source` to `size` pixels and encode it; by tiles, with `held` bytes beside them.
 
         Raises `SpecError` where `vae_memory` is too small for tiles.
         """
-        return self._tiled(_vae_cost(self.info.folder, "encode", size, source), "encoder", size, held)
+        return self._tiled(_vae_cost(configurations(self.info, "vae"), "encode", size, source), "encoder", size, held)
 
     def _tiled(self, whole: Cost, half: Half, size: Size, held: int) -> Cost:
         """The cost of half a VAE where it works by tiles, else `whole`."""
@@ -95,21 +96,22 @@ class TracedNetworks:
         if not memory:
             return whole
         given = cells_of(size, self.info.cell) if half == "decoder" else size
+        configs = configurations(self.info, "vae")
         activations, flops = cached_trace(
-            lambda: _by_tiles(whole, self.info.folder, half, given, tile, memory, held),
-            *("tiles", asdict(whole), configurations(self.info.folder, "vae"), half, given, tile, memory, held),
+            lambda: _by_tiles(whole, configs, half, given, tile, memory, held),
+            *("tiles", asdict(whole), configs, half, given, tile, memory, held),
         )
         return Cost(int(activations), flops)
 
 
 def _by_tiles(
-    whole: Cost, folder: Path, half: Half, given: Size, tile: int, memory: int, held: int
+    whole: Cost, configs: Configs, half: Half, given: Size, tile: int, memory: int, held: int
 ) -> tuple[float, float]:
     """Bytes and floating-point operations of half a VAE over a map of `given` cells or pixels, by tiles where needed.
 
     Multiply-adds: those of the whole, times passes. Of the passes over a part, each runs half of it on average.
     """
-    vae: Any = skeleton(folder, "vae", torch.float32).module
+    vae: Any = skeleton_of(configs, torch.float32).module
     if untiled_bytes(vae, half, given) <= memory:
         return whole.activations, whole.flops
     try:
@@ -117,14 +119,6 @@ def _by_tiles(
     except VaeMemoryError as error:
         raise SpecError(str(error)) from error
     return min(plan.bytes + held, whole.activations), whole.flops * plan.passes / len(plan.parts) / 2
-
-
-class _Video(NamedTuple):
-    """Frames, those the model was trained for, and where its motion modules are if they are no part of its UNet."""
-
-    frames: int
-    native: int
-    adapter: Path | None
 
 
 class _Asked:
@@ -144,12 +138,15 @@ class _Asked:
 
 
 @lru_cache(maxsize=256)
-def _denoise_cost(asked: _Asked, folder: Path, dtype: torch.dtype, cell: int, video: _Video | None) -> Cost:
-    """Trace the second step, or the only one; where a method's steps differ, the last one too."""
-    adapter, frames = (video.adapter, video[:2]) if video else (None, None)
-    configs = configurations(folder, "unet", adapter)
+def _denoise_cost(
+    asked: _Asked, configs: Configs, dtype: torch.dtype, cell: int, frames: tuple[int, int] | None
+) -> Cost:
+    """Trace the second step, or the only one; where a method's steps differ, the last one too.
+
+    `frames`: of a video, and those that the model was trained for.
+    """
     activations, flops = cached_trace(
-        lambda: _traced_steps(asked, skeleton(folder, "unet", dtype, adapter), cell, frames),
+        lambda: _traced_steps(asked, skeleton_of(configs, dtype), cell, frames),
         *("denoise", asked.key, configs, str(dtype), cell, frames),
     )
     return Cost(int(activations), flops)
@@ -255,15 +252,16 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
 
 
 @lru_cache(maxsize=64)
-def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
+def _vae_cost(configs: Configs, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
     """Trace the VAE over a whole picture, in float32, with the enlargement before an encoding."""
-    configs = configurations(folder, "vae")
-    activations, flops = cached_trace(lambda: _traced_vae(folder, way, size, source), "vae", configs, way, size, source)
+    activations, flops = cached_trace(
+        lambda: _traced_vae(configs, way, size, source), "vae", configs, way, size, source
+    )
     return Cost(int(activations), flops)
 
 
-def _traced_vae(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
-    vae = skeleton(folder, "vae", torch.float32)
+def _traced_vae(configs: Configs, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
+    vae = skeleton_of(configs, torch.float32)
     module: Any = vae.module
     with Trace() as trace, torch.no_grad():
         vae.trace = trace
@@ -280,9 +278,3 @@ def _pooled(config: Mapping[str, Any]) -> int:
     """Width of SDXL's pooled text row, by its UNet's configuration; 0 for a model without."""
     width = int(config.get("projection_class_embeddings_input_dim") or 0)
     return max(0, width - 6 * int(config.get("addition_time_embed_dim") or 0))
-
-
-def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The configuration of a part of a model folder, as its file has it."""
-    config: dict[str, Any] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-    return config

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from stages.models.fields import TEXT_CLASSES
 from stages.models.networks import empty_part
 from stages.planner.trace_cache import cached_trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+    from stages.models.folder import ModelInfo
     from stages.planner.trace import Trace
 
 FOLDED = ("transformer_blocks", "attentions")  # lists whose members have one shape
@@ -125,36 +126,36 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
-def skeleton(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> Skeleton:
-    """The folded part `unet` or `vae` of a model folder, from its configuration alone; kept by configuration.
+def skeleton(info: ModelInfo, part: str, dtype: torch.dtype) -> Skeleton:
+    """The folded part `unet` or `vae` of a model, from its configuration alone; kept by configuration."""
+    return skeleton_of(configurations(info, part), dtype)
 
-    `adapter` is the folder of the motion modules that the UNet gets.
+
+def configurations(info: ModelInfo, part: str) -> tuple[str, ...]:
+    """The configurations that `skeleton` makes a part from, as JSON: all that its traces depend on of a model.
+
+    A UNet's has that of the motion modules that it gets beside it.
     """
-    return _skeleton(configurations(folder, part, adapter), dtype)
+    names = (part, *(["motion_adapter"] if part == "unet" and "motion_adapter" in info.configs else []))
+    return tuple(json.dumps(info.configs[name], sort_keys=True) for name in names)
 
 
-def configurations(folder: Path, part: str, adapter: Path | None = None) -> tuple[str, ...]:
-    """The texts of the configurations that `skeleton` makes a part from: all that its traces depend on of a model."""
-    folders = (folder / part, *([] if adapter is None else [adapter]))
-    return tuple((each / "config.json").read_text(encoding="utf-8") for each in folders)
-
-
-def part_weights(folder: Path, part: str, dtype: torch.dtype, adapter: Path | None = None) -> int:
+def part_weights(info: ModelInfo, part: str, dtype: torch.dtype) -> int:
     """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
-    configs = configurations(folder, part, adapter)
-    (found,) = cached_trace(lambda: (_skeleton(configs, dtype).weights,), "weights", configs, str(dtype))
+    configs = configurations(info, part)
+    (found,) = cached_trace(lambda: (skeleton_of(configs, dtype).weights,), "weights", configs, str(dtype))
     return int(found)
 
 
 @lru_cache(maxsize=8)
-def _skeleton(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
+def skeleton_of(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
+    """The folded network of the configurations that `configurations` returns; kept."""
     return Skeleton(empty_part(json.loads(configs[0]), dtype, *map(json.loads, configs[1:])))
 
 
-def text_weights(folder: Path, dtype: torch.dtype) -> int:
-    """Bytes of the CLIP text encoders of a model folder, from their configurations."""
-    paths = (folder / part / "config.json" for part in ("text_encoder", "text_encoder_2"))
-    configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+def text_weights(info: ModelInfo, dtype: torch.dtype) -> int:
+    """Bytes of the CLIP text encoders of a model, from their configurations."""
+    configs = [info.configs[part] for part in TEXT_CLASSES if part in info.configs]
     return sum(map(_encoder_parameters, configs)) * torch.empty(0, dtype=dtype).element_size()
 
 

@@ -12,7 +12,7 @@ import torch
 from stages.adapters.metadata import family_said, metadata_of, peft_scalings, trigger_words
 from stages.adapters.read import contents, describe_adapter, family_by_shapes, read_adapter, text_width
 from stages.errors import SpecError
-from stages.models.cache_file import CacheFile
+from stages.models.hashes import Hashes
 from tests.adapter_files import PEFT, SHAPES, SHAPES_TEXT, edited, lora_file, low_rank
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def test_a_fingerprint_is_of_the_tensors_of_each_half_and_of_nothing_else(tmp_pa
 
 def test_a_fingerprint_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.models.hashes.SETTLED_SECONDS", -1.0)
-    path, known = lora_file(tmp_path / "a.safetensors"), CacheFile(tmp_path / "known.json")
-    before = contents(read_adapter(path), known)
+    path = lora_file(tmp_path / "a.safetensors")
+    before = contents(read_adapter(path), Hashes(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr("stages.adapters.read._read_contents", lambda file: pytest.fail("it was read again"))
-        assert contents(read_adapter(path), CacheFile(tmp_path / "known.json")) == before
+        assert contents(read_adapter(path), Hashes(tmp_path)) == before
     lora_file(path, low_rank(SHAPES, seed=1))
-    assert contents(read_adapter(path), CacheFile(tmp_path / "known.json")) != before
+    assert contents(read_adapter(path), Hashes(tmp_path)) != before
 
 
 def test_scales_in_the_metadata_are_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_scales_that_peft_leaves_beside_the_file_are_read(tmp_path: Path) -> Non
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 6, "r": 2, "use_rslora": true}')
     assert peft_scalings(read_adapter(path).metadata, "unet", "conv_in") == (6.0, True)
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(SpecError, match="adapter_config.json' has the scales of adapter_model.safetensors and is not"):
+    with pytest.raises(SpecError, match=r"adapter_config.json' has the scales of adapter_model.safetensors and is not"):
         read_adapter(path)
 
 
