@@ -45,8 +45,7 @@ class Prompts:
         typer.Option(
             metavar="FILE:WEIGHT:TEXT_WEIGHT",
             help="A LoRA or kin: a path, or a name under the home's loras, with its weights of the UNet and of the "
-            "text encoders, -100 to 100. May be repeated; merged in order. Default: none; both weights 1, the second one as "
-            "the first.",
+            "text encoders, -100 to 100. May be repeated; merged in order. Default: none; weights of 1.",
             rich_help_panel=MODEL,
         ),
     ] = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from flows.rendering.adapters import adapter_remarks
 from flows.rendering.mask_advice import mask_remarks
 from flows.rendering.prompts import prompt_remarks
 from freescale.methods.demofusion.method import DemoFusion
@@ -30,7 +31,7 @@ def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
 
 
 def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
-    yield from (label + remark for remark in prompt_remarks(job))
+    yield from (label + remark for remark in (*prompt_remarks(job), *adapter_remarks(job)))
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
     denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
     enlarges = len(plan.sizes) > 1

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stages.adapters.applied import adapted, applied
-from stages.models.fields import TEXT_CLASSES, read_json
+from stages.adapters.bundled import with_bundled
+from stages.models.fields import TEXT_CLASSES
 from stages.models.folder import describe as describe_base
 from stages.prompts.inversions import known
 
@@ -28,7 +29,14 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
 def _with_adapters(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
     """Return a model with the adapters of a spec. Raises `SpecError` for one that does not fit."""
     adapters = applied(spec.loras, home, info.name, networks_of(info)) if spec.loras else ()
-    return replace(info, adapters=adapters, fingerprints=adapted(info.fingerprints, adapters)) if adapters else info
+    if not adapters:
+        return info
+    return replace(
+        info,
+        adapters=adapters,
+        embeddings=with_bundled(info.embeddings, adapters, home),
+        fingerprints=adapted(info.fingerprints, adapters),
+    )
 
 
 def networks_of(info: ModelInfo) -> dict[str, tuple[str, dict[str, Any]]]:

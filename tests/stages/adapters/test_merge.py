@@ -26,8 +26,6 @@ from tests.adapter_files import PEFT, SHAPES, SHAPES_CONV, SHAPES_TEXT, SHAPES_U
 from tests.toys import level_at, render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from freescale.guidance import Conditioning
     from stages.adapters.applied import Adapter
     from stages.models.folder import ModelInfo
@@ -295,7 +293,7 @@ def beside(unet: nn.Module, changes: dict[str, Tensor], stack: ExitStack) -> Non
 
 
 @pytest.fixture
-def adapter(sdxl_unet: Any, tmp_path: Path) -> Iterator[tuple[Adapter, dict[str, Tensor]]]:
+def adapter(sdxl_unet: Any, tmp_path: Path) -> tuple[Adapter, dict[str, Tensor]]:
     """A LoRA of self-attention and of a convolution that FreeScale dilates, and its changes by module."""
     shapes = {
         "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": (32, 32),
@@ -313,7 +311,7 @@ def adapter(sdxl_unet: Any, tmp_path: Path) -> Iterator[tuple[Adapter, dict[str,
         )
         for name in shapes
     }
-    yield found, changes
+    return found, changes
 
 
 def test_dilation_and_windows_on_a_merged_unet_are_those_of_the_base_with_the_change_beside(
