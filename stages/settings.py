@@ -117,8 +117,12 @@ def _reaches(change: Redo, stage: str, level: int) -> bool:
 def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     """Return the spec with the model's own values where it gives none, so that a record of it is complete.
 
-    Raises `SpecError` for a method or a field that cannot be had with the model.
+    Adapters with the weights 0, which change nothing, are left out. Raises `SpecError` for a method or a field that
+    cannot be had with the model.
     """
+    if idle := [each for each in spec.model.loras if not any(each.weights)]:
+        loras = tuple(each for each in spec.model.loras if each not in idle)
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"loras": loras})})
     method = spec.method
     if info.is_video and not method.build().video:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
