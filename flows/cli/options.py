@@ -122,7 +122,12 @@ class Picture:
     model: ModelOption = None
     dtype: Annotated[
         str | None,
-        text(MODEL, "NAME", "Data type of UNet and text encoders: float32, float16 or bfloat16. Default: float32."),
+        text(
+            MODEL,
+            "NAME",
+            "Of UNet and text encoders: float32, float16, bfloat16 or float8_e4m3fn (8 bits stored, 16 computed). "
+            "Default: float32.",
+        ),
     ] = None
     seed: Annotated[
         int | None,

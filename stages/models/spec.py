@@ -61,8 +61,10 @@ class ModelSpec(FrozenModel):
     revision: str | None = Field(
         None, max_length=64, pattern=r"^[\w.-]+$", description="Commit in the hub's cache; none: its main branch."
     )
-    dtype: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="Of the UNet and the text encoders; the VAE computes in float32."
+    dtype: Literal["float32", "float16", "bfloat16", "float8_e4m3fn"] = Field(
+        "float32",
+        description="Of the UNet and the text encoders; the VAE computes in float32. float8_e4m3fn: the UNet's weights "
+        "are stored in 8 bits, and all is computed in bfloat16.",
     )
     embeddings: tuple[EmbeddingSpec, ...] = Field(
         (), max_length=64, description="Textual inversions, besides those under HOME/embeddings."
