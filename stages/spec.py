@@ -27,9 +27,9 @@ from pydantic import (
 
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
-from stages.adapters.spec import Loras  # noqa: TC001 - pydantic reads it
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
-from stages.models.spec import EmbeddingSpec, FrozenModel
+from stages.models.spec import FrozenModel
+from stages.models.spec import ModelSpec as ModelSpec  # a name of this module, too
 from stages.planner.amounts import parse_bytes
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
@@ -87,48 +87,6 @@ else:
         Annotated[typing.Union[METHOD_MODELS], Field(discriminator="name")],  # noqa: UP007
         BeforeValidator(expand_method),
     ]
-
-
-class ModelSpec(FrozenModel):
-    """The pretrained model."""
-
-    later = frozenset({"vae", "text_encoders", "config", "embeddings", "clip_skip", "loras"})
-
-    name: str = Field(
-        "shapes",
-        min_length=1,
-        max_length=1024,
-        description="`shapes` or `shapes-motion` (in the package), a name under HOME/models, or the path of a folder "
-        "or of a .safetensors or .gguf file.",
-    )
-    vae: str | None = Field(
-        None, min_length=1, max_length=4096, description="A file with the VAE. None: that of the model."
-    )
-    text_encoders: str | None = Field(
-        None,
-        min_length=1,
-        max_length=4096,
-        description="A file or folder with the text encoders, of a model in a single file. None: those in the file.",
-    )
-    config: str | None = Field(
-        None,
-        min_length=1,
-        max_length=4096,
-        description="A folder of configurations, for a single file of no family that is known. None: the family's.",
-    )
-    revision: str | None = Field(
-        None, max_length=64, pattern=r"^[\w.-]+$", description="Commit in the hub's cache; none: its main branch."
-    )
-    dtype: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="Of the UNet and the text encoders; the VAE computes in float32."
-    )
-    embeddings: tuple[EmbeddingSpec, ...] = Field(
-        (), max_length=64, description="Textual inversions, besides those under HOME/embeddings."
-    )
-    loras: Loras = Field((), max_length=64, description="Adapters (LoRA and kin), merged in this order.")
-    clip_skip: int | None = Field(
-        None, ge=1, le=32, description="Layer of the text encoders from the end, as pages of models count. None: usual."
-    )
 
 
 class Region(FrozenModel):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.given import Written, read_given, read_spec
 from flows.home import user_path
-from flows.rendering.fields import Origin, cascade, model_fields, picture_path, queue_fields, render_fields
+from flows.rendering.fields import PLACES, Origin, cascade, model_fields, picture_path, queue_fields, render_fields
 from flows.rendering.job import Job, load, prepare
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
@@ -103,6 +103,7 @@ def _with_flags(
         raise SpecError(f"method: {not_one_of(name, [*METHODS, *ABLATIONS], listed_by=LISTS_METHODS)}")
     values |= {k: cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
     of_model = {k: given[k] for k in MODEL_FLAGS if k in given}
+    of_model |= model_fields({k: flags[k] for k in PLACES if flags.get(k) is not None}, origin)
     for option, field in (("embedding", "embeddings"), ("lora", "loras")):
         if flags.get(option):
             of_model |= model_fields({field: list(flags[option])}, origin)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flows.rendering.job import Job
 
 LISTED = 3  # names in a remark
+KEPT_BITS = {"bfloat16": 8, "float8_e4m3fn": 4}  # of a number, with its leading one
 
 
 def planned_adapters(job: Job) -> list[dict[str, Any]]:
@@ -73,8 +74,9 @@ def adapter_remarks(job: Job) -> Iterator[str]:
             yield f"{each.file.name}: {len(each.unmatched)} of its modules are left out, as asked ({listed})"
         if not each.text and each.text_weight != each.weight:
             yield f"{each.file.name} changes no text encoder, so its text weight has no effect"
-    if adapters and job.spec.model.dtype == "bfloat16":
-        yield "bfloat16 keeps 8 bits of a weight, and rounds small changes by adapters away; float16 keeps 11"
+    if adapters and (dtype := job.spec.model.dtype) in KEPT_BITS:
+        bits = KEPT_BITS[dtype]
+        yield f"{dtype} keeps {bits} bits of a weight, and rounds small changes by adapters away; float16 keeps 11"
 
 
 def _words(file: str, home: Path) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
 
 def _computes(dtype: str) -> bool:
     """Whether a CPU's matrix products take the dtype as it is."""
-    if dtype == "bfloat16":
+    if dtype in ("bfloat16", "float8_e4m3fn"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if dtype == "float16":
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

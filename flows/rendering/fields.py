@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stages.textfiles.values import Lines
 
 RANDOM_SEEDS = 2**32  # a random seed is below it
+PLACES = ("vae", "text_encoders", "config")  # fields of a model that are files or folders
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
 
 
@@ -170,6 +171,9 @@ def model_fields(model: dict[str, Any], origin: Origin) -> dict[str, Any]:
     found = dict(model)
     if isinstance(found.get("name"), str):
         found["name"] = _model_name(found["name"], origin)
+    for name in PLACES:
+        if isinstance(found.get(name), str):
+            found[name] = _file_name(found[name], origin)
     embeddings = found.get("embeddings")
     if isinstance(embeddings, str):
         embeddings = [name.strip() for name in embeddings.split(",")]
@@ -195,18 +199,18 @@ def _placed(records: Any, origin: Origin) -> Any:
 
 
 def _file_name(name: str, origin: Origin) -> str:
-    """The absolute path of a file where there is one relative to `origin.folder`, else the name as it is."""
+    """The absolute path of a file or folder that lies relative to `origin.folder`, else the name as it is."""
     found = origin.folder.absolute() / user_path(name)
-    return str(found) if name and "\0" not in name and os.path.isfile(found) else name
+    return str(found) if name and "\0" not in name and os.path.exists(found) else name
 
 
 def _model_name(name: str, origin: Origin) -> str:
-    """The name of a model, or the path of its folder where one lies relative to a file elsewhere.
+    """The name of a model, or the path of its folder or file where one lies relative to a file elsewhere.
 
     A name is part of keys, so that it stays as it is where the file lies in the working folder.
     """
-    found = (origin.folder / name).absolute()
-    if name in EMBEDDED_MODELS or origin.folder.absolute() == Path.cwd() or not os.path.isdir(found):
+    found = (origin.folder / user_path(name)).absolute()
+    if name in EMBEDDED_MODELS or origin.folder.absolute() == Path.cwd() or not os.path.exists(found):
         return name
     return str(found)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from stages.device import device_name, pick_device
+from stages.models.eight_bits import computed
 from stages.planner.networks import TracedNetworks
 from stages.planner.recorded import recorded_stage
 from stages.spec import RunOptions
@@ -84,7 +85,7 @@ class Throughput:
         for kind in (stage, call.stage.part):
             if kind in self.rates:
                 return Seconds(estimate.flops / statistics.median(self.rates[kind]), "measured")
-        dtype = torch.float32 if call.stage.part == "vae" else getattr(torch, call.model.rpartition(":")[2])
+        dtype = torch.float32 if call.stage.part == "vae" else computed(getattr(torch, call.model.rpartition(":")[2]))
         return Seconds(estimate.flops / (EFFICIENCY * matmul_rate(self.device, dtype)), "assumed")
 
 

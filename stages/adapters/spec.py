@@ -6,9 +6,7 @@ import os
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
-
-from stages.models.spec import FrozenModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 MOST_WEIGHT = 100.0  # also below zero
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
@@ -16,8 +14,10 @@ _BLOCK = re.compile(r"BASE|MID|(IN|OUT)(\d{0,2})")
 Weight = Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
 
 
-class LoraSpec(FrozenModel):
+class LoraSpec(BaseModel):
     """One adapter: LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA or full differences, in a .safetensors file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     file: str = Field(
         min_length=1,

@@ -16,6 +16,7 @@ from stages.adapters.merge import merge
 from stages.errors import SpecError, StageError
 from stages.models.clip_tokenizer import clip_tokenizer
 from stages.models.describe import describe
+from stages.models.eight_bits import STORED, computed, stored_in_8_bits
 from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.open import load_network
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
@@ -63,7 +64,8 @@ class Models:
 
     def __init__(self, info: ModelInfo, dtype: str, device: torch.device) -> None:
         self.info, self.device = info, device
-        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.stored: torch.dtype = getattr(torch, dtype)  # of the UNet's weights
+        self.dtype = computed(self.stored)
         self.unet_samples = 0  # that went through the UNet since it was loaded
         self.helpers: Helpers | None = None  # who computes tiles and frames; None: this process
 
@@ -73,6 +75,8 @@ class Models:
         unet: UNet2DConditionModel = self._load(network_class(self.info.unet_class), "unet", self.dtype)
         if self.info.motion_adapter is not None:
             unet = self._with_motion(unet, self.info.motion_adapter)
+        if self.stored == STORED:
+            unet = stored_in_8_bits(unet)
         unet.register_forward_pre_hook(self._count)
         return unet
 

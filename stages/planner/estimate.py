@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stages.models.eight_bits import computed
 from stages.planner.networks import FLOAT32, TracedNetworks
 from stages.planner.skeleton import part_weights, text_weights
 
@@ -73,7 +74,7 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     unet = part_weights(info, "unet", dtype)
     vae = part_weights(info, "vae", torch.float32)
     if part == "text":
-        return text_weights(info, dtype_of(call))
+        return text_weights(info, computed(dtype_of(call)))
     if device == "cpu":
         return unet + (vae if call.level or part == "vae" else 0)
     if part == "unet":

@@ -17,10 +17,12 @@ from stages.models.files.probe import probe, text_part, vae_part
 from stages.models.files.record import FileHeader, FileInfo, NetworkFile
 from stages.models.files.strict import check_networks
 from stages.models.hashes import Hashes
+from stages.models.library import find as find_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from stages.models.linked_folders import FileKind
     from stages.models.weights import Part
     from stages.spec import ModelSpec
 
@@ -60,21 +62,21 @@ class Sources:
         return {each.path: each for each in (self.checkpoint, self.vae, *self.texts)}
 
 
-def read_sources(spec: ModelSpec, path: Path, *, is_whole: bool = True) -> Sources:
+def read_sources(spec: ModelSpec, path: Path, home: Path, *, is_whole: bool = True) -> Sources:
     """Return the headers of the files of a model. Raises `SpecError`."""
     checkpoint = read_header(path, is_whole=is_whole)
-    vae = checkpoint if spec.vae is None else read_header(_file("vae", spec.vae), is_whole=is_whole)
+    vae = checkpoint if spec.vae is None else read_header(_file("vae", spec.vae, home), is_whole=is_whole)
     texts: tuple[FileHeader, ...] = (checkpoint,)
     if spec.text_encoders is not None:
-        texts = tuple(read_header(file, is_whole=is_whole) for file in _text_files(spec.text_encoders))
+        texts = tuple(read_header(file, is_whole=is_whole) for file in _text_files(spec.text_encoders, home))
     return Sources(checkpoint, vae, texts)
 
 
-def _text_files(given: str) -> list[Path]:
+def _text_files(given: str, home: Path) -> list[Path]:
     """Return the files that text encoders are looked for in: one, those of a folder, or those of a diffusers folder."""
     folder = Path(given).expanduser()
     if not folder.is_dir():
-        return [_file("text_encoders", given)]
+        return [_file("text_encoder", given, home)]
     own = [folder / part for part in TEXT_CLASSES if (folder / part).is_dir()]
     found = [min(files, key=_plainness) for each in own if (files := list(each.glob("*.safetensors")))]
     return found or sorted(folder.glob("*.safetensors"))
@@ -85,17 +87,16 @@ def _plainness(file: Path) -> tuple[int, str]:
     return len(file.name), file.name
 
 
-def _file(field: str, given: str) -> Path:
-    path = Path(given).expanduser()
-    if not path.is_file():
-        kind = "a folder; the .safetensors file in it works" if path.is_dir() else "not on disk"
-        raise SpecError(f"model.{field}: {given!r} is {kind}")
-    return path.resolve()
+def _file(kind: FileKind, given: str, home: Path) -> Path:
+    """Return a file by its path, or by its name in the home or a linked folder. Raises `SpecError`."""
+    if Path(given).expanduser().is_dir():
+        raise SpecError(f"{kind}: {given!r} is a folder; the .safetensors file in it works")
+    return find_file(kind, given, home).resolve()
 
 
 def family_networks(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) -> tuple[FileInfo, Networks]:
     """Return what a checkpoint is, and all networks of its family. Raises `SpecError` for one that is missing."""
-    sources = read_sources(spec, path, is_whole=has_weights)
+    sources = read_sources(spec, path, home, is_whole=has_weights)
     info = probe(sources.checkpoint)
     family = info.of_family
 
@@ -111,7 +112,7 @@ def configured_networks(
     spec: ModelSpec, path: Path, home: Path, parts: Mapping[str, Part], *, has_weights: bool
 ) -> Networks:
     """Return the networks of a checkpoint that have these configurations, by part. Raises `SpecError`."""
-    sources = read_sources(spec, path, is_whole=has_weights)
+    sources = read_sources(spec, path, home, is_whole=has_weights)
 
     def find(header: FileHeader, part: str) -> NetworkFile | None:
         given = parts[part]
@@ -129,7 +130,7 @@ def configured_networks(
 
 def vae_network(spec: ModelSpec, config: Mapping[str, Any], home: Path, *, has_weights: bool) -> Networks:
     """Return the VAE that a spec names for a model in a folder, whose own VAE has this configuration."""
-    header = read_header(_file("vae", str(spec.vae)), is_whole=has_weights)
+    header = read_header(_file("vae", str(spec.vae), home), is_whole=has_weights)
 
     def find(header: FileHeader, part: str) -> NetworkFile | None:
         place = vae_place(header)
