@@ -182,5 +182,5 @@ def _named(embeds: dict[str, Tensor], pooled: Mapping[str, Tensor]) -> dict[str,
     found = {f"{name}_embeds": repeated(each, tokens) for name, each in embeds.items()}
     found |= {"text_embeds" if name == "prompt" else "negative_text_embeds": each for name, each in pooled.items()}
     if bad := [name for name, each in found.items() if not each.isfinite().all()]:
-        raise StageError(f"{bad[0]}: rows are not finite; weights of words further from 0 and nearer to 1 work")
+        raise StageError(f"{bad[0]}: the rows are not finite; weights of words nearer to 1 work")
     return found
