@@ -21,6 +21,7 @@ from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.open import load_network
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
+from stages.models.weights import stem_of, variant_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,7 +84,10 @@ class Models:
     def _with_motion(self, unet: Any, folder: Path) -> Any:
         from diffusers import MotionAdapter
 
-        adapter = MotionAdapter.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True)
+        variant = variant_of(folder, stem_of("MotionAdapter"))
+        adapter = MotionAdapter.from_pretrained(
+            folder, dtype=self.dtype, use_safetensors=True, local_files_only=True, variant=variant
+        )
         return with_motion(unet, adapter).to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -130,6 +134,7 @@ class Models:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            variant=variant_of(self.info.folder / part, stem_of(kind.__name__)),
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
