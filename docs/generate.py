@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "<!-- Made by `python -m docs.generate`; edit the code or docs/meanings.yaml instead. -->"
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
-SECTIONS = {"ModelSpec": "model", "Region": "regions", "Redo": "redo", "MethodEntry": "an-entry-of-methods"}
+SECTIONS = {"ModelSpec": "model", "LoraSpec": "loras", "Region": "regions", "Redo": "redo", "MethodEntry": "an-entry-of-methods"}
 PIPE = "\\|"  # inside a table
 
 Table = list[tuple[str, ...]]
@@ -148,6 +148,7 @@ def fields_page() -> str:
     from freescale import METHODS
     from freescale.methods.ablations import CHANGES
     from stages import spec
+    from stages.adapters.spec import LoraSpec
     from stages.metrics.grid import GridSpec, MethodEntry
     from stages.metrics.spec import Crops, EvaluationSpec, Reference, WeightSpec
 
@@ -166,7 +167,8 @@ def fields_page() -> str:
         "`--input-root` names.",
         meanings.table("RenderSpec", spec.RenderSpec),
     ]
-    for title, model in (("model", spec.ModelSpec), ("regions", spec.Region), ("redo", spec.Redo)):
+    parts_of_spec: list[tuple[str, type[BaseModel]]] = [("model", spec.ModelSpec), ("loras", LoraSpec)]
+    for title, model in (*parts_of_spec, ("regions", spec.Region), ("redo", spec.Redo)):
         parts += [f"### {title}", sentence(model), meanings.table(model.__name__, model)]
     parts += ["## How it is run", sentence(spec.RunOptions), meanings.table("RunOptions", spec.RunOptions)]
     parts += ["## Methods", "`method: {name: NAME, …}`. Shares are parts of the schedule, from 0 (first step) to 1."]

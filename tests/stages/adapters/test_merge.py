@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,9 +22,11 @@ from stages.adapters.spec import lora_fields
 from stages.errors import SpecError, StageError
 from stages.models.describe import describe, networks_of
 from stages.models.load import Models
+from stages.models.locate import EMBEDDED
 from stages.spec import ModelSpec
 from tests.adapter_files import PEFT, SHAPES, SHAPES_CONV, SHAPES_TEXT, SHAPES_UNET, edited, lora_file, low_rank
-from tests.toys import level_at, render
+from tests.checkpoints import shapes_original
+from tests.toys import level_at, render, video_unet
 
 if TYPE_CHECKING:
     from freescale.guidance import Conditioning
@@ -62,8 +65,6 @@ def weight(network: nn.Module, module: str) -> Tensor:
 
 def change(path: Path, module: str, scale: float = 1.0) -> Tensor:
     """The change of one weight by a file, in float64."""
-    from safetensors.torch import load_file
-
     tensors = load_file(path)
     up, down = (tensors[f"{module}.lora_{side}.weight"].double() for side in ("up", "down"))
     return scale * torch.tensordot(up.flatten(1), down, dims=1)
@@ -221,6 +222,36 @@ def test_the_scales_of_peft_are_applied(home: Path, plain: Models, tmp_path: Pat
     up, down = (tensors[f"unet.{UNET_MODULE}.lora_{side}.weight"].double() for side in ("B", "A"))
     wanted = weight(plain.unet, UNET_MODULE).double() + 3.0 * up @ down
     torch.testing.assert_close(weight(unet, UNET_MODULE).double(), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_in_one_file_gets_what_a_folder_gets(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "shapes-original.safetensors"
+    save_file(shapes_original(), file)
+    folder, single = (
+        Models(describe(ModelSpec(loras=("both:0.8",), **model), home), "float32", torch.device("cpu"))
+        for model in ({}, {"name": str(file), "config": str(EMBEDDED)})
+    )
+    wanted = dict(folder.unet.named_parameters())
+    assert all(torch.equal(parameter, wanted[name]) for name, parameter in single.unet.named_parameters())
+    assert all(torch.equal(tensor, shapes_original()[name]) for name, tensor in load_file(file).items())
+
+
+@pytest.mark.parametrize("kind", ["animatediff", "animatediff-sdxl"])
+def test_a_video_unet_of_animatediff_takes_adapters_of_its_layers(kind: str, tmp_path: Path) -> None:
+    unet = copy.deepcopy(video_unet(kind))
+    spatial = next(
+        name for name, _ in unet.named_modules() if name.endswith("attn1.to_q") and "motion_modules" not in name
+    )
+    moving = next(name for name, _ in unet.named_modules() if name.endswith("attn1.to_q") and "motion_modules" in name)
+    names = {module: f"unet.{module.replace('.to_q', '.processor.to_q')}" for module in (spatial, moving)}
+    before = {module: weight(unet, module).clone() for module in names}
+    shapes = {name: tuple(before[module].shape) for module, name in names.items()}
+    path = lora_file(tmp_path / "a.safetensors", low_rank(shapes))
+    networks = {"unet": ("UNetMotionModel", dict(unet.config))}
+    merge("unet", unet, applied(ModelSpec(loras=(str(path),)).loras, tmp_path, "moving", networks))
+    for module, name in names.items():
+        wanted = before[module].double() + change(path, name)
+        torch.testing.assert_close(weight(unet, module).double(), wanted, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("unet_class", ["VideoCrafterUNet", "UNet3DConditionModel"])
