@@ -7,6 +7,7 @@ contents of the tensors that change it, with the weights, in order. A name, a pa
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,8 @@ def _checked(
     file: AdapterFile, lora: LoraSpec, model: str, networks: Networks, known: CacheFile
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What of a file has no place in a model, and the names of the model's blocks; remembered by header and model."""
-    looked_at = [VERSION, networks, sorted(file.tensors.items()), lora.allow_unmatched]
+    libraries = [importlib.metadata.version(name) for name in ("diffusers", "transformers")]  # they name modules
+    looked_at = [VERSION, libraries, networks, sorted(file.tensors.items()), lora.allow_unmatched]
     key = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
     if key not in known.entries:
         from stages.adapters.matching import match

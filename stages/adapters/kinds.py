@@ -35,10 +35,11 @@ ROLES: Mapping[str, str] = {
     "w_norm": r"\.w_norm",
     "b_norm": r"\.b_norm",
     "dora_scale": r"\.dora_scale",
-    "magnitude": rf"\.lora_magnitude_vector{_NAMED}(?:\.weight)?",
+    "magnitude": rf"\.lora_magnitude_vector{_NAMED}(?:\.weight)?|\.magnitude",
 }
 """How the name of a tensor ends, by its role; what is before is the name of a module."""
 _ENDING = re.compile("(.+?)(?:" + "|".join(f"(?P<{role}>{ending})" for role, ending in ROLES.items()) + ")")
+_FLAT = re.compile(r"(?:lora_(?:unet|te\d?)|lycoris)[._]")  # names without dots, which some converters leave in
 UNKNOWN: Mapping[str, str] = {
     "IA3": r"\.on_input$|\.ia3_l",
     "OFT or BOFT": r"\.oft_(?:blocks|diag|R)|\.boft_",
@@ -74,9 +75,15 @@ class Form:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return the name of the module and the role of a tensor of a file, or None for an unknown ending."""
+    """Return the name of the module and the role of a tensor of a file, or None for an unknown ending.
+
+    `lora_unet_a_attn1.to_k` is `lora_unet_a_attn1_to_k`: the tensors of one module may be spelled in both ways.
+    """
     match = _ENDING.fullmatch(name)
-    return None if match is None else (match[1], str(match.lastgroup))
+    if match is None:
+        return None
+    module = match[1].replace(".", "_") if _FLAT.match(name) else match[1]
+    return module, str(match.lastgroup)
 
 
 def refused_kind(names: Iterable[str]) -> str | None:

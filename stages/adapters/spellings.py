@@ -28,6 +28,7 @@ from stages.models.files.keys import original_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+CHANGED = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
 UNET, TEXTS = "unet", ("text_encoder", "text_encoder_2")
 UNET_DOTTED = ("", "unet.", "base_model.model.", "unet.base_model.model.", "diffusion_model.")
 ORIGINAL_DOTTED = ("diffusion_model.", "model.diffusion_model.", "unet.")
@@ -53,16 +54,18 @@ class Place:
 def places(parts: Mapping[str, nn.Module]) -> dict[str, Place]:
     """Return the table from every spelling to its module, for the networks of a model by the names of their parts.
 
-    Linear layers, convolutions and norms have places. Raises `ValueError` where two modules would have one spelling.
+    Linear layers, convolutions, norms and embeddings have places. Raises `ValueError` where two modules would have one
+    spelling.
     """
     table: dict[str, Place] = {}
     for part, network in parts.items():
         config = _config(network)
         for path, module in network.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
+            if isinstance(module, CHANGED) and module.weight is not None:
                 original = _original(config, path) if part == UNET else None
-                bias = None if module.bias is None else module.bias.shape[0]
-                place = Place(part, path, tuple(module.weight.shape), bias, _block(original or ""))
+                bias = getattr(module, "bias", None)
+                length = None if bias is None else bias.shape[0]
+                place = Place(part, path, tuple(module.weight.shape), length, _block(original or ""))
                 for name in spellings(part, path, original):
                     if table.setdefault(name, place) != place:
                         raise ValueError(f"{name} stands for {table[name].module} and for {path}")

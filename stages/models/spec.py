@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from stages.adapters.spec import Loras  # noqa: TC001 - pydantic reads it
+from stages.adapters.spec import Loras
 
 
 class FrozenModel(BaseModel):

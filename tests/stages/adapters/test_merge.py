@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,11 +89,8 @@ def test_weights_are_the_base_plus_the_sum_of_changes(home: Path, plain: Models)
 
 
 def test_text_encoders_get_the_text_weight(home: Path) -> None:
-    import transformers
-
     def encoder(*loras: Any) -> nn.Module:
-        models = Models(info_of(home, *loras), "float32", torch.device("cpu"))
-        found: nn.Module = models._load(transformers.CLIPTextModel, "text_encoder", torch.float32)
+        found: nn.Module = Models(info_of(home, *loras), "float32", torch.device("cpu")).text_encoder("text_encoder")
         return found
 
     before, after = encoder(), encoder({"file": "both", "weight": 0.0, "text_weight": 0.5})
@@ -124,6 +122,30 @@ def test_blocks_have_weights_of_their_own(home: Path, plain: Models) -> None:
         for module, name in ((UNET_MODULE, SHAPES_UNET), (CONV_MODULE, SHAPES_CONV)):
             wanted = weight(plain.unet, module).double() + shares[module] * change(both, name, 0.5)
             torch.testing.assert_close(weight(unet, module).double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_magnitudes_spelled_with_dots_belong_to_their_module(home: Path, plain: Models, tmp_path: Path) -> None:
+    tensors = low_rank({SHAPES_UNET: (96, 96)})
+    magnitude = torch.full((96,), 0.5)
+    dotted = SHAPES_UNET.replace("attn2_to_k", "attn2.to_k")
+    path = lora_file(tmp_path / "a.safetensors", tensors | {f"{dotted}.lora_magnitude_vector": magnitude})
+    unet = copy.deepcopy(plain.unet)
+    merge("unet", unet, info_of(home, str(path)).adapters)
+    torch.testing.assert_close(weight(unet, UNET_MODULE).norm(dim=1), magnitude)
+
+
+def test_an_embedding_of_tokens_is_changed_like_a_matrix(home: Path, tmp_path: Path) -> None:
+    name = "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding"
+    path = lora_file(tmp_path / "a.safetensors", low_rank({name: (170, 48)}))
+    rows = {
+        loras: Models(info_of(home, *loras), "float32", torch.device("cpu"))
+        .text_encoder("text_encoder")
+        .get_input_embeddings()
+        .weight
+        for loras in ((), (str(path),))
+    }
+    wanted = rows[()].double() + change(path, name)
+    torch.testing.assert_close(rows[str(path),].double(), wanted, atol=1e-6, rtol=0)
 
 
 def prints(home: Path, *loras: Any) -> dict[str, str]:
@@ -361,6 +383,11 @@ def test_dilation_and_windows_on_a_merged_unet_are_those_of_the_base_with_the_ch
         wanted = render(Denoiser(sdxl_unet, conditioning, 4.0), method, level, schedule)
     assert (found - plain).abs().max() > 0.05, "the adapter changes the picture"
     torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
+
+
+def test_a_worker_is_told_of_adapters_as_they_are(home: Path) -> None:
+    adapters = info_of(home, {"file": "both", "blocks": {"MID": 0.5}}).adapters
+    assert pickle.loads(pickle.dumps(adapters)) == adapters
 
 
 def test_the_parts_without_adapters_keep_their_fingerprints() -> None:
