@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "<!-- Made by `python -m docs.generate`; edit the code or docs/meanings.yaml instead. -->"
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
-SECTIONS = {"ModelSpec": "model", "LoraSpec": "loras", "Region": "regions", "Redo": "redo", "MethodEntry": "an-entry-of-methods"}
+SECTIONS = {
+    "ModelSpec": "model",
+    "LoraSpec": "loras",
+    "Region": "regions",
+    "Redo": "redo",
+    "MethodEntry": "an-entry-of-methods",
+}
 PIPE = "\\|"  # inside a table
 
 Table = list[tuple[str, ...]]

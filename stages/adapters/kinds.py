@@ -167,6 +167,8 @@ def scale_of(form: Form, group: Group, scaling: Scaling | None) -> float:
 
 def _rank(role: str, shape: tuple[int, ...]) -> int:
     """Its rows. The factors of GLoRA come in two orders, of which the smaller side is the rank."""
+    if not shape or 0 in shape:
+        raise ValueError(f"{role} is empty")
     return min(shape[:2]) if role.startswith("glora") else shape[0]
 
 
@@ -176,13 +178,15 @@ def _with_magnitude(moved: Tensor, magnitude: Tensor, by_output: bool) -> Tensor
     LyCORIS's is (out, 1, …) or (1, in, …): norms over all axes but that one. PEFT's is of the output axis, whatever
     its shape: (out,) of a Linear, (1, out, 1, 1) of a convolution.
     """
+    if moved.ndim < 2:
+        raise ValueError(f"magnitudes do not go with a weight {_shown(moved)}")
     out, inner = moved.shape[:2]
     is_row = magnitude.ndim > 1 and magnitude.shape[0] == 1 and magnitude.shape[1] == inner and out > 1
     axis = 1 if is_row and not by_output else 0
     if magnitude.numel() != (out, inner)[axis]:
         raise ValueError(f"magnitudes {_shown(magnitude)} do not fit a weight {_shown(moved)}")
     others = [dim for dim in range(moved.ndim) if dim != axis]
-    norms = torch.linalg.vector_norm(moved, dim=others, keepdim=True).clamp_min(torch.finfo(moved.dtype).tiny)
+    norms: Tensor = torch.linalg.vector_norm(moved, dim=others, keepdim=True).clamp_min(torch.finfo(moved.dtype).tiny)
     return moved * (magnitude.reshape(norms.shape) / norms)
 
 
@@ -229,7 +233,7 @@ def _generalised(weight: Tensor, group: Group) -> Tensor:
     a1, a2, b1, b2 = (group[f"glora_{name}"].flatten(1) for name in ("a1", "a2", "b1", "b2"))
     if b1.shape[0] != weight.shape[0]:
         a1, a2, b1, b2 = a2, a1, b2, b1
-    own = torch.einsum("oi...,ij,jk->ok...", weight, a1, a2)
+    own: Tensor = torch.einsum("oi...,ij,jk->ok...", weight, a1, a2)
     return own + _fitted(_product(b1, b2, group.get("glora_bm")), weight)
 
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from stages.adapters.kinds import FORMS, changed_weight
 from stages.adapters.matching import match
-from stages.adapters.read import read_adapter
-from stages.adapters.spellings import places
+from stages.adapters.read import AdapterFile, read_adapter
+from stages.adapters.spellings import Place, places
 from stages.errors import SpecError
 from stages.models.describe import describe, networks_of
 from stages.models.networks import empty_network
+from stages.models.weights import Header
 from stages.spec import ModelSpec
 from tests.adapter_files import KOHYA, PEFT, SHAPES, SHAPES_UNET, lora_file, low_rank
 from tests.toys import sd_unet
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from diffusers import UNet2DConditionModel
     from torch import Tensor
 
-    from stages.adapters.spellings import Place
 
-Table = dict[str, "Place"]
+Table = dict[str, Place]
 SD1 = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 FLUX = "lora_unet_double_blocks_0_img_attn_qkv"
 
@@ -154,6 +156,28 @@ def test_a_matrix_fits_a_kernel_of_one_tap_and_the_other_way(table: Table, tmp_p
     """Files for the same layers have either shape: proj_in is a convolution in one version of a UNet."""
     tensors = low_rank({SHAPES_UNET: (96, 96, 1, 1), "lora_unet_output_blocks_6_0_skip_connection": (48, 144)})
     assert len(match(read_adapter(lora_file(tmp_path / "a.safetensors", tensors)), table, "mine").groups) == 2
+
+
+@given(st.data())
+def test_whatever_the_shapes_are_a_module_fits_or_is_refused_in_words(data: st.DataObject) -> None:
+    roles = data.draw(st.sampled_from([form.needs | form.may for form in FORMS]))
+    roles |= data.draw(st.sets(st.sampled_from(["alpha", "dora_scale", "magnitude", "diff_b", "b_norm", "lora_bias"])))
+    sides = st.lists(st.integers(0, 3), max_size=4)
+    shapes = {role: () if role == "alpha" else tuple(data.draw(sides)) for role in sorted(roles)}
+    tensors = {f"a.{role}": Header(shape, "F32") for role, shape in shapes.items()}
+    file = AdapterFile(Path("a"), tensors, {}, {"a": {role: f"a.{role}" for role in roles}}, (), ())
+    place = Place("unet", "a", data.draw(st.sampled_from([(3,), (3, 2), (3, 2, 1, 1), (3, 2, 3, 3)])), 3)
+    refusal = None
+    try:
+        match(file, {"a": place}, "mine")
+    except SpecError as error:
+        refusal = str(error)
+    if refusal is None:
+        ones = {role: torch.ones(shape) for role, shape in shapes.items()}
+        assert changed_weight(torch.ones(place.shape), ones, 1.0).shape == place.shape
+    else:
+        assert refusal.startswith("lora: 'a' ")
+        assert "unpack" not in refusal, "no words of the interpreter"
 
 
 def test_two_spellings_of_one_module_are_refused(table: Table, tmp_path: Path) -> None:
