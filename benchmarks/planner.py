@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.harness import here, peak_memory
 from stages.denoise import DenoiseStage
+from stages.models.fields import read_json
 from stages.models.load import EMBEDDED, describe
 from stages.models.networks import empty_part
 from stages.plan import make_plan
-from stages.planner.configurations import read_config
 from stages.planner.networks import TracedNetworks, run_step, run_vae
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
@@ -67,7 +67,7 @@ def live_peak(run: Callable[[], Any], module: torch.nn.Module) -> int:
 
 def filled(folder: Path, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
     """A part of a model with made-up weights on the device."""
-    module = empty_part(read_config(folder, part), dtype).to_empty(device=device)
+    module = empty_part(read_json(folder / part / "config.json"), dtype).to_empty(device=device)
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.fill_(0.01)
     return module
@@ -103,7 +103,7 @@ def main() -> None:
         from benchmarks.sdxl_folder import write_sdxl
 
         folder = write_sdxl(Path(tempfile.mkdtemp()))
-    native = int(read_config(folder, "unet")["sample_size"]) * 8
+    native = int(read_json(folder / "unet" / "config.json")["sample_size"]) * 8
     name, dtype = ("bfloat16", torch.bfloat16) if is_card else ("float32", torch.float32)
     sizes = given.sizes or [native * n for n in (1, 2, 4)]
     unet, vae = filled(folder, "unet", dtype, device), filled(folder, "vae", torch.float32, device)

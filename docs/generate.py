@@ -33,9 +33,10 @@ HEAD = "<!-- Made by `python -m docs.generate`; edit the code or docs/meanings.y
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
 SECTIONS = {
     "ModelSpec": "model",
+    "LoraSpec": "loras",
+    "EmbeddingSpec": "embeddings",
     "Region": "regions",
     "Redo": "redo",
-    "EmbeddingSpec": "embeddings",
     "MethodEntry": "an-entry-of-methods",
 }
 PIPE = "\\|"  # inside a table
@@ -155,6 +156,7 @@ def fields_page() -> str:
     from freescale import METHODS
     from freescale.methods.ablations import CHANGES
     from stages import spec
+    from stages.adapters.spec import LoraSpec
     from stages.metrics.grid import GridSpec, MethodEntry
     from stages.metrics.spec import Crops, EvaluationSpec, Reference, WeightSpec
 
@@ -173,12 +175,14 @@ def fields_page() -> str:
         "`--input-root` names.",
         meanings.table("RenderSpec", spec.RenderSpec),
     ]
-    for title, model in (
+    parts_of_spec: list[tuple[str, type[BaseModel]]] = [
         ("model", spec.ModelSpec),
+        ("loras", LoraSpec),
+        ("embeddings", spec.EmbeddingSpec),
         ("regions", spec.Region),
         ("redo", spec.Redo),
-        ("embeddings", spec.EmbeddingSpec),
-    ):
+    ]
+    for title, model in parts_of_spec:
         parts += [f"### {title}", sentence(model), meanings.table(model.__name__, model)]
     parts += ["## How it is run", sentence(spec.RunOptions), meanings.table("RunOptions", spec.RunOptions)]
     parts += ["## Methods", "`method: {name: NAME, …}`. Shares are parts of the schedule, from 0 (first step) to 1."]

@@ -294,8 +294,9 @@ class _Builder:
         for holder in (spec, *spec.get("redo", ())):
             for region in holder.get("regions") or ():
                 region["mask"] = Path(region["mask"]).name
-        for embedding in spec.get("model", {}).get("embeddings", ()):
-            embedding["file"] = Path(embedding["file"]).name
+        model = spec.get("model", {})
+        for each in (*model.get("embeddings", ()), *model.get("loras", ())):
+            each["file"] = Path(each["file"]).name
         resolved = self._sampling(self.levels[0].base_denoise).record()
         record = {
             "spec": spec,

@@ -119,8 +119,12 @@ def _reaches(change: Redo, stage: str, level: int) -> bool:
 def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     """Return the spec with the model's own values where it gives none, so that a record of it is complete.
 
-    Raises `SpecError` for a method or a field that cannot be had with the model.
+    Adapters with the weights 0, which change nothing, are left out. Raises `SpecError` for a method or a field that
+    cannot be had with the model.
     """
+    if idle := [each for each in spec.model.loras if not any(each.weights)]:
+        loras = tuple(each for each in spec.model.loras if each not in idle)
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"loras": loras})})
     method = spec.method
     if info.is_video and not method.build().video:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
@@ -195,7 +199,13 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
         for change in spec.redo
     ]
     image = None if spec.image is None else whole(spec.image)
-    return spec.model_copy(update={"image": image, "regions": all_whole(spec.regions), "redo": tuple(changes)})
+    loras = tuple(
+        each.model_copy(update={"file": whole(each.file)}) if os.path.isfile(whole(each.file)) else each
+        for each in spec.model.loras
+    )
+    model = spec.model.model_copy(update={"loras": loras}) if loras else spec.model
+    own = {"image": image, "model": model, "regions": all_whole(spec.regions), "redo": tuple(changes)}
+    return spec.model_copy(update=own)
 
 
 def solver_of(spec: RenderSpec, info: ModelInfo) -> tuple[Solver, float]:

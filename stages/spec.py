@@ -28,7 +28,9 @@ from freescale import METHODS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
 from stages.models import sampling_fields as sampling
-from stages.models.spec import EmbeddingSpec, FrozenModel
+from stages.models.spec import EmbeddingSpec as EmbeddingSpec  # names of this module, too
+from stages.models.spec import FrozenModel
+from stages.models.spec import ModelSpec as ModelSpec
 from stages.planner.amounts import Amount, AmountOrNever  # noqa: TC001 - pydantic reads them
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
@@ -82,37 +84,6 @@ else:
         Annotated[typing.Union[METHOD_MODELS], Field(discriminator="name")],  # noqa: UP007
         BeforeValidator(expand_method),
     ]
-
-
-class ModelSpec(FrozenModel):
-    """The pretrained model."""
-
-    later = frozenset({"prediction", "ztsnr", "embeddings", "clip_skip"})
-
-    name: str = Field(
-        "shapes",
-        min_length=1,
-        max_length=1024,
-        description="`shapes` or `shapes-motion` (in the package), a name under HOME/models, or the path of a folder.",
-    )
-    revision: str | None = Field(
-        None, max_length=64, pattern=r"^[\w.-]+$", description="Commit in the hub's cache; none: its main branch."
-    )
-    dtype: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="Of the UNet and the text encoders; the VAE computes in float32."
-    )
-    embeddings: tuple[EmbeddingSpec, ...] = Field(
-        (), max_length=64, description="Textual inversions, besides those under HOME/embeddings."
-    )
-    clip_skip: int | None = Field(
-        None, ge=1, le=32, description="Layer of the text encoders from the end, as pages of models count. None: usual."
-    )
-    prediction: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
-        "auto", description="What the UNet predicts. `auto`: what the model says."
-    )
-    ztsnr: Literal["auto", "on", "off"] = Field(
-        "auto", description="Zero terminal SNR: sampling begins at noise alone. `auto`: what the model says."
-    )
 
 
 class Region(FrozenModel):

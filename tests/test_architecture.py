@@ -190,7 +190,7 @@ LIBRARIES = ("stages/models/load.py", "stages/models/networks.py", "stages/model
         ("prefect", ("freescale", "stages", "storage"), ()),
         ("prefect_dask", ("freescale", "stages", "storage"), ()),
         ("diffusers", tuple(ALLOWED), LIBRARIES),
-        ("transformers", tuple(ALLOWED), LIBRARIES),
+        ("transformers", tuple(ALLOWED), (*LIBRARIES, "stages/models/clip_tokenizer/__init__.py")),
         ("storage", ("freescale", "stages"), ("stages/call.py", "stages/resume.py", "stages/runner.py")),
     ],
 )

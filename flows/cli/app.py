@@ -20,6 +20,7 @@ from flows.cli import batch, convert, import_picture, models, research
 from flows.cli.console import tell_seeds
 from flows.cli.groups import grouped
 from flows.cli.lazy_torch import postpone
+from flows.cli.model_options import ModelFiles
 from flows.cli.options import (
     Format,
     FpsOption,
@@ -88,6 +89,7 @@ def render(
     context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="PROMPT|SPEC", help="Words, or a .yaml or .json spec file.")],
     picture: Picture,
+    files: ModelFiles,
     prompts: Prompts,
     levels: Levels,
     running: Running,
@@ -102,7 +104,7 @@ def render(
     from flows.cli.run_render import run
 
     home = home_of(where.home)
-    flags = flags_of(picture) | flags_of(prompts) | flags_of(levels) | flags_of(file)
+    flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(levels) | flags_of(file)
     found = asked(what, flags, context.args, home, input_root, options_of(context))
     tell_seeds(found.drawn)
     run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
@@ -116,6 +118,7 @@ def plan(
         str, typer.Argument(metavar="PROMPT|SPEC|RUN", help="Words, a .yaml or .json spec file, or the name of a run.")
     ],
     picture: Picture,
+    files: ModelFiles,
     prompts: Prompts,
     levels: Levels,
     memory: Memory,
@@ -131,7 +134,7 @@ def plan(
     from flows.cli.flags import asked_or_run
 
     home = home_of(where.home)
-    flags = flags_of(picture) | flags_of(prompts) | flags_of(levels) | flags_of(file)
+    flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(levels) | flags_of(file)
     found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
     tell_seeds(found.drawn)
     _show_plan(found.job, home, run_options(memory), why, where.as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.given import Written, read_given, read_spec
 from flows.home import user_path
-from flows.rendering.fields import Origin, cascade, model_fields, picture_path, queue_fields, render_fields
+from flows.rendering.fields import PLACES, Origin, cascade, model_fields, picture_path, queue_fields, render_fields
 from flows.rendering.job import Job, load, prepare
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
@@ -105,8 +105,10 @@ def _with_flags(
         raise SpecError(f"method: {not_one_of(name, [*METHODS, *ABLATIONS], listed_by=LISTS_METHODS)}")
     values |= {k: cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}
     of_model = {k: given[k] for k in MODEL_FLAGS if k in given}
-    if flags.get("embedding"):
-        of_model |= model_fields({"embeddings": list(flags["embedding"])}, origin)
+    of_model |= model_fields({k: flags[k] for k in PLACES if flags.get(k) is not None}, origin)
+    for option, field in (("embedding", "embeddings"), ("lora", "loras")):
+        if flags.get(option):
+            of_model |= model_fields({field: list(flags[option])}, origin)
     if of_model:
         values["model"] = _mapping(values, "model") | of_model
     own = {k: v for k, v in given.items() if k not in (*SPEC_FLAGS, *MODEL_FLAGS)}
@@ -116,7 +118,12 @@ def _with_flags(
 
 def _typed(flags: Mapping[str, Any]) -> set[str]:
     """The fields that options on the command line decide."""
-    fields = {"size": ("size", "width", "height"), "mask": ("mask", "regions"), "embedding": ("embeddings",)}
+    fields = {
+        "size": ("size", "width", "height"),
+        "mask": ("mask", "regions"),
+        "embedding": ("embeddings",),
+        "lora": ("loras",),
+    }
     said = [name for name, value in flags.items() if value not in (None, [], ())]
     return {field for name in said for field in fields.get(name, (name,))}
 

@@ -33,8 +33,8 @@ SizeOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="Name of an embedded model (shapes, shapes-motion) or of a folder in the home's models folder, "
-        "or the path of a diffusers folder; `freescale models` lists them. Default: shapes.",
+        help="Name of an embedded model (shapes, shapes-motion) or of one in the home's models folder, or the path of "
+        "a .safetensors file or of a diffusers folder; `freescale models` lists them. Default: shapes.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -122,7 +122,12 @@ class Picture:
     model: ModelOption = None
     dtype: Annotated[
         str | None,
-        text(MODEL, "NAME", "Data type of UNet and text encoders: float32, float16 or bfloat16. Default: float32."),
+        text(
+            MODEL,
+            "NAME",
+            "Of UNet and text encoders: float32, float16, bfloat16 or float8_e4m3fn (8 bits stored, 16 computed). "
+            "Default: float32.",
+        ),
     ] = None
     seed: Annotated[
         int | None,

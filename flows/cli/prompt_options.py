@@ -40,6 +40,15 @@ class Prompts:
             rich_help_panel=MODEL,
         ),
     ] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE:WEIGHT:TEXT_WEIGHT",
+            help="A LoRA or kin: a path, or a name under the home's loras, with its weights of the UNet and of the "
+            "text encoders, -100 to 100. May be repeated; merged in order. Default: none; weights of 1.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
     clip_skip: Annotated[
         str | None,
         text(MODEL, "NUMBER", "CLIP skip as pages of models give it, 1 to 32. Default: what the model is trained for."),

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import plain_console
+from flows.rendering.adapters import adapter_line, planned_adapters
 from flows.rendering.advice import remarks
 from flows.rendering.job import to_do
 from flows.rendering.throughput import Throughput
@@ -51,8 +52,10 @@ def planned(job: Job, home: Home, options: RunOptions, why: bool = False) -> dic
     rows = [planner.row(call, call in left, why) for call in job.plan.calls]
     pending = [r for r in rows if r["state"] != "reused"]
     known = [r["seconds"] for r in pending if r["seconds"] is not None]
+    adapters = planned_adapters(job)
     return {
         "run": job.run,
+        **({"adapters": adapters} if adapters else {}),
         "levels": [f"{w}x{h}" for h, w in job.plan.sizes],
         "device": str(device),
         "memory_budget_bytes": planner.budget,
@@ -85,6 +88,8 @@ def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
             console.print(where + ", ".join(r["savings"]))
         if not r["fits"] and r["state"] != "reused":
             console.print(f"{where}does not fit in {show_bytes(total['memory_budget_bytes'])}")
+    for adapter in total.get("adapters", ()):
+        console.print(adapter_line(adapter))
     for note in total["notes"]:
         console.print(f"note: {note}")
     assumed = " (~ from a matmul rate, until a first render on this device)"

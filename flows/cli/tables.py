@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import plain_console
+from flows.rendering.adapters import adapter_line, recorded_adapters
 from flows.rendering.live import progress_of
 from flows.rendering.states import STATES, attempts_of, state_of
 from stages.errors import SpecError, not_one_of
@@ -70,7 +71,9 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         for c in record.plan
     ]
     if as_json:
-        now = {"state": state_of(record), "progress": _progress(home, record)}
+        now: dict[str, Any] = {"state": state_of(record), "progress": _progress(home, record)}
+        if adapters := recorded_adapters(spec, home.root):
+            now["adapters"] = adapters
         typer.echo(json.dumps({**record.model_dump(mode="json"), **now, "stages": stages}))
         return
     console = plain_console(width=WIDE)
@@ -84,6 +87,8 @@ def print_run(home: Home, run: str, as_json: bool) -> None:
         console.print(f"  {record.error}")
     video = "" if spec.get("frames") is None else f", {spec['frames']} frames at {spec['fps']} a second"
     console.print(f"  {spec['width']}x{spec['height']}{video}, seed {spec['seed']}: {spec['prompt']}")
+    for adapter in recorded_adapters(spec, home.root):
+        console.print(f"  {adapter_line(adapter)}")
     for s in stages:
         console.print(f"  {s['stage']:<16} {s['level']}  {str(s['key'])[:8]}  {'done' if s['done'] else 'to do'}")
     for a in attempts_of(record):

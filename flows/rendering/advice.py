@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from flows.rendering.adapters import adapter_remarks
 from flows.rendering.mask_advice import mask_remarks
 from flows.rendering.prompts import prompt_remarks
 from flows.rendering.sampling_advice import sampling_remarks
@@ -24,7 +25,7 @@ FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain,
 
 
 def remarks(jobs: Iterable[tuple[str, Job]], device: Named) -> list[str]:
-    """Sentences on prompts, sampling, pictures, masks, steps too few for a method, and a dtype a CPU only emulates; each once.
+    """Sentences on prompts, models, sampling, pictures, masks, too few steps, and an emulated dtype; each once.
 
     Each job comes with a label for its sentences, which is empty where there is only one job.
     """
@@ -32,7 +33,7 @@ def remarks(jobs: Iterable[tuple[str, Job]], device: Named) -> list[str]:
 
 
 def _remarks(label: str, job: Job, device: Named) -> Iterator[str]:
-    yield from (label + remark for remark in (*prompt_remarks(job), *sampling_remarks(job)))
+    yield from (label + remark for remark in (*prompt_remarks(job), *adapter_remarks(job), *sampling_remarks(job)))
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
     denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
     enlarges = len(plan.sizes) > 1
@@ -51,7 +52,7 @@ def _remarks(label: str, job: Job, device: Named) -> Iterator[str]:
 
 def _computes(dtype: str) -> bool:
     """Whether a CPU's matrix products take the dtype as it is."""
-    if dtype == "bfloat16":
+    if dtype in ("bfloat16", "float8_e4m3fn"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if dtype == "float16":
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.home import user_path
+from stages.adapters.spec import lora_list
 from stages.errors import SpecError
 from stages.models.folder import EMBEDDED_MODELS
 from stages.spec import expand_method, parse_size
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stages.textfiles.values import Lines
 
 RANDOM_SEEDS = 2**32  # a random seed is below it
+PLACES = ("vae", "text_encoders", "config")  # fields of a model that are files or folders
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
 
 
@@ -165,38 +167,52 @@ def _mappings(value: Any) -> list[dict[str, Any]]:
 def model_fields(model: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """Return the fields of a model with paths relative to the file that has them; a name of an embedding is its file's.
 
-    What no file relative to that one has stays, and is looked for in the home.
+    An adapter may be `FILE:WEIGHT:TEXT_WEIGHT`. What no file relative to that one has stays, and is looked for in the
+    home.
     """
     found = dict(model)
     if isinstance(found.get("name"), str):
         found["name"] = _model_name(found["name"], origin)
+    for name in PLACES:
+        if isinstance(found.get(name), str):
+            found[name] = _file_name(found[name], origin)
     embeddings = found.get("embeddings")
     if isinstance(embeddings, str):
         embeddings = [name.strip() for name in embeddings.split(",")]
     if isinstance(embeddings, list):
-        records = [{"file": each} if isinstance(each, str) else each for each in embeddings]
-        found["embeddings"] = [
-            each | {"file": _file_name(each["file"], origin)}
-            if isinstance(each, dict) and isinstance(each.get("file"), str)
-            else each
-            for each in records
-        ]
+        found["embeddings"] = _placed(
+            [{"file": each} if isinstance(each, str) else each for each in embeddings], origin
+        )
+    if "loras" in found:
+        found["loras"] = _placed(lora_list(found["loras"]), origin)
     return found
 
 
+def _placed(records: Any, origin: Origin) -> Any:
+    """The records with the absolute path of each `file` that lies where it was written; what is no record stays."""
+    if not isinstance(records, list):
+        return records
+    return [
+        each | {"file": _file_name(each["file"], origin)}
+        if isinstance(each, dict) and isinstance(each.get("file"), str)
+        else each
+        for each in records
+    ]
+
+
 def _file_name(name: str, origin: Origin) -> str:
-    """The absolute path of a file where there is one relative to `origin.folder`, else the name as it is."""
+    """The absolute path of a file or folder that lies relative to `origin.folder`, else the name as it is."""
     found = origin.folder.absolute() / user_path(name)
-    return str(found) if name and "\0" not in name and os.path.isfile(found) else name
+    return str(found) if name and "\0" not in name and os.path.exists(found) else name
 
 
 def _model_name(name: str, origin: Origin) -> str:
-    """The name of a model, or the path of its folder where one lies relative to a file elsewhere.
+    """The name of a model, or the path of its folder or file where one lies relative to a file elsewhere.
 
     A name is part of keys, so that it stays as it is where the file lies in the working folder.
     """
-    found = (origin.folder / name).absolute()
-    if name in EMBEDDED_MODELS or origin.folder.absolute() == Path.cwd() or not os.path.isdir(found):
+    found = (origin.folder / user_path(name)).absolute()
+    if name in EMBEDDED_MODELS or origin.folder.absolute() == Path.cwd() or not os.path.exists(found):
         return name
     return str(found)
 

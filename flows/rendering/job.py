@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.models.folder import describe
+from stages.adapters.prompted import with_prompted
+from stages.models.load import describe
 from stages.plan import make_plan
 from stages.planner.method_check import check_methods
 from stages.planner.trace_cache import trace_cache
+from stages.prompts.reading import syntax_of
 from stages.spec import RenderSpec
 from storage import PlannedCall, fingerprint
 
@@ -50,13 +52,19 @@ def prepare(
     nothing is written but what the next call then finds in the cache.
     """
     known = {} if known is None else known
-    if spec.model not in known:
-        known[spec.model] = describe(spec.model, home.root)
-    plan = make_plan(spec, known[spec.model], input_root, pictures)
+    info = _described(spec.model, home, known)
+    model = with_prompted(spec.model, spec.prompt, syntax_of(spec, info))
+    plan = make_plan(spec, _described(model, home, known), input_root, pictures)
     with trace_cache(home.root / "cache" / "traces.json"):
         check_methods(plan)
     stage = spec.redo[-1].stage if origin and spec.redo else None
     return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
+
+
+def _described(model: ModelSpec, home: Home, known: dict[ModelSpec, ModelInfo]) -> ModelInfo:
+    if model not in known:
+        known[model] = describe(model, home.root)
+    return known[model]
 
 
 def run_name(spec: RenderSpec, plan: Plan) -> str:

@@ -105,7 +105,7 @@ class Session:
         return self.runner_for(job.plan.info, job.spec.model.dtype)
 
     def runner_for(self, info: ModelInfo, dtype: str) -> Runner:
-        """A runner for a model with its parameters in `dtype`: `float32`, `float16` or `bfloat16`."""
+        """A runner for a model with its parameters in `dtype`: by the name that a spec gives it."""
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
         key = (fingerprint(dict(info.fingerprints)), dtype)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from stages.device import device_name, planned_device
+from stages.planner.configurations import computed
 from stages.planner.networks import TracedNetworks
 from stages.planner.recorded import recorded_stage
 from stages.planner.trace_cache import cached_trace
@@ -94,7 +95,7 @@ class Throughput:
         for kind in (stage, call.stage.part):
             if kind in self.rates:
                 return Seconds(estimate.flops / statistics.median(self.rates[kind]), "measured")
-        dtype = "float32" if call.stage.part == "vae" else call.model.rpartition(":")[2]
+        dtype = "float32" if call.stage.part == "vae" else computed(call.model.rpartition(":")[2])
         (rate,) = cached_trace(
             lambda: (matmul_rate(str(self.device), dtype),), "matmul", device_name(self.device), dtype
         )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from stages.adapters.applied import adapted, applied
+from stages.adapters.bundled import with_bundled
+from stages.models.fields import TEXT_CLASSES
+from stages.models.files.says import header_of
 from stages.models.folder import describe as describe_base
 from stages.models.prediction import decided
 from stages.prompts.inversions import known
@@ -21,4 +26,24 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     Without `has_weights` a folder of configurations alone will do. Raises `SpecError` for a model that cannot serve.
     """
     base = describe_base(spec, home, has_weights=has_weights)
-    return known(decided(base, spec, home), spec, home)
+    header = None if base.file is None else header_of(base.file, has_weights=has_weights)
+    return _with_adapters(known(decided(base, spec, home, header), spec, home), spec, home)
+
+
+def _with_adapters(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
+    """Return a model with the adapters of a spec. Raises `SpecError` for one that does not fit."""
+    adapters = applied(spec.loras, home, info.name, networks_of(info)) if spec.loras else ()
+    if not adapters:
+        return info
+    return replace(
+        info,
+        adapters=adapters,
+        embeddings=with_bundled(info.embeddings, adapters, home),
+        fingerprints=adapted(info.fingerprints, adapters),
+    )
+
+
+def networks_of(info: ModelInfo) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the class and the configuration of the UNet and of each text encoder of a model, by part."""
+    classes = {"unet": info.unet_class, **TEXT_CLASSES}
+    return {part: (classes[part], dict(config)) for part, config in info.configs.items() if part in classes}

@@ -115,7 +115,7 @@ _UNET_2D: Table = {
     **_TEXT_TIME,
     "down_block_types": _many(one_of("DownBlock2D", "CrossAttnDownBlock2D")),
     "up_block_types": _many(one_of("UpBlock2D", "CrossAttnUpBlock2D")),
-    "mid_block_type": one_of("UNetMidBlock2DCrossAttn", None),
+    "mid_block_type": one_of("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),
     "attention_head_dim": listed(WHOLE),
     "center_input_sample": FLAG,
     "flip_sin_to_cos": FLAG,

@@ -9,36 +9,36 @@ by `stages.models.card`.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import SpecError, nearest
+from stages.errors import SpecError
 from stages.models.checks import check_card, check_index, check_weights, read_folder
-from stages.models.fields import read_json
+from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
 from stages.models.hashes import Hashes, with_decided
+from stages.models.locate import EMBEDDED, EMBEDDED_MODELS, INDEX, available, locate, models_folder
 from stages.models.presets import FEW_STEPS
-from stages.models.weights import PICKLED
+from stages.models.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from freescale import Solver
+    from stages.adapters.applied import Adapter
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
+    from stages.models.files.record import FileInfo, NetworkFile
     from stages.models.predicted import Prediction
     from stages.prompts.names import Embedding
     from stages.spec import ModelSpec
 
+__all__ = ["EMBEDDED", "EMBEDDED_MODELS", "ModelInfo", "available", "cell_of", "describe", "locate", "models_folder"]
+
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
-EMBEDDED = Path(__file__).parents[1] / "shapes" / "model"
-EMBEDDED_MODELS: Mapping[str, Path] = {
-    "shapes": EMBEDDED,
-    "shapes-motion": Path(__file__).parents[1] / "shapes_motion" / "model",
-}
 PARTS = ("text", "unet", "vae")  # of a model, each with a fingerprint of what decides the bytes of its stages
-CARD, INDEX = "freescale.json", "model_index.json"
+CARD = "freescale.json"
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
 VIDEO: MethodValues = {"*": {"freeu": None}, "freescale": {"upsample": "latent", "interpolation": "bilinear"}}
 """What the paper changes for video: no FreeU, levels enlarged in latent space (the mode is our choice)."""
@@ -68,10 +68,10 @@ MOTION_FPS = 28.0  # VideoCrafter2's release; with smaller numbers there is more
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model folder says of itself; the fields from `frames` on are for video."""
+    """What a model says of itself; the fields from `frames` on are for video."""
 
     name: str
-    folder: Path
+    folder: Path  # or the file of a checkpoint
     native: tuple[int, int]  # (height, width) in pixels it was trained at
     steps: int
     guidance_scale: float
@@ -91,11 +91,22 @@ class ModelInfo:
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
-    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # configurations of its text encoders, by part
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each network, by part
+    weight_bytes: int = 0  # of its files
+    networks: Mapping[str, NetworkFile] = field(default_factory=dict)  # those in single files, by part
+    words: Path | None = None  # the folder with its tokenizers; None: CLIP's, which comes with the package
+    pad_ids: Mapping[str, int] = field(default_factory=dict)  # what prompts are filled up with, by text encoder
+    file: FileInfo | None = None  # what a checkpoint is, where its family is known
     embeddings: tuple[Embedding, ...] = ()  # that prompts may name
     scheduler_remark: str | None = None  # where its scheduler's own solver is not among ours
     said: Mapping[str, str] = field(default_factory=dict)  # of its card: `prediction` and `ztsnr`
     prediction: Prediction | None = None  # what the UNet predicts, and how it is known (`stages.models.prediction`)
+    adapters: tuple[Adapter, ...] = ()  # merged into the weights when they are loaded, in this order
+
+    @property
+    def texts(self) -> dict[str, Mapping[str, Any]]:
+        """The configurations of its text encoders, by part."""
+        return {part: self.configs[part] for part in TEXT_CLASSES if part in self.configs}
 
     @property
     def is_video(self) -> bool:
@@ -103,93 +114,95 @@ class ModelInfo:
         return self.frames is not None
 
 
-def models_folder(home: Path) -> Path:
-    """Return the folder in which named models are looked for."""
-    return home / "models"
-
-
-def locate(spec: ModelSpec, home: Path) -> Path:
-    """Return the folder a model name or path leads to. Raises `SpecError` that says where it looked."""
-    if spec.name in EMBEDDED_MODELS:
-        folder = EMBEDDED_MODELS[spec.name]
-        if not (folder / "model_index.json").is_file():
-            raise SpecError(f"model: {spec.name!r} is not in this installation ({folder} is missing)")
-        return folder
-    if "://" in spec.name:
-        raise SpecError(
-            f"model: {spec.name!r} is an address, and nothing is downloaded; download the model and give its folder"
-        )
-    looked = [Path(os.path.expanduser(spec.name))]
-    if not looked[0].is_absolute() and ".." not in looked[0].parts:
-        looked += [models_folder(home) / spec.name, *_cached_snapshots(spec)]
-    for candidate in looked:
-        if os.path.isfile(candidate / INDEX):  # False also for a name that no file can have
-            return candidate.resolve()
-    if looked[0].suffix == ".safetensors" and os.path.isfile(looked[0]):
-        raise SpecError(
-            f"model: {spec.name!r} is a checkpoint in one file; make a folder of it once with diffusers, "
-            "StableDiffusionXLPipeline.from_single_file(FILE, config=FOLDER_OF_ITS_KIND).save_pretrained(FOLDER), "
-            "and give that folder"
-        )
-    for candidate in looked:
-        if os.path.exists(candidate) and candidate.name != "snapshots":
-            raise SpecError(f"model: {spec.name!r} {_not_a_model(candidate)}")
-    near = nearest(spec.name, [name for name, _ in available(home)])
-    paths = ", ".join(str(p) for p in looked)
-    raise SpecError(
-        f"model: {spec.name!r} is not on disk (looked at {paths}); "
-        f"{f'the nearest is {near!r}; ' if near else ''}give the path of a local diffusers folder "
-        f"with model_index.json, put or link it at {models_folder(home)}/NAME, or use 'shapes'; a single "
-        ".safetensors file is first saved as such a folder"
-    )
-
-
-def _not_a_model(path: Path) -> str:
-    """What a path is that exists and is no model, and what would work."""
-    if path.is_file():
-        if path.name == INDEX:
-            return f"is a file of a model; give its folder, {path.parent}"
-        if path.suffix in PICKLED:
-            return (
-                "is a pickled checkpoint in one file; make a folder of it once with diffusers, "
-                "from_single_file(FILE).save_pretrained(FOLDER), and give that folder"
-            )
-        return f"is a file; a diffusers folder with {INDEX} works"
-    if (path.parent / INDEX).is_file():
-        return f"is a part of a model; give the whole one, {path.parent}"
-    inside = sorted(each.parent for each in (*path.glob(f"*/{INDEX}"), *path.glob(f"snapshots/*/{INDEX}")))
-    nearest = f"; {inside[0]} has one" if inside else ""
-    return f"is a folder without {INDEX}, so it is no model{nearest}"
-
-
-def _cached_snapshots(spec: ModelSpec) -> list[Path]:
-    """Return where the hub's own cache would hold this repository; nothing is fetched."""
-    from huggingface_hub import constants  # it reads HF_HOME, HF_HUB_CACHE and XDG_CACHE_HOME
-
-    root = Path(constants.HF_HUB_CACHE) / f"models--{spec.name.replace('/', '--')}"
-    named = root / "refs" / (spec.revision or "main")
-    if named.is_file():
-        return [root / "snapshots" / named.read_text(encoding="utf-8").strip()]
-    return [root / "snapshots" / (spec.revision or "")]
-
-
-def available(home: Path) -> Iterator[tuple[str, Path]]:
-    """Return every model that can be named: the embedded ones, then those under the models folder."""
-    yield from ((name, folder) for name, folder in EMBEDDED_MODELS.items() if folder.is_dir())
-    root = models_folder(home)
-    for index in sorted(root.glob("*/model_index.json")) if root.is_dir() else []:
-        yield index.parent.name, index.parent
-
-
 def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelInfo:
     """Read a model's configuration and fingerprints, and check that all that a render loads is there and honoured.
 
-    Without `has_weights` a folder of configurations alone will do, which can be planned with and not rendered. Raises
-    `SpecError` for a folder that cannot serve.
+    Without `has_weights` a folder of configurations, or the header of a file, will do, which can be planned with and
+    not rendered. Raises `SpecError` for a model that cannot serve.
     """
+    root = locate(spec, home)
+    if root.is_file():
+        if spec.config is not None:
+            return _configured(spec, root, home, has_weights=has_weights)
+        return _from_file(spec, root, home, has_weights=has_weights)
+    for name in ("text_encoders", "config"):
+        if (given := getattr(spec, name)) is not None:
+            raise SpecError(f"model.{name}: {given!r} is for a model in a single file, and {root} is a folder")
+    info = _from_folder(spec, root, home, has_weights=has_weights)
+    if spec.vae is None:
+        return info
+    vae = vae_network(spec, info.configs["vae"], home, has_weights=has_weights)
+    return _with_networks(info, vae, {"vae": vae.hashes["vae"]})
+
+
+def _from_file(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) -> ModelInfo:
+    """Return what a checkpoint in a file is, by the table of families."""
+    from stages.models.schedulers import read_scheduler
+
+    file, networks = family_networks(spec, path, home, has_weights=has_weights)
+    family = file.of_family
+    pads = {part: text.pad_token_id for part, text in family.texts.items()}
+    solver, unsaid, _ = read_scheduler(path, scheduler := {**family.scheduler, "prediction_type": "epsilon"})
+    info = ModelInfo(
+        name=spec.name,
+        folder=path,
+        native=file.native,
+        steps=50,
+        guidance_scale=7.5,
+        negative_prompt=NEGATIVE,
+        solver=solver,
+        scheduler={**scheduler, **unsaid},
+        size_ids=family.is_xl,
+        latent_channels=int(networks.parts["vae"].config["latent_channels"]),
+        cell=cell_of(networks.parts["vae"].config),
+        pad_ids=pads,
+        file=file,
+    )
+    return _with_networks(
+        info,
+        networks,
+        {
+            "text": with_decided(networks.text_hash(), {"tokenizer": "clip", "pad_ids": pads}),
+            "unet": with_decided(networks.hashes["unet"], {"scheduler": info.scheduler}),
+            "vae": networks.hashes["vae"],
+        },
+    )
+
+
+def _configured(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) -> ModelInfo:
+    """Return what a checkpoint in a file is, by the folder of configurations that the spec gives for it."""
+    given = spec.model_copy(update={"name": spec.config, "vae": None, "text_encoders": None, "config": None})
+    root = locate(given, home)
+    if root.is_file():
+        raise SpecError(f"model.config: {spec.config!r} is a file; a diffusers folder of configurations works")
+    info = _from_folder(given, root, home, has_weights=False)
+    if info.is_video:
+        raise SpecError(f"model.config: {spec.config!r} is of a video model; those are rendered from folders alone")
+    folder = read_folder(root, info.unet_class, pooled=info.size_ids)
+    for name, part in folder.texts.items():
+        check_tokenizer(root / name.replace("text_encoder", "tokenizer"), part.config)
+    parts = {**folder.texts, "unet": folder.unet, "vae": folder.vae}
+    networks = configured_networks(spec, path, home, parts, has_weights=has_weights)
+    content = {"text": networks.text_hash(), **{part: networks.hashes[part] for part in ("unet", "vae")}}
+    decided = {part: with_decided(content[part], {"config": info.fingerprints[part]}) for part in PARTS}
+    return _with_networks(replace(info, name=spec.name, folder=path), networks, decided)
+
+
+def _with_networks(info: ModelInfo, networks: Networks, fingerprints: Mapping[str, str]) -> ModelInfo:
+    """Return `info` of a model that takes these networks from files."""
+    return replace(
+        info,
+        networks=networks.parts,
+        configs={**info.configs, **{part: each.config for part, each in networks.parts.items()}},
+        weight_bytes=info.weight_bytes + networks.bytes,
+        fingerprints={**info.fingerprints, **fingerprints},
+    )
+
+
+def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) -> ModelInfo:
+    """Return what a model folder says of itself. Raises `SpecError` for a folder that cannot serve."""
     from stages.models.schedulers import check_schedule, read_scheduler  # here, since the kernel brings torch
 
-    root = locate(spec, home)
     index = read_json(root / INDEX)
     kind = index.get("_class_name")
     if kind not in (*IMAGE_KINDS, *VIDEO_KINDS):
@@ -225,9 +238,11 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
         method_defaults=_method_values(root, card, FEW_STEPS if turbo else None),
         unet_class=unet_class,
         empty_prompt_is_zeros=index.get("force_zeros_for_empty_prompt", True),
-        texts={name: part.config for name, part in folder.texts.items()},
         scheduler_remark=remark,
         said={name: card[name] for name in ("prediction", "ztsnr") if name in card},
+        configs=folder.configs,
+        weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
+        words=root,
     )
     info = _as_video(info, str(kind), folder, card, hashes) if is_video else info
     check_schedule(path, info.scheduler)

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from stages.adapters.merge import merge
 from stages.errors import SpecError, StageError
+from stages.models.clip_tokenizer import clip_tokenizer
 from stages.models.describe import describe
+from stages.models.eight_bits import STORED, computed, stored_in_8_bits
 from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.files.open import load_network
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
+from stages.models.weights import stem_of, variant_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,7 +65,8 @@ class Models:
 
     def __init__(self, info: ModelInfo, dtype: str, device: torch.device) -> None:
         self.info, self.device = info, device
-        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.stored: torch.dtype = getattr(torch, dtype)  # of the UNet's weights
+        self.dtype = computed(self.stored)
         self.unet_samples = 0  # that went through the UNet since it was loaded
         self.helpers: Helpers | None = None  # who computes tiles and frames; None: this process
 
@@ -70,13 +76,18 @@ class Models:
         unet: UNet2DConditionModel = self._load(network_class(self.info.unet_class), "unet", self.dtype)
         if self.info.motion_adapter is not None:
             unet = self._with_motion(unet, self.info.motion_adapter)
+        if self.stored == STORED:
+            unet = stored_in_8_bits(unet)
         unet.register_forward_pre_hook(self._count)
         return unet
 
     def _with_motion(self, unet: Any, folder: Path) -> Any:
         from diffusers import MotionAdapter
 
-        adapter = MotionAdapter.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True)
+        variant = variant_of(folder, stem_of("MotionAdapter"))
+        adapter = MotionAdapter.from_pretrained(
+            folder, dtype=self.dtype, use_safetensors=True, local_files_only=True, variant=variant
+        )
         return with_motion(unet, adapter).to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -114,6 +125,8 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
+        if part in self.info.networks:
+            return self._adapted(part, load_network(self.info.networks[part], dtype)).to(self.device)
         module, found = kind.from_pretrained(
             self.info.folder,
             subfolder=part,
@@ -121,10 +134,17 @@ class Models:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            variant=variant_of(self.info.folder / part, stem_of(kind.__name__)),
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
-        return module.to(self.device).eval().requires_grad_(False)
+        return self._adapted(part, module).to(self.device).eval().requires_grad_(False)
+
+    def _adapted(self, part: str, module: Any) -> Any:
+        """Return a part that was just loaded with the model's adapters merged into it, on the CPU."""
+        if self.info.adapters:
+            merge(part, module, self.info.adapters)
+        return module
 
     def text_encoder(self, part: str) -> Any:
         """Return a text encoder, `text_encoder` or SDXL's `text_encoder_2`, in the spec's dtype; it is not kept."""
@@ -136,7 +156,9 @@ class Models:
         """Return the CLIP tokenizer of a text encoder, with the token that it fills prompts up with."""
         from transformers import CLIPTokenizer
 
-        folder = self.info.folder / part.replace("text_encoder", "tokenizer")
+        if self.info.words is None:
+            return clip_tokenizer(self.info.pad_ids[part])
+        folder = self.info.words / part.replace("text_encoder", "tokenizer")
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 

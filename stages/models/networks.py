@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from stages.models.eight_bits import STORED, computed, stored_in_8_bits
 from stages.models.fields import TEXT_CLASSES
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
     if adapter is not None:
         with torch.device("meta"):
             module = with_motion(module, empty_network("MotionAdapter", adapter))
-    empty: nn.Module = nn.Module.to(module, dtype).eval().requires_grad_(False)  # diffusers' own warns
-    return empty
+    empty: nn.Module = nn.Module.to(module, computed(dtype)).eval().requires_grad_(False)  # diffusers' own warns
+    return stored_in_8_bits(empty) if dtype == STORED else empty
 
 
 def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:

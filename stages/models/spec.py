@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from stages.adapters.spec import Loras
 from stages.errors import SpecError
 
 
@@ -39,4 +40,54 @@ class EmbeddingSpec(FrozenModel):
     )
     trigger: str | None = Field(
         None, min_length=1, max_length=200, description="Its name in a prompt; none: the file's without the ending."
+    )
+
+
+class ModelSpec(FrozenModel):
+    """The pretrained model."""
+
+    later = frozenset({"vae", "text_encoders", "config", "embeddings", "clip_skip", "loras", "prediction", "ztsnr"})
+
+    name: str = Field(
+        "shapes",
+        min_length=1,
+        max_length=1024,
+        description="`shapes` or `shapes-motion` (in the package), a name under HOME/models, or the path of a folder "
+        "or of a .safetensors or .gguf file.",
+    )
+    vae: str | None = Field(
+        None, min_length=1, max_length=4096, description="A file with the VAE. None: that of the model."
+    )
+    text_encoders: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="A file or folder with the text encoders, of a model in a single file. None: those in the file.",
+    )
+    config: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="A folder of configurations, for a single file of no family that is known. None: the family's.",
+    )
+    revision: str | None = Field(
+        None, max_length=64, pattern=r"^[\w.-]+$", description="Commit in the hub's cache; none: its main branch."
+    )
+    dtype: Literal["float32", "float16", "bfloat16", "float8_e4m3fn"] = Field(
+        "float32",
+        description="Of the UNet and the text encoders; the VAE computes in float32. float8_e4m3fn: the UNet's weights "
+        "are stored in 8 bits, and all is computed in bfloat16.",
+    )
+    embeddings: tuple[EmbeddingSpec, ...] = Field(
+        (), max_length=64, description="Textual inversions, besides those under HOME/embeddings."
+    )
+    loras: Loras = Field((), max_length=64, description="Adapters (LoRA and kin), merged in this order.")
+    clip_skip: int | None = Field(
+        None, ge=1, le=32, description="Layer of the text encoders from the end, as pages of models count. None: usual."
+    )
+    prediction: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
+        "auto", description="What the UNet predicts. `auto`: what the model says."
+    )
+    ztsnr: Literal["auto", "on", "off"] = Field(
+        "auto", description="Zero terminal SNR: sampling begins at noise alone. `auto`: what the model says."
     )

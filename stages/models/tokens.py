@@ -6,6 +6,7 @@ import functools
 import unicodedata
 from typing import TYPE_CHECKING
 
+from stages.models.clip_tokenizer import bundled
 from stages.prompts.chunks import chunk_length
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     most = chunk_length(info.texts)
     if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
         return None
-    tokens = _tokenizer(info.folder / "tokenizer").encode(text, add_special_tokens=False)
+    tokens = _tokenizer(info.words and info.words / "tokenizer").encode(text, add_special_tokens=False)
     if len(tokens.ids) <= most:
         return None
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
@@ -51,20 +52,24 @@ class CLIPWords:
             self.tokenizer.encode_special_tokens = False
 
 
-def words_in(folder: Path) -> CLIPWords:
-    """Return the words of the tokenizer in a folder."""
+def words_in(folder: Path | None) -> CLIPWords:
+    """Return the words of the tokenizer in a folder; None: of CLIP's, which comes with the package."""
     return CLIPWords(_tokenizer(folder))
 
 
 @functools.cache
-def _tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder: `vocab.json` with `merges.txt`, or `tokenizer.json`."""
+def _tokenizer(folder: Path | None) -> Tokenizer:
+    """The tokenizer of a folder: `vocab.json` with `merges.txt`, or `tokenizer.json`. None: CLIP's of the package."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    if not (folder / "vocab.json").is_file():
+    if folder is None:
+        bpe = models.BPE(*bundled(), end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    elif not (folder / "vocab.json").is_file():
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    files = str(folder / "vocab.json"), str(folder / "merges.txt")
-    found = Tokenizer(models.BPE.from_file(*files, end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    else:
+        files = str(folder / "vocab.json"), str(folder / "merges.txt")
+        bpe = models.BPE.from_file(*files, end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    found = Tokenizer(bpe)
     found.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )

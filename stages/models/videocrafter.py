@@ -18,6 +18,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from stages.errors import SpecError
+from stages.models.clip_tokenizer import vocabulary as clip_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +114,8 @@ def load_tokenizer(path: Path, vocabulary: int) -> Any:
         raise SpecError(f"tokenizer: {str(path)!r} does not exist; name the tokenizer folder of a local CLIP")
     try:
         if path.is_file():
-            tokenizer = CLIPTokenizer(*_vocabulary(gzip.decompress(path.read_bytes()).decode(), vocabulary))
+            lines = gzip.decompress(path.read_bytes()).decode().split("\n")  # the first is a comment
+            tokenizer = CLIPTokenizer(*clip_vocabulary(lines[1 : vocabulary - 2 * 256 - 2 + 1]))
         else:
             tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:
@@ -125,17 +127,3 @@ def load_tokenizer(path: Path, vocabulary: int) -> Any:
     if len(tokenizer) != vocabulary:
         raise SpecError(f"tokenizer: {str(path)!r} has {len(tokenizer)} tokens; CLIP's, with {vocabulary}, works")
     return tokenizer
-
-
-def _vocabulary(text: str, size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's tokens and merges from its file of merges, the first line of which is a comment.
-
-    Tokens are the 256 bytes as printable characters, the same at the end of a word, the merges in order and two marks.
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
-    merges = [(a, b) for a, b in (line.split() for line in text.split("\n")[1 : size - 2 * 256 - 2 + 1])]
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *(a + b for a, b in merges)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return {token: number for number, token in enumerate(tokens)}, merges

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -67,7 +68,7 @@ class Part:
     @property
     def stem(self) -> str:
         """The name of its weight file, without its ending."""
-        return TRANSFORMERS if self.kind.startswith("CLIP") else DIFFUSERS
+        return stem_of(self.kind)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -76,13 +77,21 @@ class Part:
         return (self.folder / "config.json", *(weight_files(self.folder, self.stem) if has_weights else ()))
 
 
+def stem_of(kind: str) -> str:
+    """Return the name of the weight file of a class, without its ending."""
+    return TRANSFORMERS if kind.startswith("CLIP") else DIFFUSERS
+
+
 def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
     """Return the weight files that the libraries load from a folder, with the index where there are several.
 
-    diffusers takes the index before the single file, transformers the single file before the index. Raises `SpecError`
-    where there is neither, or a file of the index is missing.
+    diffusers takes the index before the single file, transformers the single file before the index. A folder with
+    files of one variant alone, such as `model.fp16.safetensors`, gives those. Raises `SpecError` where there is none of
+    all these, or a file of the index is missing.
     """
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    variant = variant_of(folder, stem)
+    named = "" if variant is None else f".{variant}"
+    single, index = folder / f"{stem}{named}.safetensors", folder / f"{stem}.safetensors.index{named}.json"
     order = (index, single) if stem == DIFFUSERS else (single, index)
     found = next((path for path in order if path.is_file()), None)
     if found is None:
@@ -96,6 +105,23 @@ def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
     if missing := [path.name for path in shards if not path.is_file()]:
         raise SpecError(f"model: {folder} has no {missing[0]}, which {index.name} names; download it again")
     return (index, *shards)
+
+
+def variant_of(folder: Path, stem: str) -> str | None:
+    """Return the variant, such as `fp16`, that the files of a folder are of; None where it has files without one.
+
+    Raises `SpecError` for a folder with files of several variants and none without.
+    """
+    if (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file():
+        return None
+    patterns = (rf"{stem}\.(\w+)\.safetensors", rf"{stem}\.safetensors\.index\.(\w+)\.json")
+    names = [each.name for each in folder.glob(f"{stem}.*")]
+    found = sorted({match[1] for name in names for pattern in patterns if (match := re.fullmatch(pattern, name))})
+    if len(found) > 1:
+        raise SpecError(
+            f"model: {folder} has {stem} in the variants {' and '.join(found)}; keep the files of one of them"
+        )
+    return found[0] if found else None
 
 
 def _instead(folder: Path, name: str) -> str:
@@ -123,7 +149,7 @@ def check_part(part: Part, known: CacheFile) -> None:
     """
     files = part.files[1:]
     content = content_key(part, files)
-    key = f"{content}:{_libraries()}"
+    key = f"{content}:{libraries()}"
     if content in VERIFIED or key in known.entries:
         return
     tensors = {name: each for path in files if path.suffix == ".safetensors" for name, each in headers(path).items()}
@@ -225,7 +251,7 @@ def misfit(found: Mapping[str, Header], wanted: Wanted) -> str:
     kinds = {
         "missing": [name for name in wanted.parameters if name not in given],
         "of another shape": [
-            f"{name} {_shown(each.shape)} for {_shown(shapes[name])}"
+            f"{name} {shown_shape(each.shape)} for {shown_shape(shapes[name])}"
             for name, each in given.items()
             if name in shapes and each.shape != shapes[name]
         ],
@@ -236,18 +262,18 @@ def misfit(found: Mapping[str, Header], wanted: Wanted) -> str:
         ],
         "unknown": [name for name in given if name not in shapes],
     }
-    return "; ".join(_listed(kind, names) for kind, names in kinds.items() if names)
+    return "; ".join(listed_tensors(kind, names) for kind, names in kinds.items() if names)
 
 
-def _shown(shape: tuple[int, ...]) -> str:
+def shown_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "()"
 
 
-def _listed(kind: str, names: list[str]) -> str:
+def listed_tensors(kind: str, names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})"
 
 
 @cache
-def _libraries() -> str:
+def libraries() -> str:
     return " ".join(importlib.metadata.version(name) for name in ("diffusers", "transformers"))

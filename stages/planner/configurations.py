@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from stages.models.fields import TEXT_CLASSES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+    from stages.models.folder import ModelInfo
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 """Bytes of a number, by the name of its dtype."""
 
 TEXT_DEFAULTS = {
@@ -23,25 +26,28 @@ TEXT_DEFAULTS = {
 """What transformers takes where the configuration of a CLIP text encoder leaves a field out."""
 
 
-def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The configuration of a part of a model folder, as its file has it."""
-    config: dict[str, Any] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-    return config
+Configs = tuple[str, ...]
+"""Configurations as JSON: all that the traces of a part depend on of a model."""
 
 
-def configurations(folder: Path, part: str, adapter: Path | None = None) -> tuple[str, ...]:
-    """The texts of the configurations that a part is made from: all that its traces depend on of a model.
+def configurations(info: ModelInfo, part: str) -> Configs:
+    """The configurations that the part `unet` or `vae` is made from.
 
-    `adapter` is the folder of the motion modules that a UNet gets.
+    A UNet's has that of the motion modules that it gets beside it.
     """
-    folders = (folder / part, *([] if adapter is None else [adapter]))
-    return tuple((each / "config.json").read_text(encoding="utf-8") for each in folders)
+    names = (part, *(["motion_adapter"] if part == "unet" and "motion_adapter" in info.configs else []))
+    return tuple(json.dumps(info.configs[name], sort_keys=True) for name in names)
 
 
-def text_weights(folder: Path, dtype: str) -> int:
-    """Bytes of the CLIP text encoders of a model folder, from their configurations."""
-    parts = [part for part in ("text_encoder", "text_encoder_2") if (folder / part / "config.json").is_file()]
-    return sum(_encoder_parameters(read_config(folder, part)) for part in parts) * ITEM_BYTES[dtype]
+def computed(dtype: str) -> str:
+    """The name of the dtype that a network computes in whose weights are of `dtype`."""
+    return "bfloat16" if dtype == "float8_e4m3fn" else dtype
+
+
+def text_weights(info: ModelInfo, dtype: str) -> int:
+    """Bytes of the CLIP text encoders of a model, from their configurations."""
+    configs = [info.configs[part] for part in TEXT_CLASSES if part in info.configs]
+    return sum(map(_encoder_parameters, configs)) * ITEM_BYTES[dtype]
 
 
 def _encoder_parameters(given: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.planner.configurations import read_config, text_weights
+from stages.planner.configurations import computed, text_weights
 from stages.planner.networks import FLOAT32, TracedNetworks, part_weights
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     """
     part = call.stage.part
     dtype = dtype_of(call) if part == "unet" else _unet_dtype(call)
-    unet = part_weights(info.folder, "unet", dtype, info.motion_adapter)
-    vae = part_weights(info.folder, "vae", "float32")
+    unet = part_weights(info, "unet", dtype)
+    vae = part_weights(info, "vae", "float32")
     if part == "text":
-        return text_weights(info.folder, dtype_of(call))
+        return text_weights(info, computed(dtype_of(call)))
     if device == "cpu":
         return unet + (vae if call.level or part == "vae" else 0)
     if part == "unet":
@@ -99,10 +99,10 @@ ROUGH_UNET, ROUGH_VAE = 48, 12  # full-size maps of the first width, more than a
 def rough_bytes(call: Call, info: ModelInfo) -> int:
     """More than a call takes with no saving at all, from a few numbers of the configuration and the files' sizes."""
     height, width = call.size
-    files = sum(path.stat().st_size for path in info.folder.glob("*/*.safetensors"))
+    files = info.weight_bytes
     if call.stage.part == "text":
         return 2 * files
-    first = int(read_config(info.folder, call.stage.part)["block_out_channels"][0])
+    first = int(info.configs[call.stage.part]["block_out_channels"][0])
     if call.stage.part == "vae":
         return 2 * files + ROUGH_VAE * first * height * width * FLOAT32
     pixels = max(height * width, 16 * info.native[0] * info.native[1])  # views at once, at the training size

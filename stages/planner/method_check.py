@@ -34,7 +34,7 @@ def check_methods(plan: Plan) -> None:
 def _check(stage: DenoiseStage, info: ModelInfo) -> None:
     """Ask the method of a stage, where the answer is not known."""
     asked = (stage.method, stage.size, stage.base_size, stage.level, stage.start, stage.stop, stage.sampling.steps)
-    configs = configurations(info.folder, "unet", info.motion_adapter)
+    configs = configurations(info, "unet")
 
     def ask() -> tuple[float, ...]:
         """Return nothing worth knowing where the method does not raise."""
@@ -53,7 +53,7 @@ def _ask(stage: DenoiseStage, method: Method, info: ModelInfo) -> None:
     """Make the changes of all steps of a stage to the UNet without weights. Raises `ValueError`."""
     from stages.planner.skeleton import skeleton  # diffusers, where the answer is not known
 
-    unet = skeleton(info.folder, "unet", "float32", info.motion_adapter).module
+    unet = skeleton(info, "unet", "float32").module
     schedule = make_schedule(info.scheduler, stage.sampling.steps, stage.sampling.solver, stage.sampling.eta)
     level = Level(stage.level, stage.size, stage.base_size, info.cell, frames=info.frames)
     method.check_unet(unet, level, schedule, range(stage.start, stage.stop))

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,12 @@ from freescale.frequency import blur_matrix, low_pass_mask
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
-from stages.planner.configurations import configurations, read_config, text_weights
+from stages.planner.configurations import Configs, configurations, text_weights
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -61,34 +60,35 @@ class TracedNetworks:
 
     def text_bytes(self, chunks: int = 1) -> int:
         """Bytes of the float32 rows of one encoded prompt of so many chunks, SDXL's pooled one included."""
-        config = read_config(self.info.folder, "unet")
+        config = self.info.configs["unet"]
         return (chunks * TOKENS * int(config["cross_attention_dim"]) + _pooled(config)) * FLOAT32
 
     def encode_text(self, chunks: int = 1) -> Cost:
         """Encode both prompts, chunk by chunk: a multiply-add a parameter and token. All of their rows are held."""
-        parameters = text_weights(self.info.folder, "float32") // FLOAT32
+        parameters = text_weights(self.info, "float32") // FLOAT32
         held = 2 * (chunks - 1) * TOKENS * TEXT_WIDTH * FLOAT32
         return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32 + held, 2.0 * 2 * chunks * TOKENS * parameters)
 
     def denoise(self, stage: DenoiseStage, frames: int) -> Cost:
         """Run all steps of a denoising stage, over `frames` of a video."""
         native = self.info.frames
-        video = None if native is None else _Video(frames, native, self.info.motion_adapter)
-        return _denoise_cost(_Asked(stage, self.options), self.info.folder, self.dtype, self.info.cell, video)
+        video = None if native is None else (frames, native)
+        configs = configurations(self.info, "unet")
+        return _denoise_cost(_Asked(stage, self.options), configs, self.dtype, self.info.cell, video)
 
     def decode(self, size: Size, held: int = 0) -> Cost:
         """Decode a picture of `size` pixels; by tiles, with `held` bytes beside them.
 
         Raises `SpecError` where `vae_memory` is too small for tiles.
         """
-        return self._tiled(_vae_cost(self.info.folder, "decode", size, size), "decoder", size, held)
+        return self._tiled(_vae_cost(configurations(self.info, "vae"), "decode", size, size), "decoder", size, held)
 
     def encode(self, size: Size, source: Size, held: int = 0) -> Cost:
         """Enlarge a picture from `source` to `size` pixels and encode it; by tiles, with `held` bytes beside them.
 
         Raises `SpecError` where `vae_memory` is too small for tiles.
         """
-        return self._tiled(_vae_cost(self.info.folder, "encode", size, source), "encoder", size, held)
+        return self._tiled(_vae_cost(configurations(self.info, "vae"), "encode", size, source), "encoder", size, held)
 
     def _tiled(self, whole: Cost, half: Half, size: Size, held: int) -> Cost:
         """The cost of half a VAE where it works by tiles, else `whole`."""
@@ -96,23 +96,24 @@ class TracedNetworks:
         if not memory:
             return whole
         given = cells_of(size, self.info.cell) if half == "decoder" else size
+        configs = configurations(self.info, "vae")
         activations, flops = cached_trace(
-            lambda: _by_tiles(whole, self.info.folder, half, given, tile, memory, held),
-            *("tiles", asdict(whole), configurations(self.info.folder, "vae"), half, given, tile, memory, held),
+            lambda: _by_tiles(whole, configs, half, given, tile, memory, held),
+            *("tiles", asdict(whole), configs, half, given, tile, memory, held),
         )
         return Cost(int(activations), flops)
 
 
 def _by_tiles(
-    whole: Cost, folder: Path, half: Half, given: Size, tile: int, memory: int, held: int
+    whole: Cost, configs: Configs, half: Half, given: Size, tile: int, memory: int, held: int
 ) -> tuple[float, float]:
     """Bytes and floating-point operations of half a VAE over a map of `given` cells or pixels, by tiles where needed.
 
     Multiply-adds: those of the whole, times passes. Of the passes over a part, each runs half of it on average.
     """
-    from stages.planner.skeleton import skeleton  # diffusers, where nothing is known yet
+    from stages.planner.skeleton import skeleton_of  # diffusers, where nothing is known yet
 
-    vae: Any = skeleton(folder, "vae", "float32").module
+    vae: Any = skeleton_of(configs, "float32").module
     if untiled_bytes(vae, half, given) <= memory:
         return whole.activations, whole.flops
     try:
@@ -122,25 +123,18 @@ def _by_tiles(
     return min(plan.bytes + held, whole.activations), whole.flops * plan.passes / len(plan.parts) / 2
 
 
-def part_weights(folder: Path, part: str, dtype: str, adapter: Path | None = None) -> int:
+def part_weights(info: ModelInfo, part: str, dtype: str) -> int:
     """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
+    configs = configurations(info, part)
 
     def counted() -> tuple[float, ...]:
         """Build the part without weights."""
-        from stages.planner.skeleton import skeleton
+        from stages.planner.skeleton import skeleton_of
 
-        return (skeleton(folder, part, dtype, adapter).weights,)
+        return (skeleton_of(configs, dtype).weights,)
 
-    (found,) = cached_trace(counted, "weights", configurations(folder, part, adapter), dtype)
+    (found,) = cached_trace(counted, "weights", configs, dtype)
     return int(found)
-
-
-class _Video(NamedTuple):
-    """Frames, those the model was trained for, and where its motion modules are if they are no part of its UNet."""
-
-    frames: int
-    native: int
-    adapter: Path | None
 
 
 class _Asked:
@@ -160,17 +154,18 @@ class _Asked:
 
 
 @lru_cache(maxsize=256)
-def _denoise_cost(asked: _Asked, folder: Path, dtype: str, cell: int, video: _Video | None) -> Cost:
-    """Trace the second step, or the only one; where a method's steps differ, the last one too."""
+def _denoise_cost(asked: _Asked, configs: Configs, dtype: str, cell: int, frames: tuple[int, int] | None) -> Cost:
+    """Trace the second step, or the only one; where a method's steps differ, the last one too.
+
+    `frames`: of a video, and those that the model was trained for.
+    """
 
     def traced() -> tuple[float, float]:
         """Build the UNet without weights, and trace."""
-        from stages.planner.skeleton import skeleton
+        from stages.planner.skeleton import skeleton_of
 
-        return _traced_steps(asked, skeleton(folder, "unet", dtype, adapter), cell, frames)
+        return _traced_steps(asked, skeleton_of(configs, dtype), cell, frames)
 
-    adapter, frames = (video.adapter, video[:2]) if video else (None, None)
-    configs = configurations(folder, "unet", adapter)
     activations, flops = cached_trace(traced, "denoise", asked.key, configs, dtype, cell, frames)
     return Cost(int(activations), flops)
 
@@ -294,18 +289,19 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
 
 
 @lru_cache(maxsize=64)
-def _vae_cost(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
+def _vae_cost(configs: Configs, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
     """Trace the VAE over a whole picture, in float32, with the enlargement before an encoding."""
-    configs = configurations(folder, "vae")
-    activations, flops = cached_trace(lambda: _traced_vae(folder, way, size, source), "vae", configs, way, size, source)
+    activations, flops = cached_trace(
+        lambda: _traced_vae(configs, way, size, source), "vae", configs, way, size, source
+    )
     return Cost(int(activations), flops)
 
 
-def _traced_vae(folder: Path, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
-    from stages.planner.skeleton import skeleton
+def _traced_vae(configs: Configs, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
+    from stages.planner.skeleton import skeleton_of
     from stages.planner.trace import Trace
 
-    vae = skeleton(folder, "vae", "float32")
+    vae = skeleton_of(configs, "float32")
     module: Any = vae.module
     with Trace() as trace, torch.no_grad():
         vae.trace = trace

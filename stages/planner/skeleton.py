@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from stages.models.networks import empty_part
-from stages.planner.configurations import configurations
+from stages.planner.configurations import Configs, configurations
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from stages.models.folder import ModelInfo
     from stages.planner.trace import Trace
 
-CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  # where a configuration does not say
 FOLDED = ("transformer_blocks", "attentions")  # lists whose members have one shape
 
 
@@ -125,15 +123,15 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
-def skeleton(folder: Path, part: str, dtype: str, adapter: Path | None = None) -> Skeleton:
-    """The folded part `unet` or `vae` of a model folder, from its configuration alone; kept by configuration.
+def skeleton(info: ModelInfo, part: str, dtype: str) -> Skeleton:
+    """The folded part `unet` or `vae` of a model, from its configuration alone; kept by configuration.
 
-    `dtype` is the name of its numbers' type, `adapter` is the folder of the motion modules that the UNet gets.
+    `dtype` is the name of its numbers' type.
     """
-    return _skeleton(part, configurations(folder, part, adapter), dtype)
+    return skeleton_of(configurations(info, part), dtype)
 
 
 @lru_cache(maxsize=8)
-def _skeleton(part: str, configs: tuple[str, ...], dtype: str) -> Skeleton:
-    own, *others = map(json.loads, configs)
-    return Skeleton(empty_part({"_class_name": CLASSES[part], **own}, getattr(torch, dtype), *others))
+def skeleton_of(configs: Configs, dtype: str) -> Skeleton:
+    """The folded network of the configurations that `configurations` returns; kept."""
+    return Skeleton(empty_part(json.loads(configs[0]), getattr(torch, dtype), *map(json.loads, configs[1:])))

@@ -87,7 +87,7 @@ def _count(
     if syntax == "plain" or (len(parts) == 1 and is_short and not embeddings):
         return 1
     vectors = {name: each.vectors for name, each in embeddings.items()}
-    return len(chunked(parts, syntax, words_in(info.folder / "tokenizer"), vectors, length))
+    return len(chunked(parts, syntax, words_in(info.words and info.words / "tokenizer"), vectors, length))
 
 
 def settled_prompts(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:

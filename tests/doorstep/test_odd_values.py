@@ -1,4 +1,4 @@
-"""Values that a language or a library would take for others: flags for numbers, nothing for something, words for lists."""
+"""Values that a library would take for others: flags for numbers, nothing for something, words for lists."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import torch
 
 from flows.home import Home
 from storage import ArtifactStore
+from tests.adapter_files import SHAPES_UNET, lora_file, low_rank
 from tests.processes import freescale
 
 if TYPE_CHECKING:
@@ -166,3 +167,23 @@ def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
     run = err.split("freescale resume ")[1].split()[0]
     result, _ = finish(begin(tmp_path, "resume", run, "--threads", "1"), tmp_path / "told")
     assert result["pixels_sha256"] == quiet["pixels_sha256"]
+
+
+@pytest.mark.thorough
+def test_a_killed_render_with_adapters_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """One from the prompt, one from the command line; the process that goes on merges them again."""
+    words = ("render", "a green ring <lora:unet:0.8>", "--prompt-syntax", "a1111", "--lora", "both:0.5:1", *RENDER[2:])
+    results = dict[str, dict[str, Any]]()
+    for name in ("quiet", "killed"):
+        home = tmp_path / name
+        lora_file(home / "loras" / "both.safetensors")
+        lora_file(home / "loras" / "unet.safetensors", low_rank({SHAPES_UNET: (96, 96)}, seed=1))
+        if name == "killed":
+            process = begin(home, *words)
+            while not list(home.glob("store/steps/*/step-*.json")) and process.exitcode is None:
+                time.sleep(0.005)
+            process.kill()
+            process.join()
+        results[name], _ = finish(begin(home, *words), home / "told")
+    assert results["killed"]["pixels_sha256"] == results["quiet"]["pixels_sha256"]
+    assert (tmp_path / "killed" / "out.png").read_bytes() == (tmp_path / "quiet" / "out.png").read_bytes()

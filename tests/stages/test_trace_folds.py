@@ -10,10 +10,10 @@ import torch
 from freescale.frequency import blur_matrix
 from freescale.portions import counted_by, each
 from stages.denoise import DenoiseStage
+from stages.models.fields import read_json
 from stages.models.load import describe
 from stages.models.networks import empty_part
 from stages.plan import make_plan
-from stages.planner.configurations import read_config
 from stages.planner.networks import run_step
 from stages.planner.skeleton import Skeleton
 from stages.planner.trace import Trace
@@ -87,7 +87,7 @@ def step_of(spec: dict[str, Any], home: Path) -> tuple[DenoiseStage, Path]:
 
 
 def counted(stage: DenoiseStage, folder: Path, options: RunOptions, folds: bool) -> tuple[int, int]:
-    unet = Skeleton(empty_part(read_config(folder, "unet"), torch.float32))
+    unet = Skeleton(empty_part(read_json(folder / "unet" / "config.json"), torch.float32))
     blur_matrix.cache_clear()  # what an earlier trace made would not be counted
     with Trace(folds=folds) as trace, torch.no_grad():
         unet.trace = trace
@@ -133,7 +133,7 @@ def test_operations_do_not_grow_with_the_picture(options: dict[str, Any], tmp_pa
     seen = []
     for side in (4096, 8192):
         stage, folder = step_of({"prompt": "x", "width": side, "height": side, "steps": 8}, tmp_path)
-        unet = Skeleton(empty_part(read_config(folder, "unet"), torch.float32))
+        unet = Skeleton(empty_part(read_json(folder / "unet" / "config.json"), torch.float32))
         with Dispatched() as trace, torch.no_grad():
             unet.trace = trace
             run_step(stage, unet.module, RunOptions(**options), stage.stop - 1, META)

@@ -14,6 +14,7 @@ from flows.rendering.job import prepare
 from flows.rendering.throughput import Throughput
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
+from stages.models.fields import read_json
 from stages.models.folder import EMBEDDED_MODELS
 from stages.models.load import EMBEDDED, describe
 from stages.models.networks import empty_part
@@ -21,7 +22,6 @@ from stages.models.videocrafter import VideoCrafterUNet
 from stages.plan import make_plan
 from stages.planner.amounts import show_bytes
 from stages.planner.budget import check, fit
-from stages.planner.configurations import read_config
 from stages.planner.estimate import estimate, rough_bytes
 from stages.planner.networks import run_step, trace_step
 from stages.planner.skeleton import CallsFolded, Skeleton, skeleton
@@ -67,7 +67,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
             (folder / part.name).symlink_to(part)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        VideoCrafterUNet.from_config(read_config(whole, "unet") | UNET).save_pretrained(folder / "unet")
+        VideoCrafterUNet.from_config(read_json(whole / "unet" / "config.json") | UNET).save_pretrained(folder / "unet")
     return str(folder)
 
 
@@ -93,14 +93,14 @@ def test_a_videos_step_without_numbers_as_with_them(
     plan = plan_of(tmp_path, "shapes-motion" if whole else model, method, frames=frames)
     stage, video = denoising(plan).stage, (frames, plan.info.frames or 0)
     assert isinstance(stage, DenoiseStage)
-    unet = empty_part(read_config(plan.info.folder, "unet"), torch.float32).to_empty(device="cpu")
+    unet = empty_part(read_json(plan.info.folder / "unet" / "config.json"), torch.float32).to_empty(device="cpu")
     for tensor in (*unet.parameters(), *unet.buffers()):
         tensor.fill_(0.01)
     with Trace("cpu") as trace, torch.no_grad():
         trace.hold((*unet.parameters(), *unet.buffers()))
         before = trace.live
         run_step(stage, unet, RunOptions(), stage.start, CPU, video)
-    planned = skeleton(plan.info.folder, "unet", "float32")
+    planned = skeleton(plan.info, "unet", "float32")
     predicted = trace_step(stage, planned, RunOptions(), stage.start, video).activations
     assert predicted == pytest.approx(trace.peak - before, rel=0.06)
     assert planned.weights == sum(p.nbytes for p in (*unet.parameters(), *unet.buffers()))
@@ -108,7 +108,7 @@ def test_a_videos_step_without_numbers_as_with_them(
 
 def test_the_fold_counts_what_it_leaves_out_of_a_video(model: str, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, model)
-    stage, config = denoising(plan).stage, read_config(plan.info.folder, "unet")
+    stage, config = denoising(plan).stage, read_json(plan.info.folder / "unet" / "config.json")
     assert isinstance(stage, DenoiseStage)
     whole, folded = (
         trace_step(stage, Skeleton(empty_part(config, torch.float32), folded=f), RunOptions(), stage.start, (4, 8))
@@ -124,7 +124,7 @@ def test_calls_view_by_view_are_run_once_and_counted_all(tmp_path: Path) -> None
     assert isinstance(stage, DenoiseStage)
     found = []
     for is_folded in (True, False):
-        unet = Skeleton(empty_part(read_config(EMBEDDED, "unet") | UNET_2D, torch.float32))
+        unet = Skeleton(empty_part(read_json(EMBEDDED / "unet" / "config.json") | UNET_2D, torch.float32))
         module: Any = unet.module
         runs: list[int] = []
         module.conv_in.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))

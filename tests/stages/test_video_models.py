@@ -151,7 +151,7 @@ def test_a_motion_adapter_beside_a_picture_model(folders: dict[str, Path], tmp_p
     with torch.no_grad():
         video = Denoiser(models.unet, told, 3.0)(normal((1, 4, 2, 8, 8), 1), 0, schedule)
     assert video.isfinite().all()
-    planned = skeleton(folder, "unet", "float32", models.info.motion_adapter)
+    planned = skeleton(models.info, "unet", "float32")
     assert planned.weights == weight_bytes(models.unet)
     before = models.info.fingerprints["unet"]
     (tmp_path / "adapter" / "note.json").write_text("{}")

@@ -1,0 +1,112 @@
+"""A file of an adapter and the modules of a model: which goes to which, strictly, and why something does not.
+
+A file with one module that the model lacks, or with one factor of another width, is refused: it was made for another
+model, or with a spelling that is not known, and a part of it would make another picture than its author's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from stages.adapters.kinds import changed_bias, changed_weight, changes_bias, form_of
+from stages.adapters.metadata import family_said
+from stages.adapters.read import WIDTHS, family_by_shapes, text_width
+from stages.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from stages.adapters.read import AdapterFile
+    from stages.adapters.spellings import Place
+
+LISTED = 3  # names in an error
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where each module of a file goes: its place in the model, and the tensors of its roles by name."""
+
+    groups: Mapping[Place, Mapping[str, str]]
+    unmatched: tuple[str, ...]  # names of modules and tensors that the model has no place for
+
+
+def match(file: AdapterFile, table: Mapping[str, Place], model: str, *, allow_unmatched: bool = False) -> Match:
+    """Return where the modules of a file go in a model, by the table of `spellings.places`.
+
+    Raises `SpecError` with names, their number and the likely reason for what has no place or does not fit in it.
+    """
+    groups: dict[Place, Mapping[str, str]] = {}
+    spelled: dict[Place, str] = {}
+    lost = list(file.unknown)
+    for module, roles in file.groups.items():
+        place = table.get(module)
+        if place is None:
+            lost.append(module)
+        elif place in groups:
+            raise SpecError(f"lora: {file} has {spelled[place]} and {module}, which are one module of {model!r}")
+        else:
+            groups[place], spelled[place] = roles, module
+    if lost and not allow_unmatched:
+        raise SpecError(
+            f"lora: {file} has {len(lost)} of {len(file.groups) + len(file.unknown)} modules that the model {model!r} "
+            f"lacks ({_listed(lost)}); {_reason(file, table, lost)}; allow_unmatched leaves them out"
+        )
+    if not groups:
+        raise SpecError(f"lora: {file} has no module of the model {model!r}; {_reason(file, table, lost)}")
+    for place in groups:
+        if (wrong := _misfit(file, spelled[place], place)) is not None:
+            raise SpecError(
+                f"lora: {file} does not fit the model {model!r}: {spelled[place]}: {wrong}{_hint(file, table)}"
+            )
+    return Match(groups, tuple(lost))
+
+
+def _misfit(file: AdapterFile, module: str, place: Place) -> str | None:
+    """What keeps a module's tensors from changing a weight of this shape, in words; None where nothing does."""
+    shapes = {role: shape for role, shape in file.shapes(module).items() if role != "alpha"}
+    try:
+        form_of(file.groups[module])
+        group = {role: torch.empty(shape, device="meta") for role, shape in shapes.items()}
+        changed_weight(torch.empty(place.shape, device="meta"), group, 1.0)
+        if changes_bias(group):
+            if place.bias is None:
+                return f"{place.module} has no bias"
+            changed_bias(torch.empty(place.bias, device="meta"), group, 1.0)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _reason(file: AdapterFile, table: Mapping[str, Place], lost: Iterable[str]) -> str:
+    """The likely reason for modules without a place: another family, else another spelling."""
+    if hint := _hint(file, table):
+        return hint.removeprefix("; ")
+    if any("motion_modules" in name for name in lost):
+        return "motion modules are those of an AnimateDiff folder with UNetMotionModel alone"
+    if all(name in file.unknown for name in lost):
+        return "they are no tensors of an adapter's kinds"
+    return "it was made for a model with other blocks, or by a program that names them otherwise"
+
+
+def _hint(file: AdapterFile, table: Mapping[str, Place]) -> str:
+    """What the file was made for, where that is another family than the model's; else empty. Shapes come first."""
+    own = next((place.shape[1] for name, place in table.items() if name.endswith("attn2.to_k")), None)
+    width, said = text_width(file), family_said(file.metadata)
+    family = family_by_shapes(file) or said
+    if width is not None and own is not None and width != own:
+        made_for = WIDTHS.get(width) or said
+        return (
+            f"; it was made for {made_for or 'another family'} (rows of text of {width}), and this model's have {own}"
+        )
+    own_family = WIDTHS.get(own or 0)
+    if width is None and family is not None and family != own_family:
+        return f"; it was made for {family}" + ("" if own_family is None else f", and this model is {own_family}")
+    return ""
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -1,0 +1,112 @@
+"""Adapters merged into a network that was just loaded: W' = cast(float32(W) + the sum of s dW), tensor by tensor.
+
+Each weight is read once, changed by every adapter in the order of the spec, in float32 on the device it lies on, and
+cast back once. So memory grows by one weight and its change. A render with adapters then costs what one without costs.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stages.adapters.kinds import Scaling, changed_bias, changed_weight, changes_bias
+from stages.adapters.metadata import peft_scalings
+from stages.adapters.read import contents, read_adapter
+from stages.adapters.spellings import UNET, is_of_text, places
+from stages.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from stages.adapters.applied import Adapter
+    from stages.adapters.read import AdapterFile
+    from stages.adapters.spellings import Place
+
+log = logging.getLogger(__name__)
+MERGED = "merged_adapters"  # the attribute of a network that has them
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What one adapter does to one module."""
+
+    adapter: Adapter
+    file: AdapterFile
+    tensors: Any  # of the open file
+    roles: Mapping[str, str]
+    place: Place
+
+    def group(self) -> dict[str, Tensor]:
+        """The tensors by their roles, in float32."""
+        return {role: self.tensors.get_tensor(name).float() for role, name in self.roles.items()}
+
+    @property
+    def scaling(self) -> Scaling | None:
+        said = peft_scalings(self.file.metadata, self.place.part, self.place.module)
+        return None if said is None else Scaling(*said)
+
+    @property
+    def strength(self) -> float:
+        return self.adapter.strength(self.place.part, self.place.block)
+
+
+@torch.no_grad()
+def merge(part: str, network: nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Change the weights of a part, `unet`, `text_encoder` or `text_encoder_2`, by adapters, in their order.
+
+    Raises `StageError` for a network that has some already, for a file that has changed since it was planned with, and
+    for a weight that is no longer finite.
+    """
+    acting = [adapter for adapter in adapters if adapter.changes(part)]
+    if not acting:
+        return
+    if hasattr(network, MERGED):
+        raise StageError(f"{part} has its adapters already; they can be merged once")
+    setattr(network, MERGED, tuple(adapter.file.name for adapter in acting))
+    table = places({part: network})
+    with ExitStack() as stack:
+        changes: dict[Place, list[_Change]] = {}
+        for adapter in acting:
+            for change in _changes(part, adapter, table, stack):
+                changes.setdefault(change.place, []).append(change)
+        for place, each in changes.items():
+            _change(network.get_submodule(place.module), each)
+    log.info("merged %s into %s", ", ".join(adapter.file.name for adapter in acting), part)
+
+
+def _changes(part: str, adapter: Adapter, table: Mapping[str, Place], stack: ExitStack) -> list[_Change]:
+    """What one adapter does to the modules of a part."""
+    from safetensors import safe_open
+
+    file = read_adapter(adapter.file)
+    found = contents(file)
+    if (found.unet, found.text) != (adapter.unet, adapter.text):
+        raise StageError(f"{adapter.file} has changed since the render was planned")
+    tensors = stack.enter_context(safe_open(adapter.file, "pt"))
+    wanted = {name: roles for name, roles in file.groups.items() if is_of_text(name) == (part != UNET)}
+    return [_Change(adapter, file, tensors, roles, table[name]) for name, roles in wanted.items() if name in table]
+
+
+def _change(module: nn.Module, changes: Sequence[_Change]) -> None:
+    """Change the weight and the bias of one module."""
+    for name, changed in (("weight", changed_weight), ("bias", changed_bias)):
+        acting = [change for change in changes if name == "weight" or changes_bias(change.roles)]
+        parameter = getattr(module, name, None)
+        if not acting or parameter is None:
+            continue
+        value = parameter.float()
+        for change in acting:
+            group = {role: tensor.to(value.device) for role, tensor in change.group().items()}
+            value = changed(value, group, change.strength, change.scaling)
+        parameter.copy_(value)
+        if not bool(parameter.sum(dtype=torch.float32).isfinite()):  # one entry that is not makes the sum so
+            names = ", ".join(change.adapter.file.name for change in acting)
+            raise StageError(
+                f"{names} made {changes[0].place.module} infinite in {parameter.dtype}; a smaller weight works"
+            )

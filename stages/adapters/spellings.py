@@ -1,0 +1,123 @@
+"""Every way in which files of adapters write the name of a module -> that module of the model.
+
+The programs that train adapters have no common naming. So names are not parsed: for the networks of a model all
+spellings of all their modules are written down, and a file is looked up in this table. In what follows d is a module's
+path in diffusers or transformers, o its path in the original layout, and `_` joins the parts of a flat name.
+
+    lora_unet_ + o_                                   kohya, SDXL
+    lora_unet_ + d_                                   kohya, Stable Diffusion 1.x; OneTrainer
+    lycoris_ + d_                                     SimpleTuner
+    unet. + d, d, base_model.model. + d               diffusers, PEFT
+    unet. + d with .processor. before to_q            diffusers before 0.22
+    diffusion_model. + o                              ComfyUI
+    lora_te_, lora_te1_, lora_te2_ + d_               kohya, OneTrainer
+    text_encoder., text_encoder_2. + d                diffusers
+    text_encoders.clip_l.transformer. + d             ComfyUI
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from stages.models.files.keys import original_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CHANGED = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+UNET, TEXTS = "unet", ("text_encoder", "text_encoder_2")
+UNET_DOTTED = ("", "unet.", "base_model.model.", "unet.base_model.model.", "diffusion_model.")
+ORIGINAL_DOTTED = ("diffusion_model.", "model.diffusion_model.", "unet.")
+TEXT_FLAT = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_TEXT = re.compile(r"lora_te[12]?_|text_encoder(?:_2|s)?\.|clip_[lg]\.")
+_BLOCK = re.compile(r"(input|middle|output)_(?:blocks|block)\.(\d+)\.")
+_SHORT = {"input": "IN", "output": "OUT"}
+ALONE = "BASE"  # the block of what is in no block of a UNet, and of the text encoders
+
+
+@dataclass(frozen=True)
+class Place:
+    """One module of a model whose weight an adapter may change."""
+
+    part: str  # of the model: `unet`, `text_encoder` or `text_encoder_2`
+    module: str  # its path in the network as it is loaded
+    shape: tuple[int, ...]  # of its weight
+    bias: int | None  # the length of its bias; None: it has none
+    block: str = ALONE  # IN04, MID or OUT11 of a UNet, by the numbers of the original layout
+
+
+def places(parts: Mapping[str, nn.Module]) -> dict[str, Place]:
+    """Return the table from every spelling to its module, for the networks of a model by the names of their parts.
+
+    Linear layers, convolutions, norms and embeddings have places. Raises `ValueError` where two modules would have one
+    spelling.
+    """
+    table: dict[str, Place] = {}
+    for part, network in parts.items():
+        config = _config(network)
+        for path, module in network.named_modules():
+            if isinstance(module, CHANGED) and module.weight is not None:
+                original = _original(config, path) if part == UNET else None
+                bias = getattr(module, "bias", None)
+                length = None if bias is None else bias.shape[0]
+                place = Place(part, path, tuple(module.weight.shape), length, _block(original or ""))
+                for name in spellings(part, path, original):
+                    if table.setdefault(name, place) != place:
+                        raise ValueError(f"{name} stands for {table[name].module} and for {path}")
+    return table
+
+
+def spellings(part: str, path: str, original: str | None = None) -> Iterator[str]:
+    """Yield every name that files have for one module: `path` in diffusers or transformers, `original` in a UNet."""
+    if part != UNET:
+        yield from _of_text(part, path)
+        return
+    for name in (path, *([original] if original is not None else [])):
+        yield "lora_unet_" + name.replace(".", "_")
+    yield "lycoris_" + path.replace(".", "_")
+    for before in UNET_DOTTED:
+        yield before + path
+        if ".to_" in path:
+            yield before + path.replace(".to_", ".processor.to_").removesuffix(".0")
+    if original is not None:
+        yield from (before + original for before in ORIGINAL_DOTTED)
+
+
+def is_of_text(name: str) -> bool:
+    """Whether a tensor or module of a file is for a text encoder, by its prefix."""
+    return _TEXT.match(name) is not None
+
+
+def _of_text(part: str, path: str) -> Iterator[str]:
+    """Files have `text_model.` before the layers of a text encoder, whether its class has it today or not."""
+    inner = path.removeprefix("text_model.")
+    whole = inner if inner.startswith("text_projection") else f"text_model.{inner}"
+    yield from (before + whole.replace(".", "_") for before in TEXT_FLAT[part])
+    dotted = (f"{part}.", f"{part}.base_model.model.", f"{CLIP[part]}.", f"{CLIP[part]}.transformer.")
+    for before in (*dotted, f"text_encoders.{CLIP[part]}.transformer."):
+        yield from dict.fromkeys((before + whole, before + inner))
+
+
+def _original(config: Mapping[str, Any], path: str) -> str | None:
+    """Return a module's path in the original layout; None for one that it lacks, such as a motion module."""
+    try:
+        return original_name("unet", config, path)
+    except KeyError:
+        return None
+
+
+def _block(original: str) -> str:
+    match = _BLOCK.match(original)
+    if match is None:
+        return ALONE
+    return "MID" if match[1] == "middle" else f"{_SHORT[match[1]]}{int(match[2]):02}"
+
+
+def _config(network: Any) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = dict(network.config) if isinstance(network.config, dict) else {}
+    return config

@@ -1,0 +1,52 @@
+"""The header of a file of tensors, read without a tensor: of safetensors, and of GGUF where that extra is installed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from stages.errors import SpecError
+from stages.models.files.record import FileHeader
+from stages.models.weights import PICKLED, Header, headers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUFFIXES = (".safetensors", ".sft", ".gguf")  # of files that are models
+
+
+def read_header(path: Path, *, is_whole: bool = True) -> FileHeader:
+    """Return the header of a file. Raises `SpecError` for one that is damaged or of another format.
+
+    Without `is_whole` the header alone will do, which can be planned with.
+    """
+    check_format(path)
+    if path.suffix == ".gguf":
+        from stages.models.files.gguf import read_gguf
+
+        return read_gguf(path)
+    if is_whole:
+        headers(path)  # what is wrong with a damaged file is said there
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            found = json.loads(file.read(length))
+        metadata = {str(name): str(value) for name, value in (found.pop("__metadata__", None) or {}).items()}
+        tensors = {name: Header(tuple(each["shape"]), str(each["dtype"])) for name, each in found.items()}
+        offsets = {name: each["data_offsets"] for name, each in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError):
+        headers(path)
+        raise SpecError(f"model: {path} has a damaged header; download it again") from None
+    places = {name: (8 + length + int(begin), 8 + length + int(end)) for name, (begin, end) in offsets.items()}
+    return FileHeader(path, tensors, places, metadata)
+
+
+def check_format(path: Path) -> None:
+    """Check that a file is of a format that is read as tensors alone. Raises `SpecError`."""
+    if path.suffix in PICKLED:
+        raise SpecError(
+            f"model: {path} is a pickled checkpoint, which would have to be run to be read; "
+            "the .safetensors file of the same model works"
+        )
+    if path.suffix not in SUFFIXES:
+        raise SpecError(f"model: {path} is a {path.suffix or 'file without an ending'}; a {SUFFIXES[0]} file works")

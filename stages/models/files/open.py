@@ -1,0 +1,87 @@
+"""Load one network from a file: built on the meta device, then given its tensors one by one. No number is left random.
+
+A tensor that already has the wanted dtype stays mapped from the file; any other is cast alone, so that no more than one
+is held twice. The file stays open for as long as its tensors live.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from stages.errors import StageError
+from stages.models.files.header import read_header
+from stages.models.files.keys import unpacked
+from stages.models.files.quantised import scaled, scales_of
+from stages.models.networks import empty_network
+from stages.models.weights import current
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from stages.models.files.record import NetworkFile
+
+
+class Tensors(Protocol):
+    """A file of tensors by name."""
+
+    def get_tensor(self, name: str) -> Tensor:
+        """Return one tensor on the host."""
+
+
+def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
+    """Return a network with the weights of its file, in `dtype`, without gradients, in evaluation mode.
+
+    Raises `StageError` where the file has changed since it was checked.
+    """
+    module = empty_network(network.kind, network.config)
+    scales = scales_of(read_header(network.path))
+    with open_tensors(network.path) as file:
+        state = {
+            name: _tensor(file, network, current(name, network.kind), scales, dtype) for name in module.state_dict()
+        }
+    module.load_state_dict(state, strict=True, assign=True)
+    _fill_buffers(module)
+    if empty := [name for name, each in (*module.named_parameters(), *module.named_buffers()) if each.is_meta]:
+        raise StageError(f"{network.kind} was loaded from {network.path} without {empty[0]}")
+    return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Tensors]:
+    """Open a file of tensors."""
+    from safetensors import safe_open
+
+    if path.suffix == ".gguf":
+        from stages.models.files.gguf import GgufTensors
+
+        yield GgufTensors(path)
+        return
+    with safe_open(path, "pt") as file:
+        yield file
+
+
+def _tensor(file: Tensors, network: NetworkFile, name: str, scales: dict[str, str], dtype: torch.dtype) -> Tensor:
+    stored = network.stored(name)
+    try:
+        found = file.get_tensor(stored)
+        if stored in scales:
+            found = scaled(found, file.get_tensor(scales[stored]))
+    except Exception as error:  # the library has its own for a name that is gone
+        raise StageError(f"{network.path} was read without {stored}: it has changed ({error})") from None
+    if "diffusers" not in network.layout:
+        found = unpacked(network.layout, name, found)  # type: ignore[arg-type]
+    return found.to(dtype).contiguous()
+
+
+def _fill_buffers(module: nn.Module) -> None:
+    """Make the positions of a text encoder, which its class keeps in a buffer that no file has."""
+    for name, buffer in list(module.named_buffers()):
+        if name.endswith("position_ids") and buffer.is_meta:
+            owner = module.get_submodule(name.rpartition(".")[0])
+            owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
