@@ -51,7 +51,7 @@ def prepare(
     """
     known = {} if known is None else known
     info = _described(spec.model, home, known)
-    model = with_prompted(spec.model, spec.prompt, syntax_of(spec, info))
+    model = with_prompted(spec.model, spec.prompt, spec.negative_prompt, syntax_of(spec, info))
     plan = make_plan(spec, _described(model, home, known), input_root, pictures)
     stage = spec.redo[-1].stage if origin and spec.redo else None
     return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
