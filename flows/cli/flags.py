@@ -277,8 +277,11 @@ def grid_values(what: Path | None, flags: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def _with_whole_paths(written: Written) -> dict[str, Any]:
-    """The fields of a file, with its file of prompts and its folder of pictures as absolute paths."""
+    """The fields of a file, with its files of prompts and of the model and its folder of pictures as absolute paths."""
     values = dict(written.values)
+    if isinstance(model := values.get("model"), dict):
+        name = {field: model[field] for field in ("name",) if field in model}
+        values["model"] = model_fields(model, Origin(written.folder, None, str(written.path))) | name
     if isinstance(values.get("prompts"), str) and values["prompts"] != "shapes":
         values["prompts"] = str(written.folder.absolute() / user_path(values["prompts"]))
     reference = values.get("reference")

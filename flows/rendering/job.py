@@ -53,7 +53,7 @@ def prepare(
     """
     known = {} if known is None else known
     info = _described(spec.model, home, known)
-    model = with_prompted(spec.model, spec.prompt, syntax_of(spec, info))
+    model = with_prompted(spec.model, spec.prompt, spec.negative_prompt, syntax_of(spec, info))
     plan = make_plan(spec, _described(model, home, known), input_root, pictures)
     with trace_cache(home.root / "cache" / "traces.json"):
         check_methods(plan)

@@ -224,7 +224,7 @@ def _kronecker(_: Tensor, group: Group) -> Tensor:
         else _factor(group[f"lokr_w{n}_a"], group[f"lokr_w{n}_b"], group.get(f"lokr_t{n}"))
         for n in (1, 2)
     )
-    first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
+    first = first.reshape((*first.shape, *[1] * (second.ndim - first.ndim)))
     return torch.kron(first.contiguous(), second.contiguous())  # torch views both
 
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from flows.cli.flags import asked
+from flows.cli.flags import asked, grid_values
 from flows.cli.show_plan import planned
 from flows.cli.tables import print_run
+from flows.compare.layout import prepare_comparison
 from flows.home import Home
 from flows.rendering.adapters import adapter_line, adapter_remarks, recorded_adapters
 from flows.rendering.fields import Origin, render_fields
 from flows.rendering.job import prepare
 from stages.errors import SpecError
+from stages.metrics.grid import GridSpec
 from stages.spec import RunOptions, make_spec
 from tests.adapter_files import SHAPES, SHAPES_TEXT, SHAPES_UNET, edited, lora_file, low_rank
 from tests.homes import session_in
@@ -78,6 +80,12 @@ def test_a_plain_prompt_names_none(home: Path) -> None:
 def test_a_network_that_is_none_is_told(prompt: str, says: str, home: Path) -> None:
     with pytest.raises(SpecError, match=says):
         job(home, prompt, prompt_syntax="a1111")
+
+
+def test_a_network_in_the_negative_prompt_is_refused(home: Path) -> None:
+    with pytest.raises(SpecError, match="negative_prompt: it names the LoRA 'both'"):
+        job(home, "a red disc", negative_prompt="blue <lora:both:1>", prompt_syntax="a1111")
+    assert job(home, "a red disc", negative_prompt="blue <lora:both:1>").plan.info.adapters == ()
 
 
 def test_a_name_that_two_files_have_is_told_with_both(home: Path, tmp_path: Path) -> None:
@@ -175,6 +183,15 @@ def test_paths_are_relative_to_the_file_that_has_them(home: Path, tmp_path: Path
         {"file": "both", "weight": 0.5},
         {"file": "unet"},
     ]
+
+
+def test_a_comparison_finds_adapters_beside_its_file(home: Path, tmp_path: Path) -> None:
+    path, spec = lora_file(tmp_path / "near.safetensors"), tmp_path / "a.yaml"
+    spec.write_text("prompts: [a red disc]\nsizes: [64x64]\nmodel: {name: shapes, loras: ['near.safetensors:0.5']}\n")
+    values, _ = grid_values(spec, {})
+    assert values["model"] == {"name": "shapes", "loras": [{"file": str(path), "weight": 0.5}]}
+    cells = prepare_comparison(GridSpec.model_validate(values), Home(home)).rows[0].cells
+    assert {each.file for cell in cells for each in cell.queued.job.plan.info.adapters} == {path}
 
 
 def test_options_take_the_place_of_what_the_file_says(home: Path, tmp_path: Path) -> None:

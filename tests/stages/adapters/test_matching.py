@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.adapters.kinds import FORMS, changed_weight
@@ -158,6 +158,7 @@ def test_a_matrix_fits_a_kernel_of_one_tap_and_the_other_way(table: Table, tmp_p
     assert len(match(read_adapter(lora_file(tmp_path / "a.safetensors", tensors)), table, "mine").groups) == 2
 
 
+@settings(max_examples=60)
 @given(st.data())
 def test_whatever_the_shapes_are_a_module_fits_or_is_refused_in_words(data: st.DataObject) -> None:
     roles = data.draw(st.sampled_from([form.needs | form.may for form in FORMS]))
