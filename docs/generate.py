@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "<!-- Made by `python -m docs.generate`; edit the code or docs/meanings.yaml instead. -->"
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
-SECTIONS = {"ModelSpec": "model", "Region": "regions", "Redo": "redo", "MethodEntry": "an-entry-of-methods"}
+SECTIONS = {
+    "ModelSpec": "model",
+    "Region": "regions",
+    "Redo": "redo",
+    "EmbeddingSpec": "embeddings",
+    "MethodEntry": "an-entry-of-methods",
+}
 PIPE = "\\|"  # inside a table
 
 Table = list[tuple[str, ...]]
@@ -166,7 +172,12 @@ def fields_page() -> str:
         "`--input-root` names.",
         meanings.table("RenderSpec", spec.RenderSpec),
     ]
-    for title, model in (("model", spec.ModelSpec), ("regions", spec.Region), ("redo", spec.Redo)):
+    for title, model in (
+        ("model", spec.ModelSpec),
+        ("regions", spec.Region),
+        ("redo", spec.Redo),
+        ("embeddings", spec.EmbeddingSpec),
+    ):
         parts += [f"### {title}", sentence(model), meanings.table(model.__name__, model)]
     parts += ["## How it is run", sentence(spec.RunOptions), meanings.table("RunOptions", spec.RunOptions)]
     parts += ["## Methods", "`method: {name: NAME, …}`. Shares are parts of the schedule, from 0 (first step) to 1."]

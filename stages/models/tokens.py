@@ -34,25 +34,27 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
 
 
-class ClipWords:
+class CLIPWords:
     """A tokenizer's words alone: what looks like one of its own marks is text, `!` where it fills prompts up, too."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
         self.comma = tokenizer.token_to_id(",</w>")
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of words, without those around a prompt."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.tokenizer.encode_special_tokens = True
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        finally:
+            self.tokenizer.encode_special_tokens = False
 
 
-@functools.cache
-def words_in(folder: Path | None) -> ClipWords:
+def words_in(folder: Path | None) -> CLIPWords:
     """Return the words of the tokenizer in a folder; None: of CLIP's, which comes with the package."""
-    return ClipWords(_tokenizer.__wrapped__(folder))
+    return CLIPWords(_tokenizer(folder))
 
 
 @functools.cache
