@@ -181,7 +181,7 @@ def test_a_unet_that_does_not_belong(folders: dict[str, Path], tmp_path: Path) -
 def test_shapes_motion_is_named_or_missed(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import stages.models.folder as module
+    import stages.models.locate as module
 
     monkeypatch.setattr(module, "EMBEDDED_MODELS", {"shapes-motion": folders["videocrafter2"]})
     assert describe(ModelSpec(name="shapes-motion"), tmp_path).frames == VIDEO_FRAMES
