@@ -22,10 +22,13 @@ LIKENESS = 0.65  # of two names, by difflib's ratio, from which one is a typo of
 LIKENESS_OF_HABITS = 0.8  # the same, for a word of another program
 HABITS: Mapping[str, str] = {
     "bfloat16": "bf16",
+    "clip_skip": "clip_stop_at_last_layers stop_at_clip_layer clip_layer",
     "cuda": "gpu nvidia",
     "device": "gpu cuda",
     "doctor": "check diagnose",
     "dtype": "precision torch_dtype fp16 bf16 half float16",
+    "embedding": "textual_inversion ti embeddings",
+    "emphasis": "prompt_weighting weighting",
     "euler_ancestral": "euler_a k_euler_a",
     "evaluate": "eval measure benchmark score",
     "float16": "fp16 half",
