@@ -22,12 +22,15 @@ LIKENESS = 0.65  # of two names with one first letter, by difflib's ratio, from 
 LIKENESS_OF_OTHERS = 0.8  # of names with another first letter, and of words of other programs
 HABITS: Mapping[str, str] = {
     "bfloat16": "bf16",
+    "clip_skip": "clip_stop_at_last_layers stop_at_clip_layer clip_layer",
     "cuda": "gpu nvidia",
     "ddim": "pndm plms",
     "device": "gpu cuda",
     "doctor": "check diagnose",
     "dpmpp_2m": "dpm deis dpmsolver",
     "dtype": "precision torch_dtype fp16 bf16 half float16",
+    "embedding": "textual_inversion ti embeddings",
+    "emphasis": "prompt_weighting weighting",
     "euler_ancestral": "euler_a k_euler_a",
     "evaluate": "eval measure benchmark score",
     "float16": "fp16 half",

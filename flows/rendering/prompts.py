@@ -65,6 +65,8 @@ def prompt_remarks(job: Job) -> Iterator[str]:
         yield "the negative prompt has no effect, since guidance is off; a guidance scale above 1 turns it on"
     if spec.model.clip_skip is not None and layers_skipped(spec.model.clip_skip, info) is None:
         yield f"CLIP skip {spec.model.clip_skip} is what {info.name} is trained for, so it changes nothing"
+    if spec.emphasis is not None and not any(read(text, syntax, info).is_weighted for text in prompts.values()):
+        yield f"emphasis {spec.emphasis} has no effect, since no words have a weight"
     yield from _unused(job, prompts)
 
 
