@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -39,10 +39,18 @@ class Header:
     keys: Collection[str]
     metadata: Mapping[str, str] = field(default_factory=dict)
     yaml: Path | None = None  # of the same name, beside the file
-    family: str = ""  # such as `sd1`, `sd2`, `sdxl`
+    is_sd2: bool = False  # whether it is a Stable Diffusion 2.x
     native: int | None = None  # side in pixels
     global_step: int | None = None
     norm_deviation: float | None = None  # of `V_TENSOR`, as of a whole population
+
+    @classmethod
+    def of_file(
+        cls, path: Path, keys: Collection[str], metadata: Mapping[str, str], *, is_sd2: bool, native: int
+    ) -> Self:
+        """Return what is known of the file at `path`, with the `.yaml` or `.yml` beside it where there is one."""
+        beside = (path.with_suffix(suffix) for suffix in (".yaml", ".yml"))
+        return cls(keys, metadata, next((file for file in beside if file.is_file()), None), is_sd2, native)
 
 
 def detected(header: Header) -> Prediction:
@@ -51,7 +59,7 @@ def detected(header: Header) -> Prediction:
         if (found := source(header)) is not None:
             kind, why = found
             return Prediction(kind, "ztsnr" in header.keys, why)
-    if header.family == "sd2" and (header.native or 0) >= 768:
+    if header.is_sd2 and (header.native or 0) >= 768:
         return Prediction("v_prediction", "ztsnr" in header.keys, "usual for Stable Diffusion 2 at 768", is_sure=False)
     return Prediction("epsilon", "ztsnr" in header.keys, "usual", is_sure=False)
 
@@ -102,7 +110,7 @@ def _by_yaml(header: Header) -> tuple[PredictionType, str] | None:
 
 def _by_marks(header: Header) -> tuple[PredictionType, str] | None:
     """Know Stable Diffusion 2 by the steps of its training, or by a tensor that differs between its two kinds."""
-    if header.family != "sd2":
+    if not header.is_sd2:
         return None
     if header.global_step in V_STEPS:
         return "v_prediction", f"its global_step {header.global_step}"

@@ -38,8 +38,15 @@ def _interval(value: Any) -> Any:
     return start, end
 
 
+def _listed(value: Any) -> Any:
+    """Return the whole numbers of a text such as `999,499`; other values stay."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
+    return [int(part) for part in parts] if parts and all(part.isdecimal() for part in parts) else value
+
+
 def _timesteps(value: Any) -> Any:
-    """Return timesteps as they are. Raises `ValueError` for a list that does not fall."""
+    """Return timesteps as they are, those of `999,499` as a list. Raises `ValueError` for a list that does not fall."""
+    value = _listed(value)
     whole = isinstance(value, list | tuple) and all(isinstance(each, int) for each in value)
     if whole and any(before <= after for before, after in itertools.pairwise(value)):
         raise ValueError("is not a list of timesteps that fall, such as [999, 749, 499, 249]")
@@ -61,7 +68,7 @@ def sampling_of(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     filled = with_sampler(expanded(with_sampler(values)))
-    timesteps, steps = filled.get("timesteps"), filled.get("steps")
+    timesteps, steps = _listed(filled.get("timesteps")), filled.get("steps")
     if not timesteps:
         return filled
     if isinstance(timesteps, list | tuple):

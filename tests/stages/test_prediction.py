@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 V, SMALL = "v_prediction", {"width": 64, "height": 64, "steps": 3, "method": {"name": "direct"}}
 
 
-def yaml_of(folder: Path, text: str) -> Path:
-    file = folder / "m.yaml"
-    file.write_text(text)
-    return file
+def yaml_of(folder: Path, text: str) -> None:
+    (folder / "m.yaml").write_text(text, encoding="latin-1")
 
 
 @pytest.mark.parametrize(
@@ -48,10 +46,10 @@ def yaml_of(folder: Path, text: str) -> Path:
         ({"metadata": {"modelspec.prediction_type": "v_prediction"}}, V, "v_prediction"),
         ({"metadata": {"modelspec.prediction_type": "epsilon"}}, "epsilon", "epsilon"),
         ({"metadata": {"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}}, V, "stable-diffusion-v2-768-v"),
-        ({"family": "sd2", "global_step": 110000}, V, "global_step 110000"),
-        ({"family": "sd2", "global_step": 875000, "native": 768}, "epsilon", "global_step 875000"),
-        ({"family": "sd2", "norm_deviation": 0.12}, V, f"{V_TENSOR}, 0.120"),
-        ({"family": "sd2", "norm_deviation": 0.05}, "epsilon", "0.050"),
+        ({"is_sd2": True, "global_step": 110000}, V, "global_step 110000"),
+        ({"is_sd2": True, "global_step": 875000, "native": 768}, "epsilon", "global_step 875000"),
+        ({"is_sd2": True, "norm_deviation": 0.12}, V, f"{V_TENSOR}, 0.120"),
+        ({"is_sd2": True, "norm_deviation": 0.05}, "epsilon", "0.050"),
         ({"keys": {"v_pred"}, "metadata": {"modelspec.prediction_type": "epsilon"}}, V, "its tensor v_pred"),
     ],
     ids=str,
@@ -76,13 +74,14 @@ def test_the_first_source_that_says_it_decides(header: dict[str, Any], kind: str
     ids=str,
 )
 def test_a_yaml_beside_the_file(tmp_path: Path, text: str, kind: str | None) -> None:
-    found = detected(Header((), yaml=yaml_of(tmp_path, text)))
+    yaml_of(tmp_path, text)
+    found = detected(Header.of_file(tmp_path / "m.safetensors", (), {}, is_sd2=False, native=512))
     assert (found.type, found.is_sure) == (kind or "epsilon", kind is not None)
 
 
 def test_what_nothing_says_is_usual_and_open() -> None:
     assert not detected(Header(())).is_sure
-    large = detected(Header((), family="sd2", native=768))
+    large = detected(Header((), is_sd2=True, native=768))
     assert (large.type, large.is_sure) == (V, False)
     assert detected(Header({"ztsnr", "v_pred"})).ztsnr
 

@@ -141,6 +141,11 @@ def test_every_preset_is_tried() -> None:
     assert [case[0] for case in mark.args[1]] == list(PRESETS)
 
 
+def test_timesteps_and_an_interval_as_text() -> None:
+    spec = make_spec({"prompt": "x", "timesteps": "999, 499", "guidance_interval": "0.2:0.8"})
+    assert (spec.timesteps, spec.steps, spec.guidance_interval) == ((999, 499), 2, (0.2, 0.8))
+
+
 def test_what_a_spec_says_wins_over_its_preset() -> None:
     said = {"steps": 6, "guidance_scale": 1.5, "solver": "dpmpp_sde", "sigmas": "karras"}
     spec = make_spec({"prompt": "x", "preset": "lightning-8", **said})
