@@ -183,8 +183,8 @@ def _what(finding: ErrorDetails, owners: list[type[BaseModel]]) -> str:
     if kind == "extra_forbidden":
         return _unknown_field(str(finding["loc"][-1]), owners)
     if kind == "missing":
-        place = finding["loc"][-1]
-        return "is missing" if isinstance(place, str) else f"{given!r} has no entry {place + 1}, and needs one"
+        name = finding["loc"][-1]
+        return "is missing" if isinstance(name, str) else f"{given!r} has no entry {name + 1}, and needs one"
     if kind == "literal_error":
         return not_one_of(given, re.findall(r"[^\s',]+", known["expected"].replace(" or ", " ")))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -290,7 +290,7 @@ def _mended(kind: str, given: object) -> str:
 
 def _form(finding: ErrorDetails, owners: list[type[BaseModel]]) -> str:
     """Return how a list is written that is none, such as [[text, number], ...]; nothing for other values."""
-    known = [owner.model_fields[str(place)] for owner in owners if (place := finding["loc"][-1]) in owner.model_fields]
+    known = [owner.model_fields[str(name)] for owner in owners if (name := finding["loc"][-1]) in owner.model_fields]
     if finding["type"] not in ("list_type", "tuple_type") or not known:
         return ""
     forms = [form for one in (known[0].annotation, *get_args(known[0].annotation)) if (form := _written(one))]

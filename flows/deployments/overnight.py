@@ -77,8 +77,7 @@ def overnight(
     with closing(FlowState(stop)) as state:
         # a run that starts late, or again after a crash, does not work into the day
         window = Window.of(until, zone, at_end, first_due(crashed, state.due))
-        source, seeds = user_path(jobs) if jobs else home.root / "jobs", Seeds()
-        root = None if input_root is None else user_path(input_root)
+        source, seeds = user_path(jobs or home.root / "jobs"), Seeds()
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
@@ -87,7 +86,7 @@ def overnight(
                 closing(RunningJobs(home, lambda: live.jobs)),
                 _open_batch(home, options, state, dask, workers, **fields) as batch,
             ):
-                read = partial(read_jobs, source, home, defaults, root, seeds)
+                read = partial(read_jobs, source, home, defaults, user_path(input_root) if input_root else None, seeds)
                 states = _work_off(batch, lambda: live.show(_checked(source, read, skip_bad, log)), log)
             page = _last_page(live, home, states, stop, log)
     send_notification(notify, states.values(), page)

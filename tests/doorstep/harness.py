@@ -59,6 +59,10 @@ NEVER = ("Traceback", "<_io.", " object at 0x", "codec can't", "validation error
 """Texts of Python and its libraries that no person may see."""
 
 
+SPENT: list[float] = []
+"""Seconds of a core that each case took."""
+
+
 def table(*cases: Case) -> Any:
     """Return the decorator that runs a test once a case, as its argument `case`."""
     names = [case.name for case in cases]
@@ -114,7 +118,8 @@ def call(folder: Path, words: str) -> Said:
     process.join(120)
     assert process.exitcode is not None, "it goes on after 120 s"
     out, err = (Path(f"{told}.{name}").read_text("utf-8", "replace") for name in ("out", "err"))
-    for name in ("out", "err"):
+    SPENT.append(float(Path(f"{told}.cpu").read_text()))
+    for name in ("out", "err", "cpu"):
         os.unlink(f"{told}.{name}")
     return Said(process.exitcode, out, err)
 

@@ -1,4 +1,4 @@
-"""Values that a library would take for others: flags for numbers, nothing for something, words for lists."""
+"""Values that would be taken for others: flags for numbers, nothing for something, words for lists, long names."""
 
 from __future__ import annotations
 
