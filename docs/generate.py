@@ -33,9 +33,10 @@ HEAD = "<!-- Made by `python -m docs.generate`; edit the code or docs/meanings.y
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
 SECTIONS = {
     "ModelSpec": "model",
-    "LoraSpec": "loras",
     "Region": "regions",
     "Redo": "redo",
+    "EmbeddingSpec": "embeddings",
+    "LoraSpec": "loras",
     "MethodEntry": "an-entry-of-methods",
 }
 PIPE = "\\|"  # inside a table
@@ -173,8 +174,14 @@ def fields_page() -> str:
         "`--input-root` names.",
         meanings.table("RenderSpec", spec.RenderSpec),
     ]
-    parts_of_spec: list[tuple[str, type[BaseModel]]] = [("model", spec.ModelSpec), ("loras", LoraSpec)]
-    for title, model in (*parts_of_spec, ("regions", spec.Region), ("redo", spec.Redo)):
+    parts_of_spec: list[tuple[str, type[BaseModel]]] = [
+        ("model", spec.ModelSpec),
+        ("regions", spec.Region),
+        ("redo", spec.Redo),
+        ("embeddings", spec.EmbeddingSpec),
+        ("loras", LoraSpec),
+    ]
+    for title, model in parts_of_spec:
         parts += [f"### {title}", sentence(model), meanings.table(model.__name__, model)]
     parts += ["## How it is run", sentence(spec.RunOptions), meanings.table("RunOptions", spec.RunOptions)]
     parts += ["## Methods", "`method: {name: NAME, …}`. Shares are parts of the schedule, from 0 (first step) to 1."]

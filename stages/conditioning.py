@@ -70,18 +70,13 @@ class EncodeChunks(EncodePrompt):
     skip: int | None = None
     embeddings: tuple[tuple[str, str], ...] = ()  # (name in the prompt, sha256 of its tensors)
     files: tuple[str, ...] = not_in_key(())  # of the embeddings
-    count: int = not_in_key(1)  # of chunks, once both prompts are equally long
+    chunks: int = not_in_key(1)  # once both prompts are equally long
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Encode both prompts chunk by chunk."""
         files = {name: (file, sha256) for (name, sha256), file in zip(self.embeddings, self.files, strict=True)}
         settings = TextSettings(self.syntax, self.emphasis, self.skip, files)
         return encode_prompts(models, self.prompt, self.negative_prompt, settings)
-
-    @property
-    def chunks(self) -> int:
-        """How often a text encoder's context the rows of a prompt are."""
-        return self.count
 
 
 def text_stage(spec: RenderSpec, info: ModelInfo, negative_prompt: str | None) -> EncodePrompt:
@@ -105,7 +100,7 @@ def text_stage(spec: RenderSpec, info: ModelInfo, negative_prompt: str | None) -
         skip=skip,
         embeddings=tuple((name, each.sha256) for name, each in sorted(found.items())),
         files=tuple(str(each.file) for _, each in sorted(found.items())),
-        count=equal_chunks(*(reading.chunks for reading in readings)),
+        chunks=equal_chunks(*(reading.chunks for reading in readings)),
     )
 
 

@@ -29,7 +29,8 @@ from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
 from stages.models.spec import FrozenModel
-from stages.models.spec import ModelSpec as ModelSpec  # a name of this module, too
+from stages.models.spec import EmbeddingSpec as EmbeddingSpec  # names of this module, too
+from stages.models.spec import ModelSpec as ModelSpec
 from stages.planner.amounts import parse_bytes
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)

@@ -46,7 +46,8 @@ GIVEN_UP = {  # a name in the code: the word that took its place
 }
 CLIP = re.compile(r"clip|CLIP|Clip")  # the network of OpenAI, a value clipped to a range: never moving pictures
 CLIP_NAMES = re.compile(
-    r"CLIP.*|.*Clip(Networks|Extractor)|OpenCLIP|load_clip|_encode_clip|clip|clip_(score|pixels|path|folder|grad_norm_)"
+    r"_?(OPEN_)?CLIP.*|.*Clip(Networks|Extractor)|OpenCLIP|load_clip|_open_clip|clip"
+    r"|clip_(score|pixels|path|folder|grad_norm_|tokenizer|vocabulary|skip)"
 )
 PHRASES = ("come what may", "what is at hand", "were at hand", "likewise")
 

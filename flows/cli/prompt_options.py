@@ -51,5 +51,5 @@ class Prompts:
     ] = None
     clip_skip: Annotated[
         str | None,
-        text(MODEL, "NUMBER", "Clip skip as pages of models give it, 1 to 32. Default: what the model is trained for."),
+        text(MODEL, "NUMBER", "CLIP skip as pages of models give it, 1 to 32. Default: what the model is trained for."),
     ] = None

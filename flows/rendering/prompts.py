@@ -64,14 +64,14 @@ def prompt_remarks(job: Job) -> Iterator[str]:
     if spec.negative_prompt and unguided:
         yield "the negative prompt has no effect, since guidance is off; a guidance scale above 1 turns it on"
     if spec.model.clip_skip is not None and layers_skipped(spec.model.clip_skip, info) is None:
-        yield f"clip skip {spec.model.clip_skip} is what {info.name} is trained for, so it changes nothing"
+        yield f"CLIP skip {spec.model.clip_skip} is what {info.name} is trained for, so it changes nothing"
     yield from _unused(job, prompts)
 
 
 def _of(what: str, text: str, syntax: str, info: ModelInfo) -> Iterator[str]:
     if found := marks(text, syntax):
         listed = ", ".join(repr(shown(mark)) for mark in found[:3]) + (" and more" if len(found) > 3 else "")
-        known = set(found) - set(marks(text, "a1111")) & set(marks(text, "comfy"))
+        known = set(found) - (set(marks(text, "a1111")) & set(marks(text, "comfy")))
         hint = (
             "; --prompt-syntax a1111 or comfy reads such" if syntax == "plain" and known and not info.is_video else ""
         )

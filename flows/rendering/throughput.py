@@ -19,6 +19,7 @@ from stages.device import device_name, pick_device
 from stages.models.eight_bits import computed
 from stages.planner.networks import TracedNetworks
 from stages.planner.recorded import recorded_stage
+from stages.prompts.chunks import chunk_length
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Throughput:
     def __init__(self, home: Home, info: ModelInfo, device: str, made: list[Manifest]) -> None:
         self.info, self.device = info, pick_device(device)
         name = device_name(self.device)
+        self._made = {manifest.key: manifest for manifest in made}
         self.rates: dict[str, list[float]] = {}  # floating-point operations a second, by stage and by part
         self.seconds_a_pixel: dict[str, list[float]] = {}
         seen: dict[tuple[str, str, int | None], int] = {}
@@ -59,13 +61,19 @@ class Throughput:
 
     def _learn(self, manifest: Manifest) -> None:
         assert manifest.seconds is not None
-        stage = recorded_stage(manifest.stage, manifest.version, manifest.params)
+        stage = recorded_stage(manifest.stage, manifest.version, manifest.params, self._chunks(manifest))
         flops = 0.0 if stage is None else self._flops(manifest, stage)
         if stage is not None and flops:
             for kind in (stage.name, stage.part):
                 self.rates.setdefault(kind, []).append(flops / manifest.seconds)
         elif manifest.level is not None and (pixels := _pixels(manifest)):
             self.seconds_a_pixel.setdefault(manifest.stage, []).append(manifest.seconds / pixels)
+
+    def _chunks(self, manifest: Manifest) -> int:
+        """Chunks of the prompts of an artifact, by the rows of its text; 1 where the store has them no more."""
+        text = self._made.get(manifest.parents.get("text", manifest.key))
+        rows = None if text is None else text.arrays.get("prompt_embeds")
+        return 1 if rows is None else rows.shape[1] // (chunk_length(self.info.texts) + 2)
 
     def _flops(self, manifest: Manifest, stage: Stage) -> float:
         """Floating-point operations of an artifact of this model; 0 where they cannot be told."""

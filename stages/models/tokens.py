@@ -34,7 +34,7 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
 
 
-class ClipWords:
+class CLIPWords:
     """A tokenizer's words alone: what looks like one of its own marks is text, `!` where it fills prompts up, too."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -52,9 +52,9 @@ class ClipWords:
             self.tokenizer.encode_special_tokens = False
 
 
-def words_in(folder: Path | None) -> ClipWords:
+def words_in(folder: Path | None) -> CLIPWords:
     """Return the words of the tokenizer in a folder; None: of CLIP's, which comes with the package."""
-    return ClipWords(_tokenizer(folder))
+    return CLIPWords(_tokenizer(folder))
 
 
 @functools.cache

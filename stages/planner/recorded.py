@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from stages.conditioning import EncodeChunks, EncodePrompt
@@ -28,15 +29,18 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
 )
 
 
-def recorded_stage(name: str, version: int, params: Mapping[str, Any]) -> Stage | None:
+def recorded_stage(name: str, version: int, params: Mapping[str, Any], chunks: int = 1) -> Stage | None:
     """Return the stage of this name and version (as `Stage.key_version` has it) with these parameters.
 
-    None for a stage without a network of the model, and for one of an older version, with other fields.
+    `chunks` are those of its prompts, which no parameter names. None for a stage without a network of the model, and for
+    one of an older version, with other fields.
     """
     for kind in KINDS:
         if (kind.name, kind.key_version()) == (name, version):
             try:
-                return kind.from_params({field: value for field, value in params.items() if field != "model"})
+                found = kind.from_params({field: value for field, value in params.items() if field != "model"})
             except (TypeError, KeyError):
                 continue
+            has_chunks = "chunks" in {field.name for field in dataclasses.fields(found)}
+            return dataclasses.replace(found, **{"chunks": chunks} if has_chunks else {})
     return None

@@ -31,12 +31,12 @@ class Words(Protocol):
 
 
 class Token(NamedTuple):
-    """A token of a prompt, or a vector of an embedding: the `index`-th of that of this name."""
+    """A token of a prompt, or a vector of an embedding: the `row`-th of the one of this name."""
 
     id: int
     weight: float
     embedding: str = ""
-    index: int = 0
+    row: int = 0
 
 
 Chunk = tuple[Token, ...]
@@ -72,7 +72,7 @@ def chunked(
         for piece in part:
             if piece.embedding:
                 count = range(vectors[piece.embedding])
-                filling.add_whole([Token(PLACEHOLDER, piece.weight, piece.embedding, index) for index in count])
+                filling.add_whole([Token(PLACEHOLDER, piece.weight, piece.embedding, row) for row in count])
                 continue
             tokens = [Token(each, piece.weight) for each in words.ids(piece.text)]
             if syntax == "comfy" and len(tokens) <= TOGETHER:

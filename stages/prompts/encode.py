@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stages.errors import StageError
-from stages.models.tokens import ClipWords
+from stages.models.tokens import CLIPWords
 from stages.prompts.chunks import Chunk, Token, chunk_length, chunked, common_length, is_weighted, repeated
 from stages.prompts.inversions import vectors
 from stages.prompts.names import pieces
@@ -69,7 +69,7 @@ class _Encoder:
         return rows, out[0]
 
     def _vector(self, token: Token) -> Tensor:
-        return self.vectors[token.embedding][token.index]
+        return self.vectors[token.embedding][token.row]
 
     def weighted(self, rows: Tensor, chunk: Chunk, emphasis: str) -> Tensor:
         """Return the rows of a chunk in float32, with its weights on them.
@@ -173,7 +173,7 @@ def _chunks(
     phrases: tuple[tuple[Phrase, ...], ...] = parse(text, settings.syntax)
     parts = [[piece for phrase in part for piece in pieces(phrase, settings.syntax, given)] for part in phrases]
     counts = {name: next(iter(each.values())).shape[0] for name, each in given.items()}
-    return chunked(parts, settings.syntax, ClipWords(encoder.tokenizer.backend_tokenizer), counts, length)
+    return chunked(parts, settings.syntax, CLIPWords(encoder.tokenizer.backend_tokenizer), counts, length)
 
 
 def _named(embeds: dict[str, Tensor], pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:

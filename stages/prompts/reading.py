@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_CHUNKS = 64  # of a prompt and its negative one, once they are equally long
 PLAIN_HAS_NONE = "is for prompts with weights or embeddings; prompt_syntax: a1111 or comfy has them"
-CUT_LAYERS = 23  # of OpenCLIP-H in Stable Diffusion 2.x: its last layer is left out, so that it ends at clip skip 2
+CUT_LAYERS = 23  # of OpenCLIP-H in Stable Diffusion 2.x: its last layer is left out, so that it ends at CLIP skip 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def settled_prompts(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
     syntax alone, and for a video model, which reads plain prompts.
     """
     syntax, usual, model = syntax_of(spec, info), default_syntax(info), spec.model
-    asked = {"emphasis": spec.emphasis, "model.embeddings": model.embeddings or None}
+    asked: dict[str, Any] = {"emphasis": spec.emphasis, "model.embeddings": model.embeddings or None}
     if info.is_video:
         asked |= {"prompt_syntax": None if syntax == "plain" else syntax, "model.clip_skip": model.clip_skip}
     for name, value in asked.items():
@@ -133,7 +133,7 @@ def emphasis_of(spec: RenderSpec, syntax: str) -> str:
 
 
 def layers_skipped(clip_skip: int | None, info: ModelInfo) -> int | None:
-    """Return which hidden state from the end the rows are, for a "Clip skip" as pages of models give it; None: usual.
+    """Return which hidden state from the end the rows are, for a "CLIP skip" as pages of models give it; None: usual.
 
     1 is the last one. SDXL's encoders and those of Stable Diffusion 2.x are trained to end one layer earlier, so that 1
     and 2 are what they do anyway. Raises `SpecError` for more than a text encoder has.

@@ -228,3 +228,42 @@ def test_values(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_causes(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(case, tmp_path, monkeypatch)
+
+
+PLAN = "plan 'a (red:1.2) disc' --size 128x128"
+
+
+@table(
+    Case("right", f"{PLAN} --prompt-syntax a1111", code=0, silent_on=("note:",)),
+    Case("plain", PLAN, code=0, says=("'(red:1.2)'", "--prompt-syntax a1111 or comfy reads such")),
+    Case("typo", f"{PLAN} --prompt-syntax a111", says=("'a111' is not one of plain, a1111, comfy", "'a1111'")),
+    Case("emphasis-typo", f"{PLAN} --prompt-syntax a1111 --emphasis nonorm", says=("emphasis: 'nonorm'", "'no_norm'")),
+    Case("emphasis-of-a-plain-prompt", f"{PLAN} --emphasis comfy", says=("emphasis: comfy", "a1111 or comfy")),
+    Case("by-step", "plan '[a:b:0.5]' --prompt-syntax a1111", says=("'[a:b:0.5]'", "step to step")),
+    Case("hypernet", "plan 'a <hypernet:x:1>' --prompt-syntax a1111", says=("'<hypernet:x:1>'", "<lora:NAME:WEIGHT>")),
+    Case("no-weight", "plan '<lora:x:heavy>' --prompt-syntax comfy", says=("'heavy'", "-100 to 100")),
+    Case("no-embedding", "plan 'embedding:glow' --prompt-syntax comfy", says=("'glow'", "embeddings/")),
+    Case("a-bare-word", f"{PLAN} --clip-skip two", says=("clip_skip: 'two' is not a whole number",)),
+    Case("clip-skip", f"{PLAN} --clip-skip 9", says=("clip_skip: 9", "1 to 2 work")),
+    Case("clip-skip-0", f"{PLAN} --clip-skip 0", says=("clip_skip: 0 is too small", "1 to 32")),
+    Case("usual-clip-skip", f"{PLAN} --clip-skip 2", code=0, says=("CLIP skip 2 is what shapes is trained for",)),
+    Case(
+        "lost-file", f"{PLAN} --prompt-syntax a1111 --embedding a.safetensors", says=("'a.safetensors'", "not a file")
+    ),
+    Case(
+        "pickle",
+        f"{PLAN} --prompt-syntax a1111 --embedding a.pt",
+        says=("a.pt' is a pickle", "freescale convert embedding"),
+        files={"a.pt": b"PK"},
+    ),
+    Case(
+        "web-page",
+        f"{PLAN} --prompt-syntax a1111 --embedding a.safetensors",
+        says=("embeddings: ", "a.safetensors"),
+        files={"a.safetensors": "<!DOCTYPE html>" + " " * 200},
+    ),
+    Case("no-pickle", "convert embedding a.pt b.safetensors", says=("file: 'a.pt' is not a file",)),
+    Case("not-of-tensors", "convert embedding a.pt b.safetensors", says=("a.pt",), files={"a.pt": "words"}),
+)
+def test_prompts(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(case, tmp_path, monkeypatch)

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flows.home import Home
+from stages.models.folder import EMBEDDED
 from storage import ArtifactStore
 from tests.adapter_files import SHAPES_UNET, lora_file, low_rank
+from tests.checkpoints import shapes_original
 from tests.processes import freescale
 
 if TYPE_CHECKING:
@@ -166,6 +169,19 @@ def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
     assert process.exitcode == 3, err
     run = err.split("freescale resume ")[1].split()[0]
     result, _ = finish(begin(tmp_path, "resume", run, "--threads", "1"), tmp_path / "told")
+    assert result["pixels_sha256"] == quiet["pixels_sha256"]
+
+
+def test_a_model_in_a_single_file_goes_on_with_the_bytes_of_its_folder(quiet: dict[str, Any], tmp_path: Path) -> None:
+    """Killed after its first checkpoint inside a stage."""
+    save_file(dict(shapes_original()), tmp_path / "shapes.safetensors")
+    words = [*RENDER, "--model", str(tmp_path / "shapes.safetensors"), "--config", str(EMBEDDED)]
+    process = begin(tmp_path, *words)
+    while not list(tmp_path.glob("store/steps/*/step-*.json")) and process.exitcode is None:
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    result, _ = finish(begin(tmp_path, *words), tmp_path / "told")
     assert result["pixels_sha256"] == quiet["pixels_sha256"]
 
 

@@ -6,16 +6,25 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from flows.home import Home
-from flows.rendering.job import prepare
+from flows.rendering.job import Job, prepare
 from flows.rendering.prompts import marks, prompt_remarks
+from flows.rendering.stored import StoredRun, resumed
 from stages.models import tokens
 from stages.models.folder import EMBEDDED
+from stages.observer import NullObserver
+from stages.runner import Interrupted
 from stages.spec import make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from flows.rendering.stop import StopEvent
+    from stages.call import Call
 
 LONG = "a red disc and a blue square and a green triangle"
 
@@ -80,6 +89,79 @@ def test_a_blank_prompt_and_marks_get_a_remark(tmp_path: Path) -> None:
     )
     (remark,) = said(tmp_path, prompt="a disc --ar 16:9")
     assert remark == "the prompt holds '--ar 16:9', which is no syntax here and is read as plain words"
+
+
+@pytest.mark.parametrize(
+    ("syntax", "prompt", "found"),
+    [
+        ("a1111", "a (red:1.2) [blue] ((disc)) BREAK <lora:x:1>", []),
+        ("a1111", "embedding:x AND __y__ {a|b} --ar 16:9", ["embedding:x", "AND", "__y__", "{a|b}", "--ar 16:9"]),
+        ("comfy", "a (red:1.2) embedding:x <lora:x:1>", []),
+        ("comfy", "[blue] BREAK", ["[blue]", "BREAK"]),
+    ],
+)
+def test_marks_of_a_syntax_are_no_marks_of_another_program(syntax: str, prompt: str, found: list[str]) -> None:
+    assert marks(prompt, syntax) == found
+
+
+def test_what_a_prompt_does_with_its_syntax_is_said(tmp_path: Path) -> None:
+    a1111: dict[str, Any] = {"prompt_syntax": "a1111"}
+    assert said(tmp_path, prompt=f"(a:1.2) {LONG}", **a1111) == [], "all of it is read"
+    (remark,) = said(tmp_path, prompt="(a BREAK disc)", **a1111)
+    assert remark == "the prompt has BREAK inside of brackets, where it is a word"
+    (remark,) = said(tmp_path, prompt="BREAK a disc", **a1111)
+    assert remark == "the prompt begins with BREAK, so its first chunk has no words"
+    (remark,) = said(tmp_path, prompt="<lora:x:1>", **a1111)
+    assert remark.startswith("the prompt is blank")
+    glow = tmp_path / "embeddings" / "glow.safetensors"
+    glow.parent.mkdir()
+    save_file({"clip_l": torch.ones(2, 48), "clip_g": torch.ones(2, 48)}, glow)
+    save_file({"emb_params": torch.ones(2, 768)}, glow.with_name("meadow.safetensors"))
+    uses, stays = said(tmp_path, prompt="a glow on a meadow", **a1111)
+    assert uses == f"the prompt uses the embedding 'glow', {glow}"
+    assert stays.startswith("the prompt has the name of an embedding that stays words: ")
+    listed = {"embeddings": [{"file": "glow"}]}
+    (remark,) = said(tmp_path, prompt="a disc", model=listed, **a1111)
+    assert remark == "the embedding glow.safetensors has no effect, since no prompt has 'glow'"
+
+
+def test_a_stopped_render_goes_on_with_the_embeddings_that_it_began_with(tmp_path: Path) -> None:
+    """Whatever the home's folder holds by then, and to the same bytes."""
+    values = {"prompt": "a (red:1.3) glow BREAK a disc", "negative_prompt": "blue", "prompt_syntax": "a1111"}
+    small = {"width": 64, "height": 64, "steps": 3, "method": {"name": "direct"}, **values}
+    digests = []
+    for folder in ("whole", "stopped"):
+        home = tmp_path / folder
+        file = home / "embeddings" / "glow.safetensors"
+        file.parent.mkdir(parents=True)
+        stream = torch.Generator().manual_seed(1)
+        save_file({name: torch.randn(2, 48, generator=stream) for name in ("clip_l", "clip_g")}, file)
+        job = prepare(make_spec(small), Home(home))
+        if folder == "stopped":
+            session = session_in(home, checkpoint_every=0)
+            session.observer = _StopsAt(session.stop)
+            with pytest.raises(Interrupted):
+                session.render(job)
+            save_file({"emb_params": torch.ones(1, 768)}, file.with_name("disc.safetensors"))
+            found = resumed(Home(home), job.run)
+            assert isinstance(found, Job)
+            assert [call.key for call in found.plan.calls] == [call.key for call in job.plan.calls]
+            job = found
+        digests.append(session_in(home).render(job).pixels_sha256)
+    assert digests[0] == digests[1]
+    file.unlink()
+    assert isinstance(resumed(Home(home), job.run), StoredRun), "a done run needs no embedding"
+
+
+class _StopsAt(NullObserver):
+    """Asks for a stop at the second step."""
+
+    def __init__(self, stop: StopEvent) -> None:
+        self.stop = stop
+
+    def stepped(self, call: Call, step: int) -> None:
+        if step == 2:
+            self.stop.ask("test")
 
 
 def test_tokens_are_counted_as_transformers_counts_them(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from stages.models.convert_videocrafter2 import CARD, INDEX, Architecture, arran
 from stages.models.folder import describe
 from stages.models.load import Models
 from stages.models.videocrafter import VideoCrafterUNet, empty_networks, load_tokenizer
+from stages.prompts.encode import encode_prompts
 from stages.spec import ModelSpec
 from tests.oracles import lvdm
 from tests.toys import EMBEDDED_TOKENIZER
@@ -128,7 +129,7 @@ class TestNumbers:
 
     def test_text(self, weights: dict[str, Tensor], models: Models) -> None:
         """The prompt is filled up with token 0."""
-        text = models.encode_prompt("a blue square", "")
+        text = encode_prompts(models, "a blue square", "")
         words = load_tokenizer(EMBEDDED_TOKENIZER, 170)("a blue square").input_ids
         for name, ids in (("prompt_embeds", words), ("negative_embeds", [168, 169])):
             filled = torch.tensor([ids + [0] * (16 - len(ids))])
@@ -142,7 +143,7 @@ def test_the_folder_is_a_model(models: Models, weights: dict[str, Tensor]) -> No
     assert (info.native, info.frames, info.steps, info.fps, info.motion_fps) == ((64, 80), 16, 50, 10.0, 28.0)
     assert (info.guidance_scale, info.negative_prompt, info.dynamic_scale) == (12.0, "", (0.7, 400))
     assert (info.solver, info.pad_token_id) == ("ddim", 0)
-    told = Conditioning(**models.encode_prompt("a blue square", ""), fps=torch.tensor([28.0]))
+    told = Conditioning(**encode_prompts(models, "a blue square", ""), fps=torch.tensor([28.0]))
     schedule = make_schedule(info.scheduler, 50, info.solver)
     assert schedule.timesteps[0] == 981.0
     with torch.no_grad():

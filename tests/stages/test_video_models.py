@@ -14,6 +14,7 @@ from stages.errors import SpecError
 from stages.models.folder import VIDEO, describe
 from stages.models.load import Models
 from stages.planner.skeleton import skeleton, weight_bytes
+from stages.prompts.encode import encode_prompts
 from stages.spec import ModelSpec
 from tests.oracles import videos as oracle
 from tests.toys import VIDEO_FRAMES, VIDEO_KINDS, VIDEO_SIZE, video_folder, video_unet
@@ -59,7 +60,7 @@ def test_describe(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
 def test_render_a_step(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """The loaded UNet takes the encoded prompt, and gives what the UNet that was saved gives."""
     models = models_of(folders[kind], tmp_path)
-    text = models.encode_prompt("a blue square", "")
+    text = encode_prompts(models, "a blue square", "")
     assert text["prompt_embeds"].shape == text["negative_embeds"].shape == (1, 16, 32)
     assert not torch.equal(text["prompt_embeds"], text["negative_embeds"])
     added: list[dict[str, torch.Tensor]] = [{}, {}]
@@ -86,8 +87,8 @@ def test_padding_is_token_0(folders: dict[str, Path], tmp_path: Path) -> None:
     encoder = given._load(__import__("transformers").CLIPTextModel, "text_encoder", torch.float32)
     ids = torch.tensor([[168, 169, *[0] * 14]])
     with torch.no_grad():
-        assert torch.equal(given.encode_prompt("", None)["prompt_embeds"], encoder(ids).last_hidden_state)
-    long = given.encode_prompt("a blue square moving left over sand " * 4, None)["prompt_embeds"]
+        assert torch.equal(encode_prompts(given, "", None)["prompt_embeds"], encoder(ids).last_hidden_state)
+    long = encode_prompts(given, "a blue square moving left over sand " * 4, None)["prompt_embeds"]
     assert long.shape == (1, 16, 32)
 
 
@@ -145,7 +146,7 @@ def test_a_motion_adapter_beside_a_picture_model(folders: dict[str, Path], tmp_p
     rewritten(folder, motion_adapter="../adapter")
     models = models_of(folder, tmp_path)
     assert (models.info.frames, models.info.guidance_scale) == (8, 7.5)
-    told = Conditioning(**models.encode_prompt("a blue square", ""))
+    told = Conditioning(**encode_prompts(models, "a blue square", ""))
     schedule = make_schedule(models.info.scheduler, 4)
     with torch.no_grad():
         video = Denoiser(models.unet, told, 3.0)(normal((1, 4, 2, 8, 8), 1), 0, schedule)
@@ -180,7 +181,7 @@ def test_a_unet_that_does_not_belong(folders: dict[str, Path], tmp_path: Path) -
 def test_shapes_motion_is_named_or_missed(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import stages.models.folder as module
+    import stages.models.locate as module
 
     monkeypatch.setattr(module, "EMBEDDED_MODELS", {"shapes-motion": folders["videocrafter2"]})
     assert describe(ModelSpec(name="shapes-motion"), tmp_path).frames == VIDEO_FRAMES
@@ -219,8 +220,8 @@ def test_a_folder_that_diffusers_saved(kind: str, folders: dict[str, Path], tmp_
     pipeline.save_pretrained(tmp_path / kind)
     models, plain = models_of(tmp_path / kind, tmp_path), models_of(given, tmp_path)
     assert (models.info.frames, models.info.unet_class, models.info.steps) == (8, "UNetMotionModel", 50)
-    text = models.encode_prompt("a blue square", "a red one")
-    assert all(torch.equal(x, text[name]) for name, x in plain.encode_prompt("a blue square", "a red one").items())
+    text = encode_prompts(models, "a blue square", "a red one")
+    assert all(torch.equal(x, text[name]) for name, x in encode_prompts(plain, "a blue square", "a red one").items())
     saved, own = models.unet.state_dict(), video_unet(kind).state_dict()
     assert all(torch.equal(saved[name], x) for name, x in own.items())
 
@@ -251,7 +252,7 @@ def test_direct_render_is_the_stock_pipeline(kind: str, folders: dict[str, Path]
         latents=normal(shape, 7, "init_noise", 0),
         output_type="latent",
     ).frames
-    text, added = models.encode_prompt("a blue square", "a red one"), list[dict[str, torch.Tensor]]([{}, {}])
+    text, added = encode_prompts(models, "a blue square", "a red one"), list[dict[str, torch.Tensor]]([{}, {}])
     if models.info.size_ids:
         ids = torch.tensor([[64.0, 80.0, 0.0, 0.0, 64.0, 80.0]])
         added = [{"text_embeds": text[n], "time_ids": ids} for n in ("text_embeds", "negative_text_embeds")]
@@ -270,7 +271,7 @@ def direct_render(denoiser: Denoiser, schedule: Any, shape: tuple[int, ...]) -> 
 def test_vc2_by_hand(folders: dict[str, Path], tmp_path: Path) -> None:
     """VideoCrafter2's loop as its release has it: two passes, guidance 12, DDIM under the dynamic scale."""
     models, shape = models_of(folders["videocrafter2"], tmp_path), (1, 4, 3, 8, 10)
-    text, fps = models.encode_prompt("a blue square", ""), torch.tensor([28.0])
+    text, fps = encode_prompts(models, "a blue square", ""), torch.tensor([28.0])
     told = Conditioning(text["prompt_embeds"], text["negative_embeds"], fps=fps)
     direct = direct_render(
         Denoiser(models.unet, told, 12.0), make_schedule(models.info.scheduler, 3, models.info.solver), shape

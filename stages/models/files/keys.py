@@ -1,7 +1,7 @@
 """Names in diffusers and transformers -> names in checkpoints of the original layout. Pure: no file is opened.
 
-A *layout* is how one network is written in such a file: `unet` and `vae` in the code of latent diffusion, `clip` in the
-names of transformers, `open_clip` in those of OpenCLIP. Names here have no prefix of the file
+A *layout* is how one network is written in such a file: `unet` and `vae` in the names of latent diffusion, CLIP's text
+encoders in those of transformers or, as `open_clip`, in those of OpenCLIP. Names here have no prefix of the file
 (`model.diffusion_model.`); those of text encoders have `text_model.` on the side of transformers, as its files have it.
 Every function takes the names of tensors and of modules alike.
 
@@ -125,11 +125,11 @@ def _unet(config: Mapping[str, Any], name: str) -> str:
     """Blocks of the original are numbered through all levels: the layers of a level, then its down- or upsampler."""
     layers = int(config.get("layers_per_block", 2))
     if match := re.fullmatch(r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)(\..*)?", name):
-        place = 1 + int(match[1]) * (layers + 1) + int(match[3])
-        return _layer(f"input_blocks.{place}", match[2], match[4] or "")
+        location = 1 + int(match[1]) * (layers + 1) + int(match[3])
+        return _layer(f"input_blocks.{location}", match[2], match[4] or "")
     if match := re.fullmatch(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)(\..*)?", name):
-        place = int(match[1]) * (layers + 1) + int(match[3])
-        return _layer(f"output_blocks.{place}", match[2], match[4] or "")
+        location = int(match[1]) * (layers + 1) + int(match[3])
+        return _layer(f"output_blocks.{location}", match[2], match[4] or "")
     if match := re.fullmatch(r"down_blocks\.(\d+)\.downsamplers\.0\.conv(\..*)?", name):
         return f"input_blocks.{(int(match[1]) + 1) * (layers + 1)}.0.op{match[2] or ''}"
     if match := re.fullmatch(r"up_blocks\.(\d+)\.upsamplers\.0\.conv(\..*)?", name):
@@ -139,10 +139,10 @@ def _unet(config: Mapping[str, Any], name: str) -> str:
     return f"{outer}.{_renamed(_UNET_RESNET, inside)}" if ".resnets." in name and inside else outer + inside
 
 
-def _layer(place: str, kind: str, inside: str) -> str:
+def _layer(location: str, kind: str, inside: str) -> str:
     if kind == "attentions":
-        return f"{place}.1{inside}"
-    return f"{place}.0.{_renamed(_UNET_RESNET, inside)}" if inside else f"{place}.0"
+        return f"{location}.1{inside}"
+    return f"{location}.0.{_renamed(_UNET_RESNET, inside)}" if inside else f"{location}.0"
 
 
 def _vae(config: Mapping[str, Any], name: str) -> str:
@@ -150,10 +150,10 @@ def _vae(config: Mapping[str, Any], name: str) -> str:
     pattern = r"(encoder\.down|decoder\.up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)(\..*)?"
     if match := re.fullmatch(pattern, name):
         side, level, kind, number, inside = match[1], int(match[2]), match[3], match[4], match[5] or ""
-        place = f"{side}.{level if side == 'encoder.down' else len(config['block_out_channels']) - 1 - level}"
+        location = f"{side}.{level if side == 'encoder.down' else len(config['block_out_channels']) - 1 - level}"
         if kind == "resnets":
-            return f"{place}.block.{number}{inside.replace('conv_shortcut', 'nin_shortcut')}"
-        return f"{place}.{kind.removesuffix('rs')}{inside}"
+            return f"{location}.block.{number}{inside.replace('conv_shortcut', 'nin_shortcut')}"
+        return f"{location}.{kind.removesuffix('rs')}{inside}"
     side, _, rest = name.partition(".")
     if side in ("quant_conv", "post_quant_conv") or rest.partition(".")[0] in ("conv_in", "conv_out"):
         return name
@@ -168,10 +168,10 @@ def _open_clip(name: str) -> str:
         return "text_projection"
     inner = name.removeprefix("text_model.")
     if match := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)", inner):
-        place = f"transformer.resblocks.{match[1]}"
+        location = f"transformer.resblocks.{match[1]}"
         if third := _THIRDS.fullmatch(inner):
-            return f"{place}.attn.in_proj{(third[2] or '').replace('.', '_')}"
-        return f"{place}.{_renamed(_OPEN_CLIP_LAYER, match[2])}"
+            return f"{location}.attn.in_proj{(third[2] or '').replace('.', '_')}"
+        return f"{location}.{_renamed(_OPEN_CLIP_LAYER, match[2])}"
     outer, inside = _split(_OPEN_CLIP_OUTER, inner)
     return outer + inside
 

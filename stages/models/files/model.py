@@ -12,7 +12,7 @@ from stages.models.cache_file import CacheFile
 from stages.models.fields import TEXT_CLASSES
 from stages.models.files.fingerprints import header_hashes, network_hashes
 from stages.models.files.header import read_header
-from stages.models.files.places import ELSEWHERE, Place, has_unet, text_place, unet_place, vae_place
+from stages.models.files.places import ELSEWHERE, Location, has_unet, text_place, unet_place, vae_place
 from stages.models.files.probe import probe, text_part, vae_part
 from stages.models.files.record import FileHeader, FileInfo, NetworkFile
 from stages.models.files.strict import check_networks
@@ -116,14 +116,14 @@ def configured_networks(
 
     def find(header: FileHeader, part: str) -> NetworkFile | None:
         given = parts[part]
-        place: Place | None
+        location: Location | None
         if part == "unet":
-            place = unet_place(header)
+            location = unet_place(header)
         elif part == "vae":
-            place = vae_place(header)
+            location = vae_place(header)
         else:
-            place = text_place(header, part, int(given.config.get("hidden_size", 512)))
-        return place and NetworkFile(header.path, given.kind, place.layout, place.prefix, given.config)
+            location = text_place(header, part, int(given.config.get("hidden_size", 512)))
+        return location and NetworkFile(header.path, given.kind, location.layout, location.prefix, given.config)
 
     return _networks(sources, sorted(parts, key=lambda part: part != "unet"), find, home, has_weights=has_weights)
 
@@ -133,8 +133,8 @@ def vae_network(spec: ModelSpec, config: Mapping[str, Any], home: Path, *, has_w
     header = read_header(_file("vae", str(spec.vae), home), is_whole=has_weights)
 
     def find(header: FileHeader, part: str) -> NetworkFile | None:
-        place = vae_place(header)
-        return place and NetworkFile(header.path, "AutoencoderKL", place.layout, place.prefix, config)
+        location = vae_place(header)
+        return location and NetworkFile(header.path, "AutoencoderKL", location.layout, location.prefix, config)
 
     return _networks(Sources(header, header, ()), ("vae",), find, home, has_weights=has_weights)
 

@@ -35,7 +35,7 @@ ELSEWHERE = {
 """What the names of a checkpoint's parts begin with, where these parts come from other files."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a network lies in a file, and how it is written there."""
 
     prefix: str
@@ -47,16 +47,16 @@ def shapes_under(header: FileHeader, prefix: str) -> dict[str, tuple[int, ...]]:
     return {name[len(prefix) :]: each.shape for name, each in header.tensors.items() if name.startswith(prefix)}
 
 
-def unet_place(header: FileHeader) -> Place:
+def unet_place(header: FileHeader) -> Location:
     """Return where the UNet is. Raises `SpecError` that names what a file without one is."""
     names = header.tensors
     if not is_control(names):
         for prefix in UNET_PREFIXES:
             if prefix + FIRST_UNET in names:
-                return Place(prefix, "unet")
+                return Location(prefix, "unet")
         for prefix in DIFFUSERS_PREFIXES:
             if prefix + FIRST_DIFFUSERS in names and prefix + "conv_in.weight" in names:
-                return Place(prefix, "diffusers")
+                return Location(prefix, "diffusers")
     says = known_kind(list(names)) or (
         f"holds no UNet that is known ({len(names)} tensors, such as {next(iter(names), 'none')}); "
         "a checkpoint of Stable Diffusion 1.x, 2.x or SDXL works"
@@ -75,19 +75,19 @@ def is_control(names: Mapping[str, object]) -> bool:
     return any(name.startswith(marks) for name in names)
 
 
-def vae_place(header: FileHeader) -> Place | None:
+def vae_place(header: FileHeader) -> Location | None:
     """Return where the VAE is; None where there is none."""
     for prefix in VAE_PREFIXES:
         if prefix + "decoder.conv_in.weight" in header.tensors:
             names = shapes_under(header, prefix)
             if not any(name.startswith("encoder.down_blocks.") for name in names):
-                return Place(prefix, "vae")
+                return Location(prefix, "vae")
             is_old = any(name.endswith(".query.weight") for name in names)
-            return Place(prefix, "old_diffusers" if is_old else "diffusers")
+            return Location(prefix, "old_diffusers" if is_old else "diffusers")
     return None
 
 
-def text_place(header: FileHeader, part: str, width: int) -> Place | None:
+def text_place(header: FileHeader, part: str, width: int) -> Location | None:
     """Return where a text encoder is, which has rows of this `width` where it is alone in a file; None for none."""
     for prefix in (*TEXT_PREFIXES[part], *BARE[part]):
         within = "text_model." if part == "text_encoder_2" else ""
@@ -95,5 +95,5 @@ def text_place(header: FileHeader, part: str, width: int) -> Place | None:
         for layout, mark in marks.items():
             found = header.tensors.get(prefix + mark)
             if found is not None and (prefix not in BARE[part] or found.shape[1:] == (width,)):
-                return Place(prefix, layout)  # type: ignore[arg-type]
+                return Location(prefix, layout)  # type: ignore[arg-type]
     return None

@@ -38,16 +38,16 @@ V_SAYS, EPSILON_SAYS = ("v", "v_prediction", "v-prediction"), ("epsilon", "eps")
 
 def probe(header: FileHeader) -> FileInfo:
     """Return what a checkpoint is and holds. Raises `SpecError` for one that cannot be rendered with, by its name."""
-    place = unet_place(header)
+    location = unet_place(header)
     for mark, says in OTHER_SCHEDULES.items():
         if mark in header.tensors:
             raise SpecError(f"model: {header.path} is {says}; Stable Diffusion 1.x, 2.x and SDXL work")
     with known_shapes(header):
-        shapes = shapes_under(header, place.prefix)
-        original = as_original(shapes) if place.layout == "diffusers" else shapes
+        shapes = shapes_under(header, location.prefix)
+        original = as_original(shapes) if location.layout == "diffusers" else shapes
         family = family_of(header, original)
         unet = NetworkFile(
-            header.path, "UNet2DConditionModel", place.layout, place.prefix, unet_config(original, family)
+            header.path, "UNet2DConditionModel", location.layout, location.prefix, unet_config(original, family)
         )
     parts = {"unet": unet, **{part: found for part in family.texts if (found := text_part(header, family, part))}}
     if vae := vae_part(header, family):
@@ -58,20 +58,20 @@ def probe(header: FileHeader) -> FileInfo:
 def text_part(header: FileHeader, family: Family, part: str) -> NetworkFile | None:
     """Return a text encoder of a family in a file; None where it has none."""
     text, kind = family.texts[part], TEXT_CLASSES[part]
-    if (place := text_place(header, part, text.width)) is None:
+    if (location := text_place(header, part, text.width)) is None:
         return None
     with known_shapes(header):
-        config = text_config(shapes_under(header, place.prefix), text, kind)
-    return NetworkFile(header.path, kind, place.layout, place.prefix, config)
+        config = text_config(shapes_under(header, location.prefix), text, kind)
+    return NetworkFile(header.path, kind, location.layout, location.prefix, config)
 
 
 def vae_part(header: FileHeader, family: Family) -> NetworkFile | None:
     """Return the VAE in a file, with the scale of latents of a family; None where it has none."""
-    if (place := vae_place(header)) is None:
+    if (location := vae_place(header)) is None:
         return None
     with known_shapes(header):
-        config = vae_config(shapes_under(header, place.prefix), family)
-    return NetworkFile(header.path, "AutoencoderKL", place.layout, place.prefix, config)
+        config = vae_config(shapes_under(header, location.prefix), family)
+    return NetworkFile(header.path, "AutoencoderKL", location.layout, location.prefix, config)
 
 
 @contextmanager

@@ -107,8 +107,8 @@ def _levels(shapes: Shapes) -> tuple[int, int]:
     return layers, len(found) + 1
 
 
-def _depth(shapes: Shapes, place: str) -> int:
-    return _count(shapes, rf"{re.escape(place)}\.1\.transformer_blocks\.(\d+)\.")
+def _depth(shapes: Shapes, location: str) -> int:
+    return _count(shapes, rf"{re.escape(location)}\.1\.transformer_blocks\.(\d+)\.")
 
 
 def _together(depths: list[int]) -> Any:
@@ -131,16 +131,16 @@ def vae_config(shapes: Shapes, family: Family) -> dict[str, Any]:
     """Return the configuration of a VAE from its shapes, in the original layout or in diffusers' names."""
     original = any(name.startswith("encoder.down.") for name in shapes)
     level = r"encoder\.down\.(\d+)\." if original else r"encoder\.down_blocks\.(\d+)\."
-    place = "encoder.down.{}.block" if original else "encoder.down_blocks.{}.resnets"
+    location = "encoder.down.{}.block" if original else "encoder.down_blocks.{}.resnets"
     levels = _count(shapes, level)
     if not levels:
         raise Misshapen("it has no encoder.down.0.block.0.conv1.weight")
     return {
         **family.vae,
-        "block_out_channels": [_shape(shapes, f"{place.format(i)}.0.conv2.weight")[0] for i in range(levels)],
+        "block_out_channels": [_shape(shapes, f"{location.format(i)}.0.conv2.weight")[0] for i in range(levels)],
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": _count(shapes, rf"{re.escape(place.format(0))}\.(\d+)\."),
+        "layers_per_block": _count(shapes, rf"{re.escape(location.format(0))}\.(\d+)\."),
         "latent_channels": _shape(shapes, "decoder.conv_in.weight")[1],
         "use_quant_conv": "quant_conv.weight" in shapes,
         "use_post_quant_conv": "post_quant_conv.weight" in shapes,

@@ -76,7 +76,7 @@ def test_breaks() -> None:
 def test_an_embedding_is_not_split() -> None:
     chunks = cut([Piece("a" * 70, 1.0), Piece("", 1.3, "glow"), Piece("b", 1.0)], vectors={"glow": 6})
     assert [len(chunk) for chunk in chunks] == [70, 7]
-    assert [(t.embedding, t.index, t.weight) for t in chunks[1][:6]] == [("glow", i, 1.3) for i in range(6)]
+    assert [(t.embedding, t.row, t.weight) for t in chunks[1][:6]] == [("glow", i, 1.3) for i in range(6)]
 
 
 PIECES = st.lists(
@@ -92,9 +92,7 @@ def test_chunks_hold_all_tokens_in_order(parts: list[list[Piece]], syntax: str, 
     chunks = cut(*parts, syntax=syntax, length=length, vectors=vectors)
     assert chunks
     assert all(len(chunk) <= length for chunk in chunks)
-    found = [
-        (t.id, t.weight) if not t.embedding else (t.embedding, t.index, t.weight) for chunk in chunks for t in chunk
-    ]
+    found = [(t.id, t.weight) if not t.embedding else (t.embedding, t.row, t.weight) for chunk in chunks for t in chunk]
     wanted = list[tuple[object, ...]]()
     for piece in (piece for part in parts for piece in part):
         if piece.embedding:
@@ -104,7 +102,7 @@ def test_chunks_hold_all_tokens_in_order(parts: list[list[Piece]], syntax: str, 
     assert found == wanted
     for chunk in chunks:
         for index, token in enumerate(chunk):
-            assert not token.embedding or token.index <= index, "vectors of one embedding are in one chunk"
+            assert not token.embedding or token.row <= index, "vectors of one embedding are in one chunk"
 
 
 @given(st.integers(1, 4), st.integers(1, 4))

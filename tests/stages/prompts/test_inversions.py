@@ -15,11 +15,13 @@ from stages.errors import SpecError
 from stages.models.describe import describe
 from stages.models.folder import ModelInfo
 from stages.plan import make_plan
+from stages.planner.estimate import estimate
+from stages.planner.recorded import recorded_stage
 from stages.prompts.convert import convert
 from stages.prompts.inversions import inversion, known
 from stages.prompts.names import Embedding
 from stages.prompts.reading import read
-from stages.spec import ModelSpec, RenderSpec, make_spec
+from stages.spec import ModelSpec, RenderSpec, RunOptions, make_spec
 from tests.stages.prompts.text_models import write_tokenizer
 
 if TYPE_CHECKING:
@@ -257,6 +259,25 @@ def test_a_plan_knows_how_long_the_rows_are(shapes: tuple[ModelInfo, Path]) -> N
     spec = make_spec({"prompt": "a red disc " * 10, "negative_prompt": "blue", "prompt_syntax": "a1111"})
     assert text_stage(spec, shapes[0], "blue").chunks == 3, "of 14 tokens each"
     assert text_stage(spec, shapes[0], "BREAK blue").chunks == 6
+
+
+def test_longer_prompts_cost_more(shapes: tuple[ModelInfo, Path]) -> None:
+    """By the rows that are attended to, in every estimate; and what a store tells of a stage knows them, too."""
+    short, long = (
+        planned(shapes, prompt=text, prompt_syntax="a1111") for text in ("(a:1.1)", "(a:1.1)" + " BREAK b" * 3)
+    )
+    for before, after in zip(short.calls, long.calls, strict=True):
+        first, second = (estimate(call, shapes[0], RunOptions(), "cpu") for call in (before, after))
+        if after.stage.part in ("text", "unet"):
+            assert second.flops > first.flops
+            params = {**after.stage.params(), "model": after.model}
+            found = recorded_stage(after.stage.name, after.stage.key_version(), params, 4)
+            assert found == after.stage
+            assert getattr(found, "chunks", 0) == getattr(after.stage, "chunks", 4) == 4
+        if after.stage.part == "text":
+            assert second.flops == 4 * first.flops
+            assert second.disk > 3 * first.disk
+            assert second.memory > first.memory
 
 
 @pytest.mark.parametrize(
