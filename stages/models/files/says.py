@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stages.models.predicted import V_TENSOR, Header
@@ -16,15 +17,8 @@ def header_of(file: FileInfo, *, has_weights: bool) -> Header:
     """Return what is known of a checkpoint without its weights; without `has_weights` no tensor is read."""
     is_second = file.family.startswith("Stable Diffusion 2")
     found = _numbers(file) if is_second and has_weights and file.path.suffix == ".safetensors" else {}
-    beside = file.path.with_suffix(".yaml")
-    return Header(
-        keys=file.marks,
-        metadata=file.metadata,
-        yaml=beside if beside.is_file() else None,
-        family="sd2" if is_second else "",
-        native=min(file.native),
-        **found,
-    )
+    known = Header.of_file(file.path, file.marks, file.metadata, is_sd2=is_second, native=min(file.native))
+    return replace(known, **found)
 
 
 def _numbers(file: FileInfo) -> dict[str, Any]:
