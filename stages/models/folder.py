@@ -9,14 +9,15 @@ by `stages.models.card`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
 from stages.models.checks import check_card, check_index, check_weights, read_folder
-from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.fields import read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
 from stages.models.hashes import Hashes, with_decided
+from stages.models.info import CELL, ModelInfo
 from stages.models.locate import EMBEDDED, EMBEDDED_MODELS, INDEX, available, locate, models_folder
 from stages.models.presets import FEW_STEPS
 from stages.models.tokenizer_files import check_tokenizer
@@ -26,17 +27,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from freescale import Solver
-    from stages.adapters.applied import Adapter
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
-    from stages.models.files.record import FileInfo, NetworkFile
-    from stages.models.predicted import Prediction
-    from stages.prompts.names import Embedding
     from stages.spec import ModelSpec
 
 __all__ = ["EMBEDDED", "EMBEDDED_MODELS", "ModelInfo", "available", "cell_of", "describe", "locate", "models_folder"]
 
-CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
 PARTS = ("text", "unet", "vae")  # of a model, each with a fingerprint of what decides the bytes of its stages
 CARD = "freescale.json"
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
@@ -64,54 +60,6 @@ VIDEO_KINDS: Mapping[str, VideoDefaults] = {
 VIDEO_UNETS = ("VideoCrafterUNet", "UNet3DConditionModel", "UNetMotionModel")
 IMAGE_KINDS = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
 MOTION_FPS = 28.0  # VideoCrafter2's release; with smaller numbers there is more motion
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model says of itself; the fields from `frames` on are for video."""
-
-    name: str
-    folder: Path  # or the file of a checkpoint
-    native: tuple[int, int]  # (height, width) in pixels it was trained at
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-    solver: Solver
-    scheduler: Mapping[str, Any]  # with `dynamic_scale`, where there is one: all that `make_schedule` needs
-    size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
-    latent_channels: int
-    cell: int = CELL  # pixels of a latent cell's side: the factor of its VAE
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
-    frames: int | None = None  # it was trained for; None: an image model
-    fps: float | None = None  # of playback, by default
-    motion_fps: float | None = None  # default of the fps branch; None where there is none
-    dynamic_scale: tuple[float, int] | None = None  # (b, steps): x0 shrinks from 1 to b over the first steps
-    motion_adapter: Path | None = None  # the folder that makes a Stable Diffusion model a video model
-    pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
-    unet_class: str = "UNet2DConditionModel"
-    empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each network, by part
-    weight_bytes: int = 0  # of its files
-    networks: Mapping[str, NetworkFile] = field(default_factory=dict)  # those in single files, by part
-    words: Path | None = None  # the folder with its tokenizers; None: CLIP's, which comes with the package
-    pad_ids: Mapping[str, int] = field(default_factory=dict)  # what prompts are filled up with, by text encoder
-    file: FileInfo | None = None  # what a checkpoint is, where its family is known
-    embeddings: tuple[Embedding, ...] = ()  # that prompts may name
-    scheduler_remark: str | None = None  # where its scheduler's own solver is not among ours
-    said: Mapping[str, str] = field(default_factory=dict)  # of its card: `prediction` and `ztsnr`
-    prediction: Prediction | None = None  # what the UNet predicts, and how it is known (`stages.models.prediction`)
-    adapters: tuple[Adapter, ...] = ()  # merged into the weights when they are loaded, in this order
-
-    @property
-    def texts(self) -> dict[str, Mapping[str, Any]]:
-        """The configurations of its text encoders, by part."""
-        return {part: self.configs[part] for part in TEXT_CLASSES if part in self.configs}
-
-    @property
-    def is_video(self) -> bool:
-        """Whether the model makes videos, (B, C, F, h, w)."""
-        return self.frames is not None
 
 
 def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelInfo:
