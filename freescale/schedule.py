@@ -12,7 +12,7 @@ another table of noise levels, for solvers and restarts alike, and only what the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -43,6 +43,7 @@ class Schedule:
     final_scale: float = 1.0  # of the last `advance`: sqrt(alpha_cumprod) where sampling ends above sigma = 0
     num_train_timesteps: int = 1000
     scales: tuple[float, ...] = ()  # dynamic scale at each of `sigmas`, which hold sigma / s; empty: 1
+    train_sigmas: tuple[float, ...] = field(default=(), repr=False)  # of every training timestep, ascending
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -54,6 +55,10 @@ class Schedule:
     def step_at(self, fraction: float) -> int:
         """Return int(fraction * N), safe from rounding: the step at 0.3 of 50 is 15, at 0.7 of 50 is 35."""
         return int(fraction * len(self) + 1e-9)
+
+    def sigma_at(self, timestep: float) -> float:
+        """Return the noise level of a training timestep, between whole ones interpolated linearly."""
+        return _interpolate(self.train_sigmas, timestep)
 
     def model_input(self, latents: Tensor, i: int) -> Tensor:
         """Return the input of the UNet for VE latents before step `i`: scaled to unit variance."""
@@ -72,6 +77,8 @@ class Schedule:
 
         DDIM's variance (arXiv:2010.02502, equation 16) divided by alpha_cumprod of the next step.
         """
+        if self.eta == 0.0:
+            return 0.0
         scale, next_scale = self.scales[i : i + 2] if self.scales else (1.0, 1.0)
         sigma, following = self.sigmas[i] * scale, self.sigmas[i + 1] * next_scale
         return self.eta * following * math.sqrt(max(sigma**2 - following**2, 0.0)) / sigma / next_scale
@@ -128,6 +135,7 @@ def make_schedule(
         prediction_type=prediction_type,
         final_scale=1.0 / math.sqrt(1.0 + final_sigma**2),
         num_train_timesteps=total,
+        train_sigmas=tuple(table),
     )
     dynamic = config.get("dynamic_scale")
     return schedule if dynamic is None else _with_dynamic_scale(schedule, float(dynamic[0]), int(dynamic[1]))

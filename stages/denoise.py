@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
+from freescale.walk import walked
 from stages.conditioning import conditioning
 from stages.errors import StageError
 from stages.stage import (
@@ -22,6 +23,7 @@ from stages.stage import (
     Running,
     Size,
     Stage,
+    added,
     latent_shape,
     method_of,
 )
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from stages.spec import RunOptions
 
 LATENT_AXES = {"latents": "BChw"}
+Walk = tuple[tuple[float, float], ...]
+"""(timestep, sigma) before each step of a level, and (0, sigma) after the last."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class Sampling:
     guidance_scale: float
     guidance_rescale: float
 
-    def schedule(self, models: Models) -> Schedule:
-        """The noise levels of this model for these steps."""
-        return make_schedule(models.info.scheduler, self.steps, self.solver, self.eta)
+    def schedule(self, models: Models, walk: Walk = ()) -> Schedule:
+        """The noise levels of this model for these steps, or those of a `walk`."""
+        whole = make_schedule(models.info.scheduler, self.steps, self.solver, self.eta)
+        return walked(whole, walk) if walk else whole
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class DenoiseStage(Stage):
     time_ids: tuple[int, int] | None
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
     motion_fps: float | None = None  # for a video model with an fps branch
+    walk: Walk = added(())  # of the level; empty: the whole schedule
+    previous: tuple[int, int] | None = added(None)  # size of the level below, for methods that ask for it
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
@@ -89,7 +96,7 @@ class DenoiseStage(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
-        method, schedule = method_of(self.method), self.sampling.schedule(models)
+        method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
         level = self._level(parents, models)
         denoiser = Denoiser(
             models.unet,
@@ -124,7 +131,7 @@ class DenoiseStage(Stage):
 
     def _level(self, parents: Parents, models: Models) -> Level:
         frames, device = models.info.frames, models.device
-        level = Level(self.level, self.size, self.base_size, models.info.cell, frames=frames)
+        level = Level(self.level, self.size, self.base_size, models.info.cell, previous=self.previous, frames=frames)
         if self.level == 0 or "reference" not in parents:
             return level
         reference = parents["reference"]["latents"]

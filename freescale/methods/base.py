@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.solvers import Solver
+    from freescale.structure import BandFilter
     from freescale.unet_patches import Patch
 
 
@@ -46,9 +47,16 @@ class Method:
             raise ValueError(f"method is {cls.name!r}, allowed for video: one that is not for images only")
 
     @property
-    def upsample(self) -> Literal["rgb", "latent"]:
-        """Where one level's result is enlarged to be the next one's reference."""
+    def upsample(self) -> Literal["rgb", "latent", "mixed"]:
+        """Where one level's result is enlarged to be the next one's reference; `mixed`: the low band as latents."""
         return "rgb"
+
+    def mixed_band(self, grid: Size) -> tuple[Size, BandFilter]:
+        """Return the low band, (rows, columns), of a reference of `grid` latent cells that is `mixed`, and its filter.
+
+        Raises `NotImplementedError` in a method without one.
+        """
+        raise NotImplementedError
 
     @property
     def interpolation(self) -> Interpolation | None:
@@ -94,6 +102,13 @@ class Method:
     def at_start(self) -> Method:
         """Return the method with every field that `start` does not depend on at its default."""
         return self
+
+    def walk(self, schedule: Schedule, level: int, sizes: Sequence[Size]) -> Schedule:
+        """Return the timesteps and noise levels of one level (`freescale/walk.py`): those of the whole schedule.
+
+        `sizes` are those of all levels, in pixels. The other hooks are given what comes back.
+        """
+        return schedule
 
     def restart_step(self, schedule: Schedule) -> int:
         """Return the step at which levels above the first start."""
