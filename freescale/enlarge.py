@@ -1,20 +1,22 @@
 """Enlarging latents and pixels: one level's result becomes the next one's reference.
 
-Latents are enlarged without being decoded. The paper does so for videos: the blur of RGB upsampling helps images and hurts videos. White noise loses deviation by
-it: at twice the size bilinear leaves 0.63 of it, bicubic 0.86, nearest 1.00; nothing makes up for that.
+FreeScale enlarges pixels for pictures and latents, which are not decoded, for videos: the blur of enlarged pixels helps
+pictures and hurts videos. White noise loses deviation by enlargement as latents: at twice the size bilinear leaves 0.63
+of it, bicubic 0.86, nearest 1.00; nothing makes up for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from freescale.cascade import Size
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -45,7 +47,7 @@ def enlarged_region(
     """Return a region (B, C, rows, columns) of a picture enlarged from `source` to `target`.
 
     `read(rows, columns)` gives a region of the picture, in float32 or float64; only what the taps touch is read.
-    Corners are not aligned and borders repeat. All but `lanczos` equal `F.interpolate` of the whole picture to rounding.
+    Corners are not aligned and borders repeat. All but `lanczos` equal `F.interpolate` of the whole to rounding.
     """
     down, needed_rows = _weights(rows, source[0], target[0], kind)
     across, needed_columns = _weights(columns, source[1], target[1], kind)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.cascade import Size
-    from freescale.enlarge import Interpolation
+    from freescale.enlarge import Interpolation, PictureFilter
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
     from freescale.schedule import Schedule
@@ -39,6 +39,8 @@ class Method:
     by_views: ClassVar[bool] = False  # whether it calls the UNet for many views of equal size in a step
     steady: ClassVar[bool] = False  # whether all steps of a stage cost the same
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
+    asks_previous: ClassVar[bool] = False  # whether they need the size of the level below: `Level.previous`
+    in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
 
     @classmethod
     def check(cls, latents: Tensor) -> None:
@@ -51,12 +53,22 @@ class Method:
         """Where one level's result is enlarged to be the next one's reference; `mixed`: the low band as latents."""
         return "rgb"
 
-    def mixed_band(self, grid: Size) -> tuple[Size, BandFilter]:
-        """Return the low band, (rows, columns), of a reference of `grid` latent cells that is `mixed`, and its filter.
+    def mixed_band(self, grid: Size, base_grid: Size) -> tuple[Size, BandFilter]:
+        """Return (rows, columns) of the low band of a `mixed` reference of `grid` latent cells, and its filter.
 
-        Raises `NotImplementedError` in a method without one.
+        `base_grid` are level 0's cells. Raises `NotImplementedError` in a method without one.
         """
         raise NotImplementedError
+
+    @property
+    def picture_filter(self) -> PictureFilter:
+        """How pixels are enlarged."""
+        return "bicubic"
+
+    @property
+    def clips(self) -> bool:
+        """Whether pixels are cut to [-1, 1] before they are enlarged."""
+        return False
 
     @property
     def interpolation(self) -> Interpolation | None:

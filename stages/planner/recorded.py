@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stages.conditioning import EncodePrompt
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DetailPass, HighresDenoise
-from stages.upscale import EncodePicture, Upscale, UpscaleVideo
+from stages.upscale import EncodePicture, Upscale, UpscaleMixed, UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
     Decode,
     DecodeVideo,
     Upscale,
+    UpscaleMixed,
     UpscaleVideo,
     EncodePicture,
 )
