@@ -3,7 +3,7 @@
 The grid is cut into blocks of half a window, where a window is the grid that the layer saw at the training size. Every
 token is a query once, and the queries of a block attend to the one window around it. So the cost is tokens times
 window, without the overlap that averaged windows pay for (`windows`), and no average hides a seam between blocks:
-`jitter` moves all blocks by up to half a window, anew for each layer and step.
+`jitter` moves all blocks by less than half a window, anew for each layer and step.
 
 Only self-attention is cut. Convolutions and text see the whole canvas once.
 """
@@ -40,7 +40,7 @@ class Block(NamedTuple):
 def blocks(length: int, window: int, offset: int = 0) -> tuple[Block, ...]:
     """Return the blocks of an axis, half a window each, the window of each centred on it and moved inside the axis.
 
-    `offset`, 0 to window // 2, is where the second block begins; with 0 blocks begin at the border.
+    `offset`, 0 to below window // 2, is the length of a first, shorter block; with 0 there is none.
     """
     stride = max(1, window // 2)
     cuts = sorted({0, *range(offset, length, stride), length})
@@ -62,9 +62,8 @@ class PatchAttention:
         """Return the blocks of the layer `name` along both axes."""
         window, offsets = window_size(grid, self.scale), (0, 0)
         if self.jitter is not None:
-            halves = torch.tensor(window) // 2
             drawn = torch.rand(2, generator=self.jitter(name), dtype=torch.float64)
-            offsets = tuple((drawn * (halves + 1)).floor().long().tolist())
+            offsets = tuple((drawn * (torch.tensor(window) // 2)).floor().long().tolist())
         rows, columns = (
             blocks(*axis) if axis[1] < axis[0] else (Block(0, axis[0], 0),)
             for axis in zip(grid, window, offsets, strict=True)
