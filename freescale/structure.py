@@ -1,10 +1,11 @@
 """Structure guidance and latent frequency mixing (ScaleDiff, arXiv:2510.25818): one low band, taken from the reference.
 
 Few steps from much noise keep the picture when the low frequencies of every prediction are those of the enlarged
-picture. The band is what a smaller grid can hold. Two filters take it:
+picture. The band is what a smaller grid can hold. Three filters take it:
 
 * `bilinear`: down to the grid with antialiasing, and up again, as released. It is no projector: taken twice it is
   narrower, so guidance of weight 1 does not quite lock.
+* `aliased`: the same without antialiasing, as FreCaS has it.
 * `box`: the lowest frequencies of the cosine transform of each axis, as many as the grid has cells. It is a projector,
   and it does not wrap round at borders as the Fourier transform would.
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from freescale.windows import Grid
 
-BandFilter = Literal["bilinear", "box"]
+BandFilter = Literal["bilinear", "aliased", "box"]
 
 
 def low_band(x: Tensor, grid: Grid, kind: BandFilter = "bilinear") -> Tensor:
@@ -38,7 +39,7 @@ def low_band(x: Tensor, grid: Grid, kind: BandFilter = "bilinear") -> Tensor:
     if kind == "box":
         rows, columns = (band_matrix(n, kept, x.dtype, x.device) for n, kept in zip((h, w), grid, strict=True))
         return rows @ x @ columns
-    small = F.interpolate(x, size=grid, mode="bilinear", align_corners=False, antialias=True)
+    small = F.interpolate(x, size=grid, mode="bilinear", align_corners=False, antialias=kind == "bilinear")
     return F.interpolate(small, size=(h, w), mode="bilinear", align_corners=False)
 
 

@@ -14,6 +14,7 @@ level that keeps the ratio of signal to noise, SNR' = SNR / rho^gamma (FreCaS, a
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -76,5 +77,11 @@ def pairs_of(walk: Schedule) -> tuple[tuple[float, float], ...]:
 def _walk(schedule: Schedule, timesteps: tuple[float, ...], sigmas: tuple[float, ...]) -> Schedule:
     if schedule.scales:
         raise ValueError("a walk of a model with a dynamic scale is not known, allowed: models for pictures")
-    scale = schedule.final_scale if sigmas[-1] else 1.0
-    return replace(schedule, timesteps=timesteps, sigmas=sigmas, final_scale=scale)
+    has_signal = schedule.init_sigma != schedule.sigmas[0]  # as `make_schedule` has it
+    return replace(
+        schedule,
+        timesteps=timesteps,
+        sigmas=sigmas,
+        init_sigma=math.sqrt(sigmas[0] ** 2 + 1.0) if has_signal else sigmas[0],
+        final_scale=schedule.final_scale if sigmas[-1] else 1.0,
+    )

@@ -77,7 +77,7 @@ class DenoiseStage(Stage):
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
     motion_fps: float | None = None  # for a video model with an fps branch
     walk: Walk = added(())  # of the level; empty: the whole schedule
-    previous: tuple[int, int] | None = added(None)  # size of the level below, for methods that ask for it
+    sizes: tuple[tuple[int, int], ...] = added(())  # of all levels, for methods that ask for them
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
@@ -131,7 +131,7 @@ class DenoiseStage(Stage):
 
     def _level(self, parents: Parents, models: Models) -> Level:
         frames, device = models.info.frames, models.device
-        level = Level(self.level, self.size, self.base_size, models.info.cell, previous=self.previous, frames=frames)
+        level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
         if self.level == 0 or "reference" not in parents:
             return level
         reference = parents["reference"]["latents"]

@@ -152,7 +152,7 @@ class _Builder:
             method=method_record(method.at_base() if self._enlarges else method),
             start=0,
             stop=len(walk),
-            time_ids=self._time_ids(method),
+            time_ids=self._time_ids(method, 0),
             motion_fps=self.spec.motion_fps,
             frames=self.spec.frames,
             walk=self._pairs(walk),
@@ -219,11 +219,11 @@ class _Builder:
             method=method_record(settings.method),
             start=span[0],
             stop=span[1],
-            time_ids=self._time_ids(settings.method),
+            time_ids=self._time_ids(settings.method, level.level),
             regions=tuple((f"mask{i}", region.detail_scale) for i, region in enumerate(settings.regions)),
             motion_fps=self.spec.motion_fps,
             walk=self._pairs(self._walk(level.upscale.method, level.level)),
-            previous=self.levels[level.level - 1].size if settings.method.asks_previous else None,
+            sizes=self._sizes if settings.method.asks_sizes else (),
         )
         return self._call(stage, level, {**parents, **anchor, **self._masks(settings)})
 
@@ -273,7 +273,7 @@ class _Builder:
 
     def _walk(self, method: Method, level: int) -> Schedule:
         """The noise levels of one level."""
-        return method.walk(self.schedule, level, [each.size for each in self.levels])
+        return method.walk(self.schedule, level, self._sizes)
 
     def _pairs(self, walk: Schedule) -> Walk:
         """What a stage is told of a walk: nothing where it is the whole schedule."""
@@ -282,10 +282,13 @@ class _Builder:
     def _sampling(self, settings: StageSettings) -> Sampling:
         return Sampling(self.steps, *self.solver, settings.guidance_scale, self.spec.guidance_rescale)
 
-    def _time_ids(self, method: Method) -> Size | None:
-        """The size that the method gives a size-conditioned model (SDXL's micro-conditioning)."""
-        sizes = [level.size for level in self.levels]
-        return method.told_size(sizes, self.base) if self.info.size_ids else None
+    def _time_ids(self, method: Method, level: int) -> Size | None:
+        """The size that the method gives a size-conditioned model at a level (SDXL's micro-conditioning)."""
+        return method.told_size(self._sizes, self.base, level) if self.info.size_ids else None
+
+    @property
+    def _sizes(self) -> tuple[Size, ...]:
+        return tuple(level.size for level in self.levels)
 
     def _provenance(self, level: int) -> str:
         """The spec, with what the model decided filled in, as one line of JSON."""

@@ -7,8 +7,10 @@ from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.direct import Direct
 from freescale.methods.enlarge import Enlarge
 from freescale.methods.fouriscale.method import FouriScale
+from freescale.methods.frecas import FreCaS
 from freescale.methods.freescale import FreeScale
 from freescale.methods.hidiffusion.method import HiDiffusion
+from freescale.methods.rectifiedhr import RectifiedHR
 from freescale.methods.scalecrafter.method import ScaleCrafter
 from freescale.methods.scalediff import ScaleDiff
 from freescale.methods.swift import Draft, Swift
@@ -22,6 +24,8 @@ METHODS: dict[str, type[Method]] = {
     "demofusion": DemoFusion,
     "hidiffusion": HiDiffusion,
     "fouriscale": FouriScale,
+    "rectifiedhr": RectifiedHR,
+    "frecas": FreCaS,
     "scalediff": ScaleDiff,
     "enlarge": Enlarge,
 }
@@ -33,9 +37,11 @@ __all__ = [
     "Draft",
     "Enlarge",
     "FouriScale",
+    "FreCaS",
     "FreeScale",
     "HiDiffusion",
     "Method",
+    "RectifiedHR",
     "ScaleCrafter",
     "ScaleDiff",
     "Swift",

@@ -39,7 +39,7 @@ class Method:
     by_views: ClassVar[bool] = False  # whether it calls the UNet for many views of equal size in a step
     steady: ClassVar[bool] = False  # whether all steps of a stage cost the same
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
-    asks_previous: ClassVar[bool] = False  # whether they need the size of the level below: `Level.previous`
+    asks_sizes: ClassVar[bool] = False  # whether they need the sizes of all levels: `Level.sizes`
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
 
     @classmethod
@@ -97,8 +97,8 @@ class Method:
         """Return the sizes of all levels in pixels, the last being `size`, each a multiple of `cell`."""
         return (size,)
 
-    def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
-        """Return the size in pixels that a size-conditioned model is told at every level: that of the first.
+    def told_size(self, sizes: Sequence[Size], base_size: Size, level: int = 0) -> Size:
+        """Return the size in pixels that a size-conditioned model is told at a level: that of the first.
 
         FreeScale's release tells the training size at every level; a method of one level tells its own size.
         """
