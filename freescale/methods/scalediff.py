@@ -99,7 +99,7 @@ class ScaleDiff(Method):
         """Return the noise prediction, its x0 pulled to the low band of the reference above level 0."""
         noise_pred = denoiser(latents, moment.step, moment.schedule)
         level = moment.level
-        if level.reference is None or not self.structure:
+        if level.reference is None or level.factor <= 1.0 or not self.structure:
             return noise_pred
         weight, grid = self.weight_at(moment), level.latent_hw
         return guide_structure(noise_pred, latents, moment.sigma, level.reference, weight, *self.mixed_band(grid, grid))

@@ -113,7 +113,7 @@ class Swift(Method):
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield patch attention above level 0, and in a level's first steps dilation."""
         level = moment.level
-        if level.is_base:
+        if level.is_base or level.factor <= 1.0:
             return
         if self.patches_only:
             jitter = _jitter(moment) if self.jitter and level.factor > 2.0 else None
@@ -124,7 +124,7 @@ class Swift(Method):
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction, above level 0 with its own guidance and with the low band of the reference."""
         level = moment.level
-        if level.is_base or level.reference is None:
+        if level.reference is None or level.factor <= 1.0:
             return denoiser(latents, moment.step, moment.schedule)
         denoiser = replace(denoiser, guidance_scale=denoiser.guidance_scale * self.guidance)
         noise_pred = denoiser(latents, moment.step, moment.schedule)
