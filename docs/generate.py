@@ -198,7 +198,7 @@ class Meanings:
         self.missing: list[str] = []
 
     def table(self, owner: str, model: type[BaseModel], without: Iterable[str] = (), also: Iterable[str] = ()) -> str:
-        """A table of a model's fields. `owner` is the prefix of its names in `docs/meanings.yaml`, else one of `also`."""
+        """A table of a model's fields. `owner` is the prefix of its names in `docs/meanings.yaml`, else `also`."""
         rows: Table = []
         for name, info in model.model_fields.items():
             if name not in set(without):
