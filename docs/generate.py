@@ -153,7 +153,7 @@ def option_value(param: Any) -> str:
 
 def fields_page() -> str:
     """Every field of every file that a person writes."""
-    from freescale import METHODS
+    from freescale import METHODS, Method
     from freescale.methods.ablations import CHANGES
     from stages import spec
     from stages.adapters.spec import LoraSpec
@@ -188,7 +188,8 @@ def fields_page() -> str:
     parts += ["## Methods", "`method: {name: NAME, …}`. Shares are parts of the schedule, from 0 (first step) to 1."]
     for model in spec.METHOD_MODELS:
         name = model.model_fields["name"].default
-        rows = meanings.table(name, model, without=("name",))
+        kinds = (kind for kind in METHODS[name].__mro__ if issubclass(kind, Method) and kind.name in METHODS)
+        rows = meanings.table(name, model, without=("name",), also=[kind.name for kind in kinds])
         parts += [f"### {name}", " ".join((METHODS[name].__doc__ or "").split()), rows]
     changes = [(f"`{name}`", f"`{plain(change)[1:-1]}`") for name, change in CHANGES.items()]
     parts += ["### Ablations", "A name for FreeScale with one parameter changed.", table(("name", "sets"), changes)]
@@ -212,24 +213,24 @@ class Meanings:
         self.used: set[str] = set()
         self.missing: list[str] = []
 
-    def table(self, owner: str, model: type[BaseModel], without: Iterable[str] = ()) -> str:
-        """A table of a model's fields. `owner` is the prefix of its names in `docs/meanings.yaml`."""
+    def table(self, owner: str, model: type[BaseModel], without: Iterable[str] = (), also: Iterable[str] = ()) -> str:
+        """A table of a model's fields. `owner` is the prefix of its names in `docs/meanings.yaml`, else `also`."""
         rows: Table = []
         for name, info in model.model_fields.items():
             if name not in set(without):
-                value, meaning = kind(info.annotation, info.metadata), self.of(owner, name, info)
+                value, meaning = kind(info.annotation, info.metadata), self.of((owner, *also), name, info)
                 rows.append((f"`{name}`", value, default_of(info), meaning))
         return table(("field", "value", "default", "meaning"), rows)
 
-    def of(self, owner: str, name: str, info: FieldInfo) -> str:
+    def of(self, owners: tuple[str, ...], name: str, info: FieldInfo) -> str:
         """The meaning of one field; a field without one is remembered for `check`."""
-        for key in (f"{owner}.{name}", f"any.{name}"):
+        for key in (f"{owner}.{name}" for owner in (*owners, "any")):
             if key in self.written:
                 self.used.add(key)
                 return cell(self.written[key])
         if info.description:
             return cell(info.description)
-        self.missing.append(f"{owner}.{name}")
+        self.missing.append(f"{owners[0]}.{name}")
         return ""
 
     def check(self) -> None:

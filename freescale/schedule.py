@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from freescale.noise_levels import SIGMAS, SPACINGS, sigma_at, spaced_timesteps, timestep_of, training_sigmas
@@ -49,6 +49,7 @@ class Schedule:
     scales: tuple[float, ...] = ()  # dynamic scale at each of `sigmas`, which hold sigma / s; empty: 1
     fresh: tuple[float, ...] = ()  # deviation of the noise that each step adds; empty: by `eta`
     by_time: bool = False  # a fraction is one of training time, as timesteps are uneven; else one of steps
+    train_sigmas: tuple[float, ...] = field(default=(), repr=False)  # of every training timestep, ascending
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -81,6 +82,10 @@ class Schedule:
         """Return whether step `i` is from one fraction of the schedule on and before another; None: all are."""
         return interval is None or self.step_at(interval[0]) <= i < self.step_at(interval[1])
 
+    def sigma_at(self, timestep: float) -> float:
+        """Return the noise level of a training timestep, between whole ones interpolated linearly."""
+        return sigma_at(self.train_sigmas, timestep)
+
     def model_input(self, latents: Tensor, i: int) -> Tensor:
         """Return the input of the UNet for VE latents before step `i`: scaled to unit variance."""
         scale = self.scales[i] if self.scales else 1.0
@@ -100,6 +105,8 @@ class Schedule:
         """
         if self.fresh:
             return self.fresh[i]
+        if self.eta == 0.0:
+            return 0.0
         scale, next_scale = self.scales[i : i + 2] if self.scales else (1.0, 1.0)
         return ancestral(self.sigmas[i] * scale, self.sigmas[i + 1] * next_scale, self.eta) / next_scale
 
@@ -169,8 +176,9 @@ def make_schedule(
         final_scale=1.0 / math.sqrt(1.0 + final_sigma**2),
         num_train_timesteps=total,
         by_time=bool(timesteps) or _kind(config) is not None,
+        train_sigmas=tuple(table),
     )
-    schedule = _with_middles(schedule, table) if traits.calls == 2 else _with_fresh(schedule, table)
+    schedule = for_solver(schedule)
     dynamic = config.get("dynamic_scale")
     return schedule if dynamic is None else _with_dynamic_scale(schedule, float(dynamic[0]), int(dynamic[1]))
 
@@ -205,6 +213,12 @@ def _levels(
     low, high = (sigmas[-1], sigmas[0]) if config.get("sigma_range") == "timesteps" else (table[0], table[-1])
     sigmas = SIGMAS[kind](low, high, steps)
     return [timestep_of(table, sigma) for sigma in sigmas], sigmas
+
+
+def for_solver(schedule: Schedule) -> Schedule:
+    """Return a schedule of plain steps with what its solver adds: second calls, or noise by a rule of its own."""
+    adds = _with_middles if schedule.calls == 2 else _with_fresh
+    return adds(schedule, schedule.train_sigmas)
 
 
 def _with_fresh(schedule: Schedule, table: Sequence[float]) -> Schedule:

@@ -16,6 +16,7 @@ import torch
 
 from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
 from freescale.noise_levels import SIGMAS
+from freescale.walk import walked
 from stages.conditioning import conditioning
 from stages.errors import StageError
 from stages.stage import (
@@ -25,6 +26,7 @@ from stages.stage import (
     Running,
     Size,
     Stage,
+    added,
     latent_shape,
     method_of,
     not_in_key,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from stages.spec import RunOptions
 
 LATENT_AXES = {"latents": "BChw"}
+Walk = tuple[tuple[float, float], ...]
+"""(timestep, sigma) before each step of a level, and (0, sigma) after the last."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,10 @@ class Sampling:
         later = ("sigmas", "timestep_spacing", "timesteps", "guidance_interval")
         return {name: value for name, value in values.items() if name not in later or value not in ("auto", (), None)}
 
-    def schedule(self, models: Models) -> Schedule:
-        """The noise levels of this model for these steps."""
-        return self.schedule_on(models.info.scheduler)
+    def schedule(self, models: Models, walk: Walk = ()) -> Schedule:
+        """The noise levels of this model for these steps, or those of a `walk`."""
+        whole = self.schedule_on(models.info.scheduler)
+        return walked(whole, walk) if walk else whole
 
     def schedule_on(self, scheduler: Mapping[str, Any]) -> Schedule:
         """The noise levels of a scheduler's configuration for these steps. Raises `ValueError` where there are none."""
@@ -102,6 +107,8 @@ class DenoiseStage(Stage):
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
     motion_fps: float | None = None  # for a video model with an fps branch
     chunks: int = not_in_key(1)  # of the prompts: the rows that it attends to
+    walk: Walk = added(())  # of the level; empty: the whole schedule
+    sizes: tuple[tuple[int, int], ...] = added(())  # of all levels, for methods that ask for them
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
@@ -124,7 +131,7 @@ class DenoiseStage(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
-        method, schedule = method_of(self.method), self.sampling.schedule(models)
+        method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
         level = self._level(parents, models)
         denoiser = Denoiser(
             models.unet,
@@ -160,7 +167,7 @@ class DenoiseStage(Stage):
 
     def _level(self, parents: Parents, models: Models) -> Level:
         frames, device = models.info.frames, models.device
-        level = Level(self.level, self.size, self.base_size, models.info.cell, frames=frames)
+        level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
         if self.level == 0 or "reference" not in parents:
             return level
         reference = parents["reference"]["latents"]

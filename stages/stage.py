@@ -73,6 +73,11 @@ def not_in_key(default: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"not_in_key": True}, compare=False)
 
 
+def added(default: Any) -> Any:
+    """A field that came later; at its default it is left out of the fingerprint, so that older keys stay."""
+    return field(default=default, metadata={"added": True})
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a stage takes: bytes beyond the weights at the worst moment, and floating-point operations."""
@@ -135,9 +140,13 @@ class Stage:
 
     def params(self) -> dict[str, Any]:
         """The parameters that decide the bytes, as JSON has them."""
-        decisive = {f.name for f in dataclasses.fields(self) if not f.metadata.get("not_in_key")}
+        decisive = {f.name for f in dataclasses.fields(self) if self._decides(f)}
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {name: value for name, value in values.items() if name in decisive}
+
+    def _decides(self, field: dataclasses.Field[Any]) -> bool:
+        at_default = field.metadata.get("added") and getattr(self, field.name) == field.default
+        return not field.metadata.get("not_in_key") and not at_default
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:

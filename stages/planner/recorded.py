@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stages.conditioning import EncodeChunks, EncodePrompt
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DetailPass, HighresDenoise
-from stages.upscale import EncodePicture, Upscale, UpscaleVideo
+from stages.upscale import EncodePicture, Upscale, UpscaleMixed, UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
     Decode,
     DecodeVideo,
     Upscale,
+    UpscaleMixed,
     UpscaleVideo,
     EncodePicture,
 )

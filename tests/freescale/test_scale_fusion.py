@@ -13,16 +13,8 @@ from torch import Tensor
 
 from freescale.forward_process import generator
 from freescale.frequency import gaussian_taps
-from freescale.scale_fusion import (
-    Fusion,
-    Heads,
-    ScaleFusion,
-    attend,
-    fuse_scales,
-    global_attention,
-    local_attention,
-    project,
-)
+from freescale.heads import Heads, attend, project
+from freescale.scale_fusion import Fusion, ScaleFusion, fuse_scales, global_attention, local_attention
 from freescale.windows import Windows, place_windows
 from tests.oracles import scale_fusion as oracle
 from tests.toys import points

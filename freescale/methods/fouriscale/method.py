@@ -85,7 +85,7 @@ class FouriScale(Method):
         """DDIM with eta = 1, as released."""
         return "ddim", 1.0
 
-    def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
+    def told_size(self, sizes: Sequence[Size], base_size: Size, level: int = 0) -> Size:
         """Return the size that the target grows from: a size-conditioned model is told that one."""
         return bucket_for(sizes[-1], base_size, self.bucket_rule)
 
