@@ -114,7 +114,7 @@ class FreCaS(Method):
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction, above level 0 with FA-CFG: w_l for what the level below can hold, w_h for the rest."""
         level = moment.level
-        if level.is_base or not level.sizes or not denoiser.is_guided:
+        if level.is_base or not level.sizes or not denoiser.is_guided(moment.step, moment.schedule):
             return denoiser(latents, moment.step, moment.schedule)
         negative, positive = denoiser.pair(latents, moment.step, moment.schedule)
         below = level.sizes[level.index - 1]
