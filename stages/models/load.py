@@ -124,8 +124,12 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
+        return self._read(kind, part, dtype).to(self.device).eval().requires_grad_(False)
+
+    def _read(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        """Return a part on the host, from a single file or from the model's folder."""
         if part in self.info.networks:
-            return load_network(self.info.networks[part], dtype).to(self.device)
+            return load_network(self.info.networks[part], dtype)
         module, found = kind.from_pretrained(
             self.info.folder,
             subfolder=part,
@@ -137,7 +141,7 @@ class Models:
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
-        return module.to(self.device).eval().requires_grad_(False)
+        return module
 
     def text_encoder(self, part: str) -> Any:
         """Return a text encoder, `text_encoder` or SDXL's `text_encoder_2`, in the spec's dtype; it is not kept."""

@@ -82,7 +82,7 @@ def test_no_buffer_of_a_text_encoder_is_left_without_numbers(checkpoint: Path, t
         assert [each.tolist() for each in positions] == [[list(range(16))]]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.thorough)])
 def test_numbers_are_cast_as_a_folder_casts_them(dtype: str, checkpoint: Path, tmp_path: Path) -> None:
     one = Models(info_of(checkpoint, tmp_path), dtype, CPU).unet.state_dict()
     other = Models(describe(ModelSpec(), tmp_path), dtype, CPU).unet.state_dict()
