@@ -35,7 +35,10 @@ def refused(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=[pytest.mark.thorough] if f in ("Segmind Vega", "KOALA-1B") else []) for f in PUBLISHED],
+    [
+        pytest.param(f, marks=[pytest.mark.thorough] if f in ("Segmind Vega", "KOALA-700M", "KOALA-1B") else [])
+        for f in PUBLISHED
+    ],
 )
 def test_a_unet_is_configured_as_it_was_published(family: str, tmp_path: Path) -> None:
     """Its network has the names and shapes of the published one, and its heads."""
@@ -48,7 +51,9 @@ def test_a_unet_is_configured_as_it_was_published(family: str, tmp_path: Path) -
     assert heads[0] == heads[1]
 
 
-@pytest.mark.parametrize("family", WHOLE)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[pytest.mark.thorough] if f == "Stable Diffusion 1.x" else []) for f in WHOLE]
+)
 def test_a_header_suffices_for_a_plan(family: str, tmp_path: Path) -> None:
     file = write_header(tmp_path / "model.safetensors", full_shapes(family))
     info = describe(ModelSpec(name=str(file)), tmp_path / "home", has_weights=False)
