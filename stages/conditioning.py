@@ -95,7 +95,7 @@ def text_stage(spec: RenderSpec, info: ModelInfo, negative_prompt: str | None) -
     is_weighted = any(reading.is_weighted for reading in readings)
     return EncodeChunks(
         prompt=readings[0].text,
-        negative_prompt=readings[1].text if len(readings) > 1 else None,
+        negative_prompt=None if len(readings) < 2 else "" if readings[1].is_blank else readings[1].text,
         syntax=syntax,
         emphasis=emphasis_of(spec, syntax) if is_weighted else "off",
         skip=skip,

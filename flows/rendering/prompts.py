@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stages.conditioning import EncodePrompt
 from stages.models.tokens import not_read
 from stages.prompts.reading import layers_skipped, read, syntax_of
-from stages.prompts.syntax import shown, split_networks
+from stages.prompts.syntax import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,8 @@ def prompt_remarks(job: Job) -> Iterator[str]:
     """
     spec, info = job.spec, job.plan.info
     syntax = syntax_of(spec, info)
-    if not split_networks(spec.prompt, syntax)[0].strip():
+    reading = read(spec.prompt, syntax, info)
+    if not reading.words.strip() and not reading.embeddings:
         yield "the prompt is blank, so the picture follows no words"
     prompts = {"prompt": spec.prompt}
     texts = [call.stage for call in job.plan.calls if isinstance(call.stage, EncodePrompt)]

@@ -41,6 +41,11 @@ class Reading:
         return self.chunks == 1 and not self.embeddings and not self.is_weighted
 
     @property
+    def is_blank(self) -> bool:
+        """Whether nothing is left of it: no words and no embedding."""
+        return not self.words and not self.embeddings
+
+    @property
     def is_weighted(self) -> bool:
         """Whether a piece has another weight than 1."""
         return any(piece.weight != 1.0 for part in self.parts for piece in part)

@@ -259,6 +259,7 @@ def test_a_plan_knows_how_long_the_rows_are(shapes: tuple[ModelInfo, Path]) -> N
     spec = make_spec({"prompt": "a red disc " * 10, "negative_prompt": "blue", "prompt_syntax": "a1111"})
     assert text_stage(spec, shapes[0], "blue").chunks == 3, "of 14 tokens each"
     assert text_stage(spec, shapes[0], "BREAK blue").chunks == 6
+    assert text_stage(spec, shapes[0], "()").negative_prompt == "", "which is zeros for SDXL"
 
 
 def test_longer_prompts_cost_more(shapes: tuple[ModelInfo, Path]) -> None:
