@@ -208,8 +208,7 @@ def test_scale_fusion_frame_by_frame(scheduler_config: Any) -> None:
     with torch.no_grad(), patched(unet, [scale_fusion(fusion)]):
         unet(latents, 600.0, text.prompt_embeds.double(), timestep_cond=torch.tensor([28.0]))
     assert len(seen) == len(spatial) == 16
-    chosen = ["down_blocks.0.attentions.1", "down_blocks.2.attentions.0", "mid_block.attentions.0"]
-    chosen += ["up_blocks.2.attentions.2"]
+    chosen = ["down_blocks.2.attentions.0", "mid_block.attentions.0", "up_blocks.2.attentions.2"]
     for name in (f"{transformer}.transformer_blocks.0.attn1" for transformer in chosen):
         tokens, output = seen[name]
         assert len(tokens) == 2  # frames
