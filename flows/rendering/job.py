@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.adapters.prompted import with_prompted
-from stages.models.load import describe
+from stages.models.describe import describe
 from stages.plan import make_plan
 from stages.planner.method_check import check_methods
 from stages.planner.trace_cache import trace_cache

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-Group = Mapping[str, Tensor]
+    from torch import Tensor
+
+Group: TypeAlias = "Mapping[str, Tensor]"
 _NAMED = r"(?:\.\w+)?"  # PEFT puts the name of an adapter between the name of a tensor and `weight`
 ROLES: Mapping[str, str] = {
     "lora_down": rf"[._]lora[._]down\.weight|\.lora_linear_layer\.down\.weight|\.lora_A{_NAMED}\.weight",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from freescale.gradients import without_gradients
 from stages.adapters.kinds import Scaling, changed_bias, changed_weight, changes_bias
 from stages.adapters.metadata import peft_scalings
 from stages.adapters.read import contents, read_adapter
@@ -56,7 +57,7 @@ class _Change:
         return self.adapter.strength(self.place.part, self.place.block)
 
 
-@torch.no_grad()
+@without_gradients
 def merge(part: str, network: nn.Module, adapters: Sequence[Adapter]) -> None:
     """Change the weights of a part, `unet`, `text_encoder` or `text_encoder_2`, by adapters, in their order.
 

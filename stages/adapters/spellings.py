@@ -21,14 +21,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from stages.models.files.keys import original_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-CHANGED = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+    from torch import nn
+
+CHANGED = ("Linear", "Conv2d", "LayerNorm", "GroupNorm", "Embedding")  # classes of layers
 UNET, TEXTS = "unet", ("text_encoder", "text_encoder_2")
 UNET_DOTTED = ("", "unet.", "base_model.model.", "unet.base_model.model.", "diffusion_model.")
 ORIGINAL_DOTTED = ("diffusion_model.", "model.diffusion_model.", "unet.")
@@ -61,7 +61,7 @@ def places(parts: Mapping[str, nn.Module]) -> dict[str, Place]:
     for part, network in parts.items():
         config = _config(network)
         for path, module in network.named_modules():
-            if isinstance(module, CHANGED) and module.weight is not None:
+            if _is_changed(module) and module.weight is not None:
                 original = _original(config, path) if part == UNET else None
                 bias = getattr(module, "bias", None)
                 length = None if bias is None else bias.shape[0]
@@ -116,6 +116,10 @@ def _block(original: str) -> str:
     if match is None:
         return ALONE
     return "MID" if match[1] == "middle" else f"{_SHORT[match[1]]}{int(match[2]):02}"
+
+
+def _is_changed(module: nn.Module) -> bool:
+    return any(kind.__name__ in CHANGED for kind in type(module).__mro__)
 
 
 def _config(network: Any) -> Mapping[str, Any]:

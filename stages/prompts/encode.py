@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from freescale.gradients import without_gradients
 from stages.errors import StageError
 from stages.models.tokens import CLIPWords
 from stages.prompts.chunks import Chunk, Token, chunk_length, chunked, common_length, is_weighted, repeated
@@ -22,6 +22,8 @@ from stages.prompts.syntax import Phrase, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
 
     from stages.models.load import Models
 
@@ -112,7 +114,7 @@ def _inserted(network: Any, given: Mapping[int, Tensor]) -> Iterator[None]:
         handle.remove()
 
 
-@torch.no_grad()
+@without_gradients
 def encode_prompts(
     models: Models, prompt: str, negative_prompt: str | None, settings: TextSettings | None = None
 ) -> dict[str, Tensor]:
@@ -125,7 +127,8 @@ def encode_prompts(
     texts = {"prompt": prompt} | ({} if negative_prompt is None else {"negative": negative_prompt})
     zeros = models.info.size_ids and models.info.empty_prompt_is_zeros and negative_prompt == ""
     rows: dict[str, list[Tensor]] = {name: [] for name in texts}
-    pooled, chunks = dict[str, Tensor](), dict[str, tuple[Chunk, ...]]()
+    pooled: dict[str, Tensor] = {}
+    chunks: dict[str, tuple[Chunk, ...]] = {}
     given = {name: vectors(*each, models.info) for name, each in settings.embeddings.items()}
     for part in models.info.texts:
         encoder = _encoder(models, part, settings, {name: each[part] for name, each in given.items()})
