@@ -28,8 +28,8 @@ from pydantic import (
 from freescale import METHODS, SOLVERS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
-from stages.models.spec import FrozenModel
 from stages.models.spec import EmbeddingSpec as EmbeddingSpec  # names of this module, too
+from stages.models.spec import FrozenModel
 from stages.models.spec import ModelSpec as ModelSpec
 from stages.planner.amounts import parse_bytes
 

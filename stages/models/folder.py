@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
-from stages.models.checks import check_card, check_index, check_weights, read_folder
+from stages.models.checks import check_card, check_index, check_weights, dynamic_scale, read_folder
 from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
 from stages.models.hashes import Hashes
@@ -311,7 +311,7 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
     frames = card.get("frames", min(defaults.frames, longest))
     if not isinstance(frames, int) or not 1 <= frames <= longest:
         raise SpecError(f"model: {info.folder} gives {frames} frames; 1 to {longest} work with its motion modules")
-    scale = _dynamic_scale(info.folder, card.get("dynamic_scale", defaults.dynamic_scale))
+    scale = dynamic_scale(info.folder, card.get("dynamic_scale", defaults.dynamic_scale))
     decisive = {"kind": kind, "frames": frames, "dynamic_scale": scale}
     if adapter:
         decisive["motion_adapter"] = hashes.files(adapter.folder, adapter.files)
@@ -339,15 +339,3 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
 def _with(fingerprint: str, decisive: Mapping[str, Any]) -> str:
     """Return a part's fingerprint with what else decides its bytes."""
     return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
-
-
-def _dynamic_scale(folder: Path, given: Any) -> tuple[float, int] | None:
-    if given is None:
-        return None
-    try:
-        scale, steps = float(given[0]), int(given[1])
-    except (TypeError, ValueError, IndexError):
-        scale, steps = 0.0, 0
-    if not (0.0 < scale <= 1.0 and steps >= 1):
-        raise SpecError(f"model: {folder} gives the dynamic scale {given}; a number up to 1 and its steps work")
-    return scale, steps
