@@ -1,5 +1,5 @@
 # Needs a Python of 3.11 to 3.14: the first target makes .venv, once, and again when the pins change.
-.PHONY: demo test test-all lint benchmarks pins clean
+.PHONY: demo test test-thorough test-all lint benchmarks pins clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -12,12 +12,17 @@ demo: $(INSTALLED)
 	$(BIN)/freescale render examples/demo.yaml --out demo.png
 
 # Bytecode is kept whatever the environment says: the tests start many processes that would compile the code again.
-test: $(INSTALLED)
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# with the tests that `thorough` marks
+test: $(INSTALLED)
+	$(PYTEST)
+
+# what `make test` leaves out: the tests that are marked `thorough`
+test-thorough: $(INSTALLED)
+	$(PYTEST) -m thorough
+
 test-all: $(INSTALLED)
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m ""
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -118,7 +118,7 @@ def main() -> None:
                 run = _step(stage, unet, how, device)
             else:
                 run = _picture(vae, stage.name, call.size, source, device)
-            expected = stage.cost(TracedNetworks(info, dtype, how), source, call.frames)
+            expected = stage.cost(TracedNetworks(info, name, how), source, call.frames)
             module = unet if isinstance(stage, DenoiseStage) else vae
             row = {"case": f"{label}, {measure}", "predicted": expected.activations}
             if is_card:

@@ -33,10 +33,10 @@ HEAD = "<!-- Made by `python -m docs.generate`; edit the code or docs/meanings.y
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
 SECTIONS = {
     "ModelSpec": "model",
+    "LoraSpec": "loras",
+    "EmbeddingSpec": "embeddings",
     "Region": "regions",
     "Redo": "redo",
-    "EmbeddingSpec": "embeddings",
-    "LoraSpec": "loras",
     "MethodEntry": "an-entry-of-methods",
 }
 PIPE = "\\|"  # inside a table
@@ -61,13 +61,14 @@ def command_line() -> Any:
 
 
 def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every command below a group that does work, with its full name: `freescale study make`."""
+    """Every command and group that does work, with its full name: `freescale study make`."""
     for part in sorted(group.commands):
         command = group.commands[part]
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{name} {part}")
-        else:
+        is_group = hasattr(command, "commands")
+        if not is_group or command.invoke_without_command:
             yield f"{name} {part}", command
+        if is_group:
+            yield from commands(command, f"{name} {part}")
 
 
 def commands_page() -> str:
@@ -152,7 +153,7 @@ def option_value(param: Any) -> str:
 
 def fields_page() -> str:
     """Every field of every file that a person writes."""
-    from freescale import METHODS
+    from freescale import METHODS, Method
     from freescale.methods.ablations import CHANGES
     from stages import spec
     from stages.adapters.spec import LoraSpec
@@ -176,10 +177,10 @@ def fields_page() -> str:
     ]
     parts_of_spec: list[tuple[str, type[BaseModel]]] = [
         ("model", spec.ModelSpec),
+        ("loras", LoraSpec),
+        ("embeddings", spec.EmbeddingSpec),
         ("regions", spec.Region),
         ("redo", spec.Redo),
-        ("embeddings", spec.EmbeddingSpec),
-        ("loras", LoraSpec),
     ]
     for title, model in parts_of_spec:
         parts += [f"### {title}", sentence(model), meanings.table(model.__name__, model)]
@@ -187,7 +188,8 @@ def fields_page() -> str:
     parts += ["## Methods", "`method: {name: NAME, …}`. Shares are parts of the schedule, from 0 (first step) to 1."]
     for model in spec.METHOD_MODELS:
         name = model.model_fields["name"].default
-        rows = meanings.table(name, model, without=("name",))
+        kinds = (kind for kind in METHODS[name].__mro__ if issubclass(kind, Method) and kind.name in METHODS)
+        rows = meanings.table(name, model, without=("name",), also=[kind.name for kind in kinds])
         parts += [f"### {name}", " ".join((METHODS[name].__doc__ or "").split()), rows]
     changes = [(f"`{name}`", f"`{plain(change)[1:-1]}`") for name, change in CHANGES.items()]
     parts += ["### Ablations", "A name for FreeScale with one parameter changed.", table(("name", "sets"), changes)]
@@ -211,24 +213,24 @@ class Meanings:
         self.used: set[str] = set()
         self.missing: list[str] = []
 
-    def table(self, owner: str, model: type[BaseModel], without: Iterable[str] = ()) -> str:
-        """A table of a model's fields. `owner` is the prefix of its names in `docs/meanings.yaml`."""
+    def table(self, owner: str, model: type[BaseModel], without: Iterable[str] = (), also: Iterable[str] = ()) -> str:
+        """A table of a model's fields. `owner` is the prefix of its names in `docs/meanings.yaml`, else `also`."""
         rows: Table = []
         for name, info in model.model_fields.items():
             if name not in set(without):
-                value, meaning = kind(info.annotation, info.metadata), self.of(owner, name, info)
+                value, meaning = kind(info.annotation, info.metadata), self.of((owner, *also), name, info)
                 rows.append((f"`{name}`", value, default_of(info), meaning))
         return table(("field", "value", "default", "meaning"), rows)
 
-    def of(self, owner: str, name: str, info: FieldInfo) -> str:
+    def of(self, owners: tuple[str, ...], name: str, info: FieldInfo) -> str:
         """The meaning of one field; a field without one is remembered for `check`."""
-        for key in (f"{owner}.{name}", f"any.{name}"):
+        for key in (f"{owner}.{name}" for owner in (*owners, "any")):
             if key in self.written:
                 self.used.add(key)
                 return cell(self.written[key])
         if info.description:
             return cell(info.description)
-        self.missing.append(f"{owner}.{name}")
+        self.missing.append(f"{owners[0]}.{name}")
         return ""
 
     def check(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,25 @@ if TYPE_CHECKING:
     from storage import Backend, RunRecord
 
 
-def user_path(text: str | Path) -> Path:
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also where a path made one slash of two; C:/ is a path
+MOST_BYTES = 255  # of a file's name
+
+
+def user_path(text: str | Path, what: str = "path") -> Path:
     """The path that a person wrote, with `~` as the home folder of the user.
 
-    Raises `SpecError` for `~NAME` where nobody on this machine has that name.
+    Raises `SpecError`, which calls it `what`, for `~NAME` where nobody on this machine has that name, for an address,
+    and for a name that no file can have.
     """
     path = os.path.expanduser(text)
+    if ADDRESS.match(path):
+        raise SpecError(f"{what}: {path!r} is an address; name a file or a folder of this machine")
+    if "\0" in path:
+        raise SpecError(f"{what}: {path!r} holds a null character, which no file's name has")
+    if too_long := [name for name in Path(path).parts if len(os.fsencode(name)) > MOST_BYTES]:
+        raise SpecError(f"{what}: {too_long[0][:40]!r}... is too long for a file's name; take 200 letters or less")
     if path.startswith("~"):
-        raise SpecError(f"path: {path!r} names no user of this machine; write ./{path} for a folder of that name")
+        raise SpecError(f"{what}: {path!r} names no user of this machine; write ./{path} for a folder of that name")
     return Path(path)
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,13 +28,12 @@ if TYPE_CHECKING:
 Backend = Literal["cudnn", "flash", "efficient", "math"]
 Capability = tuple[int, int]
 
-_KERNELS: dict[Backend, SDPBackend] = {
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
-_HALF = (torch.float16, torch.bfloat16)
+_KERNELS: dict[Backend, str] = {
+    "cudnn": "CUDNN_ATTENTION",
+    "flash": "FLASH_ATTENTION",
+    "efficient": "EFFICIENT_ATTENTION",
+    "math": "MATH",
+}  # as torch names them
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def _is_able(name: Backend, on: Accelerator, dtype: torch.dtype, head_size: int 
     if name == "efficient":
         is_aligned = size % (4 if dtype == torch.float32 else 8) == 0
         return is_aligned and on.capability >= ((8, 0) if dtype == torch.bfloat16 else (5, 0))
-    if dtype not in _HALF or has_mask or on.capability < (8, 0):
+    if dtype not in (torch.float16, torch.bfloat16) or has_mask or on.capability < (8, 0):
         return False
     if name == "flash":
         return size <= 256
@@ -102,7 +100,10 @@ def prefer_backends(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with sdpa_kernel([_KERNELS[name] for name in backends(Accelerator.of(device), dtype)], set_priority=True):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = [getattr(SDPBackend, _KERNELS[name]) for name in backends(Accelerator.of(device), dtype)]
+    with sdpa_kernel(kernels, set_priority=True):
         yield
 
 

@@ -38,6 +38,7 @@ class Level:
     noise: Tensor | None = None  # same shape, float32: the level's one restart noise; None at level 0
     anchor: Tensor | None = None  # (B, C, [F,] h0, w0): level 0's clean latents, for methods that ask for them
     detail_map: Tensor | None = None  # (1, 1, h, w): detail exponent for each cell; None: the method's scalar
+    sizes: tuple[Size, ...] = ()  # pixels, of all levels, for methods that ask for them
     frames: int | None = None  # that the model was trained for; a longer video is attended in windows of as many
     frame_stride: int | None = None  # between such windows; None: a quarter of them
 

@@ -6,6 +6,8 @@ blur texture, hence the restraint: they are in the down and middle blocks only, 
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -58,10 +60,15 @@ def convs_under(unet: nn.Module, block: str) -> tuple[str, ...]:
 
     Raises `ValueError` where there is none.
     """
-    names = (name for name, _ in unet.named_modules() if name == block or name.startswith(f"{block}."))
-    if found := tuple(name for name in names if _CONV.fullmatch(name)):
+    convs = [name for name, _ in unet.named_modules() if _CONV.fullmatch(name)]
+    if found := tuple(name for name in convs if name == block or name.startswith(f"{block}.")):
         return found
-    raise ValueError(f"layer {block!r} is unknown, allowed: a 3x3 convolution of this UNet or a block that has some")
+    known = {whole for name in convs for whole in itertools.accumulate(name.split("."), "{}.{}".format)}
+    near = difflib.get_close_matches(block, sorted(known), 1)
+    raise ValueError(
+        f"layer {block!r} is unknown, allowed: a 3x3 convolution of this UNet or a block that has some"
+        + (f"; the nearest is {near[0]!r}" if near else "")
+    )
 
 
 def dilation_factor(level: Level, rule: DilationRule = "scale") -> tuple[int, int]:

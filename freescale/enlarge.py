@@ -1,7 +1,8 @@
-"""Enlarging latents: one level's result becomes the next one's reference without being decoded.
+"""Enlarging latents and pixels: one level's result becomes the next one's reference.
 
-The paper does so for videos: the blur of RGB upsampling helps images and hurts videos. White noise loses deviation by
-it: at twice the size bilinear leaves 0.63 of it, bicubic 0.86, nearest 1.00; nothing makes up for that.
+FreeScale enlarges pixels for pictures and latents, which are not decoded, for videos: the blur of enlarged pixels helps
+pictures and hurts videos. White noise loses deviation by enlargement as latents: at twice the size bilinear leaves 0.63
+of it, bicubic 0.86, nearest 1.00; nothing makes up for that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
+"""Of latents."""
+
+PictureFilter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""Of pixels."""
 
 
 def enlarge_latents(latents: Tensor, latent_hw: Size, mode: Interpolation | None = None) -> Tensor:
@@ -31,38 +36,70 @@ def enlarge_latents(latents: Tensor, latent_hw: Size, mode: Interpolation | None
     return larger.view(latents.shape[0], -1, *larger.shape[1:]).transpose(1, 2).contiguous()
 
 
-def bicubic_region(
+def enlarged_region(
     read: Callable[[tuple[int, int], tuple[int, int]], Tensor],
     source: Size,
     target: Size,
     rows: tuple[int, int],
     columns: tuple[int, int],
+    kind: PictureFilter = "bicubic",
 ) -> Tensor:
-    """Return a region (B, C, rows, columns) of a picture enlarged from `source` to `target`, as `F.interpolate` does.
+    """Return a region (B, C, rows, columns) of a picture enlarged from `source` to `target`.
 
     `read(rows, columns)` gives a region of the picture, in float32 or float64; only what the taps touch is read.
-    Corners are not aligned and borders repeat; equal to the whole enlargement to rounding.
+    Corners are not aligned and borders repeat. All but `lanczos` equal `F.interpolate` of the whole to rounding.
     """
-    down, needed_rows = _cubic(rows, source[0], target[0])
-    across, needed_columns = _cubic(columns, source[1], target[1])
+    down, needed_rows = _weights(rows, source[0], target[0], kind)
+    across, needed_columns = _weights(columns, source[1], target[1], kind)
     part = read(needed_rows, needed_columns)
     return down.to(part) @ part @ across.to(part).T
 
 
-def _cubic(span: tuple[int, int], source: int, target: int) -> tuple[Tensor, tuple[int, int]]:
-    """Return the weights (span, needed span) along one axis, and the span that is needed: four taps, a = -0.75.
+def _weights(span: tuple[int, int], source: int, target: int, kind: PictureFilter) -> tuple[Tensor, tuple[int, int]]:
+    """Return the weights (span, needed span) along one axis, and the span that is needed.
 
     Positions are computed in float32, as torch computes those of a float32 picture.
     """
     scale = torch.tensor(source, dtype=torch.float32) / target
     position = scale * (torch.arange(*span, dtype=torch.float32) + 0.5) - 0.5
+    if kind == "nearest":
+        position = (scale * torch.arange(*span, dtype=torch.float32)).floor()
     first = position.floor()
-    t = (position - first).double()[:, None]
-    near, far = torch.cat([t, 1 - t], 1), torch.cat([t + 1, 2 - t], 1)
-    inner = (1.25 * near - 2.25) * near * near + 1
-    outer = ((-0.75 * far + 3.75) * far - 6) * far + 3
-    weights = torch.stack([outer[:, 0], inner[:, 0], inner[:, 1], outer[:, 1]], 1)
-    taps = (first.long()[:, None] + torch.arange(-1, 3)).clamp(0, source - 1)
+    reach, kernel = KERNELS[kind]
+    distance = (position - first).double()[:, None] - torch.arange(1 - reach, reach + 1)
+    weights = kernel(distance)
+    taps = (first.long()[:, None] + torch.arange(1 - reach, reach + 1)).clamp(0, source - 1)
     low, high = int(taps.min()), int(taps.max()) + 1
-    matrix = torch.zeros(len(t), high - low, dtype=torch.float64)
+    matrix = torch.zeros(len(taps), high - low, dtype=torch.float64)
     return matrix.scatter_add_(1, taps - low, weights), (low, high)
+
+
+def _nearest(distance: Tensor) -> Tensor:
+    return (distance == 0).double()
+
+
+def _linear(distance: Tensor) -> Tensor:
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic with a = -0.75."""
+    x = distance.abs()
+    inner = (1.25 * x - 2.25) * x * x + 1
+    outer = ((-0.75 * x + 3.75) * x - 6) * x + 3
+    return torch.where(x <= 1, inner, outer)
+
+
+def _lanczos(distance: Tensor) -> Tensor:
+    """Three lobes, scaled to sum to 1."""
+    weights = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
+    return weights / weights.sum(1, keepdim=True)
+
+
+KERNELS: dict[PictureFilter, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "nearest": (1, _nearest),
+    "bilinear": (1, _linear),
+    "bicubic": (2, _cubic),
+    "lanczos": (3, _lanczos),
+}
+"""For each filter the taps on each side, and the weight of a tap by its distance in source pixels."""

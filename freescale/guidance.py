@@ -73,13 +73,15 @@ class Denoiser:
     conditioning: Conditioning
     guidance_scale: float = 7.5  # 1 or below, or no negative embeddings: one pass without guidance
     guidance_rescale: float = 0.0  # arXiv:2305.08891, section 3.4: 0 (off) to 1
+    guidance_interval: tuple[float, float] | None = None  # arXiv:2404.07724: from, to, as shares of the schedule
     compute: Compute = field(default_factory=Compute)
     text_cache: TextCache | None = field(default_factory=TextCache)  # None: the prompt is projected at every step
 
-    @property
-    def is_guided(self) -> bool:
-        """Whether there is a negative pass."""
-        return self.guidance_scale > 1.0 and self.conditioning.negative_embeds is not None
+    def is_guided(self, i: int, schedule: Schedule) -> bool:
+        """Return whether there is a negative pass at step `i`."""
+        if self.guidance_scale <= 1.0 or self.conditioning.negative_embeds is None:
+            return False
+        return schedule.is_within(i, self.guidance_interval)
 
     def for_views(self, views: Views, batch: int) -> Denoiser:
         """Return the denoiser for views of `batch` pictures, to be called with `views.take(latents)`."""
@@ -87,7 +89,7 @@ class Denoiser:
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         """Return the guided noise prediction (eps) for VE latents (B, C, [F,] h, w) before step `i`, in their shape."""
-        if self.is_guided:
+        if self.is_guided(i, schedule):
             output = self.combine(*self.pair(latents, i, schedule))
         else:
             (output,) = self.passes(latents, i, schedule, "positive")

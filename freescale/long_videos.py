@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from freescale.forward_process import generator, normal
 from freescale.unet_patches import together
@@ -27,7 +26,7 @@ from freescale.unet_patches import together
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from freescale.cascade import Level
     from freescale.unet_patches import Patch, Processor
@@ -135,7 +134,7 @@ def _without_positions(unet: nn.Module) -> Iterator[None]:
         for _, block in temporal_blocks(unet):
             if getattr(block, "pos_embed", None) is not None:
                 stack.callback(setattr, block, "pos_embed", block.pos_embed)
-                block.pos_embed = nn.Identity()
+                block.pos_embed = torch.nn.Identity()
         yield
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from freescale.forward_process import normal
 from freescale.freeu import freeu_patches
+from freescale.gradients import without_gradients
 from freescale.long_videos import temporal_patches
 from freescale.moment import Moment
 from freescale.unet_patches import patched
@@ -34,7 +33,7 @@ class Step:
     history: History = ()
 
 
-@torch.no_grad()
+@without_gradients
 def denoise(
     denoiser: Denoiser,
     latents: Tensor,

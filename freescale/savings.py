@@ -15,14 +15,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
-
-from freescale.portions import each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from freescale.unet_patches import Patch
 
@@ -60,9 +57,11 @@ class TextCache:
     @contextmanager
     def patch(self, unet: nn.Module) -> Iterator[None]:
         """Take the keys and values of every cross-attention of `unet` from here; its modules are searched once."""
+        from freescale.substitutes import Projected  # a class of torch's
+
         if not self._children or not all(child.is_present for child in self._children):
             found = _children(unet, (".attn2.to_k", ".attn2.to_v"))
-            self._children = [child._replace(substitute=_Projected(child.module, self)) for child in found]
+            self._children = [child._replace(substitute=Projected(child.module, self.project)) for child in found]
         with _replaced(self._children):
             yield
 
@@ -78,7 +77,9 @@ def chunk_feed_forward(tokens: int) -> Patch:
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
         """Stand in for each feed-forward of `unet`."""
-        children = [child._replace(substitute=_Chunked(child.module, tokens)) for child in _children(unet, (".ff",))]
+        from freescale.substitutes import Chunked  # a class of torch's
+
+        children = [child._replace(substitute=Chunked(child.module, tokens)) for child in _children(unet, (".ff",))]
         with _replaced(children):
             yield
 
@@ -119,31 +120,3 @@ def _replaced(children: Sequence[_Child]) -> Iterator[None]:
     finally:
         for parent, name, module, _ in children:
             parent._modules[name] = module
-
-
-class _Projected(nn.Module):
-    def __init__(self, layer: nn.Module, cache: TextCache) -> None:
-        super().__init__()
-        self.layer, self.cache = layer, cache
-
-    def forward(self, embeds: Tensor) -> Tensor:
-        """Return the projection, from the cache where it is stored."""
-        return self.cache.project(self.layer, embeds)
-
-
-class _Chunked(nn.Module):
-    def __init__(self, layer: nn.Module, tokens: int) -> None:
-        super().__init__()
-        self.layer, self.tokens = layer, tokens
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output, as x."""
-        rows = x.reshape(-1, x.shape[-1])
-        if len(rows) <= self.tokens:
-            whole: Tensor = self.layer(x)
-            return whole
-        output = torch.empty_like(rows)
-        parts = list(zip(torch.split(rows, self.tokens), torch.split(output, self.tokens), strict=True))
-        for part, into in each(parts, lambda pair: len(pair[0])):
-            into.copy_(self.layer(part))
-        return output.view(x.shape)

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 
 from freescale.frequency import BlurBorder, blur_channels, blur_grid
+from freescale.heads import Heads, attend, is_plain_self_attention, output_of, project, sdpa, sets_at_once
 from freescale.portions import each
 from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
 from freescale.windows import Grid, WindowBorder, Windows, phase_tokens, place_windows
@@ -39,14 +39,6 @@ if TYPE_CHECKING:
     from freescale.unet_patches import Patch, Processor
 
 Bands = Literal["fused", "local", "global", "swapped"]
-
-
-class Heads(NamedTuple):
-    """Queries, keys and values of all tokens, each (B, tokens, heads, head_dim)."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +90,7 @@ class ScaleFusion:
         **kwargs: Any,
     ) -> Tensor:
         """Return the attention output (B, h * w, C)."""
-        if _is_plain(attn, hidden_states, encoder_hidden_states, attention_mask):
+        if is_plain_self_attention(attn, hidden_states, encoder_hidden_states, attention_mask):
             windows = self.fusion.windows(self.name, self._grid(hidden_states))
             if not windows.is_whole:
                 output = fuse_scales(attn, hidden_states, windows, self.fusion)
@@ -113,12 +105,6 @@ class ScaleFusion:
         return h, w
 
 
-def _is_plain(attn: Any, hidden_states: Tensor, context: Tensor | None, mask: Tensor | None) -> bool:
-    """Whether this is self-attention over tokens (B, N, C), without a mask or a norm of its own."""
-    has_norm = any(getattr(attn, norm, None) is not None for norm in ("group_norm", "spatial_norm"))
-    return context is None and mask is None and hidden_states.ndim == 3 and not has_norm
-
-
 def fuse_scales(attn: Any, hidden_states: Tensor, windows: Windows, fusion: Fusion) -> Tensor:
     """Return the fused output (B, h * w, C) of the layer `attn` for its normalised input (B, h * w, C)."""
     heads = project(attn, hidden_states)
@@ -128,30 +114,15 @@ def fuse_scales(attn: Any, hidden_states: Tensor, windows: Windows, fusion: Fusi
         "global": lambda: global_attention(heads, windows.grid, fusion.phases, fusion.window_rows),
     }
     if fusion.bands in scales:
-        return _output(attn, scales[fusion.bands]().flatten(1, 2))
+        return output_of(attn, scales[fusion.bands]().flatten(1, 2))
     high, low = ("local", "global") if fusion.bands == "swapped" else ("global", "local")
     detail = scales[high]()
     correction = blur_grid(scales[low]().sub_(detail), fusion.taps, fusion.blur_border)
     if not fusion.channel_blur:
-        return _output(attn, detail.add_(correction).flatten(1, 2))
-    linear = _output(attn, correction).sub_(_output(attn, torch.zeros_like(correction[:1, :1, :1])))
+        return output_of(attn, detail.add_(correction).flatten(1, 2))
+    linear = output_of(attn, correction).sub_(output_of(attn, torch.zeros_like(correction[:1, :1, :1])))
     correction = blur_channels(linear, fusion.taps, fusion.blur_border)
-    return _output(attn, detail.flatten(1, 2)).add_(correction.flatten(1, 2))
-
-
-def project(attn: Any, hidden_states: Tensor) -> Heads:
-    """Return the queries, keys and values of the tokens (B, N, C)."""
-    split = (*hidden_states.shape[:2], attn.heads, -1)
-    query, key, value = (layer(hidden_states).view(split) for layer in (attn.to_q, attn.to_k, attn.to_v))
-    query = query if getattr(attn, "norm_q", None) is None else attn.norm_q(query)
-    key = key if getattr(attn, "norm_k", None) is None else attn.norm_k(key)
-    return Heads(query, key, value)
-
-
-def _output(attn: Any, x: Tensor) -> Tensor:
-    """Return the output projection of x (..., C), dropout included (nothing, in evaluation)."""
-    output: Tensor = attn.to_out[1](attn.to_out[0](x))
-    return output
+    return output_of(attn, detail.flatten(1, 2)).add_(correction.flatten(1, 2))
 
 
 def local_attention(
@@ -169,7 +140,7 @@ def local_attention(
         heads = Heads(*(_with_token(x, token) for x, token in zip(heads, outside, strict=True)))
     total_dtype = torch.promote_types(query.dtype, torch.float32)
     total = torch.zeros(batch, *windows.grid, channels, device=query.device, dtype=total_dtype)
-    chunks = list(windows.chunks(_sets_at_once(heads, math.prod(windows.window), window_rows)))
+    chunks = list(windows.chunks(sets_at_once(heads, math.prod(windows.window), window_rows)))
     leaves_grid = windows.leaves_grid
     for chunk in each(chunks, lambda chunk: (len(chunk), leaves_grid and chunk.leaves_grid)):
         index, is_inside = chunk.tokens(query.device), None
@@ -188,47 +159,13 @@ def _with_token(x: Tensor, token: Tensor) -> Tensor:
     return torch.cat([x, token.expand(x.shape[0], -1, -1, -1)], dim=1)
 
 
-CACHE_BYTES, MEMORY_BYTES = 8 * 2**20, 2**30
-"""What the gathered queries, keys, values and outputs of one call may take: on a CPU what its cache holds, on a GPU
-what keeps it busy. At 8192 x 8192 the windows of SDXL's largest layer are 9 GiB together."""
-
-
-def _sets_at_once(heads: Heads, tokens: int, window_rows: int | None) -> int:
-    """Return how many windows or phases of so many tokens one call takes, for all rows of the batch."""
-    batch, _, count, size = heads.query.shape
-    if window_rows is not None:
-        return max(1, window_rows // batch)
-    budget = CACHE_BYTES if heads.query.device.type == "cpu" else MEMORY_BYTES
-    return max(1, budget // (4 * batch * tokens * count * size * heads.query.element_size()))
-
-
 def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_rows: int | None = None) -> Tensor:
     """Return a_G (B, h, w, C): attention over the whole grid, or within each of its interleaved phases."""
     query = heads.query
     if phases == (1, 1):
-        return _sdpa(heads).view(query.shape[0], *grid, -1)
+        return sdpa(heads).view(query.shape[0], *grid, -1)
     output = torch.empty_like(query).flatten(2)
     for group in phase_tokens(grid, phases):
-        for index in each(torch.split(group, _sets_at_once(heads, group.shape[1], window_rows)), len):
+        for index in each(torch.split(group, sets_at_once(heads, group.shape[1], window_rows)), len):
             output[:, index.to(output.device)] = attend(heads, index)
     return output.view(query.shape[0], *grid, -1)
-
-
-def attend(heads: Heads, index: Tensor, is_inside: Tensor | None = None) -> Tensor:
-    """Return the attention (B, sets, T, C) within each set of tokens; `index` and `is_inside` are (sets, T).
-
-    Tokens that are not inside are no keys; what they get as queries has no meaning.
-    """
-    (batch, tokens), device = heads.query.shape[:2], heads.query.device
-    index = index.to(device)
-    rows = (index + tokens * torch.arange(batch, device=device)[:, None, None]).flatten()
-    shape = (batch * len(index), index.shape[1], *heads.query.shape[2:])
-    gathered = Heads(*(x.flatten(0, 1).index_select(0, rows).view(shape) for x in heads))
-    mask = None if is_inside is None else is_inside.to(device).repeat(batch, 1)[:, None, None, :]
-    return _sdpa(gathered, mask).view(batch, *index.shape, -1)
-
-
-def _sdpa(heads: Heads, mask: Tensor | None = None) -> Tensor:
-    """Return scaled dot-product attention (B, T, C) of heads (B, T, heads, head_dim)."""
-    query, key, value = (x.transpose(1, 2) for x in heads)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

@@ -11,13 +11,14 @@ another table of noise levels, for solvers and restarts alike, and only what the
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-
+from freescale.noise_levels import SIGMAS, SPACINGS, sigma_at, spaced_timesteps, timestep_of, training_sigmas
 from freescale.solvers import SOLVERS, NoiseLevels, check_solver
+from freescale.solvers.step import PAST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     from freescale.solvers import History, Solver
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
-Spacing = Literal["leading", "trailing", "linspace"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """N timesteps, their noise levels and the solver that takes the steps between them."""
+    """N timesteps, their noise levels and the solver that takes the steps between them.
+
+    A step is a call of the UNet (guided or not): of a solver with two calls a step, it is half of what that solver
+    calls a step.
+    """
 
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...]  # N + 1; the last is that of the result
@@ -43,17 +47,44 @@ class Schedule:
     final_scale: float = 1.0  # of the last `advance`: sqrt(alpha_cumprod) where sampling ends above sigma = 0
     num_train_timesteps: int = 1000
     scales: tuple[float, ...] = ()  # dynamic scale at each of `sigmas`, which hold sigma / s; empty: 1
+    fresh: tuple[float, ...] = ()  # deviation of the noise that each step adds; empty: by `eta`
+    by_time: bool = False  # a fraction is one of training time, as timesteps are uneven; else one of steps
+    train_sigmas: tuple[float, ...] = field(default=(), repr=False)  # of every training timestep, ascending
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    @property
+    def calls(self) -> int:
+        """Calls of the UNet in one step of the solver: 1 or 2."""
+        return SOLVERS[self.solver].calls
+
     def fraction(self, i: int) -> float:
         """Return how far step `i` is along the schedule, 0 to 1."""
-        return i / len(self)
+        if self.by_time:
+            return 1.0 - (self.timesteps[i] + 1.0) / self.num_train_timesteps
+        return i // self.calls / -(-len(self) // self.calls)
 
     def step_at(self, fraction: float) -> int:
-        """Return int(fraction * N), safe from rounding: the step at 0.3 of 50 is 15, at 0.7 of 50 is 35."""
-        return int(fraction * len(self) + 1e-9)
+        """Return int(fraction * N), safe from rounding: the step at 0.3 of 50 is 15, at 0.7 of 50 is 35.
+
+        Of uneven timesteps, it is the last step at or before this fraction of training time, so that a restart has
+        about the same noise. It is never the second call of a step.
+        """
+        if fraction >= 1.0:
+            return len(self)
+        if not self.by_time:
+            return self.calls * int(fraction * -(-len(self) // self.calls) + 1e-9)
+        reached = [i for i in range(0, len(self), self.calls) if self.fraction(i) <= fraction + 1e-9]
+        return reached[-1] if reached else 0
+
+    def is_within(self, i: int, interval: tuple[float, float] | None) -> bool:
+        """Return whether step `i` is from one fraction of the schedule on and before another; None: all are."""
+        return interval is None or self.step_at(interval[0]) <= i < self.step_at(interval[1])
+
+    def sigma_at(self, timestep: float) -> float:
+        """Return the noise level of a training timestep, between whole ones interpolated linearly."""
+        return sigma_at(self.train_sigmas, timestep)
 
     def model_input(self, latents: Tensor, i: int) -> Tensor:
         """Return the input of the UNet for VE latents before step `i`: scaled to unit variance."""
@@ -72,9 +103,12 @@ class Schedule:
 
         DDIM's variance (arXiv:2010.02502, equation 16) divided by alpha_cumprod of the next step.
         """
+        if self.fresh:
+            return self.fresh[i]
+        if self.eta == 0.0:
+            return 0.0
         scale, next_scale = self.scales[i : i + 2] if self.scales else (1.0, 1.0)
-        sigma, following = self.sigmas[i] * scale, self.sigmas[i + 1] * next_scale
-        return self.eta * following * math.sqrt(max(sigma**2 - following**2, 0.0)) / sigma / next_scale
+        return ancestral(self.sigmas[i] * scale, self.sigmas[i + 1] * next_scale, self.eta) / next_scale
 
     def advance(
         self, noise_pred: Tensor, i: int, latents: Tensor, history: History = (), noise: Tensor | None = None
@@ -86,7 +120,8 @@ class Schedule:
         fresh = self.noise_sigma(i)
         if fresh and noise is None:
             raise ValueError(f"noise is None at step {i}, allowed: a tensor where the solver adds noise")
-        levels = NoiseLevels(self.sigmas[i - 1] if i else None, self.sigmas[i], self.sigmas[i + 1], fresh)
+        past = self.sigmas[max(i - PAST, 0) : i][::-1]
+        levels = NoiseLevels(past, self.sigmas[i], self.sigmas[i + 1], fresh)
         step = SOLVERS[self.solver].step
         latents, history = step(noise_pred, latents, levels, history, noise if fresh else None)
         if i == len(self) - 1 and self.final_scale != 1.0:
@@ -94,43 +129,129 @@ class Schedule:
         return latents, history
 
 
+def ancestral(sigma: float, following: float, eta: float) -> float:
+    """Return the deviation of fresh noise in a step from `sigma` to `following`; eta 0: none, 1: ancestral."""
+    return eta * following * math.sqrt(max(sigma**2 - following**2, 0.0)) / sigma
+
+
 def make_schedule(
-    config: Mapping[str, Any], num_inference_steps: int, solver: Solver = "euler", eta: float = 0.0
+    config: Mapping[str, Any],
+    num_inference_steps: int,
+    solver: Solver = "euler",
+    eta: float = 0.0,
+    timesteps: Sequence[float] = (),
 ) -> Schedule:
     """Return the schedule for a diffusers `scheduler_config.json`; `solver` decides, not the class named in it.
 
-    `eta`, 0 to 1, is the share of ancestral noise of DDIM; `euler_ancestral` has 1, others 0. Noise levels between
-    whole timesteps are interpolated linearly. Sampling ends at sigma = 0, except DDIM with `set_alpha_to_one=False`,
-    which ends at the first training timestep. `dynamic_scale` (b, steps), a field of ours, is the scale of
-    VideoCrafter2. Raises `ValueError` for what it does not know.
+    `eta`, 0 to 1, is the share of ancestral noise of DDIM and TCD; `euler_ancestral` and others have 1, the rest 0.
+    `timesteps`, descending, are taken in place of the configuration's. Noise levels between whole timesteps are
+    interpolated linearly. Sampling ends at sigma = 0, except TCD, and DDIM with `set_alpha_to_one=False`, which end at
+    the first training timestep. `dynamic_scale` (b, steps), a field of ours, is the scale of VideoCrafter2. Raises
+    `ValueError` for what it does not know.
     """
     total = int(config.get("num_train_timesteps", 1000))
     spacing = str(config.get("timestep_spacing", "leading"))
-    prediction_type = config.get("prediction_type", "epsilon")
     check_solver(solver, eta)
     _check(num_inference_steps, total, config)
-    table = _train_sigmas(config, total)
-    timesteps = _timesteps(spacing, num_inference_steps, total, int(config.get("steps_offset", 0)))
-    sigmas = [_interpolate(table, timestep) for timestep in timesteps]
+    table = training_sigmas(config, total)
+    if timesteps:
+        times, sigmas = _given(timesteps, num_inference_steps, table)
+    else:
+        times, sigmas = _levels(config, spacing, num_inference_steps, table)
     traits = SOLVERS[solver]
-    ends_above_zero = traits.ends_at_first_timestep and not config.get("set_alpha_to_one", True)
-    final_sigma = table[0] if ends_above_zero else 0.0
+    ends_above = traits.ends_at_first_timestep
+    ends_above = not config.get("set_alpha_to_one", True) if ends_above is None else ends_above
+    final_sigma = table[0] if ends_above else 0.0
     # As in diffusers: Euler sampling with spacing `leading`, which does not begin at timestep T - 1, starts from noise
     # of the variance that its first latents would have, sigma^2 + 1; so does every solver whose own latents have unit
     # variance.
-    has_signal = spacing == "leading" or traits.unit_variance
+    has_signal = (spacing == "leading" or traits.unit_variance) and not config.get("rescale_betas_zero_snr")
     schedule = Schedule(
-        timesteps=tuple(timesteps),
+        timesteps=tuple(times),
         sigmas=(*sigmas, final_sigma),
         init_sigma=math.sqrt(sigmas[0] ** 2 + 1.0) if has_signal else sigmas[0],
         solver=solver,
         eta=1.0 if traits.eta == "one" else eta,
-        prediction_type=prediction_type,
+        prediction_type=config.get("prediction_type", "epsilon"),
         final_scale=1.0 / math.sqrt(1.0 + final_sigma**2),
         num_train_timesteps=total,
+        by_time=bool(timesteps) or _kind(config) is not None,
+        train_sigmas=tuple(table),
     )
+    schedule = for_solver(schedule)
     dynamic = config.get("dynamic_scale")
     return schedule if dynamic is None else _with_dynamic_scale(schedule, float(dynamic[0]), int(dynamic[1]))
+
+
+def _given(timesteps: Sequence[float], steps: int, table: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return timesteps that were asked for, with their noise levels. Raises `ValueError` for any that do not fall."""
+    falling = all(before > after for before, after in itertools.pairwise(timesteps))
+    if len(timesteps) != steps or not falling or not 0 <= timesteps[-1] <= timesteps[0] <= len(table) - 1:
+        raise ValueError(f"timesteps are {list(timesteps)}, allowed: {steps} that fall, from {len(table) - 1} to 0")
+    return [float(timestep) for timestep in timesteps], [sigma_at(table, timestep) for timestep in timesteps]
+
+
+def _kind(config: Mapping[str, Any]) -> str | None:
+    """Return which levels of `SIGMAS` a configuration asks for; None: those of evenly spaced timesteps."""
+    return next((kind for kind in SIGMAS if config.get(f"use_{kind}_sigmas")), None)
+
+
+def _levels(
+    config: Mapping[str, Any], spacing: str, steps: int, table: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return the timesteps and noise levels of a configuration.
+
+    Levels of their own go through the whole training range, or with `sigma_range` of `timesteps`, a field of ours,
+    through that of the timesteps: diffusers has the one with its DPM solvers, the other with Euler and kin.
+    """
+    times = spaced_timesteps(spacing, steps, len(table), int(config.get("steps_offset", 0)))
+    if config.get("rescale_betas_zero_snr"):  # between the last two timesteps a line to sigma = 4096 means nothing
+        times = [float(round(timestep)) if timestep > len(table) - 2 else timestep for timestep in times]
+    sigmas = [sigma_at(table, timestep) for timestep in times]
+    if (kind := _kind(config)) is None:
+        return times, sigmas
+    low, high = (sigmas[-1], sigmas[0]) if config.get("sigma_range") == "timesteps" else (table[0], table[-1])
+    sigmas = SIGMAS[kind](low, high, steps)
+    return [timestep_of(table, sigma) for sigma in sigmas], sigmas
+
+
+def for_solver(schedule: Schedule) -> Schedule:
+    """Return a schedule of plain steps with what its solver adds: second calls, or noise by a rule of its own."""
+    adds = _with_middles if schedule.calls == 2 else _with_fresh
+    return adds(schedule, schedule.train_sigmas)
+
+
+def _with_fresh(schedule: Schedule, table: Sequence[float]) -> Schedule:
+    """Return the schedule with the noise of a solver that has a rule of its own for it."""
+    match SOLVERS[schedule.solver].noise:
+        case "all":
+            return replace(schedule, fresh=schedule.sigmas[1:])
+        case "tcd":  # down to the level of (1 - eta) of the next timestep, and up to it again
+            following = schedule.sigmas[1:-1]
+            down = [table[int((1.0 - schedule.eta) * timestep)] for timestep in schedule.timesteps[1:]]
+            fresh = (math.sqrt(max(up**2 - low**2, 0.0)) for up, low in zip(following, down, strict=True))
+            return replace(schedule, fresh=(*fresh, 0.0))
+    return schedule
+
+
+def _with_middles(schedule: Schedule, table: Sequence[float]) -> Schedule:
+    """Return the schedule with a second row in each step but the last, for a solver with two calls a step."""
+    middle = SOLVERS[schedule.solver].middle
+    times, sigmas, fresh = list[float](), list[float](), list[float]()
+    for i, (sigma, following) in enumerate(zip(schedule.sigmas, schedule.sigmas[1:-1], strict=False)):
+        added = ancestral(sigma, following, schedule.eta)
+        down = math.sqrt(following**2 - added**2)
+        between = following if middle == "end" else math.sqrt(sigma * (down if middle == "down" else following))
+        time = schedule.timesteps[i + 1] if middle == "end" else timestep_of(table, between)
+        times += [schedule.timesteps[i], time]
+        sigmas += [sigma, between]
+        fresh += [ancestral(sigma, between, schedule.eta) if middle == "between" else 0.0, added]
+    return replace(
+        schedule,
+        timesteps=(*times, schedule.timesteps[-1]),
+        sigmas=(*sigmas, *schedule.sigmas[-2:]),
+        fresh=(*fresh, 0.0),
+    )
 
 
 def _with_dynamic_scale(schedule: Schedule, smallest: float, steps: int) -> Schedule:
@@ -145,21 +266,23 @@ def _with_dynamic_scale(schedule: Schedule, smallest: float, steps: int) -> Sche
         sigmas=tuple(sigma / scale for sigma, scale in zip(schedule.sigmas, scales, strict=True)),
         init_sigma=schedule.init_sigma / scales[0],
         scales=scales,
+        fresh=tuple(sigma / scale for sigma, scale in zip(schedule.fresh, scales[1:], strict=False)),
     )
 
 
 HONOURED: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
-    "timestep_spacing": get_args(Spacing),
+    "timestep_spacing": tuple(SPACINGS),
     "prediction_type": get_args(PredictionType),
     "interpolation_type": ("linear",),
     "final_sigmas_type": ("zero",),
     "timestep_type": ("discrete",),
     "trained_betas": (None,),
-    "rescale_betas_zero_snr": (False, None),
-    "use_karras_sigmas": (False, None),
-    "use_exponential_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
+    "rescale_betas_zero_snr": (False, True, None),
+    "use_karras_sigmas": (False, True, None),
+    "use_exponential_sigmas": (False, True, None),
+    "use_beta_sigmas": (False, True, None),
+    "sigma_range": ("training", "timesteps"),
 }
 """The values of a scheduler's settings that are read as they are meant, of those that change the noise levels."""
 
@@ -168,41 +291,16 @@ def _check(steps: int, total: int, config: Mapping[str, Any]) -> None:
     """Raise `ValueError` for a number of steps or a scheduler's setting that this module would read wrongly."""
     if not 1 <= steps <= total:
         raise ValueError(f"num_inference_steps is {steps}, allowed: 1 to {total}")
-    if config.get("dynamic_scale") is not None and config.get("prediction_type", "epsilon") != "epsilon":
-        raise ValueError(f"prediction_type is {config['prediction_type']!r} with a dynamic scale, allowed: 'epsilon'")
+    prediction = config.get("prediction_type", "epsilon")
+    if config.get("dynamic_scale") is not None and prediction != "epsilon":
+        raise ValueError(f"prediction_type is {prediction!r} with a dynamic scale, allowed: 'epsilon'")
     for name, allowed in HONOURED.items():
         if name in config and config[name] not in allowed:
             raise ValueError(f"{name} is {config[name]!r}, allowed: {', '.join(map(repr, allowed))}")
-
-
-def _train_sigmas(config: Mapping[str, Any], total: int) -> list[float]:
-    """Return sqrt((1 - alpha_cumprod) / alpha_cumprod) of every training timestep, ascending."""
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    match config.get("beta_schedule", "linear"):
-        case "scaled_linear":
-            betas = torch.linspace(math.sqrt(start), math.sqrt(end), total, dtype=torch.float64) ** 2
-        case "squaredcos_cap_v2":
-            angle = (torch.arange(total + 1, dtype=torch.float64) / total + 0.008) / 1.008 * (math.pi / 2)
-            bar = torch.cos(angle) ** 2
-            betas = (1.0 - bar[1:] / bar[:-1]).clamp(max=0.999)
-        case _:
-            betas = torch.linspace(start, end, total, dtype=torch.float64)
-    alphas_cumprod = torch.cumprod(1.0 - betas, 0)
-    sigmas: list[float] = torch.sqrt((1.0 - alphas_cumprod) / alphas_cumprod).tolist()
-    return sigmas
-
-
-def _timesteps(spacing: str, steps: int, total: int, offset: int) -> list[float]:
-    """Return descending timesteps within 0 .. total - 1 (arXiv:2305.08891, table 2); `offset` shifts `leading`."""
-    if spacing == "leading":
-        timesteps = [float(i * (total // steps) + offset) for i in reversed(range(steps))]
-    elif spacing == "trailing":
-        timesteps = [float(round(total - i * total / steps) - 1) for i in range(steps)]
-    else:
-        timesteps = [(total - 1) * (1.0 - i / max(steps - 1, 1)) for i in range(steps)]
-    return [min(timestep, total - 1.0) for timestep in timesteps]
-
-
-def _interpolate(table: Sequence[float], timestep: float) -> float:
-    below = min(int(timestep), len(table) - 2)
-    return table[below] + (timestep - below) * (table[below + 1] - table[below])
+    if config.get("rescale_betas_zero_snr") and prediction == "epsilon":
+        raise ValueError(
+            "rescale_betas_zero_snr is True with prediction_type 'epsilon', allowed: 'v_prediction', 'sample': at zero "
+            "SNR the noise says nothing of the picture"
+        )
+    if len(asked := [kind for kind in SIGMAS if config.get(f"use_{kind}_sigmas")]) > 1:
+        raise ValueError(f"use_{asked[0]}_sigmas and use_{asked[1]}_sigmas are both True, allowed: one of them")

@@ -11,12 +11,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import nn
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Processor: TypeAlias = "Callable[..., Tensor]"
 ConvCall: TypeAlias = "Callable[[nn.Module, Tensor], Tensor]"
@@ -151,25 +149,18 @@ def call_convs(calls: Mapping[str, ConvCall]) -> Patch:
 
     @contextmanager
     def patch(unet: nn.Module) -> Iterator[None]:
+        from freescale.substitutes import CalledConv  # a class of torch's
+
         convs = _named_convs(unet, tuple(calls))
         with ExitStack() as stack:
             for (name, call), conv in zip(calls.items(), convs, strict=True):
                 holder, _, own_name = name.rpartition(".")
                 parent = unet.get_submodule(holder)
                 stack.callback(setattr, parent, own_name, conv)
-                setattr(parent, own_name, _CalledConv(conv, call))
+                setattr(parent, own_name, CalledConv(conv, call))
             yield
 
     return patch
-
-
-class _CalledConv(nn.Module):
-    def __init__(self, conv: nn.Module, call: ConvCall) -> None:
-        super().__init__()
-        self.conv, self.call = conv, call
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.call(self.conv, x)
 
 
 def _named_convs(unet: nn.Module, names: Sequence[str]) -> list[nn.Module]:

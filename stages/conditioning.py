@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from freescale import Conditioning
 from stages.prompts.encode import TextSettings, encode_prompts
@@ -15,6 +14,8 @@ from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_k
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from freescale import Step
     from stages.models.folder import ModelInfo
@@ -94,7 +95,7 @@ def text_stage(spec: RenderSpec, info: ModelInfo, negative_prompt: str | None) -
     is_weighted = any(reading.is_weighted for reading in readings)
     return EncodeChunks(
         prompt=readings[0].text,
-        negative_prompt=readings[1].text if len(readings) > 1 else None,
+        negative_prompt=None if len(readings) < 2 else "" if readings[1].is_blank else readings[1].text,
         syntax=syntax,
         emphasis=emphasis_of(spec, syntax) if is_weighted else "off",
         skip=skip,

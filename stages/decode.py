@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from freescale.gradients import without_gradients
 from freescale.vae.passes import decode_tiles
 from freescale.vae.plan import untiled_bytes
 from freescale.vae.tile import TiledVae, reader
@@ -40,7 +41,7 @@ class Decode(Stage):
     part = "vae"
     axes: ClassVar[Mapping[str, str]] = {"image": "BCHW"}
 
-    @torch.no_grad()
+    @without_gradients
     def run(
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
     ) -> Tensors | dict[str, Stream]:
@@ -101,7 +102,7 @@ class DecodeVideo(Stage):
 
         return {"image": Stream((1, 3, self.frames, h * cell, w * cell), torch.float16, pieces)}
 
-    @torch.no_grad()
+    @without_gradients
     def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
         """A frame (1, 3, H, W) in float16."""
         latents = parents["latents"]["latents"][:, :, index].to(models.device, torch.float32)

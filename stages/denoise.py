@@ -7,12 +7,16 @@ detail pass again, with another mask or detail scale, from the latents that `hig
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
+from freescale.noise_levels import SIGMAS
+from freescale.walk import walked
 from stages.conditioning import conditioning
 from stages.errors import StageError
 from stages.stage import (
@@ -22,6 +26,7 @@ from stages.stage import (
     Running,
     Size,
     Stage,
+    added,
     latent_shape,
     method_of,
     not_in_key,
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
     from stages.spec import RunOptions
 
 LATENT_AXES = {"latents": "BChw"}
+Walk = tuple[tuple[float, float], ...]
+"""(timestep, sigma) before each step of a level, and (0, sigma) after the last."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,37 @@ class Sampling:
     eta: float
     guidance_scale: float
     guidance_rescale: float
+    sigmas: str = "auto"
+    timestep_spacing: str = "auto"
+    timesteps: tuple[int, ...] = ()
+    guidance_interval: tuple[float, float] | None = None
 
-    def schedule(self, models: Models) -> Schedule:
-        """The noise levels of this model for these steps."""
-        return make_schedule(models.info.scheduler, self.steps, self.solver, self.eta)
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the settings of which `record` was made. Raises `TypeError` for others."""
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
+        return cls(**values)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as plain values; those that came later are left out where they say nothing."""
+        values = dataclasses.asdict(self)
+        later = ("sigmas", "timestep_spacing", "timesteps", "guidance_interval")
+        return {name: value for name, value in values.items() if name not in later or value not in ("auto", (), None)}
+
+    def schedule(self, models: Models, walk: Walk = ()) -> Schedule:
+        """The noise levels of this model for these steps, or those of a `walk`."""
+        whole = self.schedule_on(models.info.scheduler)
+        return walked(whole, walk) if walk else whole
+
+    def schedule_on(self, scheduler: Mapping[str, Any]) -> Schedule:
+        """The noise levels of a scheduler's configuration for these steps. Raises `ValueError` where there are none."""
+        config = dict(scheduler)
+        if self.sigmas != "auto":
+            config |= {f"use_{kind}_sigmas": kind == self.sigmas for kind in SIGMAS}
+            config["sigma_range"] = "training"
+        if self.timestep_spacing != "auto":
+            config["timestep_spacing"] = self.timestep_spacing
+        return make_schedule(config, self.steps, self.solver, self.eta, self.timesteps)
 
 
 @dataclass(frozen=True)
@@ -73,12 +107,18 @@ class DenoiseStage(Stage):
     regions: tuple[tuple[str, float], ...] = ()  # (parent that holds the mask, detail scale inside it)
     motion_fps: float | None = None  # for a video model with an fps branch
     chunks: int = not_in_key(1)  # of the prompts: the rows that it attends to
+    walk: Walk = added(())  # of the level; empty: the whole schedule
+    sizes: tuple[tuple[int, int], ...] = added(())  # of all levels, for methods that ask for them
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
         """The stage that has these `params`. Raises `TypeError` for fields that it does not have."""
         made = super().from_params(params)
-        return replace(made, sampling=Sampling(**params["sampling"]))
+        return replace(made, sampling=Sampling.from_record(params["sampling"]))
+
+    def params(self) -> dict[str, Any]:
+        """The parameters that decide the bytes, as JSON has them."""
+        return {**super().params(), "sampling": json.loads(json.dumps(self.sampling.record()))}
 
     @property
     def span(self) -> tuple[int, int]:
@@ -91,13 +131,14 @@ class DenoiseStage(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
-        method, schedule = method_of(self.method), self.sampling.schedule(models)
+        method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
         level = self._level(parents, models)
         denoiser = Denoiser(
             models.unet,
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
             guidance_scale=self.sampling.guidance_scale,
             guidance_rescale=self.sampling.guidance_rescale,
+            guidance_interval=self.sampling.guidance_interval,
             compute=options.compute,
         )
         if resume is None:
@@ -126,7 +167,7 @@ class DenoiseStage(Stage):
 
     def _level(self, parents: Parents, models: Models) -> Level:
         frames, device = models.info.frames, models.device
-        level = Level(self.level, self.size, self.base_size, models.info.cell, frames=frames)
+        level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
         if self.level == 0 or "reference" not in parents:
             return level
         reference = parents["reference"]["latents"]

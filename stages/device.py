@@ -4,10 +4,44 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 
 from stages.errors import SpecError
+
+DRIVERS = ("nvidia*", "nvmap", "nvhost*", "kfd", "dxg")
+"""Under /dev of a Linux machine: what the drivers of accelerators make there, WSL's and Jetson's among them."""
+
+
+class Named(Protocol):
+    """A device as a plan knows it: `str` gives its name, `cuda:0`. A `torch.device` is one."""
+
+    @property
+    def type(self) -> str:
+        """Its kind: `cpu`, `cuda` or `mps`."""
+
+
+class Host(NamedTuple):
+    """The CPU, without torch."""
+
+    type: str = "cpu"
+
+    def __str__(self) -> str:
+        return self.type
+
+
+def planned_device(wanted: str) -> Named:
+    """Return what `pick_device` picks; torch is asked only where there may be an accelerator.
+
+    Raises `SpecError` for a device that is not there.
+    """
+    return Host() if wanted == "cpu" or (wanted == "auto" and _has_no_driver()) else pick_device(wanted)
+
+
+def _has_no_driver() -> bool:
+    return sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in DRIVERS)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -30,9 +64,9 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: Named) -> str:
     """`cpu`, or the accelerator's own name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return torch.cuda.get_device_name(str(device)) if device.type == "cuda" else device.type
 
 
 def device_id(device: torch.device) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 LISTED = 12  # names that one error lists; of more it gives the nearest and what lists them all
-LIKENESS = 0.65  # of two names, by difflib's ratio, from which one is a typo of the other
-LIKENESS_OF_HABITS = 0.8  # the same, for a word of another program
+LIKENESS = 0.65  # of two names with one first letter, by difflib's ratio, from which one is a typo of the other
+LIKENESS_OF_OTHERS = 0.8  # of names with another first letter, and of words of other programs
 HABITS: Mapping[str, str] = {
     "bfloat16": "bf16",
+    "clip_skip": "clip_stop_at_last_layers stop_at_clip_layer clip_layer",
     "cuda": "gpu nvidia",
+    "ddim": "pndm plms",
     "device": "gpu cuda",
     "doctor": "check diagnose",
+    "dpmpp_2m": "dpm deis dpmsolver",
     "dtype": "precision torch_dtype fp16 bf16 half float16",
+    "embedding": "textual_inversion ti embeddings",
+    "emphasis": "prompt_weighting weighting",
     "euler_ancestral": "euler_a k_euler_a",
     "evaluate": "eval measure benchmark score",
     "float16": "fp16 half",
@@ -39,6 +44,7 @@ HABITS: Mapping[str, str] = {
     "help": "h usage",
     "hevc": "h265 x265",
     "image": "init_image input input_image init img i",
+    "import": "from_a1111 png_info pnginfo read_metadata",
     "memory": "vram lowvram low_vram medvram max_memory offload",
     "model": "ckpt checkpoint model_id pretrained m",
     "mp4": "mov mkv avi h264 x264 avc webm",
@@ -55,10 +61,13 @@ HABITS: Mapping[str, str] = {
     "runs": "list ls history status ps",
     "seed": "noise_seed random_seed s",
     "show": "info inspect describe",
+    "sigmas": "schedule_type noise_schedule sigma_schedule",
     "size": "w h width height resolution dimensions",
     "solver": "sampler sampler_name scheduler",
     "steps": "num_inference_steps n_steps num_steps sampling_steps",
     "tiff": "tif",
+    "v_prediction": "v vpred v_pred velocity",
+    "timestep_spacing": "spacing",
 }
 """Our name: words for it in other programs."""
 
@@ -85,7 +94,8 @@ def nearest(given: object, allowed: Iterable[str], also: Mapping[str, str] | Non
     names |= own
     wanted = _letters(str(given))
     likeness = {name: difflib.SequenceMatcher(None, wanted, name).ratio() for name in names}
-    found = [name for name in names if likeness[name] >= (LIKENESS if name in own else LIKENESS_OF_HABITS)]
+    least = {name: LIKENESS if name in own and name[:1] == wanted[:1] else LIKENESS_OF_OTHERS for name in names}
+    found = [name for name in names if likeness[name] >= least[name]]
     if not found and len(wanted) > 2:
         found = [name for name in names if name.startswith(wanted)]
     return names[max(found, key=lambda name: likeness[name])] if found else None
@@ -118,7 +128,7 @@ def nearest_size(text: str, grain: int, least: int, most: int) -> tuple[int, int
     sides = [number * 1024 if unit == "k" else number for number, unit in found]
     if found[0][1] == "p":
         sides = [sides[0] * 16 / 9, sides[0]]
-    elif ":" in text and len(sides) == 2:  # an aspect
+    elif re.fullmatch(r"[\d.]+ *: *[\d.]+", text.strip()) and len(sides) == 2:  # an aspect
         sides = [1024 * side / max(*sides, 1) for side in sides]
     width, height = (min(max(round(side / grain) * grain, least), most) for side in (sides[0], sides[-1]))
     return width, height
@@ -147,7 +157,13 @@ def sentence(error: ValidationError, model: type[BaseModel] | None = None) -> st
     findings = sorted((one for one in found if not _follows(one, found)), key=lambda one: one["type"] == "missing")
     first = findings[0]
     owners = _owners(model, first["loc"]) if model is not None else []
-    path = [str(part) for before, part in itertools.pairwise((None, *first["loc"])) if before != "method"]
+    loc = first["loc"]
+    if first["type"] == "missing" and isinstance(loc[-1], int):  # an entry of a list: it is the list that is told
+        loc = loc[:-1]
+    named = str((first.get("ctx") or {}).get("error", "")).partition(":")[0]
+    if model is not None and any(named in owner.model_fields for owner in _owners(model, (*loc, named))):
+        loc = (*loc, named)  # a model's own validator, which names the field
+    path = [str(part) for before, part in itertools.pairwise((None, *loc)) if before != "method"]
     where = ".".join(path) or "spec"
     more = len(findings) - 1
     return f"{where}: {_what(first, owners)}" + (f" (and {more} more)" if more else "")
@@ -167,15 +183,18 @@ def _what(finding: ErrorDetails, owners: list[type[BaseModel]]) -> str:
     if kind == "extra_forbidden":
         return _unknown_field(str(finding["loc"][-1]), owners)
     if kind == "missing":
-        return "is missing"
+        name = finding["loc"][-1]
+        return "is missing" if isinstance(name, str) else f"{given!r} has no entry {name + 1}, and needs one"
     if kind == "literal_error":
         return not_one_of(given, re.findall(r"[^\s',]+", known["expected"].replace(" or ", " ")))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unknown_method(known.get("tag", given))
     if kind in LIMITS:
         return f"{given} is {LIMITS[kind]}; {_range(finding, owners)}"
+    if kind in KINDS and given is None:
+        return f"is null, not {KINDS[kind]}; give one, or leave the field out"
     if kind in KINDS:
-        return f"{given!r} is not {KINDS[kind]}{_mended(kind, given)}"
+        return f"{given!r} is not {KINDS[kind]}{_mended(kind, given)}{_form(finding, owners)}"
     if kind in ("string_too_short", "string_too_long"):
         return "is empty" if given == "" else f"has {len(str(given))} characters; allowed: {_lengths(known)}"
     if kind in ("too_short", "too_long"):
@@ -267,6 +286,25 @@ def _mended(kind: str, given: object) -> str:
         low = int(float(text))
         return f"; write {low}" if low == float(text) else f"; the nearest are {low} and {low + 1}"
     return ""
+
+
+def _form(finding: ErrorDetails, owners: list[type[BaseModel]]) -> str:
+    """Return how a list is written that is none, such as [[text, number], ...]; nothing for other values."""
+    known = [owner.model_fields[str(name)] for owner in owners if (name := finding["loc"][-1]) in owner.model_fields]
+    if finding["type"] not in ("list_type", "tuple_type") or not known:
+        return ""
+    forms = [form for one in (known[0].annotation, *get_args(known[0].annotation)) if (form := _written(one))]
+    return f"; write {forms[0]}" if forms else ""
+
+
+def _written(annotation: Any) -> str:
+    """Return how values of an annotation are written; nothing for one that is not of lists, numbers and texts."""
+    if get_origin(annotation) is tuple:
+        parts = [_written(part) if part is not ... else "..." for part in get_args(annotation)]
+        return f"[{', '.join(parts)}]" if all(parts) else ""
+    if hasattr(annotation, "model_fields"):
+        return "{" + ", ".join(f"{name}: ..." for name in annotation.model_fields) + "}"
+    return {int: "number", float: "number", str: "text"}.get(annotation, "") if isinstance(annotation, type) else ""
 
 
 def _owners(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[type[BaseModel]]:

@@ -8,7 +8,6 @@ The plan is pure: it reads the model's configuration and the checked pictures, l
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,19 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freescale import make_schedule
+from freescale.walk import pairs_of
 from stages.call import Call
 from stages.conditioning import EncodePrompt, text_stage
 from stages.decode import Decode, DecodeVideo
-from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling
+from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling, Walk
 from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
-from stages.stage import Stage, method_record
-from stages.upscale import EncodePicture, Upscale, UpscaleLatents, UpscaleVideo
+from stages.stage import Stage, cells_of, method_record
+from stages.upscale import EncodePicture, Enlarge, Upscale, UpscaleLatents, UpscaleMixed, UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,10 +106,13 @@ class _Builder:
         """The export of every level."""
         latents, image, exports = self.first, None, list[Call]()
         for level in self.levels:
-            if image is not None:
-                latents = self._higher(level, latents, image)
-            frames = self.spec.frames
-            image = self._call(Decode() if frames is None else DecodeVideo(frames), level, {"latents": latents})
+            method = level.upscale.method
+            if image is not None and method.in_pixels:
+                image = self._call(Enlarge(level.size, method.picture_filter), level, {"image": image})
+            else:
+                latents = latents if image is None else self._higher(level, latents, image)
+                frames = self.spec.frames
+                image = self._call(Decode() if frames is None else DecodeVideo(frames), level, {"latents": latents})
             exports.append(self._call(self._export(level), level, {"image": image}))
         if not self._enlarges:
             self._masks(self.levels[0].detail_pass)  # checked, though nothing reads them
@@ -145,6 +147,7 @@ class _Builder:
                 )
             picture = self._picture("image", self.spec.image, "RGB")
             return self._call(EncodePicture(settings.seed, level.size, method.posterior), level, {"picture": picture})
+        walk = self._walk(method, 0)
         stage = BaseDenoise(
             seed=settings.seed,
             level=0,
@@ -153,11 +156,12 @@ class _Builder:
             sampling=self._sampling(settings),
             method=method_record(method.at_base() if self._enlarges else method),
             start=0,
-            stop=self.steps,
-            time_ids=self._time_ids(method),
+            stop=len(walk),
+            time_ids=self._time_ids(method, 0),
             motion_fps=self.spec.motion_fps,
             frames=self.spec.frames,
             chunks=self.chunks,
+            walk=self._pairs(walk),
         )
         return self._call(stage, level, {"text": self.text})
 
@@ -165,9 +169,10 @@ class _Builder:
         """The finished latents of a level above the first, from the latents and the image of the level below."""
         reference = self._reference(level, latents, image)
         method = level.upscale.method
-        start, detail = method.restart_step(self.schedule), method.detail_step(self.schedule)
-        if not start < self.steps:
-            raise SpecError(f"method: a restart at step {start} leaves none of {self.steps} steps to denoise")
+        walk = self._walk(method, level.level)
+        start, detail, stop = method.restart_step(walk), method.detail_step(walk), len(walk)
+        if not start < stop:
+            raise SpecError(f"method: a restart at step {start} leaves none of {stop} steps to denoise")
         renoise = Renoise(
             seed=level.renoise.seed,
             level=level.level,
@@ -176,13 +181,14 @@ class _Builder:
             sampling=self._sampling(level.renoise),
             method=method_record(level.renoise.method.at_start()),
             start=start,
+            walk=self._pairs(walk),
         )
         parents = {"text": self.text, "latents": self._call(renoise, level, {"reference": reference})}
         parents["reference"] = reference
         if start < detail:
             parents["latents"] = self._denoise(HighresDenoise, level, level.highres_denoise, (start, detail), parents)
-        if max(start, detail) < self.steps:
-            span = (max(start, detail), self.steps)
+        if max(start, detail) < stop:
+            span = (max(start, detail), stop)
             parents["latents"] = self._denoise(DetailPass, level, level.detail_pass, span, parents)
         return parents["latents"]
 
@@ -192,7 +198,13 @@ class _Builder:
         if method.upsample == "latent":
             return self._call(UpscaleLatents(level.size, method.interpolation), level, {"latents": latents})
         how = (seed, level.level, level.size, method.posterior)
-        return self._call(Upscale(*how) if frames is None else UpscaleVideo(*how, frames), level, {"image": image})
+        if method.upsample == "mixed":
+            band = method.mixed_band(*(cells_of(size, self.info.cell) for size in (level.size, self.base)))
+            mixed = UpscaleMixed(*how, method.picture_filter, method.clips, *band)
+            return self._call(mixed, level, {"image": image, "latents": latents})
+        if frames is not None:
+            return self._call(UpscaleVideo(*how, frames), level, {"image": image})
+        return self._call(Upscale(*how, method.picture_filter, method.clips), level, {"image": image})
 
     def _denoise(
         self,
@@ -213,10 +225,12 @@ class _Builder:
             method=method_record(settings.method),
             start=span[0],
             stop=span[1],
-            time_ids=self._time_ids(settings.method),
+            time_ids=self._time_ids(settings.method, level.level),
             regions=tuple((f"mask{i}", region.detail_scale) for i, region in enumerate(settings.regions)),
             motion_fps=self.spec.motion_fps,
             chunks=self.chunks,
+            walk=self._pairs(self._walk(level.upscale.method, level.level)),
+            sizes=self._sizes if settings.method.asks_sizes else (),
         )
         return self._call(stage, level, {**parents, **anchor, **self._masks(settings)})
 
@@ -262,15 +276,36 @@ class _Builder:
     @cached_property
     def schedule(self) -> Schedule:
         """The noise levels of all steps."""
-        return make_schedule(self.info.scheduler, self.steps, *self.solver)
+        return self._sampling(self.levels[0].base_denoise).schedule_on(self.info.scheduler)
+
+    def _walk(self, method: Method, level: int) -> Schedule:
+        """The noise levels of one level."""
+        return method.walk(self.schedule, level, self._sizes)
+
+    def _pairs(self, walk: Schedule) -> Walk:
+        """What a stage is told of a walk: nothing where it is the whole schedule."""
+        return () if walk is self.schedule else pairs_of(walk)
 
     def _sampling(self, settings: StageSettings) -> Sampling:
-        return Sampling(self.steps, *self.solver, settings.guidance_scale, self.spec.guidance_rescale)
+        spec = self.spec
+        return Sampling(
+            self.steps,
+            *self.solver,
+            settings.guidance_scale,
+            spec.guidance_rescale,
+            spec.sigmas,
+            spec.timestep_spacing,
+            spec.timesteps or (),
+            spec.guidance_interval,
+        )
 
-    def _time_ids(self, method: Method) -> Size | None:
-        """The size that the method gives a size-conditioned model (SDXL's micro-conditioning)."""
-        sizes = [level.size for level in self.levels]
-        return method.told_size(sizes, self.base) if self.info.size_ids else None
+    def _time_ids(self, method: Method, level: int) -> Size | None:
+        """The size that the method gives a size-conditioned model at a level (SDXL's micro-conditioning)."""
+        return method.told_size(self._sizes, self.base, level) if self.info.size_ids else None
+
+    @property
+    def _sizes(self) -> tuple[Size, ...]:
+        return tuple(level.size for level in self.levels)
 
     def _provenance(self, level: int) -> str:
         """The spec, with what the model decided filled in, as one line of JSON."""
@@ -288,7 +323,7 @@ class _Builder:
         model = spec.get("model", {})
         for each in (*model.get("embeddings", ()), *model.get("loras", ())):
             each["file"] = Path(each["file"]).name
-        resolved = dataclasses.asdict(self._sampling(self.levels[0].base_denoise))
+        resolved = self._sampling(self.levels[0].base_denoise).record()
         record = {
             "spec": spec,
             "level": level,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from freescale import Level, Moment, video_noise
-from stages.denoise import LATENT_AXES, Sampling
-from stages.stage import Parents, Stage, Tensors, method_of
+from stages.denoise import LATENT_AXES, Sampling, Walk
+from stages.stage import Parents, Stage, Tensors, added, method_of
 
 if TYPE_CHECKING:
     from freescale import Step
@@ -29,6 +30,11 @@ class Renoise(Stage):
     sampling: Sampling
     method: dict[str, Any]
     start: int
+    walk: Walk = added(())
+
+    def params(self) -> dict[str, Any]:
+        """The parameters that decide the bytes, as JSON has them."""
+        return {**super().params(), "sampling": json.loads(json.dumps(self.sampling.record()))}
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Add the level's noise, which is keyed by (seed, level): the denoising stages draw it again."""
@@ -36,5 +42,7 @@ class Renoise(Stage):
         frames, cell = models.info.frames, models.info.cell
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         level = Level(self.level, self.size, self.base_size, cell, reference=reference, noise=noise, frames=frames)
-        moment = Moment(level=level, step=self.start, schedule=self.sampling.schedule(models), seed=self.seed)
+        moment = Moment(
+            level=level, step=self.start, schedule=self.sampling.schedule(models, self.walk), seed=self.seed
+        )
         return {"latents": method_of(self.method).start(tuple(reference.shape), moment)}

@@ -7,21 +7,20 @@ returns streams leaves every whole piece (a frame of a video, a band of a pictur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from freescale import Step
 from stages.stage import Stream
-from storage import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from stages.stage import Running, Tensors
-    from storage import Checkpoints, Unfinished
+    from torch import Tensor
 
-Made = dict[str, Tensor | Pieces]  # a stage's result, to be committed
+    from stages.stage import Running, Tensors
+    from storage import Checkpoints, Pieces, Unfinished
+
+Made: TypeAlias = "dict[str, Tensor | Pieces]"  # a stage's result, to be committed
 
 
 @dataclass

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from freescale import METHODS, Method, base_size_for
+from freescale import METHODS, SOLVERS, Method, base_size_for
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
-from stages.models.card import values_for
+from stages.models.card import merged, values_for
+from stages.models.presets import method_values
 from stages.prompts.reading import settled_prompts
 from stages.spec import (
     IMAGE_FORMATS,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from stages.spec import MethodSpec
     from stages.stage import Size
 
+FEW_STEP_SOLVERS = ("euler_ancestral", "lcm", "tcd")  # of models that need few steps
 STAGES = ("base_denoise", "upscale", "renoise", "highres_denoise", "detail_pass")  # of a level, in the order they run
 
 
@@ -128,12 +130,13 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
         raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")
     video = _video_settings(spec, info) if info.is_video else _picture_settings(spec, info)
-    return spec.model_copy(update={"method": settled_method(method, info), **video, **settled_prompts(spec, info)})
+    method = settled_method(method, info, spec.preset)
+    return spec.model_copy(update={"method": method, **video, **settled_prompts(spec, info)})
 
 
-def settled_method(method: MethodSpec, info: ModelInfo) -> MethodSpec:
-    """Return the method with the model's own values for it where the spec gives none (`stages.models.card`)."""
-    own = values_for(method.name, info.method_defaults)
+def settled_method(method: MethodSpec, info: ModelInfo, preset: str | None = None) -> MethodSpec:
+    """Return the method with the preset's values for it, or the model's (`stages.models.card`), where it has none."""
+    own = values_for(method.name, merged(info.method_defaults, method_values(preset)))
     left_open = {name: value for name, value in own.items() if name not in method.model_fields_set}
     try:
         return type(method).model_validate(method.model_dump() | left_open)
@@ -208,13 +211,13 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
 def solver_of(spec: RenderSpec, info: ModelInfo) -> tuple[Solver, float]:
     """Return (solver, eta): the spec's, else the method's as published, else the model's. eta is in [0, 1].
 
-    A few-step model keeps its own solver. No solver is published for videos, so they have the model's with eta 0.
+    A few-step model keeps its own solver. No solver is published for videos, so they have the model's. The eta is the
+    spec's, else the published one, else what is usual for the solver.
     """
     published = None if info.is_video else spec.method.build().solver
-    if spec.solver != "auto":
-        solver, eta = spec.solver, 0.0
-    elif published is None or info.solver == "euler_ancestral":
-        solver, eta = info.solver, 0.0
-    else:
+    if spec.solver == "auto" and published is not None and info.solver not in FEW_STEP_SOLVERS:
         solver, eta = published
+    else:
+        solver = info.solver if spec.solver == "auto" else spec.solver
+        eta = SOLVERS[solver].usual_eta
     return solver, eta if spec.eta is None else spec.eta

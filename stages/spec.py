@@ -13,25 +13,25 @@ import math
 import re
 import typing
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
-    WithJsonSchema,
     create_model,
     field_validator,
     model_validator,
 )
 
-from freescale import METHODS, SOLVERS, Compute, Method
+from freescale import METHODS, Compute, Method
 from freescale.methods.ablations import CHANGES
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
+from stages.models import sampling_fields as sampling
 from stages.models.spec import EmbeddingSpec as EmbeddingSpec  # names of this module, too
 from stages.models.spec import FrozenModel
 from stages.models.spec import ModelSpec as ModelSpec
-from stages.planner.amounts import parse_bytes
+from stages.planner.amounts import Amount, AmountOrNever  # noqa: TC001 - pydantic reads them
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
@@ -41,10 +41,6 @@ IMAGE_FORMATS, VIDEO_FORMATS = ("png", "tiff", "webp"), ("mp4", "hevc", "ffv1", 
 LOSSY = ("mp4", "hevc")
 DEVICES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Pair = tuple[int, int]
-if TYPE_CHECKING:
-    SolverName = str
-else:
-    SolverName = Literal[("auto", *SOLVERS)]  # a new solver of the kernel is a choice here without an edit
 
 
 class _MethodSpec(FrozenModel):
@@ -165,7 +161,9 @@ Side = Annotated[
 class RenderSpec(FrozenModel):
     """All that decides the bytes of one picture or video."""
 
-    later = frozenset({"prompt_syntax", "emphasis"})
+    later = frozenset(
+        {"prompt_syntax", "emphasis", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"}
+    )
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
     negative_prompt: str | None = Field(None, max_length=4000, description="What to avoid. None: the model's default.")
@@ -193,8 +191,19 @@ class RenderSpec(FrozenModel):
     guidance_rescale: float = Field(
         0.0, ge=0, le=1, description="Share of rescaled guidance (arXiv:2305.08891); 0: none."
     )
-    solver: SolverName = Field("auto", description="`auto`: what the method was published with, else the model's.")
-    eta: float | None = Field(None, ge=0, le=1, description="Stochasticity of `ddim`. None: the method's with `auto`.")
+    solver: sampling.SolverName = Field("auto", description="`auto`: the method's as published, else the model's.")
+    eta: float | None = Field(
+        None, ge=0, le=1, description="Stochasticity of `ddim` and `tcd`. None: the method's with `auto`, else usual."
+    )
+    preset: sampling.PresetName | None = Field(None, description="How a few-step model is sampled. None: as others.")
+    sigmas: sampling.Sigmas = Field("auto", description="`uniform`: at even timesteps. `auto`: the model's.")
+    timestep_spacing: sampling.TimestepSpacing = Field("auto", description="Of even timesteps. `auto`: the model's.")
+    timesteps: sampling.Timesteps = Field(
+        None, min_length=1, max_length=1000, description="Every timestep. None: by spacing."
+    )
+    guidance_interval: sampling.Interval = Field(
+        None, description="(start, end): shares of the steps between which guidance is on. None: all of them."
+    )
     image: str | None = Field(None, max_length=4096, description="A picture to enlarge, in place of level 0.")
     regions: tuple[Region, ...] = Field((), max_length=16, description="Parts with a detail scale of their own.")
     redo: tuple[Redo, ...] = Field((), max_length=16, description="Changes from a stage of a level on, in order.")
@@ -215,6 +224,11 @@ class RenderSpec(FrozenModel):
     )
     crf: int | None = Field(None, ge=0, le=51, description="Quality of mp4 and hevc, smaller is better; none: 18.")
     pixel_format: Literal["yuv420p", "yuv444p"] | None = Field(None, description="Of mp4 and hevc; none: yuv420p.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampling(cls, values: Any) -> Any:
+        return sampling.sampling_of(values)
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
@@ -276,15 +290,6 @@ def _check_cascade(cascade: tuple[Pair, ...], width: int, height: int) -> None:
             raise ValueError(f"cascade level {next_w}x{next_h} does not grow from {w}x{h}")
         if abs(math.log((next_w * h) / (next_h * w))) > 0.12:
             raise ValueError(f"cascade level {next_w}x{next_h} has another aspect than {w}x{h}")
-
-
-AMOUNT_SCHEMA = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
-Amount = Annotated[int, BeforeValidator(lambda value: parse_bytes(value, least=1)), AMOUNT_SCHEMA]
-AmountOrNever = Annotated[
-    int,
-    BeforeValidator(lambda value: 0 if value == "never" else parse_bytes(value, least=int(isinstance(value, str)))),
-    AMOUNT_SCHEMA,
-]
 
 
 class RunOptions(FrozenModel):

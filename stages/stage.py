@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from freescale import METHODS, Method, Step
+from freescale import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
+    import torch
+    from torch import Tensor
+
+    from freescale import Method, Step
     from freescale.vae.tile import TiledVae
     from stages.models.load import Models
     from stages.spec import RunOptions
 
 Size = tuple[int, int]  # (height, width) in pixels
-Tensors = dict[str, Tensor]
-Parents = Mapping[str, Tensors]
-Running = Generator[Step, None, Tensors]
+Tensors: TypeAlias = "dict[str, Tensor]"
+Parents: TypeAlias = "Mapping[str, Tensors]"
+Running: TypeAlias = "Generator[Step, None, Tensors]"
 
 
 class Video(Protocol):
@@ -70,6 +71,11 @@ class Stream:
 def not_in_key(default: Any = dataclasses.MISSING) -> Any:
     """A field that says how to get at an input, not what it is; left out of the fingerprint."""
     return field(default=default, metadata={"not_in_key": True}, compare=False)
+
+
+def added(default: Any) -> Any:
+    """A field that came later; at its default it is left out of the fingerprint, so that older keys stay."""
+    return field(default=default, metadata={"added": True})
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,13 @@ class Stage:
 
     def params(self) -> dict[str, Any]:
         """The parameters that decide the bytes, as JSON has them."""
-        decisive = {f.name for f in dataclasses.fields(self) if not f.metadata.get("not_in_key")}
+        decisive = {f.name for f in dataclasses.fields(self) if self._decides(f)}
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {name: value for name, value in values.items() if name in decisive}
+
+    def _decides(self, field: dataclasses.Field[Any]) -> bool:
+        at_default = field.metadata.get("added") and getattr(self, field.name) == field.default
+        return not field.metadata.get("not_in_key") and not at_default
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:

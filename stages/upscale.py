@@ -7,17 +7,18 @@ paper's video table), `UpscaleLatents` enlarges latents. `EncodePicture` makes a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 from freescale import Step, enlarge_latents, normal
-from freescale.enlarge import bicubic_region
+from freescale.enlarge import enlarged_region
+from freescale.gradients import without_gradients
+from freescale.structure import mix_bands
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
-from stages.decode import frames_of, is_tiled
+from stages.decode import BAND, FLOAT16, frames_of, is_tiled
 from stages.denoise import LATENT_AXES
 from stages.stage import (
     Cost,
@@ -27,19 +28,25 @@ from stages.stage import (
     Running,
     Size,
     Stage,
+    Stream,
     Tensors,
+    added,
     cells_of,
     latent_shape,
     not_in_key,
     picture_bytes,
+    picture_cost,
     picture_of,
     video_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
-    from freescale.enlarge import Interpolation
+    from torch import Tensor
+
+    from freescale.enlarge import Interpolation, PictureFilter
+    from freescale.structure import BandFilter
     from freescale.vae.layers import Region
     from freescale.vae.passes import Run
     from freescale.vae.tile import Read
@@ -60,25 +67,86 @@ class Upscale(Stage):
     level: int
     size: tuple[int, int]
     posterior: str
+    filter: PictureFilter = added("bicubic")
+    clip: bool = added(False)  # the picture to [-1, 1] before it is enlarged
 
-    @torch.no_grad()
+    @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
-        """Bicubic without antialiasing, corners not aligned, nothing clamped, as released."""
-        picture = picture_of(parents, "image")
-        if is_tiled(models, "encoder", self.size, options):
-            moments = encoded_larger(picture, self.size, models, options)
+        """Without antialiasing, corners not aligned, nothing clamped unless asked, as released."""
+        read, size = self._enlarged(parents), self.size
+        if is_tiled(models, "encoder", size, options):
+            moments = encoded(read, size, models, options, models.tiles())
             return {"latents": drawn(models, *_posterior(moments), self.posterior, self.seed, self.level)}
-        image = picture.whole().to(models.device, torch.float32)
-        larger = F.interpolate(image, size=self.size, mode="bicubic", align_corners=False)
+        if self.filter == "bicubic" and not self.clip:
+            image = picture_of(parents, "image").whole().to(models.device, torch.float32)
+            larger = F.interpolate(image, size=size, mode="bicubic", align_corners=False)
+        else:
+            larger = read(((0, size[0]), (0, size[1]))).to(models.device)
         return {"latents": encode(models, options, larger, self.posterior, self.seed, self.level)}
 
     def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
         """The encoder over the enlarged picture."""
-        return TiledVae(models.vae, "encoder", self.size, _enlarged(picture_of(parents, "image"), self.size))
+        return TiledVae(models.vae, "encoder", self.size, self._enlarged(parents))
+
+    def _enlarged(self, parents: Parents) -> Callable[[Region], Tensor]:
+        return enlarged(picture_of(parents, "image"), self.size, self.filter, self.clip)
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """The encoder over the enlarged picture."""
         return networks.encode(self.size, source)
+
+
+@dataclass(frozen=True)
+class UpscaleMixed(Upscale):
+    """{"latents": (1, C, h, w)}: the low band of the enlarged latents, the high band of the encoded enlarged picture.
+
+    ScaleDiff's latent frequency mixing (arXiv:2510.25818). Parents: `image` and `latents` of the level below.
+    """
+
+    variant = 3
+
+    band: tuple[int, int] = (1, 1)  # rows and columns of latent cells
+    band_filter: BandFilter = "bilinear"
+
+    def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
+        """Mix both."""
+        picture = super().run(parents, models, options)["latents"]
+        larger = enlarge_latents(parents["latents"]["latents"], (picture.shape[2], picture.shape[3]))
+        return {"latents": mix_bands(picture, larger, self.band, self.band_filter)}
+
+
+@dataclass(frozen=True)
+class Enlarge(Stage):
+    """{"image": (1, 3, H, W)}: the picture of the level below, enlarged, without any network."""
+
+    name = "enlarge"
+    axes: ClassVar[Mapping[str, str]] = {"image": "BCHW"}
+    by_region = frozenset({"image"})
+
+    size: tuple[int, int]
+    filter: PictureFilter
+
+    def run(
+        self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
+    ) -> dict[str, Stream]:
+        """Enlarge band by band; nothing is clamped."""
+        read = enlarged(picture_of(parents, "image"), self.size, self.filter)
+        height, width = self.size
+
+        def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
+            tops = enumerate(range(0, height, BAND))
+            spans = ((top, min(top + BAND, height)) for index, top in tops if index not in kept)
+            return (read((rows, (0, width))).to(torch.float16) for rows in spans)
+
+        return {"image": Stream((1, 3, height, width), torch.float16, pieces)}
+
+    def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
+        """The picture of the level below, and a band."""
+        return picture_cost(source)
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """A picture in float16."""
+        return 3 * size[0] * size[1] * FLOAT16
 
 
 @dataclass(frozen=True)
@@ -124,7 +192,7 @@ class UpscaleVideo(Stage):
         """Once: a step is one frame."""
         return 1
 
-    @torch.no_grad()
+    @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """One frame in memory at output size; the posterior's noise is keyed by level and frame."""
         info, first = models.info, 0
@@ -139,7 +207,7 @@ class UpscaleVideo(Stage):
             yield Step(index, latents[:, :, : index + 1])
         return {"latents": latents}
 
-    @torch.no_grad()
+    @without_gradients
     def make_frame(self, parents: Parents, models: Models, options: RunOptions, index: int) -> Tensor:
         """Latents (1, C, h, w) of a frame."""
         run = models.tiles(index)
@@ -172,7 +240,7 @@ class EncodePicture(Stage):
     size: tuple[int, int]
     posterior: str
 
-    @torch.no_grad()
+    @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Resize with antialiasing to the first size, then encode; by tiles, the picture stays on the host."""
         device = "cpu" if is_tiled(models, "encoder", self.size, options) else models.device
@@ -213,25 +281,22 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
     return scaled.float().cpu()
 
 
-def encoded_larger(picture: Picture, size: tuple[int, int], models: Models, options: RunOptions) -> Tensor:
-    """Return the moments (1, 2C, h, w) of a picture enlarged to `size`, tile by tile: it is never in memory whole."""
-    run = models.tiles()
-    return encoded(_enlarged(picture, size), size, models, options, run)
-
-
 def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:
     """Return the moments (1, 2C, h, w) of a picture that is read by regions; `run` computes its tiles."""
     assert options.vae_memory is not None
     return encode_tiles(models.vae, read, size, options.vae_tile, options.vae_memory, run)
 
 
-def _enlarged(picture: Picture, size: tuple[int, int]) -> Callable[[Region], Tensor]:
+def enlarged(
+    picture: Picture, size: tuple[int, int], kind: PictureFilter, clip: bool = False
+) -> Callable[[Region], Tensor]:
     """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for."""
 
     def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-        return picture.region(rows, columns).float()
+        region = picture.region(rows, columns).float()
+        return region.clamp(-1, 1) if clip else region
 
-    return lambda region: bicubic_region(part, picture.size, size, *region)
+    return lambda region: enlarged_region(part, picture.size, size, *region, kind)
 
 
 def _posterior(moments: Tensor) -> tuple[Tensor, Tensor]:

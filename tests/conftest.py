@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from freescale.guidance import Conditioning
 
+ROOT = Path(__file__).parents[1]
 MEMORY = "/dev/shm"  # temporary folders are in memory where there is room: an fsync on a disk takes 5 ms
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:  # tests take less than 1 GiB at a time
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
@@ -27,38 +30,33 @@ settings.register_profile(
 )
 settings.load_profile("house")
 
-# What these files share is slow to start and lives as long as the process of pytest that started it: a Prefect server
-# (20 s of a core) and the process that forks command lines and Dask workers (12 s).
+# What some files share is slow to start and lives as long as the process of pytest that started it: a Prefect server
+# (20 s of a core), the process that forks command lines and Dask workers (10 s), a server of buckets and the processes
+# of the store's tests (10 s). A file that has one of these words uses it.
 ON_ONE_WORKER = {
-    "flows/test_notify.py": "server",
-    "flows/test_prefect_setup.py": "server",
-    "flows/test_server.py": "server",
-    "flows/test_wheel.py": "server",
-    "faults/test_kill_resume.py": "forks",
-    "faults/test_kill_video.py": "forks",
-    "faults/test_night.py": "forks",
-    "faults/test_surroundings.py": "forks",
-    "faults/test_workers.py": "forks",
-    "flows/test_bucket.py": "forks",
-    "flows/test_cluster_batch.py": "forks",
-    "flows/test_evaluate.py": "forks",
-    "flows/test_fanout.py": "forks",
-    "flows/test_prune.py": "forks",
+    "server": ("prefect_server",),
+    "forks": ("tests.processes", "tests.doorstep.harness"),
+    "buckets": ("Processes",),
 }
+
+
+@cache
+def group_of(file: str) -> str:
+    """What a test file shares with others, by its name in `ON_ONE_WORKER`; else the file."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return next((group for group, words in ON_ONE_WORKER.items() if any(word in text for word in words)), file)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadfile` the files of `ON_ONE_WORKER` that share something go to one worker."""
+    """With `--dist loadfile` the files that share something of `ON_ONE_WORKER` go to one worker."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
     class TogetherScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            name = file.removeprefix("tests/")
-            return "forks" if name.startswith("doorstep/") else ON_ONE_WORKER.get(name, file)
+            return group_of(super()._split_scope(nodeid))
 
     return TogetherScheduling(config, log)
 

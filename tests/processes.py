@@ -12,12 +12,12 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.context import ForkServerProcess
-    from pathlib import Path
 
 MODULES = [
     "tests.processes",
@@ -41,7 +41,8 @@ _SERVER.set_forkserver_preload(MODULES)
 
 
 def freescale(told: Path, *words: str, heartbeat: float = 10.0) -> ForkServerProcess:
-    """Start `freescale words…`; what it prints goes to the files `told`.out and `told`.err.
+    """Start `freescale words…`; what it prints goes to the files `told`.out and `told`.err, and to `told`.cpu at
+    its end the seconds of a core that it took.
 
     It has the environment and the working directory of the caller.
     `heartbeat`: seconds between two signs of life on its leases.
@@ -80,4 +81,7 @@ def _main(told: str, words: tuple[str, ...], heartbeat: float, environment: dict
     for number, suffix in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{told}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.argv = ["freescale", *words]
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        Path(f"{told}.cpu").write_text(str(time.process_time()))

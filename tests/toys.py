@@ -160,11 +160,12 @@ def _lively(module: Any) -> Any:
 
 
 @cache
-def video_unet(kind: str) -> Any:
+def video_unet(kind: str, layers: int = 2) -> Any:
     """A UNet for videos at toy width with random weights, all temporal layers alive; text 32 wide.
 
     `videocrafter2` has four levels and the fps branch, `modelscope` the same without it, `animatediff` the topology of
     Stable Diffusion 1.5 with motion modules for up to 8 frames, `animatediff-sdxl` that of SDXL (pooled text 16).
+    `layers`: of a block; one takes half the time.
     """
     from diffusers import UNet3DConditionModel, UNetMotionModel
 
@@ -172,6 +173,7 @@ def video_unet(kind: str) -> Any:
 
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"sample_size": (8, 10), "norm_num_groups": 4, "cross_attention_dim": 32}
+    sizes |= {"layers_per_block": layers}
     if kind in ("videocrafter2", "modelscope"):
         unet3d: Any = VideoCrafterUNet if kind == "videocrafter2" else UNet3DConditionModel
         return _lively(unet3d(block_out_channels=(8, 16, 32, 32), attention_head_dim=8, **sizes))
@@ -207,7 +209,7 @@ def video_text(kind: str) -> Conditioning:
     return Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2), *added, fps=fps)
 
 
-def video_folder(root: Path, kind: str) -> Path:
+def video_folder(root: Path, kind: str, layers: int = 2) -> Path:
     """Write a whole toy model of one of `VIDEO_KINDS` to `root / kind`: what a user would have on disk."""
     from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -227,7 +229,7 @@ def video_folder(root: Path, kind: str) -> Path:
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**sizes, **width)),
         }
     scheduler = DDIMScheduler(**_VIDEO_SCHEDULER)
-    for part, module in {"unet": video_unet(kind), "vae": vae, "scheduler": scheduler, **texts}.items():
+    for part, module in {"unet": video_unet(kind, layers), "vae": vae, "scheduler": scheduler, **texts}.items():
         module.save_pretrained(folder / part)
     for name in texts:
         shutil.copytree(EMBEDDED / "tokenizer", folder / name.replace("text_encoder", "tokenizer"))

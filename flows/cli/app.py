@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import batch, convert, research
+from flows.cli import batch, convert, import_picture, models, research
+from flows.cli.console import tell_seeds
 from flows.cli.groups import grouped
+from flows.cli.lazy_torch import postpone
 from flows.cli.model_options import ModelFiles
 from flows.cli.options import (
     Format,
@@ -38,11 +40,10 @@ from flows.cli.options import (
 )
 from flows.cli.parsing import App, options_of, usage
 from flows.cli.prompt_options import Prompts
+from flows.cli.sampling_options import Levels
 from flows.cli.streams import safe_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from flows.home import Home
     from flows.rendering.job import Job
     from stages.spec import RunOptions
@@ -90,6 +91,7 @@ def render(
     picture: Picture,
     files: ModelFiles,
     prompts: Prompts,
+    levels: Levels,
     running: Running,
     sharing: Sharing,
     file: Format,
@@ -102,9 +104,9 @@ def render(
     from flows.cli.run_render import run
 
     home = home_of(where.home)
-    flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(file)
+    flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(levels) | flags_of(file)
     found = asked(what, flags, context.args, home, input_root, options_of(context))
-    _tell_seeds(found.drawn)
+    tell_seeds(found.drawn)
     run(found.job, home, run_options(running), sharing, output, where.as_json, found.name)
 
 
@@ -118,6 +120,7 @@ def plan(
     picture: Picture,
     files: ModelFiles,
     prompts: Prompts,
+    levels: Levels,
     memory: Memory,
     file: Format,
     where: Where,
@@ -131,9 +134,9 @@ def plan(
     from flows.cli.flags import asked_or_run
 
     home = home_of(where.home)
-    flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(file)
+    flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(levels) | flags_of(file)
     found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
-    _tell_seeds(found.drawn)
+    tell_seeds(found.drawn)
     _show_plan(found.job, home, run_options(memory), why, where.as_json)
 
 
@@ -187,7 +190,7 @@ def redo(
     changes = {"seed": seed, "guidance_scale": guidance_scale, "mask": mask}
     changed = redo_spec(spec, stage, level, changes, context.args, options_of(context))
     found = redone(home, record, changed)
-    _tell_seeds([change.seed for change in changed.redo[-1:] if seed == -1])
+    tell_seeds([change.seed for change in changed.redo[-1:] if seed == -1])
     options = run_options(running)
     if dry and not isinstance(found, StoredRun):
         _show_plan(found, home, options, False, where.as_json)
@@ -257,15 +260,6 @@ def export(
 
 
 @app.command()
-@grouped
-def models(where: Where) -> None:
-    """List the models that can be named, and where they were found."""
-    from flows.cli.tables import print_models
-
-    print_models(home_of(where.home), where.as_json)
-
-
-@app.command()
 def methods(as_json: JsonOption = False) -> None:
     """List the methods with their parameters, types and defaults, and the ablations of FreeScale."""
     from flows.cli.tables import print_methods
@@ -286,14 +280,10 @@ for command in (batch.batch, batch.pause, batch.unpause, batch.prune, batch.pref
     app.command()(command)
 for command in (research.compare, research.evaluate):
     app.command()(command)
+app.command("import")(import_picture.import_picture)
 app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")
-
-
-def _tell_seeds(drawn: Sequence[int | None]) -> None:
-    """Say which seeds were drawn for -1."""
-    for seed in drawn:
-        typer.echo(f"note: the seed -1 is {seed}", err=True)
+app.add_typer(models.models, name="models")
 
 
 def _show_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bool) -> None:
@@ -310,6 +300,7 @@ def parser() -> typer.core.TyperGroup:
 
 def main() -> None:
     """The console script."""
+    postpone()
     with safe_streams():
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         try:

@@ -74,8 +74,8 @@ def batch(
         raise SpecError(f"zone: {zone!r} is the time zone of --until, which is missing")
     home = home_of(where.home)
     defaults = {k: v for k, v in {"size": size, "method": method, "model": model}.items() if v is not None}
-    checked = run_batch.checked(jobs, home, defaults, skip_bad, input_root)
     options = run_options(running)
+    checked = run_batch.checked_and_probed(jobs, home, defaults, skip_bad, options, input_root)
     run_batch.check_memory(checked, home, options)
     window, stop = Window.of(until, zone, at_end), stop_on_signals()
     code = run_batch.work(

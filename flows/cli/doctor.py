@@ -128,7 +128,9 @@ def _store(home: Home) -> Iterator[Finding]:
 def _models(home: Home) -> Iterator[Finding]:
     from stages.models.load import available
 
-    names = [name for name, folder in available(home.root) if (folder / "model_index.json").is_file()]
+    names = [
+        name for name, folder in available(home.root) if folder.is_file() or (folder / "model_index.json").is_file()
+    ]
     yield Finding("models", "shapes" in names, ", ".join(names) or "none found")
 
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
     *("motion_fps", "crf", "pixel_format", "prompt_syntax", "emphasis"),
+    *("preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
 )
-MODEL_FLAGS = ("dtype", "clip_skip")
+MODEL_FLAGS = ("dtype", "clip_skip", "prediction", "ztsnr")
+LIST_FLAGS = ("cascade", "timesteps")
 TEXT_FLAGS = ("negative_prompt",)  # what was typed, whatever it looks like
 RUN = re.compile(r"[a-z0-9-]+-[0-9]+-[0-9a-f]{8}")  # as `run_name` makes them
 
@@ -178,6 +180,8 @@ def _own(name: str, given: dict[str, Any], options: Sequence[str]) -> dict[str, 
         if key not in known:
             flag = f"--{key.replace('_', '-')}"
             others = [other for other, method in METHODS.items() if key in {f.name for f in dataclasses.fields(method)}]
+            if flag in options:
+                raise SpecError(f"{flag}: behind `--` no word is an option; write it before")
             if others:
                 raise SpecError(f"{flag}: method {name!r} has no such parameter; it is of {', '.join(others)}")
             found = nearest(flag, [*(f"--{one.replace('_', '-')}" for one in known), *options])
@@ -225,7 +229,7 @@ def _field(name: str) -> str:
 def _value(name: str, text: str) -> Any:
     if _field(name) in TEXT_FLAGS:
         return text
-    is_list = _field(name) not in SPEC_FLAGS or _field(name) == "cascade"
+    is_list = _field(name) not in SPEC_FLAGS or _field(name) in LIST_FLAGS
     try:
         if is_list and "," in text and text.strip()[:1] not in ("[", "{"):
             return [_value(name, part) for part in text.split(",")]

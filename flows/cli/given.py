@@ -28,7 +28,7 @@ USES = {  # what a file is, by how its name ends, and where it is given
     **dict.fromkeys((".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".txt"), "is a jobs file; freescale batch {0}"),
     **dict.fromkeys(
         (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
-        "is a picture; freescale render 'WORDS' --image {0}",
+        "is a picture; freescale import {0} reads its parameters, freescale render 'WORDS' --image {0} enlarges it",
     ),
     **dict.fromkeys(
         (".safetensors", ".ckpt", ".pt", ".pth", ".bin"),
@@ -66,6 +66,8 @@ class Written:
 
 def read_given(what: str) -> Written | None:
     """Return the fields of a spec file, or None for words. Raises `SpecError` for any other file, there or not."""
+    if what == "-":
+        raise SpecError("spec: '-' would be standard input, which is not read; name a file, or write the words")
     suffix = os.path.splitext(what)[1].lower()
     exists = os.path.lexists(os.path.expanduser(what)) and bool(what.strip())
     if not exists and not FILE.fullmatch(what) and suffix not in (*SPECS, *USES):

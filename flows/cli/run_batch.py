@@ -13,12 +13,14 @@ from flows.batch.live_page import LivePage
 from flows.batch.notify import check_hook, notify
 from flows.batch.runner import Batch
 from flows.batch.set_aside import read_set_aside
+from flows.cli.console import tell_seeds
 from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.rendering.advice import remarks
 from flows.rendering.files import check_out_folder
 from flows.rendering.job import to_do
+from flows.rendering.probing import is_open, probed
 from flows.rendering.room import with_room
 from stages.device import pick_device
 from stages.errors import SpecError
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from flows.batch.jobs_file import Jobs, QueuedJob
+    from flows.batch.jobs_file import Jobs, QueuedJob, Seeds
     from flows.batch.runner import State
     from flows.batch.window import Window
     from flows.home import Home
@@ -39,12 +41,19 @@ if TYPE_CHECKING:
 SHOWN = 20  # problems or remarks named before the rest is only counted
 
 
-def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool, root: Path | None = None) -> Jobs:
+def checked(
+    path: Path,
+    home: Home,
+    defaults: dict[str, Any],
+    skip_bad: bool,
+    root: Path | None = None,
+    seeds: Seeds | None = None,
+) -> Jobs:
     """The jobs of a file, every one of which can be rendered. Raises `SpecError` naming each line that cannot.
 
     Pictures must lie in `root`; without it, in the folder of the file.
     """
-    listed = read_jobs(path, home, defaults, root)
+    listed = read_jobs(path, home, defaults, root, seeds)
     for problem in listed.problems[:SHOWN]:
         typer.echo(f"freescale: {problem}", err=True)
     if listed.problems and not (skip_bad and listed.jobs):
@@ -53,6 +62,18 @@ def checked(path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool, ro
             f"{'; --skip-bad renders the others' if listed.jobs else ''}"
         )
     return listed
+
+
+def checked_and_probed(
+    path: Path, home: Home, defaults: dict[str, Any], skip_bad: bool, options: RunOptions, root: Path | None = None
+) -> Jobs:
+    """The jobs of a file as `checked` has them, planned anew where a probe had to say what a model predicts."""
+    seeds: Seeds = {}
+    listed = checked(path, home, defaults, skip_bad, root, seeds)
+    asked = {queued.job.spec.model: queued.job for queued in listed.jobs if is_open(queued.job.plan.info)}
+    for job in asked.values():
+        probed(job, home, options)
+    return checked(path, home, defaults, skip_bad, root, seeds) if asked else listed
 
 
 def check_memory(listed: Jobs, home: Home, options: RunOptions) -> None:
@@ -91,8 +112,7 @@ def work(
     if window.until is not None:
         terminal.say(f"no job is started after {window.until.astimezone():%Y-%m-%d %H:%M %Z}")
     for queued in listed.jobs:
-        for seed in queued.drawn:
-            terminal.say(f"note: {queued.where}: the seed -1 is {seed}")
+        tell_seeds(queued.drawn, queued.where)
     with LivePage(home) as live:
         live.show(listed)
         terminal.say(f"the page is renewed while they run: {live.path}")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from flows.cli.terminal import Terminal
+from flows.cluster.connect import uses_workers
 from flows.cluster.fanout import open_fanout
 from flows.rendering.advice import remarks
 from flows.rendering.export import target_path
+from flows.rendering.probing import probed
 from flows.rendering.session import Session
 from flows.rendering.stop import stop_on_signals
 from flows.rendering.stored import StoredRun
@@ -60,6 +62,8 @@ def run(
 
     `name` is that of the picture's file in a folder; None: the run's.
     """
+    uses_workers(sharing.dask, sharing.workers)
+    job = probed(job, home, options)
     last = job.plan.exports[-1]
     out = target_path(output.out or Path.cwd(), name or job.run, last.stage, last.key, home, output.overwrite)
     home.make()

@@ -13,7 +13,7 @@ from flows.rendering.adapters import adapter_line, planned_adapters
 from flows.rendering.advice import remarks
 from flows.rendering.job import to_do
 from flows.rendering.throughput import Throughput
-from stages.device import pick_device
+from stages.device import planned_device
 from stages.planner.amounts import show_bytes
 from stages.planner.budget import PARTS, check, fit, free_bytes
 from stages.planner.estimate import estimate
@@ -44,7 +44,7 @@ def print_plan(job: Job, home: Home, options: RunOptions, why: bool, as_json: bo
 
 def planned(job: Job, home: Home, options: RunOptions, why: bool = False) -> dict[str, Any]:
     """What `freescale plan --json` prints. Raises `SpecError` where `memory` was named and cannot suffice."""
-    device = pick_device(options.device)
+    device = planned_device(options.device)
     left = to_do(job.plan, home)
     if options.memory is not None:
         check(left, job.plan.info, options, device)
@@ -106,7 +106,7 @@ class _Planner:
 
     def __init__(self, job: Job, home: Home, options: RunOptions) -> None:
         self.home, self.info, self.options = home, job.plan.info, options
-        self.device = pick_device(options.device)
+        self.device = planned_device(options.device)
         self.budget = options.memory or free_bytes(self.device)
         found = [home.store.find(key) for key in home.store.list_keys()]
         self.made = [m for m in found if m is not None]

@@ -1,4 +1,4 @@
-"""Tables for people and JSON for scripts: runs, models."""
+"""Tables for people and JSON for scripts: runs, methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flows.cli.console import plain_console
 from flows.rendering.adapters import adapter_line, recorded_adapters
 from flows.rendering.live import progress_of
 from flows.rendering.states import STATES, attempts_of, state_of
-from stages.errors import SpecError
+from stages.errors import SpecError, not_one_of
 
 if TYPE_CHECKING:
     from flows.home import Home
@@ -35,7 +35,7 @@ def print_runs(
     """
     every = [(record, state_of(record)) for record in reversed(home.runs.list())]
     if state is not None and state not in STATES:
-        raise SpecError(f"state: {state!r} is not one of {', '.join(STATES)}")
+        raise SpecError(f"state: {not_one_of(state, STATES)}")
     begin = None if since is None else datetime.now(UTC) - since
     wanted = [
         (record, now)
@@ -146,37 +146,3 @@ def _kind(hint: Any) -> str:
 def _shown(value: object) -> str:
     """A parameter's value as it is typed after its option."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
-
-
-def print_models(home: Home, as_json: bool) -> None:
-    """Every model that can be named, with its training size, steps and folder, or what is wrong with it."""
-    from stages.models.load import available, describe
-    from stages.spec import ModelSpec
-
-    rows = []
-    for name, folder in available(home.root):
-        try:
-            info = describe(ModelSpec(name=name), home.root)
-            height, width = info.native
-            rows.append(
-                {
-                    "name": name,
-                    "folder": str(folder),
-                    "native": f"{width}x{height}",
-                    "frames": info.frames,
-                    "steps": info.steps,
-                    "error": None,
-                }
-            )
-        except SpecError as error:
-            rows.append(
-                {"name": name, "folder": str(folder), "native": "", "frames": None, "steps": 0, "error": str(error)}
-            )
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table("model", "trained at", "steps", "folder", box=None)
-    for r in rows:
-        trained = f"{r['native']}, {r['frames']} frames" if r["frames"] else str(r["native"])
-        table.add_row(str(r["name"]), trained, str(r["steps"]), str(r["error"] or r["folder"]))
-    plain_console(width=WIDE).print(table)

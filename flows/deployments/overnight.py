@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,17 +57,19 @@ def overnight(
     workers: int | None = None,
     dask: str | None = None,
     notify: str | None = None,
+    input_root: str | None = None,
     crashed: Crashed = (),
 ) -> dict[str, Any] | PrefectState[Any]:
     """Render the jobs of a file or folder until they are done or a clock in `zone` shows `until` (HH:MM).
 
     Without `jobs`, the folder `jobs` of the home is taken. Jobs that are put into a folder while others run are
-    rendered too. `defaults` are fields of jobs that do not name them. A job that fails is tried twice more, then set
-    aside; `again` takes up those that were. A job that cannot be rendered refuses the batch, or with `skip_bad` is
-    left out. The pictures also go to the folder `out`. The jobs are shared by `workers` processes of this machine, or
-    by the workers of the Dask scheduler at `dask`. `notify` is told how the batch ended: an http address, or TYPE/NAME
-    of a notification block of this server. Returns the number of jobs by state, and the path of the page; the flow run
-    ends as `Incomplete`, which is failed, where jobs were set aside or left out, and as `Jobs left` where some wait.
+    rendered too. `defaults` are fields of jobs that do not name them. Pictures that a file names must lie in its
+    folder, or in `input_root`. A job that fails is tried twice more, then set aside; `again` takes up those that were.
+    A job that cannot be rendered refuses the batch, or with `skip_bad` is left out. The pictures also go to the folder
+    `out`. The jobs are shared by `workers` processes of this machine, or by the workers of the Dask scheduler at
+    `dask`. `notify` is told how the batch ended: an http address, or TYPE/NAME of a notification block of this server.
+    Returns the number of jobs by state, and the path of the page; the flow run ends as `Incomplete`, which is failed,
+    where jobs were set aside or left out, and as `Jobs left` where some wait.
     """
     home, log, stop = Home.find(), get_run_logger(), StopEvent()
     check_hook(notify)
@@ -74,7 +77,7 @@ def overnight(
     with closing(FlowState(stop)) as state:
         # a run that starts late, or again after a crash, does not work into the day
         window = Window.of(until, zone, at_end, first_due(crashed, state.due))
-        source, seeds = user_path(jobs) if jobs else home.root / "jobs", Seeds()
+        source, seeds = user_path(jobs or home.root / "jobs"), Seeds()
         if jobs is None:
             source.mkdir(parents=True, exist_ok=True)
         fields = {"stop": stop, "out": _folder(out), "window": window, "again": again, "wrap": in_task}
@@ -83,9 +86,8 @@ def overnight(
                 closing(RunningJobs(home, lambda: live.jobs)),
                 _open_batch(home, options, state, dask, workers, **fields) as batch,
             ):
-                states = _work_off(
-                    batch, lambda: live.show(_checked(source, home, defaults, skip_bad, log, seeds)), log
-                )
+                read = partial(read_jobs, source, home, defaults, user_path(input_root) if input_root else None, seeds)
+                states = _work_off(batch, lambda: live.show(_checked(source, read, skip_bad, log)), log)
             page = _last_page(live, home, states, stop, log)
     send_notification(notify, states.values(), page)
     state.end()
@@ -131,11 +133,14 @@ def _work_off(batch: Batch | ClusterBatch, read: Callable[[], Jobs], log: Any) -
     return states
 
 
-def _checked(source: Path, home: Home, defaults: dict[str, Any] | None, skip_bad: bool, log: Any, seeds: Seeds) -> Jobs:
-    """The jobs that are in `source` now. Raises `SpecError` for one that cannot be rendered, unless `skip_bad`."""
+def _checked(source: Path, read: Callable[[], Jobs], skip_bad: bool, log: Any) -> Jobs:
+    """The jobs that `read` finds in `source` now.
+
+    Raises `SpecError` for one that cannot be rendered, unless `skip_bad`.
+    """
     if source.is_dir() and not any(source.iterdir()):
         return Jobs((), (), 0)
-    found = read_jobs(source, home, defaults, seeds=seeds)
+    found = read()
     for problem in found.problems:
         log.error("%s", problem)
     if found.problems and not (skip_bad and found.jobs):

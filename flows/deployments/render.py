@@ -16,6 +16,7 @@ from flows.deployments.restarts import Crashed, log_crashes
 from flows.deployments.tasks import retried_task
 from flows.home import Home, user_path
 from flows.rendering.job import Job, prepare
+from flows.rendering.probing import probed
 from flows.rendering.session import Session
 from stages.call import Call
 from stages.observer import Outcome
@@ -39,7 +40,7 @@ def render(
     """
     home, log = Home.find(), get_run_logger()
     log_crashes(log, crashed)
-    job = prepare(spec, home)
+    job = probed(prepare(spec, home), home, options)
     observer = FlowObserver(job.plan, log)
     try:
         observer.began(job)

@@ -6,7 +6,8 @@ unreadable pictures in a reference folder. `flows/evaluate/readings.py` renders,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from stages.media.picture import check_picture
 from stages.metrics.extractors import ClipExtractor, WeightFile, find_weights, load_extractor
 from stages.metrics.features import Judge, Reader
 from stages.metrics.grid import FIRST_SCENE, MethodEntry
-from stages.metrics.score import CROPPED, DISTANCES
+from stages.metrics.score import COMPARED, CROPPED
 from stages.metrics.spec import COMPARING_VIDEOS
 from stages.metrics.video_extractors import check_head, load_flow, load_video_network
 from stages.metrics.video_readings import VideoReader
@@ -130,6 +131,8 @@ class _Layout:
             self.reader = Reader(main, spec.crops.side or input_size, count, spec.seed)
         else:
             self.reader = Reader(main)
+        if "detail" in spec.measured:
+            self.reader = replace(self.reader, base_side=math.sqrt(self.info.native[0] * self.info.native[1]))
         if "clip_score" not in spec.measured:
             return (main,)
         self.clip = Reader(self._weights("clip"))
@@ -218,7 +221,7 @@ class _Layout:
 
     def _reference(self, prompts: list[str]) -> Iterator[Picture]:
         """The pictures of the reference, once for every size that needs its own."""
-        if not set(DISTANCES) & set(self.spec.measured):
+        if not set(COMPARED) & set(self.spec.measured):
             return
         reference, sizes = self.spec.reference, [(h, w) for w, h in self.spec.sizes]
         if reference.protocol == "real":

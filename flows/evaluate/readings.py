@@ -22,7 +22,8 @@ from flows.rendering.job import prepare
 from flows.rendering.stop import StopEvent
 from stages.errors import StageError
 from stages.metrics.clip_score import clip_score
-from stages.metrics.score import DISTANCES, Sample, Score, scores
+from stages.metrics.detail import WORDS as DETAIL_WORDS
+from stages.metrics.score import COMPARED, Sample, Score, scores
 from stages.metrics.video_readings import VIDEO_WORDS
 from stages.runner import Interrupted
 from stages.spec import make_spec
@@ -174,7 +175,7 @@ def cells(evaluation: Evaluation, readings: Readings) -> Iterator[Cell]:
         whole = read.picture.group == REFERENCE and evaluation.spec.reference.protocol == "real"
         groups.setdefault((read.picture.group, (0, 0) if whole else read.picture.size), []).append(read)
     failed = Counter((picture.group, picture.size) for picture in readings.failed)
-    compared = bool(set(DISTANCES) & set(evaluation.spec.measured))
+    compared = bool(set(COMPARED) & set(evaluation.spec.measured))
     for width, height in evaluation.spec.sizes:
         size = (height, width)
         reference = None
@@ -212,5 +213,6 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
         owner=torch.repeat_interleave(torch.arange(len(reads)), torch.tensor(crops)),
         clip=clip,
         verdicts=rows("verdict").reshape(-1, 4),
+        detail=rows("detail").reshape(-1, len(DETAIL_WORDS)),
         videos={name: values for name, values in (videos | single).items() if len(values)},
     )

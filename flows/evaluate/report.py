@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flows.evaluate.layout import REFERENCE
 from flows.home import check_folder
 from stages.errors import SpecError
-from stages.metrics.score import CROPPED, DISTANCES
+from stages.metrics.score import COMPARED, CROPPED
 from stages.metrics.video_readings import VIDEO_WORDS
 from storage import whole_file
 
@@ -41,6 +41,11 @@ NAMES = {
     "motion": "motion kept",
     "right": "right",
     "ground_flicker": "flicker of the ground",
+    "detail_2": "detail 2-4 px",
+    "detail_4": "detail 4-8 px",
+    "detail_8": "detail 8-16 px",
+    "sharpness": "sharpness",
+    "repetition": "repetition",
 }
 # Of networks behind a number; others have the feature network, the first.
 OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic", "dynamic_degree": "raft"}
@@ -55,7 +60,7 @@ def rows(evaluation: Evaluation, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
-    compared = score.metric in DISTANCES
+    compared = score.n_reference is not None
     weights = _weights(evaluation, score.metric)
     return {
         "method": cell.method,
@@ -85,7 +90,7 @@ def _weights(evaluation: Evaluation, metric: str) -> WeightFile | None:
     """The weights of the network behind a number; None where no network is used."""
     if metric in OWN_NETWORK:
         return next(file for file in evaluation.weights if file.name == OWN_NETWORK[metric])
-    return evaluation.weights[0] if metric in (*DISTANCES, "is") else None
+    return evaluation.weights[0] if metric in (*COMPARED, "is") else None
 
 
 def _resize(evaluation: Evaluation, score: Score) -> str:
@@ -127,7 +132,7 @@ def _short(value: float) -> str:
 
 def _how(evaluation: Evaluation, cell: Cell) -> str:
     spec, parts = evaluation.spec, [f"Brackets: 95 % of bootstraps over {evaluation.kind}s."]
-    compared = next((s for s in cell.scores if s.metric in DISTANCES), None)
+    compared = next((s for s in cell.scores if s.n_reference is not None), None)
     if compared is not None:
         what = {
             "base": "pictures of the same prompts with other seeds at the training size",

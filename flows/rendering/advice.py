@@ -9,6 +9,7 @@ import torch
 from flows.rendering.adapters import adapter_remarks
 from flows.rendering.mask_advice import mask_remarks
 from flows.rendering.prompts import prompt_remarks
+from flows.rendering.sampling_advice import sampling_remarks
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.freescale import FreeScale
 from stages.denoise import DenoiseStage, HighresDenoise
@@ -18,20 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from flows.rendering.job import Job
+    from stages.device import Named
 
 FEW_STEPS = 20  # of DemoFusion: with 8 steps its pictures are covered by grain, with 24 hardly (docs/lab/results.md)
 
 
-def remarks(jobs: Iterable[tuple[str, Job]], device: torch.device) -> list[str]:
-    """Sentences on prompts, pictures, masks, steps too few for a method, and a dtype a CPU only emulates; each once.
+def remarks(jobs: Iterable[tuple[str, Job]], device: Named) -> list[str]:
+    """Sentences on prompts, models, sampling, pictures, masks, too few steps, and an emulated dtype; each once.
 
     Each job comes with a label for its sentences, which is empty where there is only one job.
     """
     return list(dict.fromkeys(text for label, job in jobs for text in _remarks(label and f"{label}: ", job, device)))
 
 
-def _remarks(label: str, job: Job, device: torch.device) -> Iterator[str]:
-    yield from (label + remark for remark in (*prompt_remarks(job), *adapter_remarks(job)))
+def _remarks(label: str, job: Job, device: Named) -> Iterator[str]:
+    yield from (label + remark for remark in (*prompt_remarks(job), *adapter_remarks(job), *sampling_remarks(job)))
     method, plan, dtype = job.spec.method.build(), job.plan, job.spec.model.dtype
     denoising = [call.stage for call in plan.calls if isinstance(call.stage, DenoiseStage)]
     enlarges = len(plan.sizes) > 1

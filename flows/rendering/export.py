@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from flows.home import user_path
 from flows.rendering.files import check_target, copy_whole
 from flows.rendering.picture_file import holds
-from stages.errors import SpecError
+from stages.errors import SpecError, nearest, not_one_of
 from stages.export import SUFFIXES, Export, check_whole, encode_file, write_picture
 from stages.export_video import PREVIEWS, ExportVideo, encode_video
 from stages.export_video import SUFFIXES as VIDEO_SUFFIXES
@@ -207,14 +206,13 @@ def _exporting(call: Call, format: str | None, out: Path, how: dict[str, Any]) -
         meant = [name for name, suffix in allowed.items() if suffix == ALSO.get(given, given)]
         format = meant[0] if meant and default not in meant else default
         if given and not meant:
-            nearest = get_close_matches(given, allowed.values(), 1, 0)[0]
+            suffix = allowed[nearest(given, allowed) or default]
             known = ", ".join(dict.fromkeys(allowed.values()))
             raise SpecError(
-                f"out: {str(out)!r} does not end in one of {known}; {out.with_suffix(nearest).name!r} would work"
+                f"out: {str(out)!r} does not end in one of {known}; {out.with_suffix(suffix).name!r} would work"
             )
     if format not in allowed:
-        nearest = get_close_matches(format, allowed, 1, 0)[0]
-        raise SpecError(f"format: {format!r} is not one of {', '.join(allowed)}; the nearest is {nearest}")
+        raise SpecError(f"format: {not_one_of(format, allowed)}")
     if isinstance(stage, Export):
         if how:
             raise SpecError(f"{next(iter(how))}: is for videos, and this run made a picture")

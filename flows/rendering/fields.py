@@ -136,9 +136,11 @@ def picture_path(field: str, path: str, origin: Origin) -> str:
 
     A path that leads outside by a link is outside.
     """
-    if not path or "\0" in path:
+    if not path:
+        raise SpecError(f"{field}: is empty; name a picture, or leave it out")
+    if "\0" in path:
         return path  # the picture is refused by who reads it
-    found = origin.folder.absolute() / user_path(path)
+    found = origin.folder.absolute() / user_path(path, field)
     if origin.root is not None and not _is_in(found, origin.root):
         raise SpecError(
             f"{field}: {path!r} leads outside of {str(origin.root)!r}, the folder that pictures of {origin.name} "

@@ -36,6 +36,8 @@ def check_target(field: str, path: Path) -> None:
         if error.errno == errno.ENAMETOOLONG:
             raise SpecError(f"{field}: {path.name!r} is too long for a file's name; take 200 letters or less") from None
         why = (error.strerror or str(error)).lower()
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            why = "it is no folder"
         raise SpecError(
             f"{field}: {str(path)!r} cannot be written, since {str(path.parent)!r} takes no file ({why}); "
             "name another folder"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from stages.adapters.prompted import with_prompted
 from stages.models.load import describe
 from stages.plan import make_plan
+from stages.planner.method_check import check_methods
+from stages.planner.trace_cache import trace_cache
 from stages.prompts.reading import syntax_of
 from stages.spec import RenderSpec
 from storage import PlannedCall, fingerprint
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from flows.home import Home
     from stages.call import Call
-    from stages.models.load import ModelInfo
+    from stages.models.folder import ModelInfo
     from stages.plan import Known, Plan
     from stages.spec import ModelSpec
     from storage import RunRecord
@@ -47,12 +49,14 @@ def prepare(
 
     Pictures outside of `input_root` are refused. `origin` is the run that a redo starts from. `known` keeps what was
     found of each model, for many specs at one time; `pictures` are known and are not read. Raises `SpecError`;
-    nothing is written.
+    nothing is written but what the next call then finds in the cache.
     """
     known = {} if known is None else known
     info = _described(spec.model, home, known)
     model = with_prompted(spec.model, spec.prompt, spec.negative_prompt, syntax_of(spec, info))
     plan = make_plan(spec, _described(model, home, known), input_root, pictures)
+    with trace_cache(home.root / "cache" / "traces.json"):
+        check_methods(plan)
     stage = spec.redo[-1].stage if origin and spec.redo else None
     return Job(run_name(spec, plan), plan.spec, plan, origin, stage)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from freescale import base_size_for, make_schedule
+from freescale import base_size_for
 from freescale.detail import detail_weight, reference_weight
 from freescale.methods.freescale import FreeScale
 from stages.denoise import DenoiseStage
@@ -129,8 +129,7 @@ def _use(job: Job, index: int, region: Region, calls: list[Call], method: FreeSc
 
 def _schedule(job: Job) -> Schedule:
     stage = next(call.stage for call in job.plan.calls if isinstance(call.stage, DenoiseStage))
-    sampling = stage.sampling
-    return make_schedule(job.plan.info.scheduler, sampling.steps, sampling.solver, sampling.eta)
+    return stage.sampling.schedule_on(job.plan.info.scheduler)
 
 
 def _whitest(call: Call, index: int) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stages.conditioning import EncodePrompt
 from stages.models.tokens import not_read
 from stages.prompts.reading import layers_skipped, read, syntax_of
-from stages.prompts.syntax import shown, split_networks
+from stages.prompts.syntax import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,8 @@ def prompt_remarks(job: Job) -> Iterator[str]:
     """
     spec, info = job.spec, job.plan.info
     syntax = syntax_of(spec, info)
-    if not split_networks(spec.prompt, syntax)[0].strip():
+    reading = read(spec.prompt, syntax, info)
+    if not reading.words.strip() and not reading.embeddings:
         yield "the prompt is blank, so the picture follows no words"
     prompts = {"prompt": spec.prompt}
     texts = [call.stage for call in job.plan.calls if isinstance(call.stage, EncodePrompt)]
@@ -65,6 +66,8 @@ def prompt_remarks(job: Job) -> Iterator[str]:
         yield "the negative prompt has no effect, since guidance is off; a guidance scale above 1 turns it on"
     if spec.model.clip_skip is not None and layers_skipped(spec.model.clip_skip, info) is None:
         yield f"CLIP skip {spec.model.clip_skip} is what {info.name} is trained for, so it changes nothing"
+    if spec.emphasis is not None and not any(read(text, syntax, info).is_weighted for text in prompts.values()):
+        yield f"emphasis {spec.emphasis} has no effect, since no words have a weight"
     yield from _unused(job, prompts)
 
 
@@ -86,7 +89,7 @@ def _of(what: str, text: str, syntax: str, info: ModelInfo) -> Iterator[str]:
     for name, each in reading.embeddings.items():
         yield f"the {what} uses the embedding {name!r}, {each.file}"
     for why in reading.left:
-        yield f"the {what} has the name of an embedding that stays words: {why.removeprefix('embeddings: ')}"
+        yield f"the {what} has the name of an embedding that stays words: {why.removeprefix('model.embeddings: ')}"
     if syntax == "a1111" and IN_BRACKETS.search(text):
         yield f"the {what} has BREAK inside of brackets, where it is a word"
     if reading.chunks > 1 and not reading.parts[0]:

@@ -20,6 +20,7 @@ from flows.rendering.job import to_do
 from flows.rendering.live import Both, ProgressFile
 from flows.rendering.stop import StopEvent
 from stages.device import pick_device
+from stages.errors import SpecError
 from stages.models.load import Models
 from stages.observer import SafeObserver
 from stages.planner.budget import check, return_freed
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from stages.models.load import Helpers, ModelInfo
     from stages.observer import Observer, Outcome
     from stages.spec import RunOptions
+
+UNSAID = "does not say what it predicts; `freescale models --probe` finds out, or `prediction` says it"
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,14 @@ class Session:
         """Make the picture or video of every level; with `out`, copy the last one there. Returns paths, hash and times.
 
         `made_for` is what asks for the run where no person does, such as `evaluation`; `freescale runs` leaves it out.
-        Raises `SpecError` before any work where `out` would overwrite another file or the memory cannot suffice,
-        `Interrupted` when asked to stop, and whatever a stage raised; the run's record then says so.
+        Raises `SpecError` before any work where `out` would overwrite another file, where the memory cannot suffice, or
+        where nothing says what the model predicts; `Interrupted` when asked to stop; and whatever a stage raised. The
+        run's record then says so.
         """
         began = time.monotonic()
+        predicted = job.plan.info.prediction
+        if predicted is not None and not predicted.is_sure:
+            raise SpecError(f"model: {job.plan.info.name} {UNSAID}")
         last = job.plan.exports[-1]
         target = target_path(out, job.run, last.stage, last.key, self.home, overwrite)
         check(to_do(job.plan, self.home), job.plan.info, self.options, pick_device(self.options.device))

@@ -2,8 +2,8 @@
 
 Measured: stages of this model in the store that this device made without a stop; their operations are traced like those
 of a plan. The rate of the nearest kind is taken: the same stage, else the same part of the model. Assumed: the device
-multiplies two matrices, and a stage is taken to reach `EFFICIENCY` of that rate. A stage without a network takes the
-seconds per pixel of earlier ones.
+multiplies two matrices, once a home, and a stage is taken to reach `EFFICIENCY` of that rate. A stage without a network
+takes the seconds per pixel of earlier ones.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from __future__ import annotations
 import statistics
 import time
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
-from stages.device import device_name, pick_device
-from stages.models.eight_bits import computed
+from stages.device import device_name, planned_device
+from stages.planner.configurations import computed
 from stages.planner.networks import TracedNetworks
 from stages.planner.recorded import recorded_stage
+from stages.planner.trace_cache import cached_trace
 from stages.prompts.chunks import chunk_length
 from stages.spec import RunOptions
 
 if TYPE_CHECKING:
     from flows.home import Home
     from stages.call import Call
-    from stages.models.load import ModelInfo
+    from stages.models.folder import ModelInfo
     from stages.planner.estimate import Estimate
     from stages.stage import Stage
     from storage import Manifest
@@ -45,7 +47,7 @@ class Throughput:
     """The rates of one device for one model, from the artifacts of a home."""
 
     def __init__(self, home: Home, info: ModelInfo, device: str, made: list[Manifest]) -> None:
-        self.info, self.device = info, pick_device(device)
+        self.info, self.device = info, planned_device(device)
         name = device_name(self.device)
         self._made = {manifest.key: manifest for manifest in made}
         self.rates: dict[str, list[float]] = {}  # floating-point operations a second, by stage and by part
@@ -81,7 +83,7 @@ class Throughput:
         model = str(manifest.params.get("model", ""))
         if model.split(":")[0] not in self.info.fingerprints.values() or size is None:
             return 0.0
-        dtype = getattr(torch, model.partition(":")[2] or "float32")
+        dtype = model.partition(":")[2] or "float32"
         return stage.cost(TracedNetworks(self.info, dtype, RunOptions()), size, _frames_of(manifest)).flops
 
     def seconds(self, call: Call, estimate: Estimate) -> Seconds | None:
@@ -93,8 +95,11 @@ class Throughput:
         for kind in (stage, call.stage.part):
             if kind in self.rates:
                 return Seconds(estimate.flops / statistics.median(self.rates[kind]), "measured")
-        dtype = torch.float32 if call.stage.part == "vae" else computed(getattr(torch, call.model.rpartition(":")[2]))
-        return Seconds(estimate.flops / (EFFICIENCY * matmul_rate(self.device, dtype)), "assumed")
+        dtype = "float32" if call.stage.part == "vae" else computed(call.model.rpartition(":")[2])
+        (rate,) = cached_trace(
+            lambda: (matmul_rate(str(self.device), dtype),), "matmul", device_name(self.device), dtype
+        )
+        return Seconds(estimate.flops / (EFFICIENCY * rate), "assumed")
 
 
 def _size_of(manifest: Manifest) -> tuple[int, int] | None:
@@ -118,10 +123,12 @@ def _pixels(manifest: Manifest) -> int:
 
 
 @cache
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of one square product in this dtype: the best of five."""
-    side = 8192 if device.type == "cuda" else 768
-    a = torch.ones(side, side, device=device, dtype=dtype)
+def matmul_rate(device: str, dtype: str) -> float:
+    """Floating-point operations a second of one square product, by names of device and dtype: the best of five."""
+    side = 8192 if device.startswith("cuda") else 768
+    a: Any = np.ones((side, side), np.float32)
+    if (device, dtype) != ("cpu", "float32"):  # for these alone torch is worth its import
+        a = torch.ones(side, side, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
     for _ in range(5):
         _synchronize(device)
@@ -132,6 +139,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * side**3 / best
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
+def _synchronize(device: str) -> None:
+    if device.startswith("cuda"):
         torch.cuda.synchronize(device)

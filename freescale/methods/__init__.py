@@ -5,18 +5,44 @@ from __future__ import annotations
 from freescale.methods.base import Method
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.direct import Direct
+from freescale.methods.enlarge import Enlarge
 from freescale.methods.fouriscale.method import FouriScale
+from freescale.methods.frecas import FreCaS
 from freescale.methods.freescale import FreeScale
 from freescale.methods.hidiffusion.method import HiDiffusion
+from freescale.methods.rectifiedhr import RectifiedHR
 from freescale.methods.scalecrafter.method import ScaleCrafter
+from freescale.methods.scalediff import ScaleDiff
+from freescale.methods.swift import Draft, Swift
 
 METHODS: dict[str, type[Method]] = {
     "direct": Direct,
     "freescale": FreeScale,
+    "swift": Swift,
+    "draft": Draft,
     "scalecrafter": ScaleCrafter,
     "demofusion": DemoFusion,
     "hidiffusion": HiDiffusion,
     "fouriscale": FouriScale,
+    "rectifiedhr": RectifiedHR,
+    "frecas": FreCaS,
+    "scalediff": ScaleDiff,
+    "enlarge": Enlarge,
 }
 
-__all__ = ["METHODS", "DemoFusion", "Direct", "FouriScale", "FreeScale", "HiDiffusion", "Method", "ScaleCrafter"]
+__all__ = [
+    "METHODS",
+    "DemoFusion",
+    "Direct",
+    "Draft",
+    "Enlarge",
+    "FouriScale",
+    "FreCaS",
+    "FreeScale",
+    "HiDiffusion",
+    "Method",
+    "RectifiedHR",
+    "ScaleCrafter",
+    "ScaleDiff",
+    "Swift",
+]

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from freescale.cascade import CELL
 from freescale.forward_process import renoise
 from freescale.long_videos import video_noise
+from freescale.moment import Moment
+from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from freescale.cascade import Size
-    from freescale.enlarge import Interpolation
+    from freescale.cascade import Level, Size
+    from freescale.enlarge import Interpolation, PictureFilter
     from freescale.guidance import Denoiser
-    from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.solvers import Solver
+    from freescale.structure import BandFilter
     from freescale.unet_patches import Patch
 
 
@@ -37,7 +39,10 @@ class Method:
     video: ClassVar[bool] = True  # whether it can make videos
     by_views: ClassVar[bool] = False  # whether it calls the UNet for many views of equal size in a step
     steady: ClassVar[bool] = False  # whether all steps of a stage cost the same
+    any_unet: ClassVar[bool] = True  # whether it works in every UNet; else `check_unet` says whether it does
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
+    asks_sizes: ClassVar[bool] = False  # whether they need the sizes of all levels: `Level.sizes`
+    in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
 
     @classmethod
     def check(cls, latents: Tensor) -> None:
@@ -46,9 +51,26 @@ class Method:
             raise ValueError(f"method is {cls.name!r}, allowed for video: one that is not for images only")
 
     @property
-    def upsample(self) -> Literal["rgb", "latent"]:
-        """Where one level's result is enlarged to be the next one's reference."""
+    def upsample(self) -> Literal["rgb", "latent", "mixed"]:
+        """Where one level's result is enlarged to be the next one's reference; `mixed`: the low band as latents."""
         return "rgb"
+
+    def mixed_band(self, grid: Size, base_grid: Size) -> tuple[Size, BandFilter]:
+        """Return (rows, columns) of the low band of a `mixed` reference of `grid` latent cells, and its filter.
+
+        `base_grid` are level 0's cells. Raises `NotImplementedError` in a method without one.
+        """
+        raise NotImplementedError
+
+    @property
+    def picture_filter(self) -> PictureFilter:
+        """How pixels are enlarged."""
+        return "bicubic"
+
+    @property
+    def clips(self) -> bool:
+        """Whether pixels are cut to [-1, 1] before they are enlarged."""
+        return False
 
     @property
     def interpolation(self) -> Interpolation | None:
@@ -77,8 +99,8 @@ class Method:
         """Return the sizes of all levels in pixels, the last being `size`, each a multiple of `cell`."""
         return (size,)
 
-    def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
-        """Return the size in pixels that a size-conditioned model is told at every level: that of the first.
+    def told_size(self, sizes: Sequence[Size], base_size: Size, level: int = 0) -> Size:
+        """Return the size in pixels that a size-conditioned model is told at a level: that of the first.
 
         FreeScale's release tells the training size at every level; a method of one level tells its own size.
         """
@@ -95,6 +117,13 @@ class Method:
         """Return the method with every field that `start` does not depend on at its default."""
         return self
 
+    def walk(self, schedule: Schedule, level: int, sizes: Sequence[Size]) -> Schedule:
+        """Return the timesteps and noise levels of one level (`freescale/walk.py`): those of the whole schedule.
+
+        `sizes` are those of all levels, in pixels. The other hooks are given what comes back.
+        """
+        return schedule
+
     def restart_step(self, schedule: Schedule) -> int:
         """Return the step at which levels above the first start."""
         return 0
@@ -106,6 +135,22 @@ class Method:
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield the method's own changes to the UNet for this step; FreeU is not among them."""
         yield from ()
+
+    def changes(self, unet: nn.Module, moment: Moment) -> Iterator[Patch]:
+        """Yield every change to this UNet that the step may make: `patches`, and those that `predict` makes itself.
+
+        Raises `ValueError` where the method does not work with the UNet at this size.
+        """
+        yield from self.patches(moment)
+
+    def check_unet(self, unet: nn.Module, level: Level, schedule: Schedule, steps: Sequence[int]) -> None:
+        """Make and undo the changes of these steps; the UNet may be on the meta device, and nothing is computed.
+
+        Raises `ValueError` where the method does not work with the UNet at the size of the level.
+        """
+        for step in steps:
+            with patched(unet, self.changes(unet, Moment(level, step, schedule, seed=0))):
+                pass
 
     def blend(self, latents: Tensor, moment: Moment) -> Tensor:
         """Return the latents that this step starts from, in the shape and dtype of `latents`."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

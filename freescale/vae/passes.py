@@ -16,7 +16,6 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from freescale.vae.layers import Attend, Region, area
 from freescale.vae.plan import edge_of, plan_tiles
@@ -24,6 +23,8 @@ from freescale.vae.tile import BLOCK, Tile, TiledVae, reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from torch import Tensor
 
     from freescale.vae.layers import Size, Span
     from freescale.vae.plan import Part, TilePlan
@@ -118,7 +119,8 @@ class Passes:
 
     def _keep(self, part: Part, held: Tensor | None) -> Tensor:
         """Return the whole map after a part. In place, a band of tiles is written once the next one is computed."""
-        out, pending = held if part.in_place else None, list[tuple[Region, Tensor]]()
+        out = held if part.in_place else None
+        pending: list[tuple[Region, Tensor]] = []
         for (rows, columns), values in self._made(part, held):
             if out is None:
                 channels, size = self.network.channels[part.stop], self.network.sizes[part.stop]

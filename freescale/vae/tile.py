@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+import torch.nn.functional as F
 
+from freescale.gradients import without_gradients
 from freescale.vae.layers import Attend, Fork, Half, Join, Norm, Region, Size, layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from torch import Tensor
 
     Read = Callable[[Region], Tensor]
 
@@ -49,7 +51,7 @@ class TiledVae:
         self.network, self.read, self.device, self.dtype = layers_of(vae, half, size), read, weight.device, weight.dtype
         self._whole: tuple[Tensor, Tensor] | None = None  # the map of the last attention, on the host and on the device
 
-    @torch.no_grad()
+    @without_gradients
     def compute(self, tile: Tile, held: Tensor | None = None) -> Tensor:
         """Return a tile's values (B, C, rows, columns) or, with `groups`, (mean and spread, B, groups); on the CPU.
 
@@ -133,7 +135,8 @@ def _attended(attention: Any, flat: Tensor, block: slice, scale: Tensor, shift: 
 
 def _moments(values: Tensor, groups: int) -> Tensor:
     """Return mean and sum of squared deviations of one tile, (2, B, groups), in float64 on the CPU."""
-    mean, spread = list[Tensor](), list[Tensor]()
+    mean: list[Tensor] = []
+    spread: list[Tensor] = []
     held = values.cpu() if values.device.type == "mps" else values  # MPS has no float64
     for group in held.flatten(2).chunk(groups, dim=1):  # one at a time: float64 takes twice the room
         variance, middle = torch.var_mean(group.double(), dim=(1, 2), correction=0)

@@ -18,10 +18,11 @@ from stages.export import to_pixels
 from stages.media.picture import LoadPicture
 from stages.metrics import resize
 from stages.metrics.crops import Box, grid_boxes, random_boxes
+from stages.metrics.detail import read_detail
 from stages.metrics.extractors import WeightFile, load_extractor
 from stages.shapes.metrics import judge
 from stages.shapes.scenes import draw, sample_scene
-from stages.stage import Parents, Stage, Tensors, not_in_key
+from stages.stage import Parents, Stage, Tensors, added, not_in_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,13 +37,13 @@ BATCH = 16  # crops in the network at once
 
 @dataclass(frozen=True)
 class Features(Stage):
-    """{"features": (1, d), "logits": (1, c), "crops": (k, d)}, the last two where network and fields give any.
+    """{"features": (1, d), "logits": (1, c), "crops": (k, d), "detail": (1, 5)}: what network and fields give.
 
     `picture` names the picture for its crops. With `crop_side` 0 there are none; crops of the network's own size are
     not resized.
     """
 
-    axes: ClassVar[Mapping[str, str]] = {"features": "ND", "logits": "NC", "crops": "ND"}
+    axes: ClassVar[Mapping[str, str]] = {"features": "ND", "logits": "NC", "crops": "ND", "detail": "ND"}
 
     extractor: str
     weights: str  # sha256
@@ -52,6 +53,7 @@ class Features(Stage):
     crop_seed: int
     picture: str
     path: str = not_in_key("")  # of the weights
+    base_side: float = added(0.0)  # pixels of a training picture's side, where detail is read too; 0: it is not
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Read the picture once, then its crops `BATCH` at a time."""
@@ -62,7 +64,8 @@ class Features(Stage):
             crops = [box.of(pixels) for box in self.boxes((pixels.shape[-2], pixels.shape[-1]))]
             parts = [torch.stack(crops[at : at + BATCH]) for at in range(0, len(crops), BATCH)]
             found["crops"] = torch.cat([network.extract(part)["features"] for part in parts])
-        return {name: rows.float().contiguous() for name, rows in found.items()}
+        read = {name: rows.float().contiguous() for name, rows in found.items()}
+        return read | {"detail": read_detail(pixels, self.base_side)[None]} if self.base_side else read
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
         """Return where the crops of a picture of `size` (height, width) are."""
@@ -152,10 +155,11 @@ class Reader:
     crop_side: int = 0
     crop_count: int = 0
     crop_seed: int = 0
+    base_side: float = 0.0  # pixels, where detail is read too
 
-    def _fields(self, picture: str) -> tuple[str, str, str, int, int, int, str, str]:
+    def _fields(self, picture: str) -> tuple[str, str, str, int, int, int, str, str, float]:
         crops = (self.crop_side, self.crop_count, self.crop_seed)
-        return (self.weights.name, self.weights.sha256, resize.NAME, *crops, picture, self.weights.path)
+        return (self.weights.name, self.weights.sha256, resize.NAME, *crops, picture, self.weights.path, self.base_side)
 
     def render(self, picture: str) -> RenderFeatures:
         """Return the stage that reads a render's image."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from stages.metrics.bootstrap import interval
+from stages.metrics.detail import OCTAVES
+from stages.metrics.detail import WORDS as DETAIL_WORDS
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.inception_score import inception_score
 from stages.metrics.kid import KernelSums, kernel_distance
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from stages.metrics.spec import EvaluationSpec, Metric
 
-DISTANCES = ("fid", "kid", "fid_c", "kid_c", "fvd", "kvd")  # need a reference
+COMPARED = ("fid", "kid", "fid_c", "kid_c", "fvd", "kvd", "detail")  # need a reference
 FRECHET = ("fid", "fid_c", "fvd")
 CROPPED = ("fid_c", "kid_c")
 WORDS = ("objects", "one_object", "attributes", "right")  # what `objects` says
@@ -37,6 +39,7 @@ class Sample:
     owner: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (k)
     clip: Tensor = field(default_factory=lambda: torch.empty(0))  # (n) CLIP scores
     verdicts: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.long))  # (n, 4)
+    detail: Tensor = field(default_factory=lambda: torch.empty(0, len(DETAIL_WORDS)))  # (n, 5)
     videos: Mapping[str, Tensor] = field(default_factory=dict)  # of videos, values (n) by what they say
 
     def rows(self, metric: str) -> tuple[Tensor, Tensor]:
@@ -65,10 +68,13 @@ def scores(spec: EvaluationSpec, pictures: Sample, reference: Sample | None) -> 
     """Return the scores of every metric of the spec. `reference` may be None where none of them needs one."""
     found: list[Score] = []
     for metric in spec.measured:
-        if metric in DISTANCES:
+        if metric in COMPARED:
             if reference is None:
                 raise ValueError(f"{metric} needs a reference")
-            found.append(_distance(spec, metric, pictures, reference))
+            if metric == "detail":
+                found += _detail(spec, pictures, reference)
+            else:
+                found.append(_distance(spec, metric, pictures, reference))
         elif metric == "is":
             found.append(_inception(spec, pictures))
         elif metric == "clip_score":
@@ -96,6 +102,14 @@ def _distance(spec: EvaluationSpec, metric: Metric, a: Sample, b: Sample) -> Sco
     around = interval(value, statistic, (a.count, b.count), spec.draws, spec.seed)
     rows = (len(x), len(y)) if metric in CROPPED else (None, None)
     return Score(metric, value, around.low, around.high, a.count, std, b.count, *rows)
+
+
+def _detail(spec: EvaluationSpec, pictures: Sample, reference: Sample) -> list[Score]:
+    """Return energies over the mean of the reference's, and what needs no reference as it is."""
+    usual = reference.detail.mean(0)
+    scale = torch.tensor([*usual[: len(OCTAVES)].clamp(min=1e-12), *[1.0] * (len(DETAIL_WORDS) - len(OCTAVES))])
+    found = [_mean(spec, word, column) for word, column in zip(DETAIL_WORDS, (pictures.detail / scale).T, strict=True)]
+    return [replace(score, n_reference=reference.count) for score in found]
 
 
 def _positions(owner: Tensor, count: int) -> list[Tensor]:

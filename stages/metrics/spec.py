@@ -13,11 +13,11 @@ from stages.metrics.resize import NAME
 SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
 
 Metric = Literal[
-    "fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects",
+    "fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects", "detail",
     "fvd", "kvd", "dynamic_degree", "flicker", "aesthetic",
 ]  # fmt: skip
 Network = Literal["shapes", "inception", "shapes-motion", "i3d"]
-OF_PICTURES: tuple[Metric, ...] = ("fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects")
+OF_PICTURES: tuple[Metric, ...] = ("fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects", "detail")
 OF_VIDEOS: tuple[Metric, ...] = ("fvd", "kvd", "dynamic_degree", "flicker", "aesthetic", "objects")
 COMPARING_VIDEOS: tuple[Metric, ...] = ("fvd", "kvd")
 VIDEO_NETWORKS: tuple[Network, ...] = ("shapes-motion", "i3d")

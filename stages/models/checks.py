@@ -69,19 +69,6 @@ def check_card(path: Path, card: Mapping[str, Any], *, is_video: bool) -> None:
     )
 
 
-def dynamic_scale(folder: Path, given: Any) -> tuple[float, int] | None:
-    """Return the dynamic scale (b, steps) that a card gives; None for none. Raises `SpecError`."""
-    if given is None:
-        return None
-    try:
-        scale, steps = float(given[0]), int(given[1])
-    except (TypeError, ValueError, IndexError):
-        scale, steps = 0.0, 0
-    if not (0.0 < scale <= 1.0 and steps >= 1):
-        raise SpecError(f"model: {folder} gives the dynamic scale {given}; a number up to 1 and its steps work")
-    return scale, steps
-
-
 def check_index(path: Path, index: Mapping[str, Any]) -> None:
     """Check the fields of `model_index.json`. Raises `SpecError`."""
     check_fields(path, INDEX, index, str(index.get("_class_name")))

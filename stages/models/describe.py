@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from stages.adapters.applied import adapted, applied
 from stages.adapters.bundled import with_bundled
 from stages.models.fields import TEXT_CLASSES
+from stages.models.files.says import header_of
 from stages.models.folder import describe as describe_base
+from stages.models.prediction import decided
 from stages.prompts.inversions import known
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
 
     Without `has_weights` a folder of configurations alone will do. Raises `SpecError` for a model that cannot serve.
     """
-    return _with_adapters(known(describe_base(spec, home, has_weights=has_weights), spec, home), spec, home)
+    base = describe_base(spec, home, has_weights=has_weights)
+    header = None if base.file is None else header_of(base.file, has_weights=has_weights)
+    return _with_adapters(known(decided(base, spec, home, header), spec, home), spec, home)
 
 
 def _with_adapters(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:

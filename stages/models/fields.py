@@ -252,6 +252,8 @@ _CARD: Table = {
     "steps": Values("a whole number from 1 to 1000", lambda given: is_whole(given) and given <= 1000),
     "guidance_scale": Values("a number from 0 to 50", lambda given: is_number(given) and 0 <= given <= 50),
     "negative_prompt": Values("a text", lambda given: isinstance(given, str)),
+    "prediction": one_of("epsilon", "v_prediction", "sample"),
+    "ztsnr": one_of("on", "off"),
 }
 _RATE = Values("a number from 1 to 240", lambda given: is_number(given) and 1 <= given <= 240)
 _VIDEO_CARD: Table = {

@@ -6,20 +6,21 @@ Shapes win over metadata, and the name of the file says nothing. No tensor is re
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.errors import SpecError
-from stages.models.weights import PICKLED, headers
+from stages.errors import SpecError, cause
+from stages.models.weights import PICKLED, Header, headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from stages.models.linked_folders import FileKind
-    from stages.models.weights import Header
 
 TRIGGERS, LONGEST = 5, 60  # trigger words that are kept of one file, and characters of each
 DTYPES: Mapping[str, str] = {
@@ -85,7 +86,7 @@ NAMED = (  # in metadata: `modelspec.architecture`, `ss_base_model_version`
     (r"v2|sd_?2", "SD 2.x"),
     (r"v1|sd_?1", "SD 1.5"),
 )
-CROSS = re.compile(r"attn2[._]to_k(?P<part>\.weight|.*(lora_down|lora_A|lora\.down|hada_w1_b)(\.\w+)*)?$")
+CROSS = r"attn2[._]to_k(\.weight|\..*(lora_down|lora_A|lora\.down|hada_w1_b)(\.\w+)*)$"  # with the width of text
 
 
 @dataclass(frozen=True)
@@ -114,22 +115,31 @@ def describe_file(path: Path) -> FileMarks:
         with path.open("rb") as start:
             if start.read(4) == b"GGUF":
                 return FileMarks("model", "GGUF", why="the file begins with GGUF")
-        found = headers(path)
-        metadata = read_metadata(path)
-    except (SpecError, OSError) as error:
+        metadata, found = read_metadata(path), _tensors(path)
+    except SpecError as error:
         return FileMarks(error=str(error).removeprefix(f"model: {path} "))
+    except OSError as error:
+        return FileMarks(error=f"cannot be read: {cause(error)}")
     return classify(found, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file. Raises `OSError` for one that is damaged."""
+    """Return the metadata of a safetensors file. Raises `SpecError` for one that is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "numpy") as file:
             return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
+    except (SafetensorError, OSError):
+        headers(path)  # which says in words what is wrong
+        raise
+
+
+def _tensors(path: Path) -> dict[str, Header]:
+    """The tensors of a file that is whole, by a second reading of its header: one tensor at a time takes longer."""
+    with path.open("rb") as file:
+        found = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: Header(tuple(each["shape"]), each["dtype"]) for name, each in found.items() if name != "__metadata__"}
 
 
 def classify(tensors: Mapping[str, Header], metadata: Mapping[str, str]) -> FileMarks:
@@ -137,7 +147,7 @@ def classify(tensors: Mapping[str, Header], metadata: Mapping[str, str]) -> File
     mark, named = _mark(tensors)
     dtypes = Counter[str]()
     for each in tensors.values():
-        dtypes[each.dtype] += _count(each.shape)
+        dtypes[each.dtype] += math.prod(each.shape)
     most = dtypes.most_common(1)[0][0] if dtypes else ""
     marks = FileMarks(
         *mark[:2],
@@ -168,9 +178,25 @@ def _mark(tensors: Mapping[str, Header]) -> tuple[Mark, str]:
     return Mark(None, "unknown", ""), ""
 
 
-def _first(pattern: str, names: Mapping[str, Header]) -> str | None:
-    look = re.compile(pattern).search
-    return next((name for name in names if look(name)), None)
+def _first(pattern: str, tensors: Mapping[str, Header]) -> str | None:
+    """The first name that a pattern fits, searched in all names as one text of lines."""
+    names = _lines(tuple(tensors))
+    found = re.compile(pattern, re.MULTILINE).search(names)
+    if found is None:
+        return None
+    end = names.find("\n", found.end())
+    return names[names.rfind("\n", 0, found.start()) + 1 : end if end >= 0 else len(names)]
+
+
+def _shape(pattern: str, tensors: Mapping[str, Header]) -> tuple[int, ...]:
+    """The shape of the first tensor whose name a pattern fits; empty for none, and for a name of several lines."""
+    found = tensors.get(_first(pattern, tensors) or "")
+    return found.shape if found else ()
+
+
+@lru_cache(maxsize=1)
+def _lines(names: tuple[str, ...]) -> str:
+    return "\n".join(names)
 
 
 def _family(marks: FileMarks, tensors: Mapping[str, Header]) -> tuple[str, str]:
@@ -179,13 +205,12 @@ def _family(marks: FileMarks, tensors: Mapping[str, Header]) -> tuple[str, str]:
         width = max((each.shape[-1] for each in tensors.values() if each.shape), default=0)
         return EMBEDDED_WIDTHS.get(width, ""), f"its vectors have {width} numbers"
     if marks.kind == "text_encoder":
-        name = _first(r"token_embedding(\.weight)?$", tensors)
-        width = tensors[name].shape[-1] if name else 0
+        width = (_shape(r"token_embedding(\.weight)?$", tensors) or (0,))[-1]
         return ENCODERS.get(width, ""), f"its tokens have {width} numbers" if width else ""
     if marks.kind in ("model", "lora"):
-        for name, each in tensors.items():
-            if CROSS.search(name) and len(each.shape) >= 2 and each.shape[1] in WIDTHS:
-                return WIDTHS[each.shape[1]] + _channels(marks, tensors), f"attn2 takes {each.shape[1]} numbers"
+        shape = _shape(CROSS, tensors)
+        if len(shape) >= 2 and shape[1] in WIDTHS:
+            return WIDTHS[shape[1]] + _channels(marks, tensors), f"attn2 takes {shape[1]} numbers"
     if marks.kind == "lora" and _first(r"^(lora_te2_|text_encoder_2\.)", tensors):
         return "SDXL", "it changes a second text encoder"
     for key in ("modelspec.architecture", "ss_base_model_version"):
@@ -196,8 +221,7 @@ def _family(marks: FileMarks, tensors: Mapping[str, Header]) -> tuple[str, str]:
 
 
 def _channels(marks: FileMarks, tensors: Mapping[str, Header]) -> str:
-    name = _first(UNET, tensors) if marks.kind == "model" else None
-    shape = tensors[name].shape if name else ()
+    shape = _shape(UNET, tensors) if marks.kind == "model" else ()
     return CHANNELS.get(shape[1], "") if len(shape) == 4 else ""
 
 
@@ -243,10 +267,3 @@ def _printable(text: str) -> str:
     """A text from a file on one line, without control characters, cut at `LONGEST`."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}…"
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total

@@ -9,17 +9,17 @@ by `stages.models.card`.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
-from stages.models.checks import check_card, check_index, check_weights, dynamic_scale, read_folder
-from stages.models.fields import TEXT_CLASSES, read_json
+from stages.models.checks import check_card, check_index, check_weights, read_folder
+from stages.models.fields import read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
-from stages.models.hashes import Hashes
+from stages.models.hashes import Hashes, with_decided
+from stages.models.info import CELL, ModelInfo
 from stages.models.locate import EMBEDDED, EMBEDDED_MODELS, INDEX, available, locate, models_folder
+from stages.models.presets import FEW_STEPS
 from stages.models.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
@@ -27,23 +27,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from freescale import Solver
-    from stages.adapters.applied import Adapter
     from stages.models.card import MethodValues
     from stages.models.checks import Folder
-    from stages.models.files.record import FileInfo, NetworkFile
-    from stages.prompts.names import Embedding
     from stages.spec import ModelSpec
 
 __all__ = ["EMBEDDED", "EMBEDDED_MODELS", "ModelInfo", "available", "cell_of", "describe", "locate", "models_folder"]
 
-CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
 PARTS = ("text", "unet", "vae")  # of a model, each with a fingerprint of what decides the bytes of its stages
 CARD = "freescale.json"
 NEGATIVE = "blurry, ugly, duplicate, poorly drawn, deformed, mosaic"  # FreeScale's scripts, for SDXL and kin
-TURBO: MethodValues = {
-    "freescale": {"restart": 0.5, "dilation": (0.0, 1.0)},
-    "hidiffusion": {"rad": (0.0, 0.0), "pool": (0.0, 0.5)},
-}  # of four steps: two a level, dilated throughout; HiDiffusion as released for SDXL-Turbo
 VIDEO: MethodValues = {"*": {"freeu": None}, "freescale": {"upsample": "latent", "interpolation": "bilinear"}}
 """What the paper changes for video: no FreeU, levels enlarged in latent space (the mode is our choice)."""
 
@@ -68,51 +60,6 @@ VIDEO_KINDS: Mapping[str, VideoDefaults] = {
 VIDEO_UNETS = ("VideoCrafterUNet", "UNet3DConditionModel", "UNetMotionModel")
 IMAGE_KINDS = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
 MOTION_FPS = 28.0  # VideoCrafter2's release; with smaller numbers there is more motion
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model says of itself; the fields from `frames` on are for video."""
-
-    name: str
-    folder: Path  # or the file of a checkpoint
-    native: tuple[int, int]  # (height, width) in pixels it was trained at
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-    solver: Solver
-    scheduler: Mapping[str, Any]  # with `dynamic_scale`, where there is one: all that `make_schedule` needs
-    size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
-    latent_channels: int
-    cell: int = CELL  # pixels of a latent cell's side: the factor of its VAE
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
-    frames: int | None = None  # it was trained for; None: an image model
-    fps: float | None = None  # of playback, by default
-    motion_fps: float | None = None  # default of the fps branch; None where there is none
-    dynamic_scale: tuple[float, int] | None = None  # (b, steps): x0 shrinks from 1 to b over the first steps
-    motion_adapter: Path | None = None  # the folder that makes a Stable Diffusion model a video model
-    pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
-    unet_class: str = "UNet2DConditionModel"
-    empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each network, by part
-    weight_bytes: int = 0  # of its files
-    networks: Mapping[str, NetworkFile] = field(default_factory=dict)  # those in single files, by part
-    words: Path | None = None  # the folder with its tokenizers; None: CLIP's, which comes with the package
-    pad_ids: Mapping[str, int] = field(default_factory=dict)  # what prompts are filled up with, by text encoder
-    file: FileInfo | None = None  # what a checkpoint is, where its family is known
-    embeddings: tuple[Embedding, ...] = ()  # that prompts may name
-    adapters: tuple[Adapter, ...] = ()  # merged into the weights when they are loaded, in this order
-
-    @property
-    def texts(self) -> dict[str, Mapping[str, Any]]:
-        """The configurations of its text encoders, by part."""
-        return {part: self.configs[part] for part in TEXT_CLASSES if part in self.configs}
-
-    @property
-    def is_video(self) -> bool:
-        """Whether the model makes videos, (B, C, F, h, w)."""
-        return self.frames is not None
 
 
 def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelInfo:
@@ -143,9 +90,7 @@ def _from_file(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) ->
     file, networks = family_networks(spec, path, home, has_weights=has_weights)
     family = file.of_family
     pads = {part: text.pad_token_id for part, text in family.texts.items()}
-    solver, unsaid = read_scheduler(
-        path, scheduler := {**family.scheduler, "prediction_type": file.prediction or "epsilon"}
-    )
+    solver, unsaid, _ = read_scheduler(path, scheduler := {**family.scheduler, "prediction_type": "epsilon"})
     info = ModelInfo(
         name=spec.name,
         folder=path,
@@ -165,8 +110,8 @@ def _from_file(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) ->
         info,
         networks,
         {
-            "text": _with(networks.text_hash(), {"tokenizer": "clip", "pad_ids": pads}),
-            "unet": _with(networks.hashes["unet"], {"scheduler": info.scheduler}),
+            "text": with_decided(networks.text_hash(), {"tokenizer": "clip", "pad_ids": pads}),
+            "unet": with_decided(networks.hashes["unet"], {"scheduler": info.scheduler}),
             "vae": networks.hashes["vae"],
         },
     )
@@ -187,7 +132,7 @@ def _configured(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) -
     parts = {**folder.texts, "unet": folder.unet, "vae": folder.vae}
     networks = configured_networks(spec, path, home, parts, has_weights=has_weights)
     content = {"text": networks.text_hash(), **{part: networks.hashes[part] for part in ("unet", "vae")}}
-    decided = {part: _with(content[part], {"config": info.fingerprints[part]}) for part in PARTS}
+    decided = {part: with_decided(content[part], {"config": info.fingerprints[part]}) for part in PARTS}
     return _with_networks(replace(info, name=spec.name, folder=path), networks, decided)
 
 
@@ -220,10 +165,10 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
     adapter = _adapter(root, card, unet_class) if is_video else None
     folder = read_folder(root, unet_class, pooled=size_ids, adapter=adapter, has_weights=has_weights)
     path = root / "scheduler" / "scheduler_config.json"
-    solver, unsaid = read_scheduler(path, scheduler := read_json(path))
+    solver, unsaid, remark = read_scheduler(path, scheduler := read_json(path))
     if has_weights:
         check_weights(folder, home)
-    turbo = scheduler.get("timestep_spacing") == "trailing" and solver == "euler_ancestral"
+    turbo = _needs_few_steps(solver, scheduler)
     vae, hashes = folder.vae.config, Hashes(home)
     info = ModelInfo(
         name=spec.name,
@@ -238,9 +183,11 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
         latent_channels=int(vae.get("latent_channels", 4)),
         cell=cell_of(vae),
         fingerprints=_fingerprints(folder, hashes, index, unsaid),
-        method_defaults=_method_values(root, card, TURBO if turbo else None),
+        method_defaults=_method_values(root, card, FEW_STEPS if turbo else None),
         unet_class=unet_class,
         empty_prompt_is_zeros=index.get("force_zeros_for_empty_prompt", True),
+        scheduler_remark=remark,
+        said={name: card[name] for name in ("prediction", "ztsnr") if name in card},
         configs=folder.configs,
         weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
         words=root,
@@ -250,14 +197,20 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
     return info
 
 
+def _needs_few_steps(solver: Solver, scheduler: Mapping[str, Any]) -> bool:
+    """Return whether a model was distilled to need few steps, by its scheduler: LCM's, TCD's or SDXL-Turbo's."""
+    trailing = scheduler.get("timestep_spacing") == "trailing"
+    return solver in ("lcm", "tcd") or (trailing and solver == "euler_ancestral")
+
+
 def _fingerprints(
     folder: Folder, hashes: Hashes, index: Mapping[str, Any], unsaid: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return the fingerprint of each part: its files, and what else decides its bytes where it is not usual."""
     found = {part: hashes.files(folder.root, folder.files(part)) for part in PARTS}
     if not index.get("force_zeros_for_empty_prompt", True):
-        found["text"] = _with(found["text"], {"force_zeros_for_empty_prompt": False})
-    return {**found, "unet": _with(found["unet"], unsaid)} if unsaid else found
+        found["text"] = with_decided(found["text"], {"force_zeros_for_empty_prompt": False})
+    return {**found, "unet": with_decided(found["unet"], unsaid)} if unsaid else found
 
 
 def _method_values(folder: Path, card: Mapping[str, Any], usual: MethodValues | None = None) -> MethodValues:
@@ -311,7 +264,7 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
     frames = card.get("frames", min(defaults.frames, longest))
     if not isinstance(frames, int) or not 1 <= frames <= longest:
         raise SpecError(f"model: {info.folder} gives {frames} frames; 1 to {longest} work with its motion modules")
-    scale = dynamic_scale(info.folder, card.get("dynamic_scale", defaults.dynamic_scale))
+    scale = _dynamic_scale(info.folder, card.get("dynamic_scale", defaults.dynamic_scale))
     decisive = {"kind": kind, "frames": frames, "dynamic_scale": scale}
     if adapter:
         decisive["motion_adapter"] = hashes.files(adapter.folder, adapter.files)
@@ -323,8 +276,8 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
         scheduler={**info.scheduler, "dynamic_scale": scale} if scale else info.scheduler,
         fingerprints={
             **info.fingerprints,
-            "text": _with(info.fingerprints["text"], {"pad_token_id": pad}),
-            "unet": _with(info.fingerprints["unet"], decisive),
+            "text": with_decided(info.fingerprints["text"], {"pad_token_id": pad}),
+            "unet": with_decided(info.fingerprints["unet"], decisive),
         },
         method_defaults=_method_values(info.folder, card, VIDEO),
         frames=frames,
@@ -336,6 +289,13 @@ def _as_video(info: ModelInfo, kind: str, folder: Folder, card: Mapping[str, Any
     )
 
 
-def _with(fingerprint: str, decisive: Mapping[str, Any]) -> str:
-    """Return a part's fingerprint with what else decides its bytes."""
-    return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
+def _dynamic_scale(folder: Path, given: Any) -> tuple[float, int] | None:
+    if given is None:
+        return None
+    try:
+        scale, steps = float(given[0]), int(given[1])
+    except (TypeError, ValueError, IndexError):
+        scale, steps = 0.0, 0
+    if not (0.0 < scale <= 1.0 and steps >= 1):
+        raise SpecError(f"model: {folder} gives the dynamic scale {given}; a number up to 1 and its steps work")
+    return scale, steps

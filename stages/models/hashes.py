@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.models.cache_file import CacheFile
 
@@ -57,6 +58,11 @@ class Hashes:
         if _is_settled(stat):
             self.known.put(mark, found)
         return found
+
+
+def with_decided(fingerprint: str, decisive: Mapping[str, Any]) -> str:
+    """Return a part's fingerprint with what else decides its bytes."""
+    return hashlib.sha256(f"{fingerprint};{json.dumps(decisive, sort_keys=True)}".encode()).hexdigest()
 
 
 def _mark(stat: os.stat_result, path: Path) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.errors import SpecError, nearest
+from stages.errors import SpecError, cause, nearest
 from stages.models.linked_folders import OWN, FileKind, KindFolder, folders_of, linked_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+log = logging.getLogger(__name__)
 MODEL_INDEX = "model_index.json"  # of a folder that is one model
 NO_MODELS = ("metrics", "measures")  # folders below the home's models with networks of other kinds
 ENDINGS: Mapping[FileKind, tuple[str, ...]] = {
@@ -38,27 +40,40 @@ def find(kind: FileKind, name: str, home: Path) -> Path:
     """Return the file that a name means: its path, or its name or relative path in a folder, with or without ending.
 
     A file at the path `name` comes first. Then the home's folder of this kind and the linked folders are searched, in
-    them also folders below. Raises `SpecError` for a name that no file has, with the nearest, or that two files have.
+    them also folders below; then folders of other kinds for a file that is of this one by what it holds, such as a VAE
+    beside its model. Raises `SpecError` for a name that no file has, with the nearest, or that two files have.
     """
     given = Path(os.path.expanduser(name))
     if _is_one(given):
         return given
     if given.is_absolute() or name.startswith((".", "~")):
         raise SpecError(f"{kind}: {name!r} is not a file")
-    wanted = name.replace("\\", "/")
     candidates = list(library_files(home, kind))
-    hits = {
-        each.path.resolve(): each.path for each in candidates if _means(wanted, each, kind) and _is_kind(each, kind)
-    }
+    hits = named(kind, name, candidates) or _elsewhere(kind, name, home)
     if not hits:
         raise SpecError(_not_found(kind, name, home, candidates))
     if len(hits) > 1:
-        first, second, *more = sorted(hits.values())
+        first, second, *more = sorted(each.path for each in hits)
         others = f" (and {len(more)} more)" if more else ""
         raise SpecError(
             f"{kind}: {name!r} is the name of {first} and of {second}{others}; give the path of one of them"
         )
-    return next(iter(hits.values()))
+    return hits[0].path
+
+
+def named(kind: FileKind, name: str, files: Iterable[LibraryFile]) -> list[LibraryFile]:
+    """Return those of the files that a name or a relative path means, with or without ending."""
+    wanted = name.replace("\\", "/")
+    return [each for each in files if _means(wanted, each, kind) and _is_kind(each, kind)]
+
+
+def _elsewhere(kind: FileKind, name: str, home: Path) -> list[LibraryFile]:
+    """The files that a name means in folders of other kinds, and that are of this kind by what they hold."""
+    from stages.models.file_marks import describe_file
+
+    wanted = name.replace("\\", "/")
+    others = [each for each in library_files(home) if each.kind not in (None, kind) and _means(wanted, each, kind)]
+    return [each for each in others if describe_file(each.path).kind == kind]
 
 
 def library_files(home: Path, kind: FileKind | None = None) -> Iterator[LibraryFile]:
@@ -80,7 +95,7 @@ def _files(folder: KindFolder, skip: tuple[str, ...]) -> Iterator[LibraryFile]:
     """The files below a folder; links are followed, each folder once. A folder with a model index is one file."""
     endings = EVERY_ENDING if folder.kind is None else ENDINGS[folder.kind]
     visited: set[str] = set()
-    for where, folders, files in os.walk(folder.path, followlinks=True):
+    for where, folders, files in os.walk(folder.path, onerror=_unread, followlinks=True):
         here = Path(where)
         if (real := os.path.realpath(here)) in visited:
             folders.clear()
@@ -95,6 +110,12 @@ def _files(folder: KindFolder, skip: tuple[str, ...]) -> Iterator[LibraryFile]:
         for name in sorted(files):
             if name.lower().endswith(endings) and not name.startswith("."):
                 yield LibraryFile(folder.kind, (here / name).relative_to(folder.path).as_posix(), here / name)
+
+
+def _unread(error: OSError) -> None:
+    """Tell of a folder that cannot be read; one that is not there holds nothing."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        log.warning("%s cannot be read, so its files are not found: %s", error.filename, cause(error))
 
 
 def without_ending(name: str, kind: FileKind | None = None) -> str:
@@ -114,7 +135,8 @@ def _is_kind(file: LibraryFile, kind: FileKind) -> bool:
         return file.kind == kind
     from stages.models.file_marks import describe_file
 
-    return describe_file(file.path).kind in (kind, None)
+    marks = describe_file(file.path)
+    return marks.kind == kind or not marks.what  # damaged, or pickled
 
 
 def _is_one(path: Path) -> bool:

@@ -125,8 +125,13 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
+        module = self._adapted(part, self._read(kind, part, dtype))
+        return module.to(self.device).eval().requires_grad_(False)
+
+    def _read(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        """Return a part on the host, from a single file or from the model's folder."""
         if part in self.info.networks:
-            return self._adapted(part, load_network(self.info.networks[part], dtype)).to(self.device)
+            return load_network(self.info.networks[part], dtype)
         module, found = kind.from_pretrained(
             self.info.folder,
             subfolder=part,
@@ -138,7 +143,7 @@ class Models:
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
-        return self._adapted(part, module).to(self.device).eval().requires_grad_(False)
+        return module
 
     def _adapted(self, part: str, module: Any) -> Any:
         """Return a part that was just loaded with the model's adapters merged into it, on the CPU."""

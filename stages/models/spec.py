@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from stages.adapters.spec import Loras
+from stages.errors import SpecError
 
 
 class FrozenModel(BaseModel):
@@ -14,6 +15,15 @@ class FrozenModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     later: ClassVar[frozenset[str]] = frozenset()  # fields that records hold only where they are not at their default
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
+                raise SpecError(f"{name}: {str(value).lower()} is a flag, and this field takes none")
+        return values
 
     @model_serializer(mode="wrap")
     def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -36,7 +46,7 @@ class EmbeddingSpec(FrozenModel):
 class ModelSpec(FrozenModel):
     """The pretrained model."""
 
-    later = frozenset({"vae", "text_encoders", "config", "embeddings", "clip_skip", "loras"})
+    later = frozenset({"vae", "text_encoders", "config", "embeddings", "clip_skip", "loras", "prediction", "ztsnr"})
 
     name: str = Field(
         "shapes",
@@ -74,4 +84,10 @@ class ModelSpec(FrozenModel):
     loras: Loras = Field((), max_length=64, description="Adapters (LoRA and kin), merged in this order.")
     clip_skip: int | None = Field(
         None, ge=1, le=32, description="Layer of the text encoders from the end, as pages of models count. None: usual."
+    )
+    prediction: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
+        "auto", description="What the UNet predicts. `auto`: what the model says."
+    )
+    ztsnr: Literal["auto", "on", "off"] = Field(
+        "auto", description="Zero terminal SNR: sampling begins at noise alone. `auto`: what the model says."
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
 
 SHAPE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]{0,3})", re.IGNORECASE | re.ASCII)
 ALLOWED = "is not a number of bytes; write a number with a unit (kB, MB, GB, TB, KiB, MiB, GiB, TiB), for example 16GiB"
@@ -51,3 +54,12 @@ def enough_bytes(count: int) -> str:
     if count >= 2**30:
         return f"{math.ceil(count / 2**30 * 10) / 10:.1f}GiB"
     return f"{math.ceil(count / 2**20)}MiB"
+
+
+_SCHEMA = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
+Amount = Annotated[int, BeforeValidator(lambda value: parse_bytes(value, least=1)), _SCHEMA]
+AmountOrNever = Annotated[
+    int,
+    BeforeValidator(lambda value: 0 if value == "never" else parse_bytes(value, least=int(isinstance(value, str)))),
+    _SCHEMA,
+]

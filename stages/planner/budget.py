@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from stages.call import Call
-    from stages.models.load import ModelInfo
+    from stages.device import Named
+    from stages.models.folder import ModelInfo
     from stages.spec import RunOptions
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -120,7 +121,7 @@ def _steps(part: str, options: RunOptions) -> Iterator[tuple[RunOptions, tuple[s
         yield options, taken
 
 
-def fitted(call: Call, info: ModelInfo, options: RunOptions, device: torch.device) -> tuple[RunOptions, list[str]]:
+def fitted(call: Call, info: ModelInfo, options: RunOptions, device: Named) -> tuple[RunOptions, list[str]]:
     """Options to run a call with, and the names of the savings in them.
 
     Where a rough upper bound is under half of what is free, nothing is traced.
@@ -134,7 +135,7 @@ def fitted(call: Call, info: ModelInfo, options: RunOptions, device: torch.devic
     return found.options, list(found.savings)
 
 
-def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
+def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: Named) -> None:
     """Raise `TooLittleFreeError` for calls that no saving makes fit, with the smallest budget that would do.
 
     Raise `SpecError` for a `vae_memory` that is too small for tiles.
@@ -155,7 +156,7 @@ def check(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: t
     raise TooLittleFreeError(f"{words}the smallest that would do is {enough_bytes(needed)}", needed)
 
 
-def check_tiles(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: torch.device) -> None:
+def check_tiles(calls: Iterable[Call], info: ModelInfo, options: RunOptions, device: Named) -> None:
     """Raise `SpecError` for a `vae_memory` that is too small for the tiles of a call, with what would do."""
     if not options.vae_memory:
         return
@@ -181,10 +182,10 @@ def _largest(calls: Iterable[Call]) -> list[Call]:
     return list(kinds.values())
 
 
-def free_bytes(device: torch.device) -> int:
+def free_bytes(device: Named) -> int:
     """Bytes a render may take on a device: what is free there, and what this process holds of it already."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        return torch.cuda.mem_get_info(str(device))[0] + torch.cuda.memory_reserved(str(device))
     return _free_host_bytes()
 
 

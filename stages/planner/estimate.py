@@ -14,11 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from stages.models.eight_bits import computed
-from stages.planner.networks import FLOAT32, TracedNetworks
-from stages.planner.skeleton import part_weights, text_weights
+from stages.planner.configurations import computed, text_weights
+from stages.planner.networks import FLOAT32, TracedNetworks, part_weights
 
 if TYPE_CHECKING:
     from stages.call import Call
@@ -57,11 +54,9 @@ def estimate(call: Call, info: ModelInfo, options: RunOptions, device: str = "cu
     return Estimate(resident(call, info, options, device), cost.activations, cost.flops, disk)
 
 
-def dtype_of(call: Call) -> torch.dtype:
-    """The dtype that the UNet or the text encoders of a call run in; the VAE's is float32."""
-    name = call.model.rpartition(":")[2] if call.stage.part in ("text", "unet") else "float32"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+def dtype_of(call: Call) -> str:
+    """The name of the dtype that the UNet or the text encoders of a call run in; the VAE's is float32."""
+    return call.model.rpartition(":")[2] if call.stage.part in ("text", "unet") else "float32"
 
 
 def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> int:
@@ -72,7 +67,7 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     part = call.stage.part
     dtype = dtype_of(call) if part == "unet" else _unet_dtype(call)
     unet = part_weights(info, "unet", dtype)
-    vae = part_weights(info, "vae", torch.float32)
+    vae = part_weights(info, "vae", "float32")
     if part == "text":
         return text_weights(info, computed(dtype_of(call)))
     if device == "cpu":
@@ -82,14 +77,14 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     return vae if options.offload else vae + unet
 
 
-def _unet_dtype(call: Call) -> torch.dtype:
+def _unet_dtype(call: Call) -> str:
     """The dtype of the nearest denoising stage above a call."""
     for parent in call.parents.values():
         if parent.stage.part == "unet":
             return dtype_of(parent)
-        if (found := _unet_dtype(parent)) != torch.float32:
+        if (found := _unet_dtype(parent)) != "float32":
             return found
-    return torch.float32
+    return "float32"
 
 
 def _source_size(call: Call) -> Size:

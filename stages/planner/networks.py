@@ -13,15 +13,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.nn import functional as F
+import torch.nn.functional as F
 
 from freescale import SOLVERS, Step
 from freescale.cascade import CELL
+from freescale.frequency import blur_matrix, low_pass_mask
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
-from stages.planner.skeleton import CallsFolded, Skeleton, configurations, skeleton_of, text_weights
-from stages.planner.trace import Trace
+from stages.planner.configurations import Configs, configurations, text_weights
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from freescale.vae.layers import Half
     from stages.denoise import DenoiseStage
     from stages.models.folder import ModelInfo
+    from stages.planner.skeleton import Skeleton
     from stages.spec import RunOptions
     from stages.stage import Size
 
 Way = Literal["decode", "encode"]
-Configs = tuple[str, ...]  # as JSON: what `configurations` returns
 FLOAT32 = 4  # bytes
 TOKENS = 77  # of CLIP's context
 TEXT_WIDTH = 2048  # of a row; an encoder holds eight of them a token
@@ -47,11 +47,11 @@ TEXT_WIDTH = 2048  # of a row; an encoder holds eight of them a token
 class TracedNetworks:
     """The networks of a model under these options: `Networks` of `stages/stage.py`.
 
-    `dtype` is the UNet's or the text encoders'; the VAE's is float32. Traces are kept by what they depend on.
+    `dtype` names the UNet's or the text encoders'; the VAE's is float32. Traces are kept by what they depend on.
     """
 
     info: ModelInfo
-    dtype: torch.dtype
+    dtype: str
     options: RunOptions
 
     def latent_bytes(self, size: Size) -> int:
@@ -65,7 +65,7 @@ class TracedNetworks:
 
     def encode_text(self, chunks: int = 1) -> Cost:
         """Encode both prompts, chunk by chunk: a multiply-add a parameter and token. All of their rows are held."""
-        parameters = text_weights(self.info, torch.float32) // FLOAT32
+        parameters = text_weights(self.info, "float32") // FLOAT32
         held = 2 * (chunks - 1) * TOKENS * TEXT_WIDTH * FLOAT32
         return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32 + held, 2.0 * 2 * chunks * TOKENS * parameters)
 
@@ -111,7 +111,9 @@ def _by_tiles(
 
     Multiply-adds: those of the whole, times passes. Of the passes over a part, each runs half of it on average.
     """
-    vae: Any = skeleton_of(configs, torch.float32).module
+    from stages.planner.skeleton import skeleton_of  # diffusers, where nothing is known yet
+
+    vae: Any = skeleton_of(configs, "float32").module
     if untiled_bytes(vae, half, given) <= memory:
         return whole.activations, whole.flops
     try:
@@ -119,6 +121,20 @@ def _by_tiles(
     except VaeMemoryError as error:
         raise SpecError(str(error)) from error
     return min(plan.bytes + held, whole.activations), whole.flops * plan.passes / len(plan.parts) / 2
+
+
+def part_weights(info: ModelInfo, part: str, dtype: str) -> int:
+    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
+    configs = configurations(info, part)
+
+    def counted() -> tuple[float, ...]:
+        """Build the part without weights."""
+        from stages.planner.skeleton import skeleton_of
+
+        return (skeleton_of(configs, dtype).weights,)
+
+    (found,) = cached_trace(counted, "weights", configs, dtype)
+    return int(found)
 
 
 class _Asked:
@@ -138,29 +154,45 @@ class _Asked:
 
 
 @lru_cache(maxsize=256)
-def _denoise_cost(
-    asked: _Asked, configs: Configs, dtype: torch.dtype, cell: int, frames: tuple[int, int] | None
-) -> Cost:
+def _denoise_cost(asked: _Asked, configs: Configs, dtype: str, cell: int, frames: tuple[int, int] | None) -> Cost:
     """Trace the second step, or the only one; where a method's steps differ, the last one too.
 
     `frames`: of a video, and those that the model was trained for.
     """
-    activations, flops = cached_trace(
-        lambda: _traced_steps(asked, skeleton_of(configs, dtype), cell, frames),
-        *("denoise", asked.key, configs, str(dtype), cell, frames),
-    )
+
+    def traced() -> tuple[float, float]:
+        """Build the UNet without weights, and trace."""
+        from stages.planner.skeleton import skeleton_of
+
+        return _traced_steps(asked, skeleton_of(configs, dtype), cell, frames)
+
+    activations, flops = cached_trace(traced, "denoise", asked.key, configs, dtype, cell, frames)
     return Cost(int(activations), flops)
 
 
 def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, int] | None) -> tuple[float, float]:
-    """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps."""
+    """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps.
+
+    Steps with guidance and steps without are traced apart.
+    """
     stage = asked.stage
-    steps = {min(stage.start + 1, stage.stop - 1)}
-    if not method_of(stage.method).steady:
-        steps.add(stage.stop - 1)
-    costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(steps)]
-    flops = sum(cost.flops for cost in costs) / len(costs)
-    return max(cost.activations for cost in costs), flops * (stage.stop - stage.start)
+    schedule = stage.sampling.schedule_on({})
+    activations, flops = 0, 0.0
+    for guided in (True, False):
+        steps = [
+            i
+            for i in range(stage.start, stage.stop)
+            if schedule.is_within(i, stage.sampling.guidance_interval) == guided
+        ]
+        if not steps:
+            continue
+        traced = {steps[min(1, len(steps) - 1)]}
+        if not method_of(stage.method).steady:
+            traced.add(steps[-1])
+        costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(traced)]
+        activations = max(activations, *(cost.activations for cost in costs))
+        flops += sum(cost.flops for cost in costs) / len(costs) * len(steps)
+    return activations, flops
 
 
 @dataclass(frozen=True)
@@ -211,7 +243,12 @@ def trace_step(
     video: tuple[int, int] | None = None,
     cell: int = CELL,
 ) -> Cost:
-    """What one step of a stage costs, by running it without numbers."""
+    """What one step of a stage costs, by running it without numbers: a first one, which makes what a process keeps."""
+    for kept in (blur_matrix, low_pass_mask):
+        kept.cache_clear()
+    from stages.planner.skeleton import CallsFolded
+    from stages.planner.trace import Trace
+
     network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
     with Trace() as trace, torch.no_grad():
         unet.trace = trace
@@ -261,7 +298,10 @@ def _vae_cost(configs: Configs, way: Way, size: tuple[int, int], source: tuple[i
 
 
 def _traced_vae(configs: Configs, way: Way, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
-    vae = skeleton_of(configs, torch.float32)
+    from stages.planner.skeleton import skeleton_of
+    from stages.planner.trace import Trace
+
+    vae = skeleton_of(configs, "float32")
     module: Any = vae.module
     with Trace() as trace, torch.no_grad():
         vae.trace = trace

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stages.conditioning import EncodeChunks, EncodePrompt
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DetailPass, HighresDenoise
-from stages.upscale import EncodePicture, Upscale, UpscaleVideo
+from stages.upscale import EncodePicture, Upscale, UpscaleMixed, UpscaleVideo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
     Decode,
     DecodeVideo,
     Upscale,
+    UpscaleMixed,
     UpscaleVideo,
     EncodePicture,
 )
@@ -32,8 +33,8 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
 def recorded_stage(name: str, version: int, params: Mapping[str, Any], chunks: int = 1) -> Stage | None:
     """Return the stage of this name and version (as `Stage.key_version` has it) with these parameters.
 
-    `chunks` are those of its prompts, which no parameter names. None for a stage without a network of the model, and for
-    one of an older version, with other fields.
+    `chunks` are those of its prompts, which no parameter names. None for a stage without a network of the model, and
+    for one of an older version, with other fields.
     """
     for kind in KINDS:
         if (kind.name, kind.key_version()) == (name, version):

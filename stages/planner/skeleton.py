@@ -16,13 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stages.models.fields import TEXT_CLASSES
 from stages.models.networks import empty_part
-from stages.planner.trace_cache import cached_trace
+from stages.planner.configurations import Configs, configurations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from stages.models.folder import ModelInfo
     from stages.planner.trace import Trace
 
@@ -126,48 +123,15 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
-def skeleton(info: ModelInfo, part: str, dtype: torch.dtype) -> Skeleton:
-    """The folded part `unet` or `vae` of a model, from its configuration alone; kept by configuration."""
+def skeleton(info: ModelInfo, part: str, dtype: str) -> Skeleton:
+    """The folded part `unet` or `vae` of a model, from its configuration alone; kept by configuration.
+
+    `dtype` is the name of its numbers' type.
+    """
     return skeleton_of(configurations(info, part), dtype)
 
 
-def configurations(info: ModelInfo, part: str) -> tuple[str, ...]:
-    """The configurations that `skeleton` makes a part from, as JSON: all that its traces depend on of a model.
-
-    A UNet's has that of the motion modules that it gets beside it.
-    """
-    names = (part, *(["motion_adapter"] if part == "unet" and "motion_adapter" in info.configs else []))
-    return tuple(json.dumps(info.configs[name], sort_keys=True) for name in names)
-
-
-def part_weights(info: ModelInfo, part: str, dtype: torch.dtype) -> int:
-    """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
-    configs = configurations(info, part)
-    (found,) = cached_trace(lambda: (skeleton_of(configs, dtype).weights,), "weights", configs, str(dtype))
-    return int(found)
-
-
 @lru_cache(maxsize=8)
-def skeleton_of(configs: tuple[str, ...], dtype: torch.dtype) -> Skeleton:
+def skeleton_of(configs: Configs, dtype: str) -> Skeleton:
     """The folded network of the configurations that `configurations` returns; kept."""
-    return Skeleton(empty_part(json.loads(configs[0]), dtype, *map(json.loads, configs[1:])))
-
-
-def text_weights(info: ModelInfo, dtype: torch.dtype) -> int:
-    """Bytes of the CLIP text encoders of a model, from their configurations."""
-    configs = [info.configs[part] for part in TEXT_CLASSES if part in info.configs]
-    return sum(map(_encoder_parameters, configs)) * torch.empty(0, dtype=dtype).element_size()
-
-
-def _encoder_parameters(config: Mapping[str, Any]) -> int:
-    """Number of parameters of a CLIP text encoder.
-
-    Embeddings, layers of attention, feed-forward and two norms, and a projection where there is one.
-    """
-    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
-    attention = 4 * (width * width + width)
-    layer = attention + 2 * width * inner + width + inner + 4 * width
-    embeddings = (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * width
-    projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
-    projection = width * int(config.get("projection_dim", width)) if projects else 0
-    return embeddings + int(config["num_hidden_layers"]) * layer + 2 * width + projection
+    return Skeleton(empty_part(json.loads(configs[0]), getattr(torch, dtype), *map(json.loads, configs[1:])))

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stages.errors import SpecError, StageError, nearest
+from stages.errors import SpecError, StageError
+from stages.models.library import find, library_files
 from stages.models.weights import PICKLED, headers
 from stages.prompts.chunks import chunk_length
 from stages.prompts.names import ENDING, Embedding, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from stages.models.weights import Header
     from stages.spec import ModelSpec
 
-FOLDER = "embeddings"  # of the home
 NAMES = {  # of the tensors for SDXL's two text encoders
     "text_encoder": ("clip_l", "text_encoders_0"),
     "text_encoder_2": ("clip_g", "text_encoders_1"),
@@ -54,10 +53,12 @@ def known(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
     library = tuple(_library(home))
     given = list[Embedding]()
     for each in spec.embeddings:
-        file = _file(each.file, home, library)
+        file = _file(each.file, home)
         found = Embedding(each.trigger or file.stem, file, True)
         if any(key_of(other.trigger) == key_of(found.trigger) for other in given):
-            raise SpecError(f"embeddings: two have the trigger {found.trigger!r}; give one of them another trigger")
+            raise SpecError(
+                f"model.embeddings: two have the trigger {found.trigger!r}; give one of them another trigger"
+            )
         inversion(found, info)
         given.append(found)
     own = {key_of(each.trigger) for each in given}
@@ -65,42 +66,39 @@ def known(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
 
 
 def _library(home: Path) -> Iterator[Embedding]:
-    """Yield the embeddings below the home's folder, in the order of their paths."""
-    for path in sorted((home / FOLDER).rglob("*")):
-        if path.suffix in (ENDING, *PICKLED) and path.is_file():
-            yield Embedding(path.stem, path, False)
+    """Yield the embeddings in the home and in linked folders."""
+    for each in library_files(home, "embedding"):
+        if each.kind is not None:
+            yield Embedding(each.path.stem, each.path, False)
 
 
-def _file(name: str, home: Path, library: Iterable[Embedding]) -> Path:
-    """Return the file of an embedding by its path or its name in the home's folder. Raises `SpecError`."""
-    path = Path(os.path.expanduser(name))
-    for candidate in (path, home / FOLDER / path, home / FOLDER / f"{name}{ENDING}"):
-        if os.path.isfile(candidate):
-            return candidate.absolute()
-    near = nearest(name, [each.trigger for each in library])
-    hint = f"; the nearest there is {near!r}" if near else ""
-    raise SpecError(f"embeddings: {name!r} is not a file, and not one in {home / FOLDER}{hint}")
+def _file(name: str, home: Path) -> Path:
+    """Return the file of an embedding by its path, or by its name in the home. Raises `SpecError`."""
+    try:
+        return find("embedding", name, home).absolute()
+    except SpecError as error:
+        raise SpecError(f"model.embeddings: {str(error).removeprefix('embedding: ')}") from None
 
 
 def inversion(each: Embedding, info: ModelInfo) -> Inversion:
     """Return a known embedding as the model takes it. Raises `SpecError` for one that it cannot take."""
     if each.file.suffix in PICKLED:
         raise SpecError(
-            f"embeddings: {str(each.file)!r} is a pickle, which would have to be run to be read; "
+            f"model.embeddings: {str(each.file)!r} is a pickle, which would have to be run to be read; "
             f"`freescale convert embedding {each.file} {each.file.with_suffix(ENDING)}` reads its tensors alone"
         )
     try:
         found = headers(each.file)
     except SpecError as error:
-        raise SpecError(f"embeddings: {str(error).removeprefix('model: ')}") from None
+        raise SpecError(f"model.embeddings: {str(error).removeprefix('model: ')}") from None
     tensors = _tensors(each.file, found, info)
     counts = {name: 1 if len(found[name].shape) == 1 else found[name].shape[0] for name in tensors.values()}
     if len(set(counts.values())) > 1:
         said = " and ".join(f"{count} in {name}" for name, count in counts.items())
-        raise SpecError(f"embeddings: {str(each.file)!r} has {said}; as many in both work")
+        raise SpecError(f"model.embeddings: {str(each.file)!r} has {said}; as many in both work")
     count, most = next(iter(counts.values())), chunk_length(info.texts)
     if not 1 <= count <= most:
-        raise SpecError(f"embeddings: {str(each.file)!r} has {count} vectors; 1 to {most} fit into a prompt")
+        raise SpecError(f"model.embeddings: {str(each.file)!r} has {count} vectors; 1 to {most} fit into a prompt")
     return Inversion(each.trigger, each.file, count, _sha256(each.file))
 
 
@@ -121,14 +119,16 @@ def _tensors(file: Path, found: Mapping[str, Header], info: ModelInfo) -> dict[s
     for part, name in names.items():
         shape = found[name].shape if name is not None else ()
         if len(shape) not in (1, 2) or shape[-1] != widths[part] or not found[str(name)].dtype.startswith(("F", "BF")):
-            raise SpecError(f"embeddings: {str(file)!r} {says}; {info.name} takes vectors that are {wanted}")
+            raise SpecError(f"model.embeddings: {str(file)!r} {says}; {info.name} takes vectors that are {wanted}")
     return {part: str(name) for part, name in names.items()}
 
 
 def _sha256(file: Path) -> str:
     """Return the sha256 of names, shapes and bytes of a file's tensors. Raises `SpecError` for a file beyond 64 MiB."""
     if file.stat().st_size > MOST_BYTES:
-        raise SpecError(f"embeddings: {str(file)!r} has {file.stat().st_size} bytes; an embedding has up to 64 MiB")
+        raise SpecError(
+            f"model.embeddings: {str(file)!r} has {file.stat().st_size} bytes; an embedding has up to 64 MiB"
+        )
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     header = {name: each for name, each in json.loads(data[8:end]).items() if name != "__metadata__"}

@@ -41,6 +41,11 @@ class Reading:
         return self.chunks == 1 and not self.embeddings and not self.is_weighted
 
     @property
+    def is_blank(self) -> bool:
+        """Whether nothing is left of it: no words and no embedding."""
+        return not self.words and not self.embeddings
+
+    @property
     def is_weighted(self) -> bool:
         """Whether a piece has another weight than 1."""
         return any(piece.weight != 1.0 for part in self.parts for piece in part)
@@ -144,7 +149,9 @@ def layers_skipped(clip_skip: int | None, info: ModelInfo) -> int | None:
     cut = 1 if layers == [CUT_LAYERS] else 0
     most = min(layers) + cut
     if clip_skip > most:
-        raise SpecError(f"clip_skip: {clip_skip} is more than the text encoders of {info.name} allow; 1 to {most} work")
+        raise SpecError(
+            f"model.clip_skip: {clip_skip} is more than the text encoders of {info.name} allow; 1 to {most} work"
+        )
     usual = 2 if len(layers) > 1 or cut else 1
     return None if clip_skip <= usual else clip_skip - cut
 

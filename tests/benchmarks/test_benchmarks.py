@@ -67,6 +67,7 @@ def test_what_is_compared_runs_in_turns_and_ratios_are_of_rounds() -> None:
     assert ratio(slow, fast) == 2.0
 
 
+@pytest.mark.thorough
 def test_the_vae_benchmark_runs_with_what_all_of_them_take(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,7 @@ FOLDERS = ("freescale", "stages", "storage", "flows", "tests", "benchmarks", "ex
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 OLD_WORDS = (  # for what they no longer name; `code` is left out before
-    r"\b[Cc]lips?\b",  # moving pictures are videos
+    r"\b[Cc]lips?\b(?! skip)",  # moving pictures are videos
     r"\b(?:the|these|which|every|all|no|mildest|further|next) measures?\b(?! (?:what|it|them|how))",  # metrics, savings
     r"\brungs?\b|\bladder\b",
     r"\b(?:Crew|Fleet|Orders|Ordered|Spread)\b",
@@ -174,6 +174,8 @@ def command_of(words: list[str]) -> tuple[Any, str, list[str]]:
     while words and words[0] == "--store":
         words = words[2:]
     while hasattr(command, "commands"):
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break
         if not words or words[0] not in command.commands:
             raise LookupError(f"{name} has no command {' '.join(words[:1])!r}")
         name, command = f"{name} {words[0]}", command.commands[words.pop(0)]

@@ -61,6 +61,7 @@ def line_of(page: str, beginning: str) -> str:
     return found[0]
 
 
+@pytest.mark.thorough
 def test_first_picture(typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     page = "docs/tutorials/first-picture.md"
     render = line_of(page, "freescale render").replace("256x256", "192x128")
@@ -78,6 +79,7 @@ def test_first_picture(typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "reused" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_overnight(typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     page = "docs/tutorials/overnight.md"
     jobs = block(page, "yaml")
@@ -89,6 +91,7 @@ def test_overnight(typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.splitlines()[-1].endswith("index.html")
 
 
+@pytest.mark.thorough
 def test_compare(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     page = "docs/tutorials/compare.md"
     text = block(page, "yaml").replace("256x256", "192x128").replace("steps: 8", "steps: 1")
@@ -124,6 +127,7 @@ def test_the_method_is_as_short_as_its_title_says() -> None:
     assert len([line for line in block(METHOD, "python").splitlines() if line.strip()]) <= 60
 
 
+@pytest.mark.thorough
 def test_the_method_renders_and_conforms(tmp_path: Path) -> None:
     (tmp_path / "resample.py").write_text(block(METHOD, "python"))
     shown = line_of(METHOD, "freescale render").replace("--steps 8", "--steps 4")

@@ -52,8 +52,15 @@ class Said:
     err: str
 
 
+TRACED = bytearray()
+"""What the plans of earlier cases traced: a case that goes well begins with it, as in a home that is in use."""
+
 NEVER = ("Traceback", "<_io.", " object at 0x", "codec can't", "validation error for")
 """Texts of Python and its libraries that no person may see."""
+
+
+SPENT: list[float] = []
+"""Seconds of a core that each case took."""
 
 
 def table(*cases: Case) -> Any:
@@ -66,7 +73,13 @@ def table(*cases: Case) -> Any:
 def check(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     """Run a case in `folder`, which is empty, and assert all that it says; return what the command said."""
     prepare(case, folder, monkeypatch)
+    traces = folder / "home" / "cache" / "traces.json"
+    if case.code == 0 and TRACED and not traces.exists():
+        traces.parent.mkdir(parents=True, exist_ok=True)
+        traces.write_bytes(TRACED)
     said = call(folder, case.words.replace("{folder}", str(folder)))
+    if traces.exists():
+        TRACED[:] = traces.read_bytes()
     both = said.out + said.err
     assert said.code == case.code, f"exit {said.code}, not {case.code}: {both}"
     for text in case.says:
@@ -105,7 +118,8 @@ def call(folder: Path, words: str) -> Said:
     process.join(120)
     assert process.exitcode is not None, "it goes on after 120 s"
     out, err = (Path(f"{told}.{name}").read_text("utf-8", "replace") for name in ("out", "err"))
-    for name in ("out", "err"):
+    SPENT.append(float(Path(f"{told}.cpu").read_text()))
+    for name in ("out", "err", "cpu"):
         os.unlink(f"{told}.{name}")
     return Said(process.exitcode, out, err)
 

@@ -190,4 +190,4 @@ def test_a_done_run_needs_neither_its_model_nor_its_picture(tmp_path: Path, monk
     assert other.code == 2
     assert "model" in other.err
     assert said(tmp_path, f"export {run} --out x.jpg").code == 2
-    assert said(tmp_path, f"export {run} --format jpeg").err.endswith("the nearest is png\n")
+    assert said(tmp_path, f"export {run} --format jpeg").err.endswith("the nearest is 'png'\n")

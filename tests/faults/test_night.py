@@ -1,6 +1,7 @@
 """A night of jobs over two workers with a tenth of them faulty, against the same night in quiet.
 
-`FREESCALE_NIGHT=100 pytest tests/faults/test_night.py` is the long version; `docs/lab/reliability.md` has its figures.
+`FREESCALE_NIGHT=100 pytest -m "" tests/faults/test_night.py` is the long version, whose figures are in
+`docs/lab/reliability.md`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ JOBS = int(os.environ.get("FREESCALE_NIGHT", "6"))
 FAULTS = ("killed", "memory", "disk", "poison")  # each once in forty jobs, and at least once
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 
-pytestmark = pytest.mark.filterwarnings("default")  # Dask's own warnings are not ours
+pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]  # Dask's own warnings are not ours
 
 
 def faulty(dask_worker: Any) -> None:

@@ -142,14 +142,16 @@ def check(root: Path, noted: list[str], doing: str) -> None:
     assert not (root / "trash").exists()
 
 
-def test_a_power_cut_at_any_point_tears_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [10, pytest.param(4, marks=pytest.mark.thorough)])
+def test_a_power_cut_at_any_point_tears_and_loses_nothing(tmp_path: Path, every: int) -> None:
+    """By default at one point of ten."""
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch, build({}, tmp_path / "watched"))
         night(tmp_path / "watched", disk)
     log, draw = disk.log, random.Random(SEED)
     states = crashes(log, draw, mixes=4 if ALL else 1)
     looked = 0
-    for done, tree in states if ALL else itertools.islice(states, draw.randrange(6), None, 6):
+    for done, tree in states if ALL else itertools.islice(states, draw.randrange(every), None, every):
         root = build(tree, tmp_path / "crashed")
         notes = [op.path for op in log[:done] if op.kind == "note"]
         doing = next((op.path for op in log[done:] if op.kind == "note"), "nothing")
@@ -162,7 +164,7 @@ def test_a_power_cut_at_any_point_tears_and_loses_nothing(tmp_path: Path) -> Non
         shutil.rmtree(root)
         looked += 1
     print(f"\n{len(log) - len(STATES) - 8} calls, cut at each: {looked} different states of the disk")
-    assert looked > 50
+    assert looked > 300 // every
 
 
 def go_on(root: Path) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from flows.batch.jobs_file import QueuedJob
 
 AWAY = float(os.environ.get("FREESCALE_AWAY", "60"))
-PATIENCE = 600.0
+PATIENCE = 1800.0
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
@@ -180,11 +180,11 @@ def test_a_night_whose_machine_is_lost_goes_on_by_itself(tmp_path: Path, workers
         )
         wait(lambda: "Completed" in place.states(), "the night is told to be completed")
         assert sorted(place.states()) == ["Completed", "Crashed"]
-    check_night(home, jobs)
+    check_night(home, jobs, before)
 
 
 def test_a_night_whose_process_is_killed_goes_on_by_itself(tmp_path: Path) -> None:
-    home, jobs = evening(tmp_path, 12)
+    home, jobs = evening(tmp_path, 20)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         _, worker = begin(place)
@@ -196,19 +196,25 @@ def test_a_night_whose_process_is_killed_goes_on_by_itself(tmp_path: Path) -> No
         print(f"\n{before} of {len(jobs)} jobs done; on after {time.monotonic() - gone:.0f} s")
         wait(lambda: "Completed" in place.states(), "the night is told to be completed")
         assert sorted(place.states()) == ["Completed", "Crashed"]  # told twice, run again once
-    check_night(home, jobs)
+    check_night(home, jobs, before)
 
 
-def check_night(home: Home, jobs: tuple[QueuedJob, ...]) -> None:
-    """Every job done, one at most in two attempts, and none set aside."""
+def check_night(home: Home, jobs: tuple[QueuedJob, ...], before: int) -> None:
+    """Every job done, one at most in an attempt that was lost, and none set aside.
+
+    The `before` that were done at the kill are found done by the run that goes on, which is an attempt too.
+    """
     assert done(home, jobs) == len(jobs)
-    killed = [[attempt.state for attempt in home.runs.load(queued.job.run).attempts] for queued in jobs]
-    assert sum(len(states) > 1 for states in killed) <= 1  # the one in flight
+    attempts = [[attempt.state for attempt in home.runs.load(queued.job.run).attempts] for queued in jobs]
+    assert sum(states != ["done"] for states in attempts) <= before + 1
+    assert sum("lost" in states for states in attempts) <= 1  # the one in flight
+    assert {states.count("done") for states in attempts} <= {1, 2}
+    assert sum(states.count("done") == 2 for states in attempts) <= before
     assert not list((home.root / "set-aside").glob("*"))
 
 
 def test_a_night_goes_on_without_its_server_and_ends_with_it(tmp_path: Path) -> None:
-    home, jobs = evening(tmp_path, 8)
+    home, jobs = evening(tmp_path, 20)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         server, _ = begin(place)

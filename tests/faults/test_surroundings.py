@@ -24,6 +24,7 @@ from stages.observer import NullObserver
 from stages.spec import RunOptions
 from tests.disk import Disk
 from tests.processes import freescale
+from tests.toys import points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,8 +96,14 @@ def broken_pipe(told: Path) -> None:
     threading.Thread(target=read, daemon=True).start()
 
 
-@pytest.mark.parametrize("stream", ["out", "err"])
-@pytest.mark.parametrize("lose", [full_log, closed_terminal, broken_pipe])
+@pytest.mark.parametrize(
+    ("lose", "stream"),
+    points(
+        (full_log, closed_terminal, broken_pipe),
+        ("out", "err"),
+        kept=lambda lose, stream: stream == "err" or lose is broken_pipe,
+    ),
+)
 def test_an_output_that_is_lost_ends_no_work(folder: Path, lose: Callable[[Path], None], stream: str) -> None:
     lose(folder / f"told.{stream}")
     other = folder / f"told.{'err' if stream == 'out' else 'out'}"
@@ -108,7 +115,10 @@ def test_an_output_that_is_lost_ends_no_work(folder: Path, lose: Callable[[Path]
     assert len(list((folder / "home" / "nights").glob("*/index.html"))) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+OTHERS = [pytest.param(number, marks=pytest.mark.thorough) for number in (signal.SIGHUP, signal.SIGINT)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
 def test_a_signal_stops_with_a_checkpoint_and_is_held_against_no_job(folder: Path, number: signal.Signals) -> None:
     home = Home(folder / "home")
     for _ in range(2):  # nights
@@ -127,6 +137,28 @@ def test_a_signal_stops_with_a_checkpoint_and_is_held_against_no_job(folder: Pat
     assert all(number.name in (record.error or "") for record in stopped)
     assert ended(batch(folder)) == 0
     complete(folder)
+
+
+@pytest.mark.parametrize("boot", ["this", "another"])
+def test_a_process_that_is_killed_costs_no_job_its_night(folder: Path, boot: str) -> None:
+    """With kill -9 in three nights, or with a machine that was started again; the fourth night does the rest."""
+    home = Home(folder / "home")
+    for _ in range(3):
+        process = batch(folder)
+        patience = time.monotonic() + SECONDS
+        while process.is_alive() and not any(record.state == "running" for record in home.runs.list()):
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        process.kill()
+        assert ended(process) in (0, -signal.SIGKILL)
+        for record in home.runs.list() if boot == "another" else ():
+            started_before = [attempt.model_copy(update={"boot": "another"}) for attempt in record.attempts]
+            home.runs.save(record.revised(attempts=tuple(started_before)))
+    assert ended(batch(folder)) == 0
+    records = home.runs.list()
+    assert [record.state for record in records] == ["done"] * JOBS
+    assert all([attempt.state for attempt in record.attempts].count("done") == 1 for record in records)
+    assert not list((folder / "home").glob("set-aside/*"))
 
 
 class Broken(NullObserver):

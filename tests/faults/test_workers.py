@@ -1,6 +1,6 @@
 """Many real workers on one store, killed and started again, one stopped until its leases have passed on.
 
-`FREESCALE_WORKERS=8 pytest -s tests/faults/test_workers.py` is the long version; it prints what happened.
+`FREESCALE_WORKERS=8 pytest -m "" -s tests/faults/test_workers.py` is the long version; it prints what happened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ JOBS = 2 * KILLS + 1
 HEARTBEAT_SECONDS = 1.0
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 class Workers:

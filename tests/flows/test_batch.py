@@ -23,6 +23,7 @@ from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.spec import RunOptions, make_spec
 from storage import StoreFullError
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,8 +82,8 @@ def test_the_poison_is_set_aside_and_the_others_are_as_in_a_quiet_run(
     quiet = Home(tmp_path / "quiet")
     for queued in jobs:
         if queued is not poison:
-            alone = Session(quiet, RunOptions(threads=1), Terminal(quiet=True)).render(prepare(queued.job.spec, quiet))
-            made = Session(home, RunOptions(threads=1), Terminal(quiet=True)).render(queued.job)
+            alone = session_in(quiet.root, threads=1).render(prepare(queued.job.spec, quiet))
+            made = session_in(home.root, threads=1).render(queued.job)
             assert made.pixels_sha256 == alone.pixels_sha256
             assert all(outcome.reused for outcome in made.outcomes)
     tried.clear()

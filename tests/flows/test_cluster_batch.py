@@ -13,7 +13,6 @@ import pytest
 
 from flows.batch.jobs_file import read_jobs
 from flows.batch.set_aside import set_aside_path
-from flows.cli.terminal import Terminal
 from flows.cluster.batch import ClusterBatch
 from flows.cluster.connect import cluster, uses_workers
 from flows.home import Home
@@ -21,6 +20,7 @@ from flows.rendering.job import prepare
 from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.spec import RunOptions
+from tests.homes import session_in
 from tests.processes import forked_workers
 
 if TYPE_CHECKING:
@@ -58,12 +58,11 @@ def queue(home: Home, *prompts: str, steps: int = 4) -> tuple[QueuedJob, ...]:
 
 def alone(home: Home, queued: QueuedJob) -> str:
     quiet = Home(home.root / "quiet")
-    session = Session(quiet, RunOptions(threads=1), Terminal(quiet=True))
-    return session.render(prepare(queued.job.spec, quiet)).pixels_sha256
+    return session_in(quiet.root, threads=1).render(prepare(queued.job.spec, quiet)).pixels_sha256
 
 
 def stored(home: Home, queued: QueuedJob) -> Result:
-    result = Session(home, OPTIONS, Terminal(quiet=True)).render(queued.job)
+    result = session_in(home.root, threads=1, checkpoint_every=0).render(queued.job)
     assert all(outcome.reused for outcome in result.outcomes)
     return result
 
@@ -84,7 +83,7 @@ def poison(dask_worker: Any) -> None:
 
 
 def test_the_same_bytes_as_alone_over_two_workers(home: Home, client: Client) -> None:
-    jobs = queue(home, "a red disc on sand", "a green ring on snow", "a blue star on sand")
+    jobs = queue(home, "a red disc on sand", "a green ring on snow", "a blue star on sand", steps=2)
     at_once: list[int] = []
     working: list[str] = []
 
@@ -103,6 +102,8 @@ def test_the_same_bytes_as_alone_over_two_workers(home: Home, client: Client) ->
         assert stored(home, queued).pixels_sha256 == alone(home, queued)
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_worker_that_is_spawned_makes_the_same_bytes(tmp_path: Path) -> None:
     """As outside of tests, where no server forks the workers."""
     import dask
@@ -116,7 +117,7 @@ def test_a_worker_that_is_spawned_makes_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_killed_workers_job_goes_on_elsewhere(home: Home, client: Client) -> None:
-    (queued,) = queue(home, "a purple square on snow", steps=20)
+    (queued,) = queue(home, "a purple square on snow", steps=10)
     states: list[dict[str, State]] = []
     thread = threading.Thread(target=lambda: states.append(ClusterBatch(home, OPTIONS, client).run([queued])))
     thread.start()
@@ -145,7 +146,7 @@ def test_poison_is_set_aside_and_takes_no_neighbour_with_it(home: Home, client: 
             poison(worker)
 
     client.register_plugin(Poison())
-    jobs = queue(home, "a poison disc", "a red ring on snow", "a yellow ring on snow")
+    jobs = queue(home, "a poison disc", "a red ring on snow", "a yellow ring on snow", steps=2)
     states = ClusterBatch(home, OPTIONS, client).run(jobs)
     assert [states[queued.job.run] for queued in jobs] == ["set aside", "done", "done"]
     assert "its process died 3 times at " in set_aside_path(home, jobs[0].job.run).read_text()

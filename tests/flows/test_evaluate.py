@@ -15,28 +15,27 @@ from PIL import Image
 
 from flows.cli import app as cli
 from flows.cli.run_evaluate import evaluation_from
-from flows.cli.terminal import Terminal
 from flows.evaluate.layout import REFERENCE, Evaluation, prepare_evaluation
 from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_csv, as_json, as_markdown, rows
 from flows.home import Home
-from flows.rendering.session import Session
-from flows.rendering.stop import SIGNALS, StopEvent
+from flows.rendering.stop import SIGNALS
 from stages.errors import SpecError, StageError
 from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Interrupted, Runner
 from stages.shapes.scenes import draw, sample_scene
-from stages.spec import RunOptions
+from tests.homes import session_in
 from tests.processes import freescale
 
 if TYPE_CHECKING:
     from flows.evaluate.layout import Picture
+    from flows.rendering.session import Session
 
 SMALL: dict[str, Any] = {
     "methods": ["direct", {"name": "freescale", "label": "no fusion", "fusion": False}],
     "sizes": ["192x128"],
     "count": 3,
-    "steps": 4,
+    "steps": 3,
     "crops": {"count": 2, "side": 96},
     "draws": 10,
 }
@@ -45,7 +44,7 @@ ONE_METHOD = SMALL | {"methods": ["direct"]}  # what is rendered first of `SMALL
 
 def measured(spec: EvaluationSpec, home: Path) -> tuple[Evaluation, Readings]:
     evaluation = prepare_evaluation(spec, Home(home))
-    return evaluation, read_all(evaluation, Session(Home(home), RunOptions(threads=1), Terminal(quiet=True)))
+    return evaluation, read_all(evaluation, session_in(home, threads=1))
 
 
 def numbers(evaluation: Evaluation, readings: Readings) -> list[dict[str, Any]]:
@@ -79,7 +78,7 @@ def test_every_method_has_every_number_with_counts_and_interval(whole: tuple[Eva
         assert row["low"] <= row["high"]
         assert row["seconds"] > 0
         assert row["seconds_n"] == 3
-        assert row["unet_samples"] == (8 if row["method"] == "direct" else 10)  # steps of two, guided: 4, and 1 above
+        assert row["unet_samples"] == (6 if row["method"] == "direct" else 8)  # steps of two, guided: 3, and 1 above
     by = {(r["method"], r["metric"]): r for r in found}
     assert by["direct", "fid"]["n_reference"] == 3
     assert by["direct", "fid"]["protocol"] == "base"
@@ -131,14 +130,13 @@ def test_other_crops_render_nothing(whole: tuple[Evaluation, Readings], home: Pa
 def test_stopped_and_gone_on_gives_the_same_numbers(
     whole: tuple[Evaluation, Readings], tmp_path: Path, making: list[str]
 ) -> None:
-    stop = StopEvent()
     evaluation = prepare_evaluation(make_evaluation(ONE_METHOD), Home(tmp_path))
+    session = session_in(tmp_path, threads=1)
 
     def stop_after_two(done: int, picture: Picture) -> None:
         if done == 2:
-            stop.set()
+            session.stop.set()
 
-    session = Session(Home(tmp_path), RunOptions(threads=1), Terminal(quiet=True), stop)
     with pytest.raises(Interrupted):
         read_all(evaluation, session, told=stop_after_two)
     before = len(making)
@@ -150,6 +148,7 @@ def test_stopped_and_gone_on_gives_the_same_numbers(
     assert len(making) == len(list((tmp_path / "store" / "manifests").glob("*/*.json")))  # each stage made once
 
 
+@pytest.mark.thorough
 def test_killed_and_typed_again_gives_the_same_numbers(whole: tuple[Evaluation, Readings], tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(ONE_METHOD))
@@ -210,8 +209,7 @@ def test_a_picture_that_cannot_be_right_is_named_and_left_out(whole: tuple[Evalu
         return read_picture(picture, evaluation, session)
 
     evaluation = whole[0]
-    session = Session(Home(home), RunOptions(threads=1), Terminal(quiet=True))
-    readings = read_all(evaluation, session, fails)
+    readings = read_all(evaluation, session_in(home, threads=1), fails)
     found = list(cells(evaluation, readings))
     assert [(cell.scores[0].n, cell.failed) for cell in found] == [(2, 1), (3, 0)]
     record = as_json(evaluation, found, readings)

@@ -54,7 +54,7 @@ VALUES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `whole` is of."""
-    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2")
+    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2", layers=1)
     card = json.loads((folder / "freescale.json").read_text())
     (folder / "freescale.json").write_text(json.dumps(card | {"native": list(VIDEO_SIZE), "frames": 16}))
     return VALUES | {"model": {"name": str(folder)}}
@@ -94,6 +94,7 @@ def frames_of(read: Read, home: Path) -> list[torch.Tensor]:
     return [levels(frame) for frame in Home(home).store.open_frames(key)["image"]]
 
 
+@pytest.mark.thorough
 def test_the_numbers_are_there_and_say_how_they_were_taken(whole: tuple[Evaluation, Readings]) -> None:
     evaluation, readings = whole
     found = list(cells(evaluation, readings))
@@ -118,6 +119,7 @@ def test_the_numbers_are_there_and_say_how_they_were_taken(whole: tuple[Evaluati
     assert "videos at 30 frames a second" in page
 
 
+@pytest.mark.thorough
 def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Readings], home: Path) -> None:
     evaluation, readings = whole
     network, flow = load_video_network(evaluation.weights[0], CPU, "bilinear"), load_flow(evaluation.weights[1], CPU)
@@ -131,6 +133,7 @@ def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Rea
     assert "pair_scores" not in next(read for read in readings.read if read.picture.group == REFERENCE).tensors
 
 
+@pytest.mark.thorough
 def test_the_command_takes_them_from_the_store_and_reads_anew_for_another_resize(
     whole: tuple[Evaluation, Readings],
     values: dict[str, Any],

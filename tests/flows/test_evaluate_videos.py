@@ -12,13 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flows.cli.terminal import Terminal
 from flows.evaluate.layout import REFERENCE, Evaluation, prepare_evaluation
 from flows.evaluate.readings import Readings, cells, read_all
 from flows.evaluate.report import as_csv, as_json, as_markdown, rows
 from flows.home import Home
 from flows.rendering.session import Session
-from flows.rendering.stop import StopEvent
 from stages.errors import SpecError
 from stages.metrics import motion_net
 from stages.metrics.extractors import find_weights, load_extractor
@@ -30,7 +28,7 @@ from stages.models.folder import EMBEDDED
 from stages.runner import Interrupted
 from stages.shapes_motion.metrics import judge_video
 from stages.shapes_motion.videos import frame_scene, sample_video
-from stages.spec import RunOptions
+from tests.homes import session_in
 from tests.toys import VIDEO_FRAMES, VIDEO_SIZE, video_folder
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A toy model's evaluation: two captions, two methods, two steps."""
-    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2")
+    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2", layers=1)
     card = json.loads((folder / "freescale.json").read_text())
     (folder / "freescale.json").write_text(json.dumps(card | {"native": list(VIDEO_SIZE)}))
     return {
@@ -67,7 +65,7 @@ def prepared(values: dict[str, Any], home: Path) -> Evaluation:
 
 
 def read(evaluation: Evaluation, home: Path, **more: Any) -> Readings:
-    return read_all(evaluation, Session(Home(home), RunOptions(threads=1), Terminal(quiet=True)), **more)
+    return read_all(evaluation, session_in(home, threads=1), **more)
 
 
 def numbers(evaluation: Evaluation, readings: Readings) -> list[dict[str, Any]]:
@@ -78,17 +76,14 @@ def numbers(evaluation: Evaluation, readings: Readings) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def whole(small: dict[str, Any], home: Path) -> tuple[Evaluation, Readings]:
     """Stopped after the second video and typed again."""
-    stop = StopEvent()
-    evaluation = prepared(small, home)
+    evaluation, session = prepared(small, home), session_in(home, threads=1)
 
     def stop_after_two(done: int, picture: Picture) -> None:
         if done == 2:
-            stop.set()
+            session.stop.set()
 
     with pytest.raises(Interrupted):
-        read_all(
-            evaluation, Session(Home(home), RunOptions(threads=1), Terminal(quiet=True), stop), told=stop_after_two
-        )
+        read_all(evaluation, session, told=stop_after_two)
     return evaluation, read(evaluation, home)
 
 

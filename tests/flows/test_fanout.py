@@ -31,6 +31,7 @@ from stages.planner.budget import SAVINGS
 from stages.runner import Interrupted
 from stages.spec import RunOptions, make_spec
 from stages.upscale import UpscaleVideo
+from tests.homes import session_in
 from tests.processes import forked_workers
 from tests.toys import video_folder
 
@@ -62,9 +63,9 @@ CLIP: dict[str, Any] = {  # of the model in the folder that the fixture `clip` w
 }
 MEASURED: dict[str, Any] = {
     "methods": ["direct"],
-    "sizes": ["192x128"],
+    "sizes": ["64x64"],
     "count": 3,
-    "steps": 3,
+    "steps": 2,
     "metrics": ["is", "objects"],
     "draws": 10,
 }
@@ -144,7 +145,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 def rendered(home: Home, client: Client | None, spec: dict[str, Any] = SMALL, options: RunOptions = TILED) -> Result:
-    session = Session(home, options, Terminal(quiet=True))
+    session = session_in(home.root, **options.model_dump(exclude_unset=True))
     with fanout_over(client and WorkerPool(client, session.stop), home, options) as session.helpers:
         return session.render(prepare(make_spec(spec), home))
 
@@ -164,6 +165,7 @@ def test_a_render_over_workers_has_the_same_pixels(
     assert not list(tmp_path.glob("cache/tiles/*"))
 
 
+@pytest.mark.thorough
 def test_a_worker_killed_at_a_tile_changes_nothing(
     tmp_path: Path, client: Client, strikes: Path, alone: Result
 ) -> None:
@@ -176,7 +178,7 @@ def test_a_worker_killed_at_a_tile_changes_nothing(
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return CLIP | {"model": {"name": str(video_folder(tmp_path_factory.mktemp("models"), "modelscope"))}}
+    return CLIP | {"model": {"name": str(video_folder(tmp_path_factory.mktemp("models"), "modelscope", layers=1))}}
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +214,7 @@ def test_the_frames_of_a_video_over_workers_are_the_same(
     assert len(list(strikes.glob("decoded-*"))) == 2
 
 
+@pytest.mark.thorough
 def test_the_tiles_of_a_videos_frames_over_workers_are_the_same(
     tmp_path: Path, client: Client, clip: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +265,7 @@ def test_a_slow_task_holds_back_those_far_after_it(tmp_path: Path, client: Clien
 
 def evaluated(home: Home, client: Client | None) -> tuple[Evaluation, Readings]:
     evaluation = prepare_evaluation(make_evaluation(MEASURED), home)
-    session = Session(home, OPTIONS, Terminal(quiet=True))
+    session = session_in(home.root, threads=1, checkpoint_every=0)
     return evaluation, read_all(evaluation, session, pool=client and WorkerPool(client, session.stop))
 
 

@@ -118,6 +118,7 @@ def test_the_example_shows_its_mask_from_any_folder(tmp_path: Path, monkeypatch:
     assert list(mask_remarks(found.job)) == []
 
 
+@pytest.mark.thorough
 def test_the_pictures_agree_with_what_is_said(tmp_path: Path) -> None:
     """Where a mask is told not to show, no pixel changes by more than 10 levels; where nothing is said, many do."""
     home = Home(tmp_path)

@@ -111,8 +111,13 @@ def test_what_a_prompt_does_with_its_syntax_is_said(tmp_path: Path) -> None:
     assert remark == "the prompt has BREAK inside of brackets, where it is a word"
     (remark,) = said(tmp_path, prompt="BREAK a disc", **a1111)
     assert remark == "the prompt begins with BREAK, so its first chunk has no words"
-    (remark,) = said(tmp_path, prompt="<lora:x:1>", **a1111)
-    assert remark.startswith("the prompt is blank")
+    for blank in ("<lora:x:1>", "( )", "[]"):
+        (remark,) = said(tmp_path, prompt=blank, **a1111)
+        assert remark.startswith("the prompt is blank")
+    for emphasis in ("comfy", "off"):
+        (remark,) = said(tmp_path, emphasis=emphasis, **a1111)
+        assert remark == f"emphasis {emphasis} has no effect, since no words have a weight"
+        assert said(tmp_path, prompt="(a:1.2)", emphasis=emphasis, **a1111) == []
     glow = tmp_path / "embeddings" / "glow.safetensors"
     glow.parent.mkdir()
     save_file({"clip_l": torch.ones(2, 48), "clip_g": torch.ones(2, 48)}, glow)

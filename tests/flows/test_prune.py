@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,18 @@ from flows.cli.terminal import Terminal
 from flows.home import Home
 from flows.rendering.job import prepare
 from flows.rendering.prune import needless, parse_age, parse_max_size, prune
-from flows.rendering.session import Session
 from stages.errors import SpecError, sentence
 from stages.planner.amounts import ALLOWED, parse_bytes
 from stages.runner import Interrupted, Runner
 from stages.spec import RunOptions, make_spec
+from tests.homes import session_in
 from tests.processes import freescale
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.rendering.job import Job
-    from flows.rendering.session import Result
+    from flows.rendering.session import Result, Session
     from flows.rendering.stop import StopEvent
 
 SMALL: dict[str, Any] = {"prompt": "a red disc on sand", "width": 160, "height": 128, "steps": 4}
@@ -34,13 +35,22 @@ SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
 NONE = timedelta(0)
 
 
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one render, which every test gets a copy of."""
+    folder = tmp_path_factory.mktemp("rendered")
+    done(Home(folder))
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(rendered: Path, tmp_path: Path) -> Home:
+    shutil.copytree(rendered, tmp_path / "home")
     return Home(tmp_path / "home")
 
 
 def session(home: Home) -> Session:
-    return Session(home, RunOptions(threads=1, checkpoint_every=0), Terminal(quiet=True))
+    return session_in(home.root, threads=1, checkpoint_every=0)
 
 
 def done(home: Home, **changes: Any) -> tuple[Job, Result]:
@@ -68,7 +78,8 @@ def test_pictures_stay_and_what_they_were_made_from_is_made_again(home: Home) ->
     assert session(home).render(prepare(spec, home)).pixels_sha256 == expected != first.pixels_sha256
 
 
-def test_an_unfinished_run_keeps_all_and_goes_on(home: Home) -> None:
+def test_an_unfinished_run_keeps_all_and_goes_on(tmp_path: Path) -> None:
+    home = Home(tmp_path)
     job = prepare(make_spec(SMALL), home)
     working = session(home)
     working.observer = Stopping(working.stop)

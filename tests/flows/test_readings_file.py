@@ -9,17 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flows.cli import app as cli
-from flows.cli.terminal import Terminal
 from flows.evaluate.layout import prepare_evaluation
 from flows.evaluate.readings import cells, read_all
 from flows.evaluate.readings_file import FORMAT, ReadingsFile
 from flows.evaluate.report import rows
 from flows.home import Home
-from flows.rendering.session import Session
 from stages.errors import SpecError
 from stages.metrics.spec import EvaluationSpec, make_evaluation
 from stages.runner import Runner
-from stages.spec import RunOptions
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +38,7 @@ def small(seeds: list[int]) -> EvaluationSpec:
 
 
 def numbers(evaluation: Evaluation, home: Home) -> list[tuple[str, float]]:
-    readings = read_all(evaluation, Session(home, RunOptions(threads=1), Terminal(quiet=True)))
+    readings = read_all(evaluation, session_in(home.root, threads=1))
     return [(row["metric"], row["value"]) for row in rows(evaluation, list(cells(evaluation, readings)))]
 
 

@@ -20,7 +20,6 @@ from prefect.exceptions import Pause
 from prefect.states import Cancelling, Paused, Scheduled, Suspended
 
 from flows.batch.jobs_file import read_jobs
-from flows.cli.terminal import Terminal
 from flows.deployments.compare import compare
 from flows.deployments.evaluate import evaluate
 from flows.deployments.overnight import overnight
@@ -33,6 +32,7 @@ from stages.metrics.grid import make_grid
 from stages.metrics.spec import make_evaluation
 from stages.observer import NullObserver
 from stages.spec import RunOptions, make_spec
+from tests.homes import session_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def test_render_is_the_command_lines_and_its_stages_are_tasks(home: Home) -> Non
     spec = make_spec({"prompt": "a red disc on sand", "width": 192, "height": 128, "steps": 3})
     made = render(spec, OPTIONS)
     elsewhere = Home(home.root / "elsewhere")
-    plain = Session(elsewhere, OPTIONS, Terminal(quiet=True)).render(prepare(spec, elsewhere))
+    plain = session_in(elsewhere.root, threads=1).render(prepare(spec, elsewhere))
     assert made["pixels_sha256"] == plain.pixels_sha256
     states = task_runs()
     assert {states[name] for name in states if name.startswith("detail_pass 1")} == {"Completed"}
@@ -113,7 +113,7 @@ def jobs(folder: Path, **texts: str) -> Path:
 
 
 def job(prompt: str, steps: int = 2) -> str:
-    return json.dumps({"prompt": prompt, "size": "192x128", "steps": steps, "name": prompt.replace(" ", "-")}) + "\n"
+    return json.dumps({"prompt": prompt, "size": "64x64", "steps": steps, "name": prompt.replace(" ", "-")}) + "\n"
 
 
 def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
@@ -156,7 +156,7 @@ def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
 
 
 def test_a_night_with_a_job_left_out_is_incomplete(home: Home) -> None:
-    jobs(home.root / "jobs", one=job("a red disc") + job("a blue disc").replace("192x128", "191x128"))
+    jobs(home.root / "jobs", one=job("a red disc") + job("a blue disc").replace("64x64", "63x64"))
     ended = overnight(options=OPTIONS, skip_bad=True, return_state=True)
     assert (ended.name, ended.type.value) == ("Incomplete", "FAILED")
     assert str(ended.message).startswith("1 done, 1 left out; page: ")
@@ -228,13 +228,13 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
     assert checkpoints
     quiet = Home(home.root / "quiet")
     queued = read_jobs(home.root / "jobs", home).jobs[0]
-    plain = Session(quiet, OPTIONS, Terminal(quiet=True)).render(queued.job)
+    plain = session_in(quiet.root, threads=1).render(queued.job)
     resumed: list[int | None] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NullObserver, "started", lambda self, call, at: resumed.append(at))
         assert overnight(options=OPTIONS)["tally"] == {"done": 1}
     assert any(at for at in resumed)
-    again = Session(home, OPTIONS, Terminal(quiet=True)).render(queued.job)
+    again = session_in(home.root, threads=1).render(queued.job)
     assert again.pixels_sha256 == plain.pixels_sha256
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Folders of a comparison and of a night, and of the night's run: one video of 3 frames by two methods."""
     root = tmp_path_factory.mktemp("pages")
-    home, model = Home(root / "home"), video_folder(root, "modelscope")
+    home, model = Home(root / "home"), video_folder(root, "modelscope", layers=1)
     method = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}
     grid = {"model": str(model), "methods": [method, "direct"], "sizes": ["96x64"], "prompts": ["a ring"]}
     grid |= {"model": {"name": str(model)}, "frames": VIDEO_FRAMES - 1, "fps": "25/2", "steps": 2}

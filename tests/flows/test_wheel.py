@@ -134,11 +134,13 @@ def test_it_has_the_deployments_and_the_license_unchanged(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_installed_it_renders_from_any_folder(installed: Path, tmp_path: Path) -> None:
     check_it_renders(installed, tmp_path)
 
 
 @pytest.mark.server
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default")  # Prefect's own warnings are not ours
 def test_installed_it_makes_its_deployments_from_any_folder(
     installed: Path, tmp_path: Path, prefect_server: str

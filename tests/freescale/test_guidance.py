@@ -82,3 +82,23 @@ def test_half_precision_unet_gives_float32(
     with torch.no_grad():
         noise_pred = Denoiser(half, text)(normal(SHAPE, 0), 3, make_schedule(scheduler_config, 10))
     assert noise_pred.dtype == torch.float32
+
+
+def test_rescaled_guidance_as_diffusers(sdxl_unet: Any, conditioning: Conditioning) -> None:
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
+
+    negative, positive = normal(SHAPE, 1), 2.0 * normal(SHAPE, 2)
+    denoiser = Denoiser(sdxl_unet, conditioning, guidance_scale=7.0, guidance_rescale=0.7)
+    expected = rescale_noise_cfg(negative + 7.0 * (positive - negative), positive, guidance_rescale=0.7)
+    torch.testing.assert_close(denoiser.combine(negative, positive), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_within_an_interval(sdxl_unet: Any, conditioning: Conditioning, scheduler_config: Any) -> None:
+    """From its first share of the steps on, and before its last; one pass elsewhere."""
+    schedule = make_schedule(scheduler_config, 10)
+    denoiser = Denoiser(sdxl_unet, conditioning, guidance_scale=5.0, guidance_interval=(0.2, 0.7))
+    assert [i for i in range(10) if denoiser.is_guided(i, schedule)] == [2, 3, 4, 5, 6]
+    plain, latents = Denoiser(sdxl_unet, conditioning, guidance_scale=0.0), normal(SHAPE, 0)
+    with torch.no_grad():
+        assert torch.equal(denoiser(latents, 7, schedule), plain(latents, 7, schedule))
+        assert not torch.equal(denoiser(latents, 6, schedule), plain(latents, 6, schedule))

@@ -33,7 +33,7 @@ from freescale.sampling import denoise
 from freescale.schedule import make_schedule
 from freescale.unet_patches import patched
 from tests.oracles import videos as oracle
-from tests.toys import VIDEO_KINDS, is_same, snapshot, video_text, video_unet
+from tests.toys import is_same, snapshot, video_text, video_unet
 
 NATIVE = 4
 
@@ -89,7 +89,11 @@ def once(attention: Any, x: Tensor) -> Any:
     return attention(x[None])[0]
 
 
-@pytest.mark.parametrize("kind", VIDEO_KINDS)
+OTHERS = [pytest.param(kind, marks=pytest.mark.thorough) for kind in ("modelscope", "animatediff-sdxl")]
+KINDS = ["videocrafter2", "animatediff", *OTHERS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_attention_against_its_definition(kind: str) -> None:
     """Each attention over frames, in float64, for 11 frames: more than the positions' table has."""
     import copy
@@ -110,10 +114,7 @@ def test_attention_against_its_definition(kind: str) -> None:
                 assert (output[row] - expected).abs().max() < 1e-10
 
 
-OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("modelscope", "animatediff-sdxl")]
-
-
-@pytest.mark.parametrize("kind", ["videocrafter2", "animatediff", *OTHERS])
+@pytest.mark.parametrize("kind", KINDS)
 class TestUNet:
     def test_up_to_the_training_length_it_is_plain(self, kind: str) -> None:
         level = Level(0, (64, 80), (64, 80), frames=NATIVE)

@@ -248,6 +248,7 @@ def test_every_switch_works_and_matters(
     assert (other - plain_tall).abs().max() > 1e-4
 
 
+@pytest.mark.thorough
 def test_video(video_unet: Any, scheduler_config: Any) -> None:
     """(B, C, F, h, w): fused frame by frame, the stock UNet at scale 1, resumed to the same bits."""
     text = Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2))

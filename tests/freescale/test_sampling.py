@@ -179,9 +179,13 @@ def test_a_row_says_what_its_solver_does(scheduler_config: dict[str, Any], solve
     """How many tensors it remembers, which the planner counts, and whether it adds noise."""
     traits, eta = SOLVERS[solver], 0.5 if SOLVERS[solver].eta == "free" else 0.0
     schedule = make_schedule(scheduler_config, 5, solver, eta)
-    _, history = schedule.advance(normal(SHAPE, 1), 2, normal(SHAPE, 2), (), normal(SHAPE, 3))
-    assert len(history) == traits.remembers
-    assert (schedule.noise_sigma(2) > 0.0) == (traits.eta != "none")
+    assert len(schedule) == (5 if traits.calls == 1 else 9)
+    held, history = [], ()
+    for i in range(len(schedule)):
+        _, history = schedule.advance(normal(SHAPE, 1), i, normal(SHAPE, 2), history, normal(SHAPE, 3))
+        held.append(len(history))
+    assert max(held) == traits.remembers
+    assert any(map(schedule.noise_sigma, range(len(schedule)))) == (traits.eta != "none")
 
 
 def test_a_solver_is_a_function_and_a_row(scheduler_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +205,7 @@ def test_a_solver_is_a_function_and_a_row(scheduler_config: dict[str, Any], monk
     noise = normal(SHAPE, 1) * schedule.init_sigma
     *_, last = denoise(denoiser, noise, schedule, Direct(), Level(0, (40, 48), (40, 48)), seed=1)
     torch.testing.assert_close(last.latents, denoiser.truth, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="allowed: 0 to 1 with ddim, 0 with euler and dpmpp_2m and adams"):
+    with pytest.raises(ValueError, match="allowed: 0 to 1 with ddim and tcd, 0 with adams"):
         make_schedule(scheduler_config, 13, "adams", 0.5)
 
 
@@ -255,9 +259,13 @@ def test_schedules_descend_within_the_training_range(steps: int, spacing: str) -
         ({"beta_schedule": "quadratic"}, {}, "beta_schedule is 'quadratic', allowed: 'linear'"),
         ({"timestep_spacing": "karras"}, {}, "timestep_spacing is 'karras'"),
         ({"prediction_type": "flow"}, {}, "prediction_type is 'flow'"),
-        ({"use_karras_sigmas": True}, {}, "use_karras_sigmas is True, allowed: False"),
-        ({"rescale_betas_zero_snr": True}, {}, "rescale_betas_zero_snr"),
-        ({}, {"solver": "heun"}, "solver is 'heun', allowed: euler, ddim"),
+        ({"use_karras_sigmas": 7}, {}, "use_karras_sigmas is 7, allowed: False, True"),
+        ({"use_karras_sigmas": True, "use_beta_sigmas": True}, {}, "use_karras_sigmas and use_beta_sigmas are both"),
+        ({"rescale_betas_zero_snr": True}, {}, "rescale_betas_zero_snr is True with prediction_type 'epsilon'"),
+        ({"timestep_spacing": "lcm"}, {"num_inference_steps": 51}, "is 51, allowed: 1 to 50 with timestep_spacing lcm"),
+        ({}, {"timesteps": (999, 499)}, "allowed: 10 that fall, from 999 to 0"),
+        ({}, {"timesteps": (999, 1000), "num_inference_steps": 2}, "allowed: 2 that fall"),
+        ({}, {"solver": "heum"}, "solver is 'heum', allowed: euler, ddim"),
         ({}, {"eta": 0.5}, "eta is 0.5 with euler"),
         ({}, {"solver": "ddim", "eta": 1.5}, "eta is 1.5 with ddim"),
         ({}, {"num_inference_steps": 0}, "num_inference_steps is 0, allowed: 1 to 1000"),
@@ -284,15 +292,16 @@ class Toward:
         return (latents - self.truth) / schedule.sigmas[i]
 
 
-@pytest.mark.parametrize("solver", ["euler", "ddim", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_perfect_noise_leads_to_the_picture(scheduler_config: dict[str, Any], solver: Any) -> None:
     config = scheduler_config | {"set_alpha_to_one": True}
     schedule = make_schedule(config, 13, solver)
     denoiser: Any = Toward(normal(SHAPE, 5))
     noise = normal(SHAPE, 1) * schedule.init_sigma
     *_, last = denoise(denoiser, noise, schedule, Direct(), Level(0, (40, 48), (40, 48)), seed=1)
-    assert last.index == 12
-    torch.testing.assert_close(last.latents, denoiser.truth, atol=1e-5, rtol=0)
+    assert last.index == len(schedule) - 1
+    rest = schedule.sigmas[-1] * 4  # tcd ends with the noise of the first timestep
+    torch.testing.assert_close(last.latents, denoiser.truth, atol=1e-5 + rest, rtol=0)
 
 
 def test_gradients_are_off_inside_and_on_between(scheduler_config: dict[str, Any]) -> None:

@@ -123,7 +123,11 @@ class TestDispersion:
 
     @pytest.mark.parametrize(
         ("closeness", "grid"),
-        [(0.05, 3), (1.0, 2), *(pytest.param(*more, marks=pytest.mark.thorough) for more in ((0.0, 3), (0.3, 4)))],
+        [
+            (0.05, 2),
+            (1.0, 2),
+            *(pytest.param(*more, marks=pytest.mark.thorough) for more in ((0.05, 3), (0.0, 3), (0.3, 4))),
+        ],
     )
     def test_matrix_solves_the_least_squares_problem(self, closeness: float, grid: int) -> None:
         matrix = dispersion_matrix(closeness, grid)
@@ -389,16 +393,16 @@ OTHERS = [pytest.param(more, marks=pytest.mark.thorough) for more in ({}, {"laye
 
 @pytest.mark.parametrize("options", [{"disperse_stop": 0.8}, *OTHERS], ids=str)
 def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any, options: Any) -> None:
-    """In one part more, at the start, in the middle and before the last step; and in parts of one step."""
-    schedule, method = make_schedule(scheduler_config, 5, "ddim", 1.0), ScaleCrafter(**options)
-    *_, last = goes_on(denoiser, method, LARGE, schedule, [1, 3, 4])
+    """In one part more, at the start and before the last step; and in parts of one step."""
+    schedule, method = make_schedule(scheduler_config, 4, "ddim", 1.0), ScaleCrafter(**options)
+    *_, last = goes_on(denoiser, method, LARGE, schedule, [1, 3])
     assert last.latents.isfinite().all()
-    assert torch.equal(render(denoiser, method, LARGE, schedule, [1, 2, 3, 4]), last.latents)
+    assert torch.equal(render(denoiser, method, LARGE, schedule, [1, 2, 3]), last.latents)
 
 
 def test_dispersion_works_and_matters(denoiser: Denoiser, scheduler_config: Any) -> None:
     """Also where nothing is dilated any more, with lists of its own, and close to the kernel with a heavy weight."""
-    schedule = make_schedule(scheduler_config, 3)
+    schedule = make_schedule(scheduler_config, 2)
     plain = render(denoiser, ScaleCrafter(), LARGE, schedule)
     outputs = [
         render(denoiser, ScaleCrafter(**options), LARGE, schedule)

@@ -30,7 +30,7 @@ from unittest.mock import patch
 
 import yaml
 
-from stages.models.folder import describe
+from stages.models.describe import describe
 from tests.golden import doors
 from tests.golden.moved import differences
 
@@ -78,12 +78,16 @@ def root_of(name: str) -> Path:
 
 @contextlib.contextmanager
 def models_linked(home: Path) -> Iterator[None]:
-    """Let a home name the models of `tests/golden/models`, folders with configuration and no weights, in the body."""
+    """Let a home name the models of `tests/golden/models`, in the body.
+
+    They are folders without weights and with a few fields of a configuration, of which no UNet can be made.
+    """
     (home / "models").symlink_to(doors.GOLDEN / "models", target_is_directory=True)
     weightless = functools.partial(describe, has_weights=False)
     with contextlib.ExitStack() as stack:
         for module in ("flows.rendering.job", "flows.compare.layout", "flows.evaluate.layout"):
             stack.enter_context(patch(f"{module}.describe", weightless))
+        stack.enter_context(patch("flows.rendering.job.check_methods"))
         yield
 
 

@@ -40,7 +40,7 @@ GIB = 2**30
 SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.3]}  # one stage a level to trace
 CPU = torch.device("cpu")
-SLOW = pytest.mark.slow
+THOROUGH = pytest.mark.thorough
 
 
 def render(home: Path, **options: Any) -> Result:
@@ -194,7 +194,7 @@ def test_a_budget_changes_rounding_at_most_and_is_in_the_manifest(plain: Result,
 QUICK = ("freescale", "demofusion")
 
 
-@pytest.mark.parametrize("method", [*QUICK, *(pytest.param(m, marks=SLOW) for m in METHODS if m not in QUICK)])
+@pytest.mark.parametrize("method", [*QUICK, *(pytest.param(m, marks=THOROUGH) for m in METHODS if m not in QUICK)])
 def test_the_rough_bound_is_one(method: str, tmp_path: Path) -> None:
     """Where it says that memory is plentiful nothing is traced, so it must be above every trace."""
     spec = make_spec(SMALL | {"steps": 2, "method": {"name": method}})
@@ -221,7 +221,7 @@ def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
     assert next_saving("", (), RunOptions()) is None
 
 
-@pytest.mark.parametrize("failures", [4, 1, *(pytest.param(n, marks=pytest.mark.thorough) for n in (2, 3))])
+@pytest.mark.parametrize("failures", [4, *(pytest.param(n, marks=THOROUGH) for n in (1, 2, 3))])
 def test_out_of_memory_takes_the_next_saving_and_the_pixels_stay(
     failures: int, plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +347,7 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library keeps freed memory in its own way")
+@pytest.mark.thorough
 def test_a_worker_of_dask_keeps_freed_memory_as_any_process_does() -> None:
     """Pages that 50 tensors of 4 MiB, made one after another, are faulted in on; 1,024 make up one of them."""
     script = """

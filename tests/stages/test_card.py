@@ -11,7 +11,8 @@ import pytest
 from freescale import METHODS
 from stages.errors import SpecError
 from stages.models.card import merged, method_values, values_for
-from stages.models.folder import EMBEDDED_MODELS, TURBO, VIDEO
+from stages.models.folder import EMBEDDED_MODELS, VIDEO
+from stages.models.presets import FEW_STEPS
 
 CARD = Path("folder") / "freescale.json"
 KEYED = {"freescale": {"restart": 0.9, "upsample": "rgb"}, "*": {"freeu": None}}
@@ -61,7 +62,9 @@ def test_what_no_method_has_is_refused_with_the_cards_path(given: Any, says: str
         method_values(given, CARD)
 
 
-@pytest.mark.parametrize("values", [*(folder / "freescale.json" for folder in EMBEDDED_MODELS.values()), TURBO, VIDEO])
+@pytest.mark.parametrize(
+    "values", [*(folder / "freescale.json" for folder in EMBEDDED_MODELS.values()), FEW_STEPS, VIDEO]
+)
 def test_our_own_values_are_keyed_and_known(values: Any) -> None:
     given = json.loads(values.read_text(encoding="utf-8"))["method"] if isinstance(values, Path) else values
     assert set(given) <= {*METHODS, "*"}

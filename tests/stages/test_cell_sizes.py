@@ -54,7 +54,7 @@ def test_the_factor_is_the_configurations() -> None:
     assert cell_of({"latent_channels": 4}) == 8
 
 
-@pytest.mark.parametrize(("blocks", "size"), [(3, (104, 72)), (5, (512, 256))])
+@pytest.mark.parametrize(("blocks", "size"), [(3, (104, 72)), pytest.param(5, (512, 256), marks=pytest.mark.thorough)])
 def test_a_render_has_the_size_asked_for(blocks: int, size: tuple[int, int], tmp_path: Path) -> None:
     folder, (width, height) = folder_of(tmp_path, blocks), size
     home = Home(tmp_path / "home")

@@ -61,6 +61,7 @@ def test_raft_has_the_same_numbers_and_is_found(raft_file: Path, tmp_path: Path)
         assert torch.equal(load_flow(made, CPU)(*pair), net(*pair))
 
 
+@pytest.mark.thorough
 def test_i3d_as_published_has_no_counts_and_may_be_half(tmp_path: Path) -> None:
     state = {n: x.half() for n, x in random_weights(I3D(), 2).items() if not n.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "i3d_pretrained_400.pt")

@@ -90,6 +90,14 @@ def test_kinds_are_kept_apart(home: Path) -> None:
     assert find("lora", "same", home) == lora
 
 
+def test_a_file_in_a_folder_of_another_kind_is_found_by_what_it_holds(home: Path) -> None:
+    vae = written(home / "models" / "xl.vae.safetensors", VAE)
+    written(home / "models" / "xl.safetensors")
+    assert find("vae", "xl.vae", home) == vae
+    with pytest.raises(SpecError, match="'xl' is not a file"):
+        find("vae", "xl", home)
+
+
 def test_a_folder_of_a_model_is_one_file_and_what_is_below_metrics_is_none(home: Path) -> None:
     written(home / "models" / "xl" / "unet" / "a.safetensors")
     (home / "models" / "xl" / "model_index.json").write_text("{}")

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from flows.home import Home
 from flows.rendering.stop import StopEvent
 from freescale import METHODS
 from freescale.methods.freescale import FreeScale
+from stages.denoise import DenoiseStage
 from stages.models.load import Models, describe
 from stages.plan import Plan, make_plan
 from stages.runner import Interrupted, Runner
 from stages.spec import ModelSpec, RunOptions, make_spec
 from tests.homes import copy_before
+from tests.toys import points
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,11 +64,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("unstopped")
 
 
+EARLY: dict[str, dict[str, Any]] = {  # so that every stage has steps to do
+    "freescale": {"restart": 0.3, "dilation": (0.0, 0.7)},
+    "scalediff": {"restart": 0.3},
+    "swift": {"steps": 4, "start_timestep": 600.0},
+    "draft": {"steps": 4},
+    "rectifiedhr": {"first": 0.5},
+}
+STEPS = {"rectifiedhr": 8, "frecas": 20}  # of which the last level takes four
+
+
 def plan_of(name: str, models: Models, **changes: Any) -> Plan:
-    method = {"name": name} | (
-        {"restart": 0.3, "dilation": (0.0, 0.7)} if name == "freescale" else {}
-    )  # early: every stage has steps to do
-    return make_plan(make_spec(SMALL | {"method": method} | changes), models.info)
+    method = {"name": name, **EARLY.get(name, {})}
+    steps = {"steps": STEPS.get(name, SMALL["steps"])}
+    return make_plan(make_spec(SMALL | {"method": method} | steps | changes), models.info)
 
 
 def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[Tensor, int]:
@@ -81,7 +93,13 @@ def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[T
             stops += 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+NAMES = points(
+    [name for name, method in METHODS.items() if not method.in_pixels],
+    kept=lambda name: name in ("freescale", "scalecrafter", "swift"),  # all of them without the runner, too
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_stopped_and_resumed_is_the_same_picture(name: str, models: Models, home: Path, tmp_path: Path) -> None:
     plan = plan_of(name, models)
     last = len(plan.sizes) - 1
@@ -96,6 +114,35 @@ def test_stopped_and_resumed_is_the_same_picture(name: str, models: Models, home
     assert torch.equal(broken, whole)
 
 
+def test_enlarge_has_the_pixels_of_level_zero(models: Models, home: Path) -> None:
+    plan = plan_of("enlarge", models)
+    assert [call.label for call in plan.calls if call.level] == ["enlarge 1", "export 1"]
+    runner = Runner(Home(home).store, models, RunOptions(), Stopper(0, set()))
+    outcomes: dict[str, Outcome] = {}
+    small, large = (runner.read(export.parents["image"], outcomes)["image"].float() for export in plan.exports)
+    wanted = F.interpolate(small, size=(192, 224), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(large, wanted, atol=2e-3, rtol=0)  # float16
+
+
+def test_the_walks_of_the_plan(models: Models) -> None:
+    """Level 0 of `swift` is that of every method where it is not left early."""
+    calls = {name: plan_of(name, models, steps=10).calls for name in ("swift", "freescale", "rectifiedhr", "frecas")}
+    steps = {
+        name: {c.level: c.stage.passes for c in of if isinstance(c.stage, DenoiseStage)} for name, of in calls.items()
+    }
+    assert steps["swift"] == {0: 6, 1: 4}
+    assert steps["rectifiedhr"] == {0: 5, 1: 5}
+    assert steps["frecas"] == {0: 8, 1: 2}
+    (whole,) = (
+        c for c in plan_of("swift", models, method={"name": "swift", "leave": 1.0}).calls if c.label == "base_denoise 0"
+    )
+    params = whole.stage.params()
+    assert "walk" not in params
+    plain = next(c for c in plan_of("direct", models, width=136, height=120).calls if c.label == "base_denoise 0")
+    assert params | {"method": 0, "base_size": 0} == plain.stage.params() | {"method": 0, "base_size": 0}
+
+
+@pytest.mark.thorough
 def test_methods_are_different_pictures(models: Models, home: Path) -> None:
     """From a scale that rounds to 2 on."""
     plans = [plan_of(name, models) for name in ("direct", "freescale", "demofusion", "hidiffusion")]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import pytest
 import transformers
+from diffusers.utils import DummyObject
 
 from freescale import make_schedule
 from stages.errors import SpecError
@@ -33,6 +34,7 @@ from stages.models.weights import (
     weight_files,
 )
 from stages.spec import ModelSpec
+from tests.toys import points
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +49,11 @@ def parts_of(root: Path) -> list[Part]:
 PARTS = [part for root in EMBEDDED_MODELS.values() for part in parts_of(root)]
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{part.folder.parts[-3]}-{part.folder.name}")
+def part_id(part: Part) -> str:
+    return f"{part.folder.parts[-3]}-{part.folder.name}"
+
+
+@pytest.mark.parametrize("part", points(PARTS, kept=lambda part: part_id(part) != "shapes_motion-unet"), ids=part_id)
 def test_every_tensor_counts(part: Part) -> None:
     """Each tensor is taken away, given another shape and another kind of numbers in turn, in the header alone."""
     wanted = wanted_tensors(part.kind, json.dumps(part.config))
@@ -113,6 +119,8 @@ def test_every_field_of_a_class_has_its_values_and_its_default_is_one_of_them() 
 def test_a_scheduler_that_says_nothing_is_read_as_its_class_has_it() -> None:
     """But for `clip_sample`, which diffusers' pipelines turn off where a file does not say it."""
     for name, kind in KINDS.items():
+        if isinstance(getattr(diffusers, name), DummyObject):
+            continue  # it needs torchsde, and only then has a signature
         parameters = list(inspect.signature(getattr(diffusers, name).__init__).parameters.values())[1:]
         whole: dict[str, Any] = {each.name: each.default for each in parameters}
         assert set(whole) <= set(table_of(name)), name

@@ -67,9 +67,9 @@ def test_a_models_own_values_leave_a_baseline_as_published(
 @pytest.mark.parametrize(
     ("method", "size"),
     [
-        ({"name": "scalecrafter"}, (256, 256)),  # at 192x128 there is too little to enlarge
+        pytest.param({"name": "scalecrafter"}, (256, 256), marks=pytest.mark.thorough),  # of 192x128 it enlarges little
         (OWN_LAYERS, (192, 128)),
-        ({"name": "fouriscale"}, (192, 128)),
+        pytest.param({"name": "fouriscale"}, (192, 128), marks=pytest.mark.thorough),
         ({"name": "fouriscale", "bucket_rule": "released", "amplify": 2.4}, (192, 128)),
     ],
     ids=str,

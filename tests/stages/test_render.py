@@ -24,7 +24,7 @@ from tests.homes import session_in
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 5}
+SMALL: dict[str, Any] = {"prompt": "a green ring on sand", "seed": 5, "width": 192, "height": 128, "steps": 4}
 SMALL["method"] = {"name": "freescale", "restart": 0.3, "dilation": [0.0, 0.7]}  # early: every stage has steps to do
 
 
@@ -69,7 +69,10 @@ def test_redo_from_the_detail_pass_reuses_everything_before(first: Result, home:
 
 
 @pytest.mark.parametrize("where", ["manifest", "chunk"])
-@pytest.mark.parametrize("stage", ["base_denoise", "highres_denoise", "decode", "export"])
+@pytest.mark.parametrize(
+    "stage",
+    ["base_denoise", "export", *(pytest.param(s, marks=pytest.mark.thorough) for s in ("highres_denoise", "decode"))],
+)
 def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str, stage: str) -> None:
     spec = make_spec(SMALL)
     plan = prepare(spec, Home(home)).plan
@@ -96,7 +99,7 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
     assert store.verify(key) is None
 
 
-@pytest.mark.parametrize(("width", "height"), [(200, 88), (88, 256), (64, 64)])
+@pytest.mark.parametrize(("width", "height"), [pytest.param(200, 88, marks=pytest.mark.thorough), (88, 256), (64, 64)])
 def test_any_aspect(tmp_path: Path, width: int, height: int) -> None:
     result = render(tmp_path, make_spec(SMALL | {"width": width, "height": height, "steps": 3}))
     with Image.open(result.outputs[0]) as picture:

@@ -16,7 +16,7 @@ from flows.home import Home
 from flows.rendering.export import export_level
 from flows.rendering.job import prepare
 from flows.rendering.stored import exports_of
-from freescale.enlarge import bicubic_region
+from freescale.enlarge import enlarged_region
 from freescale.forward_process import normal
 from stages import decode, export, upscale
 from stages.decode import DecodeVideo
@@ -159,7 +159,7 @@ def test_bicubic_by_regions_is_the_whole_enlargement(target: tuple[int, int]) ->
     for top in range(0, target[0], 7):
         for left in range(0, target[1], 10):
             rows, columns = (top, min(top + 7, target[0])), (left, min(left + 10, target[1]))
-            found[..., slice(*rows), slice(*columns)] = bicubic_region(read, (23, 17), target, rows, columns)
+            found[..., slice(*rows), slice(*columns)] = enlarged_region(read, (23, 17), target, rows, columns)
     torch.testing.assert_close(found, whole, atol=2e-5, rtol=0)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from storage import ArtifactStore, Checkpoints, Unfinished, fingerprint
+from tests.bucket_server import bucket_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -71,7 +72,14 @@ def put_video(
 
 
 @pytest.fixture(scope="session")
-def processes() -> Iterator[Processes]:
+def server() -> Iterator[str]:
+    """The address of a server of buckets; the environment says it to this process and to those of `processes`."""
+    with bucket_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def processes(server: str) -> Iterator[Processes]:
     processes = Processes()
     yield processes
     processes.close()

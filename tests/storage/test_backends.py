@@ -28,31 +28,17 @@ from storage import (
 )
 from storage import prune as pruning
 from storage.bucket import Bucket
-from tests.bucket_server import bucket_server
 from tests.storage.conftest import Processes, put_video
 from tests.storage.test_processes import lines, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from storage import Backend
 
 KILLS = 6
 SEEN = iter(range(10**6))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with bucket_server() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def processes(server: str) -> Iterator[Processes]:
-    found = Processes()
-    yield found
-    found.close()
 
 
 @pytest.fixture(params=["disk", "bucket"])

@@ -184,6 +184,7 @@ print("committed", committed)
 """
 
 
+@pytest.mark.thorough
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     """4 MiB of memory as a file system of our own, where the kernel lets us have one."""
     mount = 'mount -t tmpfs -o size=4m none "$1"'

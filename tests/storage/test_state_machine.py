@@ -52,19 +52,18 @@ from storage.bucket import Bucket
 from storage.bucket_lease import Sighting
 from storage.manifest import StepRecord
 from storage.prune import Leftover, survey, sweep
-from tests.bucket_server import bucket_server
 from tests.disk import Disk as WatchedDisk
 from tests.disk import Op
-from tests.storage.conftest import Processes
 from tests.storage.test_processes import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
 
     from storage import Backend, Manifest, Writer
+    from tests.storage.conftest import Processes
 
 EXAMPLES = int(os.environ.get("STORE_MACHINE_EXAMPLES", "0"))
 KEYS = tuple(fingerprint("state machine", number) for number in range(4))
@@ -652,19 +651,6 @@ def changed(data: bytes, how: str, position: int) -> bytes:
     return data[:at] if how == "cut" else data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with bucket_server() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def processes(server: str) -> Iterator[Processes]:
-    found = Processes()
-    yield found
-    found.close()
-
-
 def check(
     backend_of: Callable[[int, Path], Callable[[str], Backend]], tmp_path: Path, processes: Processes, few: int
 ) -> None:
@@ -689,9 +675,12 @@ def _nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_lease, "HEARTBEAT_SECONDS", NEVER)
 
 
-def test_a_folder_does_what_the_model_says(tmp_path: Path, processes: Processes) -> None:
-    check(lambda _, base: lambda name: Disk(base / "store"), tmp_path, processes, few=16)
+@pytest.mark.parametrize("few", [8, pytest.param(40, marks=pytest.mark.thorough)])
+def test_a_folder_does_what_the_model_says(tmp_path: Path, processes: Processes, few: int) -> None:
+    check(lambda _, base: lambda name: Disk(base / "store"), tmp_path, processes, few)
 
 
-def test_a_bucket_does_what_the_model_says(tmp_path: Path, processes: Processes) -> None:
-    check(lambda number, base: lambda name: Bucket(f"s3://studio/{number}", base / name), tmp_path, processes, few=6)
+@pytest.mark.parametrize("few", [3, pytest.param(15, marks=pytest.mark.thorough)])
+def test_a_bucket_does_what_the_model_says(tmp_path: Path, processes: Processes, few: int) -> None:
+    place = f"s3://studio/machine-{few}"
+    check(lambda number, base: lambda name: Bucket(f"{place}-{number}", base / name), tmp_path, processes, few)

@@ -84,7 +84,7 @@ class DemoFusion(Method):
         """Return the method at its defaults: a phase starts from its reference, noised to the first step."""
         return DemoFusion()
 
-    def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
+    def told_size(self, sizes: Sequence[Size], base_size: Size, level: int = 0) -> Size:
         """Return the size of the last phase, in all of them, as released."""
         return sizes[-1] if self.size_ids == "target" else sizes[0]
 

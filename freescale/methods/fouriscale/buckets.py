@@ -50,7 +50,10 @@ def bucket_for(size: Size, base_size: Size, rule: BucketRule = "nearest") -> Siz
         return min(buckets, key=lambda bucket: (round(_bend(size, bucket), 9), _padding(size, bucket)))
     even = [b for b in buckets if len(set(_times(size, b))) == 1]
     if not even:
-        raise ValueError(f"size is {size[1]}x{size[0]}, allowed by the released rule: up to four times as long as wide")
+        raise ValueError(
+            f"bucket_rule is 'released' at {size[1]}x{size[0]}, allowed: sizes up to four times as long as wide; "
+            "'nearest' takes this one"
+        )
     return min(even, key=lambda bucket: _padding(size, bucket))
 
 

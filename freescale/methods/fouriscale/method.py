@@ -23,15 +23,16 @@ from freescale.methods.fouriscale.fourier_dilation import FourierDilation, fouri
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from freescale.cascade import Level, Size
     from freescale.guidance import Denoiser, Side
     from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.solvers import Solver
+    from freescale.unet_patches import Patch
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class FouriScale(Method):
     """Low-passed dilation in two strengths; a field that is None has the released value for the kind of UNet."""
 
     name: ClassVar[str] = "fouriscale"
+    any_unet: ClassVar[bool] = False
     video: ClassVar[bool] = False
 
     layers: tuple[str, ...] | None = None  # blocks or convolutions
@@ -83,9 +85,18 @@ class FouriScale(Method):
         """DDIM with eta = 1, as released."""
         return "ddim", 1.0
 
-    def told_size(self, sizes: Sequence[Size], base_size: Size) -> Size:
+    def told_size(self, sizes: Sequence[Size], base_size: Size, level: int = 0) -> Size:
         """Return the size that the target grows from: a size-conditioned model is told that one."""
         return bucket_for(sizes[-1], base_size, self.bucket_rule)
+
+    def changes(self, unet: nn.Module, moment: Moment) -> Iterator[Patch]:
+        """Yield the dilation of the released layers, or of those that are named, at its strongest."""
+        base = self.base_for(unet, moment.level)
+        scale = whole_scale(moment.level.size, base)
+        setting = self.setting_for(unet, scale)
+        names = tuple(name for layer in setting.layers for name in convs_under(unet, layer))
+        yield fourier_dilate(names, self.treatment(setting, float(scale), moment.level.size, base, 1))
+        yield share_attention_maps(1)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the three branches, or plain guidance once they are equal."""
@@ -104,7 +115,7 @@ class FouriScale(Method):
             with patched(unet, [fourier_dilate(names, treatment), *sharing]):
                 return denoiser.passes(latents, step, schedule, *sides)
 
-        if not denoiser.is_guided:
+        if not denoiser.is_guided(step, schedule):
             return schedule.to_noise(run("positive", "positive")[1], latents, step)
         if denoiser.compute.split_guidance:
             (negative,), (_, positive) = run("negative", weak_rows=0), run("positive", "positive")

@@ -19,7 +19,7 @@ import torch
 
 from freescale.forward_process import generator
 from freescale.methods.base import Method
-from freescale.methods.hidiffusion.rau_net import Layout, layout_of, rau_net
+from freescale.methods.hidiffusion.rau_net import Layout, check_blocks, layout_of, rau_net
 from freescale.methods.hidiffusion.shifted_windows import shifted_windows
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class HiDiffusion(Method):
     """RAU-Net by size class and step, shifted windows at every step."""
 
     name: ClassVar[str] = "hidiffusion"
+    any_unet: ClassVar[bool] = False
     video: ClassVar[bool] = False
 
     rad: Span | None = None  # None: as released for the UNet and the size; (0, 0): never
@@ -77,6 +78,7 @@ class HiDiffusion(Method):
 
         def reduced(unet: nn.Module) -> AbstractContextManager[None]:
             """Reduce the deep grids by the factors for the layout of this UNet."""
+            check_blocks(unet)
             return rau_net(*self.reductions(moment, layout_of(unet)))(unet)
 
         yield reduced

@@ -39,6 +39,16 @@ def first_attended(unet: Any) -> int:
     return 0 if layout_of(unet) == "sd" else 1
 
 
+def check_blocks(unet: Any) -> None:
+    """Raise `ValueError` for a UNet without the blocks that the layouts of the release have in common."""
+    downs, ups = list(unet.down_blocks), list(unet.up_blocks)
+    if (levels := len(downs)) < 2 + first_attended(unet):
+        raise ValueError(f"the UNet has {levels} levels, allowed: one or more below the first with attention")
+    for name, block, least in (("down_blocks.1", downs[1], 1), (f"up_blocks.{levels - 2}", ups[levels - 2], 2)):
+        if (count := len(_attentions(block))) < least:
+            raise ValueError(f"{name} of the UNet has {count} attentions, allowed: {least} or more")
+
+
 def rau_net(rad: int = 1, pool: int = 1) -> Patch:
     """Divide the grids by `rad` from the first attended downsampler on, and by `pool` in `down_blocks.1` and below.
 

@@ -17,13 +17,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from freescale.dilation import convs_under
 from freescale.methods.base import Method
 from freescale.methods.scalecrafter.redilation import factors_under, redilate_convs
 from freescale.methods.scalecrafter.settings import Layers, Setting, setting_for, topology_of
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
 
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
@@ -36,6 +39,7 @@ class ScaleCrafter(Method):
     """Re-dilation, noise-damped guidance and, if asked, convolution dispersion; stops are shares of the schedule."""
 
     name: ClassVar[str] = "scalecrafter"
+    any_unet: ClassVar[bool] = False
 
     layers: Layers | None = None  # (block or convolution, factor)
     dilate_stop: float | None = None  # released: 0.4 to 0.74
@@ -65,12 +69,21 @@ class ScaleCrafter(Method):
         """DDIM with eta = 1, as released."""
         return "ddim", 1.0
 
+    def changes(self, unet: nn.Module, moment: Moment) -> Iterator[Patch]:
+        """Yield the changes of both nets; every layer that is named must be there, whether a step uses it or not."""
+        named = (block for layers in (self.layers, self.ndcfg_layers) for block, _ in layers or ())
+        for block in (*named, *(self.disperse_layers or ())):
+            convs_under(unet, block)
+        setting = self.setting_at(unet, moment)
+        yield self.strong(unet, setting, moment)
+        yield self.weak(unet, setting, moment)
+
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the re-dilated UNet, noise-damped in the first steps."""
         schedule, step = moment.schedule, moment.step
         setting = self.setting_at(denoiser.unet, moment)
         with patched(denoiser.unet, [self.strong(denoiser.unet, setting, moment)]):
-            if not denoiser.is_guided or step >= schedule.step_at(setting.ndcfg_stop):
+            if not denoiser.is_guided(step, schedule) or step >= schedule.step_at(setting.ndcfg_stop):
                 return denoiser(latents, step, schedule)
             negative, positive = denoiser.pair(latents, step, schedule)
         with patched(denoiser.unet, [self.weak(denoiser.unet, setting, moment)]):

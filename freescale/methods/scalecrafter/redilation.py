@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from freescale.dilation import convs_under
 from freescale.unet_patches import call_convs, dilated
@@ -23,7 +22,7 @@ from freescale.unet_patches import call_convs, dilated
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from freescale.unet_patches import ConvCall, Patch
 
@@ -86,7 +85,7 @@ def _dispersed(conv: Any, closeness: float) -> Iterator[None]:
     weight, padding = conv.weight, conv.padding
     matrix = dispersion_matrix(closeness).to(weight.device, torch.promote_types(weight.dtype, torch.float32))
     kernel = (weight.flatten(2).to(matrix) @ matrix.mT).view(*weight.shape[:2], 5, 5).to(weight.dtype)
-    conv.weight, conv.padding = nn.Parameter(kernel, requires_grad=False), (2, 2)
+    conv.weight, conv.padding = torch.nn.Parameter(kernel, requires_grad=False), (2, 2)
     try:
         yield
     finally:

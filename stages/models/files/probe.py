@@ -23,6 +23,7 @@ from stages.models.files.shapes import (
     vae_config,
     vector_width,
 )
+from stages.models.predicted import Header, detected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 RESOLUTION = re.compile(r"(\d{3,4})x(\d{3,4})")  # of modelspec.resolution: width, height
 MARKS = ("v_pred", "ztsnr")
-V_SAYS, EPSILON_SAYS = ("v", "v_prediction", "v-prediction"), ("epsilon", "eps")
 
 
 def probe(header: FileHeader) -> FileInfo:
@@ -134,15 +134,8 @@ def _described(header: FileHeader, family: Family, parts: Mapping[str, NetworkFi
 
 def prediction_of(header: FileHeader) -> tuple[str | None, str]:
     """Return what the header says that the UNet predicts, None for nothing, and the reason in words."""
-    if "v_pred" in header.tensors:
-        return "v_prediction", "v_prediction, it has the tensor v_pred"
-    said = header.metadata.get("modelspec.prediction_type", "").strip().lower()
-    if said in (*V_SAYS, *EPSILON_SAYS):
-        found = "v_prediction" if said in V_SAYS else "epsilon"
-        return found, f"{found}, its metadata has modelspec.prediction_type = {said}"
-    if header.metadata.get("modelspec.architecture", "").startswith("stable-diffusion-v2-768-v"):
-        return "v_prediction", "v_prediction, its metadata has modelspec.architecture = stable-diffusion-v2-768-v"
-    return None, "the header says nothing"
+    found = detected(Header([mark for mark in MARKS if mark in header.tensors], header.metadata))
+    return (found.type, f"{found.type}, {found.why}") if found.is_sure else (None, "the header says nothing")
 
 
 def _native(header: FileHeader, family: Family, prediction: str | None) -> tuple[tuple[int, int], str]:

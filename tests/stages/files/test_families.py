@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,10 @@ def refused(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=[pytest.mark.thorough] if f in ("Segmind Vega", "KOALA-1B") else []) for f in PUBLISHED],
+    [
+        pytest.param(f, marks=[pytest.mark.thorough] if f in ("Segmind Vega", "KOALA-700M", "KOALA-1B") else [])
+        for f in PUBLISHED
+    ],
 )
 def test_a_unet_is_configured_as_it_was_published(family: str, tmp_path: Path) -> None:
     """Its network has the names and shapes of the published one, and its heads."""
@@ -47,7 +51,9 @@ def test_a_unet_is_configured_as_it_was_published(family: str, tmp_path: Path) -
     assert heads[0] == heads[1]
 
 
-@pytest.mark.parametrize("family", WHOLE)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[pytest.mark.thorough] if f == "Stable Diffusion 1.x" else []) for f in WHOLE]
+)
 def test_a_header_suffices_for_a_plan(family: str, tmp_path: Path) -> None:
     file = write_header(tmp_path / "model.safetensors", full_shapes(family))
     info = describe(ModelSpec(name=str(file)), tmp_path / "home", has_weights=False)
@@ -187,6 +193,33 @@ holds no UNet that is known (1 tensors, such as weight) = weight
 def test_a_file_that_is_no_model_is_told_by_its_name(line: str, tmp_path: Path) -> None:
     said, names = line.split(" = ")
     assert said in refused(tmp_path / "x.safetensors", dict.fromkeys(names.split(), (2, 2)))
+
+
+def test_text_encoders_of_old_files_and_in_files_of_their_own_are_found(tmp_path: Path) -> None:
+    """Stable Diffusion's first files have no `text_model.`; ComfyUI keeps each encoder in a file of its own."""
+    old = {name.replace(".text_model.", "."): shape for name, shape in full_shapes("Stable Diffusion 1.x").items()}
+    file = write_header(tmp_path / "old.safetensors", old)
+    info = describe(ModelSpec(name=str(file)), tmp_path / "home", has_weights=False)
+    assert info.networks["text_encoder"].prefix == "cond_stage_model.transformer."
+    whole, folder = full_shapes("SDXL"), tmp_path / "clip"
+    folder.mkdir()
+    for name, prefix in (
+        ("clip_l", "conditioner.embedders.0.transformer."),
+        ("clip_g", "conditioner.embedders.1.model."),
+    ):
+        own = {n.removeprefix(prefix): s for n, s in whole.items() if n.startswith(prefix)}
+        write_header(folder / f"{name}.safetensors", own)
+    rest = write_header(tmp_path / "x.safetensors", {n: s for n, s in whole.items() if "conditioner" not in n})
+    spec = ModelSpec(name=str(rest), text_encoders=str(folder))
+    found = describe(spec, tmp_path / "home", has_weights=False).networks
+    assert found["text_encoder"].path.name == "clip_l.safetensors"
+    assert found["text_encoder_2"].path.name == "clip_g.safetensors"
+
+
+def test_what_is_known_of_a_model_travels_to_other_processes(tmp_path: Path) -> None:
+    file = write_header(tmp_path / "x.safetensors", full_shapes("Stable Diffusion 1.x"))
+    info = describe(ModelSpec(name=str(file)), tmp_path / "home", has_weights=False)
+    assert pickle.loads(pickle.dumps(info)) == info
 
 
 @pytest.mark.parametrize("cut", range(3))

@@ -19,6 +19,7 @@ from stages.spec import ModelSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+CPU, SECOND = torch.device("cpu"), "text_encoder_2"
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
@@ -61,15 +62,12 @@ def test_the_weights_are_found_whatever_their_files_are_called(change: object, t
     shutil.copytree(EMBEDDED, model)
     assert callable(change)
     change(model)
-    models = [
-        Models(describe(ModelSpec(name=name), tmp_path), "float32", torch.device("cpu"))
-        for name in (str(model), "shapes")
-    ]
-    for part in ("unet", "vae"):
-        found, wanted = (getattr(each, part).state_dict() for each in models)
-        assert all(torch.equal(found[name], each) for name, each in wanted.items())
-    found, wanted = (each.text_encoder("text_encoder_2").state_dict() for each in models)
-    assert all(torch.equal(found[name], each) for name, each in wanted.items())
+    found, wanted = (
+        Models(describe(ModelSpec(name=name), tmp_path), "float32", CPU) for name in (str(model), "shapes")
+    )
+    for one, other in ((found.vae, wanted.vae), (found.text_encoder(SECOND), wanted.text_encoder(SECOND))):
+        state = one.state_dict()
+        assert all(torch.equal(state[name], each) for name, each in other.state_dict().items())
 
 
 def test_two_variants_and_no_plain_file_are_refused_with_both(tmp_path: Path) -> None:
@@ -113,4 +111,4 @@ def test_a_snapshot_of_links_in_the_hubs_cache_is_a_model(
     info = describe(ModelSpec(name="someone/shapes", revision=revision), tmp_path)
     assert info.folder == snapshot
     assert info.fingerprints == describe(ModelSpec(), tmp_path).fingerprints
-    assert Models(info, "float32", torch.device("cpu")).vae.config.latent_channels == 4
+    assert Models(info, "float32", CPU).vae.config.latent_channels == 4

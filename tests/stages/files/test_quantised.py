@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 from flows.rendering.job import prepare
 from stages.errors import SpecError
 from stages.models.files.header import read_header
+from stages.models.files.open import load_network
 from stages.models.files.quantised import scales_of
 from stages.models.folder import EMBEDDED, describe
 from stages.models.load import Models
 from stages.plan import make_plan
 from stages.planner.estimate import estimate
+from stages.planner.skeleton import part_weights
 from stages.spec import ModelSpec, RunOptions, make_spec
 from tests.checkpoints import shapes_original, write_header
 from tests.homes import session_in
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CPU = torch.device("cpu")
-UNET = "model.diffusion_model."
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
 FP8 = torch.float8_e4m3fn
 
 
@@ -38,12 +40,19 @@ def unet_of(file: Path, home: Path) -> dict[str, Tensor]:
     return found
 
 
+def vae_of(file: Path, home: Path) -> dict[str, Tensor]:
+    network = describe(ModelSpec(name=str(file), config=str(EMBEDDED)), home).networks["vae"]
+    found: dict[str, Tensor] = load_network(network, torch.float32).state_dict()
+    return found
+
+
 def is_matrix(name: str, tensor: Tensor) -> bool:
-    return name.startswith(UNET) and tensor.ndim in (2, 4)
+    """Whether a tensor is one of the smallest network's that such files have in 8 bits."""
+    return name.startswith(VAE) and tensor.ndim in (2, 4)
 
 
 def quantised(spelling: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
-    """Return `shapes` with 8-bit floats in its UNet, the same numbers in float32, and the metadata."""
+    """Return `shapes` with 8-bit floats in its VAE, the same numbers in float32, and the metadata."""
     tensors, floats, metadata = dict(shapes_original()), dict(shapes_original()), {}
     for name, each in shapes_original().items():
         if not is_matrix(name, each):
@@ -73,19 +82,19 @@ def test_eight_bit_floats_are_read_with_their_scales(spelling: str, tmp_path: Pa
     file, whole = tmp_path / "fp8.safetensors", tmp_path / "float.safetensors"
     save_file(tensors, file, metadata or None)
     save_file({name: each.contiguous() for name, each in floats.items()}, whole)
-    found, wanted = unet_of(file, tmp_path), unet_of(whole, tmp_path)
+    found, wanted = vae_of(file, tmp_path), vae_of(whole, tmp_path)
     assert all(torch.equal(found[name], each) for name, each in wanted.items())
 
 
-def test_another_scale_is_another_unet(tmp_path: Path) -> None:
+def test_another_scale_is_another_part(tmp_path: Path) -> None:
     tensors, _, _ = quantised("scale_weight")
     prints = []
     for factor in (1, 2):
-        name = f"{UNET}out.2.scale_weight"
+        name = f"{VAE}decoder.conv_out.scale_weight"
         save_file({**tensors, name: tensors[name] * factor}, tmp_path / f"{factor}.safetensors")
         spec = ModelSpec(name=str(tmp_path / f"{factor}.safetensors"), config=str(EMBEDDED))
         prints.append(describe(spec, tmp_path).fingerprints)
-    assert {part for part in prints[0] if prints[0][part] != prints[1][part]} == {"unet"}
+    assert {part for part in prints[0] if prints[0][part] != prints[1][part]} == {"vae"}
 
 
 OTHERS = """
@@ -137,7 +146,7 @@ def test_scales_of_another_form_are_refused(shapes: Any, dtypes: Any, said: str,
 
 # --- 8 bits as a dtype --------------------------------------------------------------------------------------------
 
-SMALL: dict[str, Any] = {"prompt": "a green ring", "width": 192, "height": 128, "steps": 4}
+SMALL: dict[str, Any] = {"prompt": "a green ring", "width": 160, "height": 128, "steps": 2}
 
 
 def test_a_unet_stored_in_eight_bits_computes_in_sixteen(tmp_path: Path) -> None:
@@ -150,6 +159,7 @@ def test_a_unet_stored_in_eight_bits_computes_in_sixteen(tmp_path: Path) -> None
     assert next(stored.parameters()).dtype == torch.bfloat16
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["freescale", "scalecrafter"])
 def test_a_render_in_eight_bits_is_one_of_its_own_and_the_same_each_time(method: str, tmp_path: Path) -> None:
     """Also with methods that read or replace the kernels of convolutions."""
@@ -163,13 +173,13 @@ def test_a_render_in_eight_bits_is_one_of_its_own_and_the_same_each_time(method:
 
 
 def test_a_plan_counts_what_is_stored(tmp_path: Path) -> None:
-    weights = {}
-    for dtype in ("bfloat16", "float8_e4m3fn"):
-        spec = make_spec(SMALL | {"model": {"name": "shapes", "dtype": dtype}})
-        plan = make_plan(spec, describe(spec.model, tmp_path))
-        denoising = next(call for call in plan.calls if call.stage.name == "base_denoise")
-        weights[dtype] = estimate(denoising, plan.info, RunOptions()).weights
-    assert 0.5 < weights["float8_e4m3fn"] / weights["bfloat16"] < 0.52
+    info = describe(ModelSpec(), tmp_path)
+    stored, whole = (part_weights(info, "unet", dtype) for dtype in (FP8, torch.bfloat16))
+    assert 0.5 < stored / whole < 0.52
+    spec = make_spec(SMALL | {"model": {"name": "shapes", "dtype": "float8_e4m3fn"}, "width": 64, "height": 64})
+    plan = make_plan(spec, info)
+    denoising = next(call for call in plan.calls if call.stage.name == "base_denoise")
+    assert estimate(denoising, info, RunOptions(), "cuda").weights == stored
 
 
 # --- GGUF ---------------------------------------------------------------------------------------------------------

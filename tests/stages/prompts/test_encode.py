@@ -133,7 +133,9 @@ def test_clip_skip(models: dict[str, Models]) -> None:
             found = encode_prompts(own, "a b", None, TextSettings(skip=layers_skipped(skip, own.info)))
             wanted = torch.cat([each[-max(skip, usual)] for each in states], -1)
             assert torch.equal(found["prompt_embeds"], wanted), (kind, skip)
-    with pytest.raises(SpecError, match="clip_skip: 5 is more than the text encoders of sd15 allow; 1 to 4 work"):
+    with pytest.raises(
+        SpecError, match=r"model.clip_skip: 5 is more than the text encoders of sd15 allow; 1 to 4 work"
+    ):
         layers_skipped(5, models["sd15"].info)
 
 

@@ -1,0 +1,53 @@
+"""The options of noise levels, of presets, and of what a model predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from flows.cli.options import MODEL, SAMPLING, text
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How a model is sampled, beyond steps, guidance and solver."""
+
+    preset: Annotated[
+        str | None,
+        text(
+            SAMPLING,
+            "NAME",
+            "How a few-step model is sampled: turbo, lightning-1, -2, -4, -8, hyper-1, -2, -4, -8, hyper-cfg-8, -12, "
+            "lcm, dmd2 or dmd2-1. Other options win. Default: none.",
+        ),
+    ] = None
+    sigmas: Annotated[
+        str | None,
+        text(SAMPLING, "NAME", "Noise levels: auto, uniform, karras, exponential or beta. Default: auto, the model's."),
+    ] = None
+    timestep_spacing: Annotated[
+        str | None,
+        text(
+            SAMPLING,
+            "NAME",
+            "Of even timesteps: auto, leading, trailing, linspace, sgm_uniform or lcm. Default: auto, the model's.",
+        ),
+    ] = None
+    timesteps: Annotated[
+        str | None, text(SAMPLING, "NUMBERS", "Every timestep, falling: 999,749,499,249. Default: by spacing.")
+    ] = None
+    guidance_interval: Annotated[
+        str | None,
+        text(SAMPLING, "START:END", "Shares of the steps between which guidance is on: 0.2:0.8. Default: all steps."),
+    ] = None
+    prediction: Annotated[
+        str | None,
+        text(
+            MODEL,
+            "NAME",
+            "What the UNet predicts: auto, epsilon, v_prediction or sample. Default: what the model says.",
+        ),
+    ] = None
+    ztsnr: Annotated[
+        str | None, text(MODEL, "NAME", "Zero terminal SNR: auto, on or off. Default: what the model says.")
+    ] = None

@@ -1,0 +1,78 @@
+"""Remarks on sampling before renders start: a nearest solver, what a model predicts, steps that are not a preset's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.denoise import DenoiseStage
+from stages.models.presets import PRESETS, named_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flows.rendering.job import Job
+    from stages.denoise import Sampling
+
+STRONG = 5.0  # guidance from which zero terminal SNR overexposes (arXiv:2305.08891, section 3.4)
+NOISE_ALONE = 0.9  # of the training time: a restart there keeps next to nothing of the level below
+
+
+def sampling_remarks(job: Job) -> Iterator[str]:
+    """Yield a sentence for each thing about the solver, the prediction or the steps that a person may not expect."""
+    stages = [call.stage for call in job.plan.calls if isinstance(call.stage, DenoiseStage)]
+    if not stages:
+        return
+    spec, info, sampling = job.spec, job.plan.info, stages[0].sampling
+    published = None if info.is_video else spec.method.build().solver
+    if info.scheduler_remark and spec.solver == "auto" and published is None:
+        yield info.scheduler_remark
+    yield from _prediction(job, sampling)
+    yield from _preset(job, sampling)
+    schedule = sampling.schedule_on(info.scheduler)
+    above = [stage for stage in stages if stage.level and stage.start == 0]
+    if above and schedule.timesteps[0] >= NOISE_ALONE * schedule.num_train_timesteps and len(schedule) == 1:
+        yield "with one step a higher level begins from noise, and keeps little of the one below; more steps keep more"
+
+
+def _prediction(job: Job, sampling: Sampling) -> Iterator[str]:
+    """Remarks on what the UNet predicts."""
+    found = job.plan.info.prediction
+    if found is None:
+        return
+    if found.remark:
+        yield found.remark
+    elif not found.is_sure:
+        yield f"the file does not say what it predicts: {found.type} is planned, and a probe decides before the render"
+    if not found.ztsnr:
+        return
+    if sampling.guidance_scale > STRONG and sampling.guidance_rescale == 0.0:
+        yield (
+            f"with zero terminal SNR a guidance scale of {sampling.guidance_scale:g} makes pictures too bright or too "
+            "dark; --guidance-rescale 0.7 sets that right"
+        )
+    config = job.plan.info.scheduler
+    spacing = config.get("timestep_spacing") if sampling.timestep_spacing == "auto" else sampling.timestep_spacing
+    if spacing in (None, "leading", "lcm") and sampling.sigmas in ("auto", "uniform"):
+        yield (
+            f"timestep_spacing {spacing or 'leading'} does not begin at the last timestep, so zero terminal SNR has no "
+            "effect; --timestep-spacing trailing begins there"
+        )
+
+
+def _preset(job: Job, sampling: Sampling) -> Iterator[str]:
+    """Remarks on a preset with other steps, and on a model whose name speaks of one."""
+    if (asked := job.spec.preset) is not None:
+        preset = PRESETS[asked]
+        if sampling.steps > (preset.most_steps or preset.steps) or (
+            preset.most_steps is None and sampling.steps != preset.steps
+        ):
+            most = f"1 to {preset.most_steps}" if preset.most_steps else f"{preset.steps}"
+            yield f"the preset {asked} is for {most} steps, and {sampling.steps} are taken"
+        return
+    hint = named_in(Path(job.plan.info.name).name)
+    if hint is not None and sampling.steps > (PRESETS[hint].most_steps or PRESETS[hint].steps):
+        yield (
+            f"the name {Path(job.plan.info.name).name} speaks of few steps, and {sampling.steps} are taken; "
+            f"--preset {hint} samples it as its authors do"
+        )

@@ -1,0 +1,48 @@
+"""Plain enlargement: level 0 is sampled at the training size, and its picture is enlarged in pixels. No diffusion.
+
+It is the row that every table needs: objects are those of level 0, and there is no detail that level 0 has not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, get_args
+
+from freescale.cascade import CELL
+from freescale.enlarge import PictureFilter
+from freescale.methods.base import Method
+
+if TYPE_CHECKING:
+    from freescale.cascade import Size
+
+
+@dataclass(frozen=True)
+class Enlarge(Method):
+    """The training size, and its picture enlarged to the target."""
+
+    name: ClassVar[str] = "enlarge"
+    video: ClassVar[bool] = False
+    steady: ClassVar[bool] = True
+    in_pixels: ClassVar[bool] = True
+
+    filter: PictureFilter = "bicubic"
+    freeu: tuple[float, float, float, float] | None = None  # b1, b2, s1, s2
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning."""
+        if self.filter not in get_args(PictureFilter):
+            raise ValueError(f"filter is {self.filter!r}, allowed: {', '.join(get_args(PictureFilter))}")
+
+    @property
+    def picture_filter(self) -> PictureFilter:
+        """The filter."""
+        return self.filter
+
+    def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
+        """Return the training size and the target."""
+        is_larger = size[0] * size[1] > base_size[0] * base_size[1]
+        return (base_size, size) if is_larger else (size,)
+
+    def at_base(self) -> Enlarge:
+        """Return the method with FreeU's field only."""
+        return Enlarge(freeu=self.freeu)

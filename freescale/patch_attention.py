@@ -1,0 +1,150 @@
+"""Neighbourhood patch attention (ScaleDiff, arXiv:2510.25818): self-attention within the span of the training size.
+
+The grid is cut into blocks of half a window, where a window is the grid that the layer saw at the training size. Every
+token is a query once, and the queries of a block attend to the one window around it. So the cost is tokens times
+window, without the overlap that averaged windows pay for (`windows`), and no average hides a seam between blocks:
+`jitter` moves all blocks by less than half a window, anew for each layer and step.
+
+Only self-attention is cut. Convolutions and text see the whole canvas once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+
+from freescale.heads import Heads, attend, is_plain_self_attention, output_of, project, sets_at_once
+from freescale.portions import each
+from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
+from freescale.windows import Grid, window_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+
+    from freescale.unet_patches import Patch, Processor
+
+
+class Block(NamedTuple):
+    """A span of queries along one axis, [first, one past the last), and the first key of its window."""
+
+    first: int
+    stop: int
+    key: int
+
+
+def blocks(length: int, window: int, offset: int = 0) -> tuple[Block, ...]:
+    """Return the blocks of an axis, half a window each, the window of each centred on it and moved inside the axis.
+
+    `offset`, 0 to below window // 2, is the length of a first, shorter block; with 0 there is none.
+    """
+    stride = max(1, window // 2)
+    cuts = sorted({0, *range(offset, length, stride), length})
+    last = length - window
+    return tuple(
+        Block(first, stop, min(max((first + stop - window) // 2, 0), last)) for first, stop in itertools.pairwise(cuts)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PatchAttention:
+    """What one level and step ask of every self-attention."""
+
+    scale: tuple[float, float]  # grid over training grid, (height, width)
+    jitter: Callable[[str], torch.Generator] | None = None  # the stream of a layer
+    window_rows: int | None = None  # most rows of one call (batch rows x blocks); None: what the device takes well
+
+    def axes(self, name: str, grid: Grid) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+        """Return the blocks of the layer `name` along both axes."""
+        window, offsets = window_size(grid, self.scale), (0, 0)
+        if self.jitter is not None:
+            drawn = torch.rand(2, generator=self.jitter(name), dtype=torch.float64)
+            offsets = tuple((drawn * (torch.tensor(window) // 2)).floor().long().tolist())
+        rows, columns = (
+            blocks(*axis) if axis[1] < axis[0] else (Block(0, axis[0], 0),)
+            for axis in zip(grid, window, offsets, strict=True)
+        )
+        return rows, columns
+
+
+def patch_attention(asked: PatchAttention) -> Patch:
+    """Cut every spatial self-attention of a UNet into blocks of queries, each with its window of keys."""
+    grids: dict[str, Grid] = {}
+    return together(
+        record_token_grids(grids),
+        replace_self_attention(lambda name, inner: PatchProcessor(inner, name, grids, asked)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PatchProcessor:
+    """The attention processor: `inner` is the one it stands in for, and does whole grids and cross-attention."""
+
+    inner: Processor
+    name: str  # of the self-attention
+    grids: Mapping[str, Grid]  # by name of its transformer, written before each forward
+    asked: PatchAttention
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Return the attention output (B, h * w, C)."""
+        if is_plain_self_attention(attn, hidden_states, encoder_hidden_states, attention_mask):
+            grid = self.grids[transformer_name(self.name)]
+            rows, columns = self.asked.axes(self.name, grid)
+            window = window_size(grid, self.asked.scale)
+            if window != grid:
+                heads = project(attn, hidden_states)
+                output = output_of(attn, attend_blocks(heads, grid, window, rows, columns, self.asked.window_rows))
+                output = output + hidden_states if attn.residual_connection else output
+                return cast("Tensor", output / attn.rescale_output_factor)
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+
+
+def attend_blocks(
+    heads: Heads,
+    grid: Grid,
+    window: Grid,
+    rows: tuple[Block, ...],
+    columns: tuple[Block, ...],
+    window_rows: int | None = None,
+) -> Tensor:
+    """Return the attention (B, h * w, C) of every token to the window of its block, blocks of a shape together."""
+    output = torch.empty_like(heads.query).flatten(2)
+    for shape in _shapes(rows, columns):
+        tall, wide = (_of_side(axis, n) for axis, n in zip((rows, columns), shape, strict=True))
+        queries = _tokens([b.first for b in tall], [b.first for b in wide], shape, grid)
+        keys = _tokens([b.key for b in tall], [b.key for b in wide], window, grid)
+        at_once = sets_at_once(heads, window[0] * window[1], window_rows)
+        pairs = list(zip(torch.split(queries, at_once), torch.split(keys, at_once), strict=True))
+        for index, around in each(pairs, lambda pair: len(pair[0])):
+            output[:, index.to(output.device)] = attend(heads, index, keys=around)
+    return output
+
+
+def _of_side(axis: tuple[Block, ...], side: int) -> list[Block]:
+    return [block for block in axis if block.stop - block.first == side]
+
+
+def _shapes(rows: tuple[Block, ...], columns: tuple[Block, ...]) -> Iterator[Grid]:
+    """Yield the shapes of the blocks, the largest first."""
+    sides = (sorted({block.stop - block.first for block in axis}, reverse=True) for axis in (rows, columns))
+    yield from itertools.product(*sides)
+
+
+def _tokens(tops: list[int], lefts: list[int], shape: Grid, grid: Grid) -> Tensor:
+    """Return the token numbers (sets, rows * columns) of rectangles of a shape, all tops with all lefts."""
+    y = torch.tensor(tops)[:, None] + torch.arange(shape[0])
+    x = torch.tensor(lefts)[:, None] + torch.arange(shape[1])
+    return (y[:, None, :, None] * grid[1] + x[None, :, None, :]).flatten(2).flatten(0, 1)

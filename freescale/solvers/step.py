@@ -1,0 +1,45 @@
+"""What every solver is given and gives back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+Solver: TypeAlias = str
+"""The name of a row of `SOLVERS`."""
+
+History: TypeAlias = "tuple[Tensor, ...]"
+"""What a solver remembers of the steps before: tensors of the shape of the latents, the newest first."""
+
+SolverStep: TypeAlias = "Callable[[Tensor, Tensor, NoiseLevels, History, Tensor | None], tuple[Tensor, History]]"
+
+PAST = 3  # noise levels before a step that a solver is told
+
+
+class NoiseLevels(NamedTuple):
+    """The noise levels (sigma) around one step."""
+
+    past: tuple[float, ...]  # of up to `PAST` steps before, the newest first; empty at the first step
+    current: float
+    following: float
+    fresh: float = 0.0  # deviation of the noise that the step adds
+
+    @property
+    def previous(self) -> float | None:
+        """One step before; None at the first step."""
+        return self.past[0] if self.past else None
+
+    @property
+    def down(self) -> float:
+        """The level that `fresh` of noise lifts to the following one."""
+        return math.sqrt(self.following**2 - self.fresh**2)
+
+
+def with_noise(latents: Tensor, levels: NoiseLevels, noise: Tensor | None) -> Tensor:
+    """Return the latents with `levels.fresh` of standard normal noise, added in place; as they are without noise."""
+    return latents if noise is None else latents.add_(levels.fresh * noise.to(latents))

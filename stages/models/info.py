@@ -1,0 +1,69 @@
+"""What is known of a model before any of it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stages.models.fields import TEXT_CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from freescale import Solver
+    from stages.adapters.applied import Adapter
+    from stages.models.card import MethodValues
+    from stages.models.files.record import FileInfo, NetworkFile
+    from stages.models.predicted import Prediction
+    from stages.prompts.names import Embedding
+
+CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model says of itself; the fields from `frames` on are for video."""
+
+    name: str
+    folder: Path  # or the file of a checkpoint
+    native: tuple[int, int]  # (height, width) in pixels it was trained at
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    solver: Solver
+    scheduler: Mapping[str, Any]  # with `dynamic_scale`, where there is one: all that `make_schedule` needs
+    size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
+    latent_channels: int
+    cell: int = CELL  # pixels of a latent cell's side: the factor of its VAE
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
+    frames: int | None = None  # it was trained for; None: an image model
+    fps: float | None = None  # of playback, by default
+    motion_fps: float | None = None  # default of the fps branch; None where there is none
+    dynamic_scale: tuple[float, int] | None = None  # (b, steps): x0 shrinks from 1 to b over the first steps
+    motion_adapter: Path | None = None  # the folder that makes a Stable Diffusion model a video model
+    pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
+    unet_class: str = "UNet2DConditionModel"
+    empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each network, by part
+    weight_bytes: int = 0  # of its files
+    networks: Mapping[str, NetworkFile] = field(default_factory=dict)  # those in single files, by part
+    words: Path | None = None  # the folder with its tokenizers; None: CLIP's, which comes with the package
+    pad_ids: Mapping[str, int] = field(default_factory=dict)  # what prompts are filled up with, by text encoder
+    file: FileInfo | None = None  # what a checkpoint is, where its family is known
+    embeddings: tuple[Embedding, ...] = ()  # that prompts may name
+    scheduler_remark: str | None = None  # where its scheduler's own solver is not among ours
+    said: Mapping[str, str] = field(default_factory=dict)  # of its card: `prediction` and `ztsnr`
+    prediction: Prediction | None = None  # what the UNet predicts, and how it is known (`stages.models.prediction`)
+    adapters: tuple[Adapter, ...] = ()  # merged into the weights when they are loaded, in this order
+
+    @property
+    def texts(self) -> dict[str, Mapping[str, Any]]:
+        """The configurations of its text encoders, by part."""
+        return {part: self.configs[part] for part in TEXT_CLASSES if part in self.configs}
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the model makes videos, (B, C, F, h, w)."""
+        return self.frames is not None

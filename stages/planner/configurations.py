@@ -1,0 +1,65 @@
+"""What the configurations of a model's parts say of its networks, without building one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from stages.models.fields import TEXT_CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stages.models.folder import ModelInfo
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
+"""Bytes of a number, by the name of its dtype."""
+
+TEXT_DEFAULTS = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "num_hidden_layers": 12,
+    "projection_dim": 512,
+}
+"""What transformers takes where the configuration of a CLIP text encoder leaves a field out."""
+
+
+Configs = tuple[str, ...]
+"""Configurations as JSON: all that the traces of a part depend on of a model."""
+
+
+def configurations(info: ModelInfo, part: str) -> Configs:
+    """The configurations that the part `unet` or `vae` is made from.
+
+    A UNet's has that of the motion modules that it gets beside it.
+    """
+    names = (part, *(["motion_adapter"] if part == "unet" and "motion_adapter" in info.configs else []))
+    return tuple(json.dumps(info.configs[name], sort_keys=True) for name in names)
+
+
+def computed(dtype: str) -> str:
+    """The name of the dtype that a network computes in whose weights are of `dtype`."""
+    return "bfloat16" if dtype == "float8_e4m3fn" else dtype
+
+
+def text_weights(info: ModelInfo, dtype: str) -> int:
+    """Bytes of the CLIP text encoders of a model, from their configurations."""
+    configs = [info.configs[part] for part in TEXT_CLASSES if part in info.configs]
+    return sum(map(_encoder_parameters, configs)) * ITEM_BYTES[dtype]
+
+
+def _encoder_parameters(given: Mapping[str, Any]) -> int:
+    """Number of parameters of a CLIP text encoder.
+
+    Embeddings, layers of attention, feed-forward and two norms, and a projection where there is one.
+    """
+    config = {**TEXT_DEFAULTS, **given}
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    attention = 4 * (width * width + width)
+    layer = attention + 2 * width * inner + width + inner + 4 * width
+    embeddings = (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * width
+    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+    projection = width * int(config["projection_dim"]) if projects else 0
+    return embeddings + int(config["num_hidden_layers"]) * layer + 2 * width + projection
