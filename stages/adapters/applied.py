@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Networks = dict[str, tuple[str, dict[str, Any]]]
 """The class and the configuration of each part of a model that adapters may change."""
 VERSION = 1  # of what is checked
-WITH_PLACES = ("UNet2DConditionModel", "UNetMotionModel")
+TAKE_ADAPTERS = ("UNet2DConditionModel", "UNetMotionModel")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def applied(loras: Sequence[LoraSpec], home: Path, model: str, networks: Network
     if not loras:
         return ()
     unet_class = networks[UNET][0]
-    if unet_class not in WITH_PLACES:
+    if unet_class not in TAKE_ADAPTERS:
         raise SpecError(
             f"lora: the model {model!r} has the video UNet {unet_class}, which no LoRA of a picture model fits; "
             "AnimateDiff models take those of Stable Diffusion"
@@ -125,11 +125,11 @@ def _checked(
     key = hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()
     if key not in known.entries:
         from stages.adapters.matching import match
-        from stages.adapters.spellings import places
+        from stages.adapters.spellings import targets
         from stages.models.networks import empty_network  # here, since it brings diffusers
 
-        table = places({part: empty_network(*network) for part, network in networks.items()})
+        table = targets({part: empty_network(*network) for part, network in networks.items()})
         found = match(file, table, model, allow_unmatched=lora.allow_unmatched)
-        known.put(key, [list(found.unmatched), sorted({place.block for place in table.values()})])
+        known.put(key, [list(found.unmatched), sorted({target.block for target in table.values()})])
     unmatched, blocks = known.entries[key]
     return tuple(unmatched), tuple(blocks)

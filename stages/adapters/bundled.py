@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from stages.adapters.read import BUNDLED, read_adapter
+from stages.adapters.read import BUNDLED, contents, read_adapter
 from stages.errors import SpecError
+from stages.models.hashes import Hashes
 from stages.prompts.names import ENDING, Embedding, key_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stages.adapters.applied import Adapter
+    from stages.adapters.read import AdapterFile
 
 NAMES = {"string_to_param.*": "emb_params", "clip_l": "clip_l", "clip_g": "clip_g"}
 """What a tensor is called in a file of its own, by the end of its name in an adapter's."""
@@ -37,24 +39,25 @@ def with_bundled(embeddings: tuple[Embedding, ...], adapters: Sequence[Adapter],
 
 def _copied(adapter: Adapter, home: Path) -> list[Embedding]:
     """The embeddings of one file, each copied to a file in the cache where it is not yet there."""
-    folder, found = home / "cache" / "embeddings" / (adapter.unet or adapter.text)[:16], list[Embedding]()
+    file, found = read_adapter(adapter.file), list[Embedding]()
+    folder = home / "cache" / "embeddings" / contents(file, Hashes(home)).data[:16]
     for name in adapter.bundled:
         path = folder / (re.sub(r"[^\w.-]", "_", name) + ENDING)
-        _copy(adapter.file, name, path)
+        _copy(file, name, path)
         found.append(Embedding(name, path, is_given=True))
     return found
 
 
-def _copy(source: Path, name: str, path: Path) -> None:
+def _copy(source: AdapterFile, name: str, path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     before = f"{BUNDLED}{name}."
-    ends = {each.removeprefix(before): each for each in read_adapter(source).tensors if each.startswith(before)}
+    ends = {each.removeprefix(before): each for each in source.tensors if each.startswith(before)}
     if unknown := sorted(set(ends) - set(NAMES)):
         known = ", ".join(NAMES)
-        raise SpecError(f"lora: {source.name!r} has the embedding {name!r} with {unknown[0]}; {known} are read")
-    with safe_open(source, "pt") as file:
+        raise SpecError(f"lora: {source} has the embedding {name!r} with {unknown[0]}; {known} are read")
+    with safe_open(source.path, "pt") as file:
         tensors = {NAMES[end]: file.get_tensor(each) for end, each in ends.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

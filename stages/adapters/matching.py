@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from stages.adapters.read import AdapterFile
-    from stages.adapters.spellings import Place
+    from stages.adapters.spellings import Target
 
 LISTED = 3  # names in an error
 
@@ -29,26 +29,26 @@ LISTED = 3  # names in an error
 class Match:
     """Where each module of a file goes: its place in the model, and the tensors of its roles by name."""
 
-    groups: Mapping[Place, Mapping[str, str]]
+    groups: Mapping[Target, Mapping[str, str]]
     unmatched: tuple[str, ...]  # names of modules and tensors that the model has no place for
 
 
-def match(file: AdapterFile, table: Mapping[str, Place], model: str, *, allow_unmatched: bool = False) -> Match:
-    """Return where the modules of a file go in a model, by the table of `spellings.places`.
+def match(file: AdapterFile, table: Mapping[str, Target], model: str, *, allow_unmatched: bool = False) -> Match:
+    """Return where the modules of a file go in a model, by the table of `spellings.targets`.
 
     Raises `SpecError` with names, their number and the likely reason for what has no place or does not fit in it.
     """
-    groups: dict[Place, Mapping[str, str]] = {}
-    spelled: dict[Place, str] = {}
+    groups: dict[Target, Mapping[str, str]] = {}
+    spelled: dict[Target, str] = {}
     lost = list(file.unknown)
     for module, roles in file.groups.items():
-        place = table.get(module)
-        if place is None:
+        target = table.get(module)
+        if target is None:
             lost.append(module)
-        elif place in groups:
-            raise SpecError(f"lora: {file} has {spelled[place]} and {module}, which are one module of {model!r}")
+        elif target in groups:
+            raise SpecError(f"lora: {file} has {spelled[target]} and {module}, which are one module of {model!r}")
         else:
-            groups[place], spelled[place] = roles, module
+            groups[target], spelled[target] = roles, module
     if lost and not allow_unmatched:
         raise SpecError(
             f"lora: {file} has {len(lost)} of {len(file.groups) + len(file.unknown)} modules that the model {model!r} "
@@ -56,31 +56,31 @@ def match(file: AdapterFile, table: Mapping[str, Place], model: str, *, allow_un
         )
     if not groups:
         raise SpecError(f"lora: {file} has no module of the model {model!r}; {_reason(file, table, lost)}")
-    for place in groups:
-        if (wrong := _misfit(file, spelled[place], place)) is not None:
+    for target in groups:
+        if (wrong := _misfit(file, spelled[target], target)) is not None:
             raise SpecError(
-                f"lora: {file} does not fit the model {model!r}: {spelled[place]}: {wrong}{_hint(file, table)}"
+                f"lora: {file} does not fit the model {model!r}: {spelled[target]}: {wrong}{_hint(file, table)}"
             )
     return Match(groups, tuple(lost))
 
 
-def _misfit(file: AdapterFile, module: str, place: Place) -> str | None:
+def _misfit(file: AdapterFile, module: str, target: Target) -> str | None:
     """What keeps a module's tensors from changing a weight of this shape, in words; None where nothing does."""
     shapes = {role: shape for role, shape in file.shapes(module).items() if role != "alpha"}
     try:
         form_of(file.groups[module])
         group = {role: torch.empty(shape, device="meta") for role, shape in shapes.items()}
-        changed_weight(torch.empty(place.shape, device="meta"), group, 1.0)
+        changed_weight(torch.empty(target.shape, device="meta"), group, 1.0)
         if changes_bias(group):
-            if place.bias is None:
-                return f"{place.module} has no bias"
-            changed_bias(torch.empty(place.bias, device="meta"), group, 1.0)
+            if target.bias is None:
+                return f"{target.module} has no bias"
+            changed_bias(torch.empty(target.bias, device="meta"), group, 1.0)
     except ValueError as error:
         return str(error)
     return None
 
 
-def _reason(file: AdapterFile, table: Mapping[str, Place], lost: Iterable[str]) -> str:
+def _reason(file: AdapterFile, table: Mapping[str, Target], lost: Iterable[str]) -> str:
     """The likely reason for modules without a place: another family, else another spelling."""
     if hint := _hint(file, table):
         return hint.removeprefix("; ")
@@ -91,9 +91,9 @@ def _reason(file: AdapterFile, table: Mapping[str, Place], lost: Iterable[str]) 
     return "it was made for a model with other blocks, or by a program that names them otherwise"
 
 
-def _hint(file: AdapterFile, table: Mapping[str, Place]) -> str:
+def _hint(file: AdapterFile, table: Mapping[str, Target]) -> str:
     """What the file was made for, where that is another family than the model's; else empty. Shapes come first."""
-    own = next((place.shape[1] for name, place in table.items() if name.endswith("attn2.to_k")), None)
+    own = next((target.shape[1] for name, target in table.items() if name.endswith("attn2.to_k")), None)
     width, said = text_width(file), family_said(file.metadata)
     family = family_by_shapes(file) or said
     if width is not None and own is not None and width != own:

@@ -17,7 +17,7 @@ from freescale.gradients import without_gradients
 from stages.adapters.kinds import Scaling, changed_bias, changed_weight, changes_bias
 from stages.adapters.metadata import peft_scalings
 from stages.adapters.read import contents, read_adapter
-from stages.adapters.spellings import UNET, is_of_text, places
+from stages.adapters.spellings import UNET, is_of_text, targets
 from stages.errors import StageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from stages.adapters.applied import Adapter
     from stages.adapters.read import AdapterFile
-    from stages.adapters.spellings import Place
+    from stages.adapters.spellings import Target
 
 log = logging.getLogger(__name__)
 MERGED = "merged_adapters"  # the attribute of a network that has them
@@ -41,7 +41,7 @@ class _Change:
     file: AdapterFile
     tensors: Any  # of the open file
     roles: Mapping[str, str]
-    place: Place
+    target: Target
 
     def group(self) -> dict[str, Tensor]:
         """The tensors by their roles, in float32."""
@@ -49,12 +49,12 @@ class _Change:
 
     @property
     def scaling(self) -> Scaling | None:
-        said = peft_scalings(self.file.metadata, self.place.part, self.place.module)
+        said = peft_scalings(self.file.metadata, self.target.part, self.target.module)
         return None if said is None else Scaling(*said)
 
     @property
     def strength(self) -> float:
-        return self.adapter.strength(self.place.part, self.place.block)
+        return self.adapter.strength(self.target.part, self.target.block)
 
 
 @without_gradients
@@ -70,18 +70,18 @@ def merge(part: str, network: nn.Module, adapters: Sequence[Adapter]) -> None:
     if hasattr(network, MERGED):
         raise StageError(f"{part} has its adapters already; they can be merged once")
     setattr(network, MERGED, tuple(adapter.file.name for adapter in acting))
-    table = places({part: network})
+    table = targets({part: network})
     with ExitStack() as stack:
-        changes: dict[Place, list[_Change]] = {}
+        changes: dict[Target, list[_Change]] = {}
         for adapter in acting:
             for change in _changes(part, adapter, table, stack):
-                changes.setdefault(change.place, []).append(change)
-        for place, each in changes.items():
-            _change(network.get_submodule(place.module), each)
+                changes.setdefault(change.target, []).append(change)
+        for target, each in changes.items():
+            _change(network.get_submodule(target.module), each)
     log.info("merged %s into %s", ", ".join(adapter.file.name for adapter in acting), part)
 
 
-def _changes(part: str, adapter: Adapter, table: Mapping[str, Place], stack: ExitStack) -> list[_Change]:
+def _changes(part: str, adapter: Adapter, table: Mapping[str, Target], stack: ExitStack) -> list[_Change]:
     """What one adapter does to the modules of a part."""
     from safetensors import safe_open
 
@@ -109,5 +109,5 @@ def _change(module: nn.Module, changes: Sequence[_Change]) -> None:
         if not bool(parameter.sum(dtype=torch.float32).isfinite()):  # one entry that is not makes the sum so
             names = ", ".join(change.adapter.file.name for change in acting)
             raise StageError(
-                f"{names} made {changes[0].place.module} infinite in {parameter.dtype}; a smaller weight works"
+                f"{names} made {changes[0].target.module} infinite in {parameter.dtype}; a smaller weight works"
             )

@@ -41,7 +41,7 @@ ALONE = "BASE"  # the block of what is in no block of a UNet, and of the text en
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """One module of a model whose weight an adapter may change."""
 
     part: str  # of the model: `unet`, `text_encoder` or `text_encoder_2`
@@ -51,13 +51,13 @@ class Place:
     block: str = ALONE  # IN04, MID or OUT11 of a UNet, by the numbers of the original layout
 
 
-def places(parts: Mapping[str, nn.Module]) -> dict[str, Place]:
+def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
     """Return the table from every spelling to its module, for the networks of a model by the names of their parts.
 
-    Linear layers, convolutions, norms and embeddings have places. Raises `ValueError` where two modules would have one
+    Linear layers, convolutions, norms and embeddings are targets. Raises `ValueError` where two modules would have one
     spelling.
     """
-    table: dict[str, Place] = {}
+    table: dict[str, Target] = {}
     for part, network in parts.items():
         config = _config(network)
         for path, module in network.named_modules():
@@ -65,9 +65,9 @@ def places(parts: Mapping[str, nn.Module]) -> dict[str, Place]:
                 original = _original(config, path) if part == UNET else None
                 bias = getattr(module, "bias", None)
                 length = None if bias is None else bias.shape[0]
-                place = Place(part, path, tuple(module.weight.shape), length, _block(original or ""))
+                target = Target(part, path, tuple(module.weight.shape), length, _block(original or ""))
                 for name in spellings(part, path, original):
-                    if table.setdefault(name, place) != place:
+                    if table.setdefault(name, target) != target:
                         raise ValueError(f"{name} stands for {table[name].module} and for {path}")
     return table
 

@@ -94,10 +94,10 @@ def sums(kind: str, weight: np.ndarray, t: dict[str, np.ndarray]) -> np.ndarray:
         """An entry of a factor (rows, columns, taps) that may be written flat, its columns and taps in one."""
         if not k or array.ndim == 2 + len(k):
             return array[(row, column, *k)]
-        place = 0
+        target = 0
         for index, side in zip(k, taps, strict=True):
-            place = place * side + index
-        return array.reshape(array.shape[0], inner, -1)[row, column, place]
+            target = target * side + index
+        return array.reshape(array.shape[0], inner, -1)[row, column, target]
 
     def low(a: str, b: str, row: int, column: int, k: tuple[int, ...], inner: int) -> Any:
         return sum(t[a][row, r] * at(t[b], r, column, k, inner) for r in ranks)
@@ -185,9 +185,9 @@ def test_magnitudes_are_of_the_axis_that_their_shape_says(kind: str, axis: str, 
     moved = before + 1.5 * sums(kind, before, wide(tensors))
     expected = np.empty(moved.shape)
     for index in itertools.product(*map(range, moved.shape)):
-        place = index[1] if axis == "input" else index[0]
-        line = moved[:, place] if axis == "input" else moved[place]
-        target = moved[index] * magnitude.double().flatten()[place].item() / math.sqrt((line**2).sum())
+        target = index[1] if axis == "input" else index[0]
+        line = moved[:, target] if axis == "input" else moved[target]
+        target = moved[index] * magnitude.double().flatten()[target].item() / math.sqrt((line**2).sum())
         expected[index] = before[index] + strength * (target - before[index])
     np.testing.assert_allclose(found.numpy(), expected, atol=TOLERANCE * max(1.0, abs(expected).max()))
 

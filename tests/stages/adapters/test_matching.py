@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stages.adapters.kinds import FORMS, changed_weight
 from stages.adapters.matching import match
 from stages.adapters.read import AdapterFile, read_adapter
-from stages.adapters.spellings import Place, places
+from stages.adapters.spellings import Target, targets
 from stages.errors import SpecError
 from stages.models.describe import describe, networks_of
 from stages.models.networks import empty_network
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-Table = dict[str, Place]
+Table = dict[str, Target]
 SD1 = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 FLUX = "lora_unet_double_blocks_0_img_attn_qkv"
 
@@ -36,12 +36,12 @@ FLUX = "lora_unet_double_blocks_0_img_attn_qkv"
 def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """The table of the embedded model."""
     info = describe(ModelSpec(), tmp_path_factory.mktemp("home"))
-    return places({part: empty_network(*network) for part, network in networks_of(info).items()})
+    return targets({part: empty_network(*network) for part, network in networks_of(info).items()})
 
 
 @pytest.fixture(scope="module")
 def sdxl(full_sdxl_unet: UNet2DConditionModel) -> Table:
-    return places({"unet": full_sdxl_unet})
+    return targets({"unet": full_sdxl_unet})
 
 
 def refused(path: Path, tensors: dict[str, Tensor], table: Table, metadata: dict[str, str] | None = None) -> str:
@@ -56,7 +56,7 @@ def refused(path: Path, tensors: dict[str, Tensor], table: Table, metadata: dict
 
 def test_every_module_of_a_file_finds_its_place(table: Table, tmp_path: Path) -> None:
     found = match(read_adapter(lora_file(tmp_path / "a.safetensors")), table, "shapes")
-    assert {place.module for place in found.groups} == {
+    assert {target.module for target in found.groups} == {
         "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
         "down_blocks.0.resnets.0.conv1",
         "encoder.layers.1.mlp.fc1",
@@ -127,7 +127,7 @@ def test_the_reason_is_the_family_by_shapes_then_by_metadata(
 
 def test_an_adapter_of_sdxl_on_stable_diffusion_says_so(tmp_path: Path) -> None:
     tensors = low_rank({"lora_te2_text_model_encoder_layers_0_mlp_fc1": (5120, 1280)})
-    assert "it was made for SDXL" in refused(tmp_path, tensors, places({"unet": sd_unet("1.5")}))
+    assert "it was made for SDXL" in refused(tmp_path, tensors, targets({"unet": sd_unet("1.5")}))
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,15 @@ def test_whatever_the_shapes_are_a_module_fits_or_is_refused_in_words(data: st.D
     shapes = {role: () if role == "alpha" else tuple(data.draw(sides)) for role in sorted(roles)}
     tensors = {f"a.{role}": Header(shape, "F32") for role, shape in shapes.items()}
     file = AdapterFile(Path("a"), tensors, {}, {"a": {role: f"a.{role}" for role in roles}}, (), ())
-    place = Place("unet", "a", data.draw(st.sampled_from([(3,), (3, 2), (3, 2, 1, 1), (3, 2, 3, 3)])), 3)
+    target = Target("unet", "a", data.draw(st.sampled_from([(3,), (3, 2), (3, 2, 1, 1), (3, 2, 3, 3)])), 3)
     refusal = None
     try:
-        match(file, {"a": place}, "mine")
+        match(file, {"a": target}, "mine")
     except SpecError as error:
         refusal = str(error)
     if refusal is None:
         ones = {role: torch.ones(shape) for role, shape in shapes.items()}
-        assert changed_weight(torch.ones(place.shape), ones, 1.0).shape == place.shape
+        assert changed_weight(torch.ones(target.shape), ones, 1.0).shape == target.shape
     else:
         assert refusal.startswith("lora: 'a' ")
         assert "unpack" not in refusal, "no words of the interpreter"

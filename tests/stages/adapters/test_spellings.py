@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stages.adapters.spellings import is_of_text, places, spellings
+from stages.adapters.spellings import is_of_text, spellings, targets
 from stages.models.networks import empty_network
 from tests.toys import sd_unet
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-    from stages.adapters.spellings import Place
+    from stages.adapters.spellings import Target
 
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
@@ -23,13 +23,13 @@ LAYER = "encoder.layers.3.self_attn.q_proj"
 
 
 @pytest.fixture(scope="module")
-def table(full_sdxl_unet: UNet2DConditionModel) -> dict[str, Place]:
+def table(full_sdxl_unet: UNet2DConditionModel) -> dict[str, Target]:
     """The table of SDXL at full size."""
     texts = {
         "text_encoder": empty_network("CLIPTextModel", CLIP_L),
         "text_encoder_2": empty_network("CLIPTextModelWithProjection", CLIP_G | {"projection_dim": 1280}),
     }
-    return places({"unet": full_sdxl_unet, **texts})
+    return targets({"unet": full_sdxl_unet, **texts})
 
 
 @pytest.mark.parametrize(
@@ -82,24 +82,24 @@ def table(full_sdxl_unet: UNet2DConditionModel) -> dict[str, Place]:
         ),
     ],
 )
-def test_a_spelling_of_sdxl(name: str, part: str, module: str, table: dict[str, Place]) -> None:
+def test_a_spelling_of_sdxl(name: str, part: str, module: str, table: dict[str, Target]) -> None:
     assert (table[name].part, table[name].module) == (part, module)
     assert is_of_text(name) == (part != "unet")
 
 
-def test_all_modules_of_sdxl_have_spellings_and_no_two_share_one(table: dict[str, Place]) -> None:
+def test_all_modules_of_sdxl_have_spellings_and_no_two_share_one(table: dict[str, Target]) -> None:
     """Of 794 layers with matrices or kernels in the UNet and 269 of the text encoders; the rest are norms."""
-    modules = {(place.part, place.module): place for place in table.values()}
-    matrices = [place for place in modules.values() if len(place.shape) > 1]
-    assert sum(place.part == "unet" for place in matrices) == 794
-    assert sum(place.part != "unet" for place in matrices) == 12 * 6 + 32 * 6 + 1 + 4  # and embeddings
-    for name, place in table.items():
-        assert is_of_text(name) == (place.part != "unet"), name
+    modules = {(target.part, target.module): target for target in table.values()}
+    matrices = [target for target in modules.values() if len(target.shape) > 1]
+    assert sum(target.part == "unet" for target in matrices) == 794
+    assert sum(target.part != "unet" for target in matrices) == 12 * 6 + 32 * 6 + 1 + 4  # and embeddings
+    for name, target in table.items():
+        assert is_of_text(name) == (target.part != "unet"), name
 
 
 @pytest.mark.parametrize("version", ["1.5", "2.1"])
 def test_stable_diffusion_is_spelled_by_diffusers_and_by_the_original(version: str) -> None:
-    table = places({"unet": sd_unet(version)})
+    table = targets({"unet": sd_unet(version)})
     for name, module in {
         "lora_unet_down_blocks_0_attentions_1_proj_in": "down_blocks.0.attentions.1.proj_in",
         "lora_unet_input_blocks_2_1_proj_in": "down_blocks.0.attentions.1.proj_in",
@@ -125,11 +125,11 @@ def test_stable_diffusion_is_spelled_by_diffusers_and_by_the_original(version: s
         ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj", "BASE"),
     ],
 )
-def test_blocks_have_the_numbers_of_the_original_layout(name: str, block: str, table: dict[str, Place]) -> None:
+def test_blocks_have_the_numbers_of_the_original_layout(name: str, block: str, table: dict[str, Target]) -> None:
     assert table[name].block == block
 
 
-def test_a_module_has_its_shape_and_the_length_of_its_bias(table: dict[str, Place]) -> None:
+def test_a_module_has_its_shape_and_the_length_of_its_bias(table: dict[str, Target]) -> None:
     assert (table["lora_unet_conv_in"].shape, table["lora_unet_conv_in"].bias) == ((320, 4, 3, 3), 320)
     assert (table[QUERY].shape, table[QUERY].bias) == ((640, 640), None)
 
