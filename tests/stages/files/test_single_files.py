@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from flows.rendering.job import prepare
 from stages.errors import SpecError, StageError
-from stages.models.files.header import read_header
+from stages.models.files.header import read_header, read_numbers
 from stages.models.files.open import load_network
 from stages.models.files.strict import misfit
 from stages.models.folder import EMBEDDED, describe
@@ -168,6 +168,20 @@ def test_a_file_that_changes_after_the_check_is_an_error(checkpoint: Path, tmp_p
     edited(file, **{"first_stage_model.quant_conv.bias": None})
     with pytest.raises(StageError, match=r"without first_stage_model\.quant_conv\.bias"):
         load_network(network, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32]
+)
+def test_the_numbers_of_a_small_tensor_are_read_without_the_others(dtype: torch.dtype, tmp_path: Path) -> None:
+    save_file(
+        {"global_step": torch.tensor([110000 if dtype.itemsize > 2 else 1.5]).to(dtype)}, tmp_path / "x.safetensors"
+    )
+    header = read_header(tmp_path / "x.safetensors")
+    assert read_numbers(header, "global_step") == [110000.0 if dtype.itemsize > 2 else 1.5]
+    assert read_numbers(header, "nowhere") is None
+    alone = write_header(tmp_path / "y.safetensors", {"global_step": (1,)})
+    assert read_numbers(read_header(alone, is_whole=False), "global_step") is None
 
 
 # --- one identity for each part -----------------------------------------------------------------------------------
