@@ -24,7 +24,7 @@ def read_header(path: Path, *, is_whole: bool = True) -> FileHeader:
     Without `is_whole` the header alone will do, which can be planned with.
     """
     check_format(path)
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         from stages.models.files.gguf import read_gguf
 
         return read_gguf(path)
@@ -46,12 +46,12 @@ def read_header(path: Path, *, is_whole: bool = True) -> FileHeader:
 
 def check_format(path: Path) -> None:
     """Check that a file is of a format that is read as tensors alone. Raises `SpecError`."""
-    if path.suffix in PICKLED:
+    if path.suffix.lower() in PICKLED:
         raise SpecError(
             f"model: {path} is a pickled checkpoint, which would have to be run to be read; "
             "the .safetensors file of the same model works"
         )
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise SpecError(f"model: {path} is a {path.suffix or 'file without an ending'}; a {SUFFIXES[0]} file works")
 
 

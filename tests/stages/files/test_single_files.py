@@ -309,7 +309,7 @@ def test_a_folder_takes_a_vae_from_a_file(pieces: dict[str, Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("unet", "given", "said"),
     [
-        ("unet", {}, "has no text encoder; --text-encoders gives them"),
+        ("unet", {}, "has no text encoder for it; --text-encoders gives them"),
         ("no-vae", {}, "has no VAE; --vae FILE gives one"),
         ("no-vae", {"vae": "texts"}, "texts.safetensors has no VAE"),
         ("no-vae", {"vae": "folder"}, "is a folder; the .safetensors file in it works"),
