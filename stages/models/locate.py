@@ -46,7 +46,7 @@ def locate(spec: ModelSpec, home: Path) -> Path:
     for candidate in looked:
         if os.path.isfile(candidate / INDEX):  # False also for a name that no file can have
             return candidate.resolve()
-        if candidate.suffix in SUFFIXES and os.path.isfile(candidate):
+        if candidate.suffix.lower() in SUFFIXES and os.path.isfile(candidate):
             return candidate.resolve()
     for candidate in looked:
         if os.path.exists(candidate) and candidate.name != "snapshots":
@@ -108,5 +108,5 @@ def available(home: Path) -> Iterator[tuple[str, Path]]:
     for index in sorted(root.glob("*/model_index.json")) if root.is_dir() else []:
         yield index.parent.name, index.parent
     for file in sorted(root.glob("*")) if root.is_dir() else []:
-        if file.suffix in SUFFIXES:
+        if file.suffix.lower() in SUFFIXES:
             yield file.stem, file

@@ -82,7 +82,7 @@ def test_names(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     Case("flux", PLAN, says=("Flux",), files=header({"double_blocks.0.x": (4,)})),
     Case("an-unknown-file", PLAN, says=("no UNet", "abc"), files=header({"abc": (4,)})),
     Case("of-no-family", PLAN, says=("no family", "--config"), files={"m.safetensors": shapes}),
-    Case("a-unet-alone", PLAN, says=("no text encoder", "--text-encoders"),
+    Case("a-unet-alone", PLAN, says=("no text encoder for it", "--text-encoders"),
          files={"m.safetensors": lambda path: write_header(path, full_shapes("SDXL", "unet"), hole=True)}),
     Case("a-config-that-is-none", f"{PLAN} --config nowhere", says=("nowhere",), files={"m.safetensors": shapes}),
     Case("a-config-that-is-a-file", f"{PLAN} --config m.safetensors", says=("model.config", "is a file"),

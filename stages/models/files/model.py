@@ -141,15 +141,28 @@ def vae_network(spec: ModelSpec, config: Mapping[str, Any], home: Path, *, has_w
 
 def _networks(sources: Sources, names: Iterable[str], find: Find, home: Path, *, has_weights: bool) -> Networks:
     parts = {part: _found(sources, part, find) for part in names}
+    _check_latents(parts)
     known, hashes, made = CacheFile(home / "cache" / "weights.json"), Hashes(home), dict[str, str]()
-    for path, header in sources.headers.items():
-        own = {part: network for part, network in parts.items() if network.path == path}
-        if not own:
-            continue
-        check_networks(header, own.values(), _elsewhere(header, own), known)
-        made |= network_hashes(header, own, hashes) if has_weights else header_hashes(header, own)
+    own = {path: {part: each for part, each in parts.items() if each.path == path} for path in sources.headers}
+    used = {path: (header, own[path]) for path, header in sources.headers.items() if own[path]}
+    for header, networks in used.values():
+        check_networks(header, networks.values(), _elsewhere(header, networks), known)
     known.save()
+    for header, networks in used.values():  # which reads the files whole, so that all checks come first
+        made |= network_hashes(header, networks, hashes) if has_weights else header_hashes(header, networks)
     return Networks(parts, {part: made[part] for part in parts}, sum(path.stat().st_size for path in sources.headers))
+
+
+def _check_latents(parts: Mapping[str, NetworkFile]) -> None:
+    """Check that UNet and VAE have latents of equally many channels. Raises `SpecError`."""
+    if "unet" not in parts:
+        return
+    unet, vae = (parts[p].config.get(n, 4) for p, n in (("unet", "in_channels"), ("vae", "latent_channels")))
+    if unet != vae:
+        raise SpecError(
+            f"vae: {parts['vae'].path} has latents of {vae} channels, and the UNet takes {unet}; a VAE of the same "
+            "family works"
+        )
 
 
 def _elsewhere(header: FileHeader, own: Mapping[str, NetworkFile]) -> tuple[str, ...]:
@@ -169,8 +182,8 @@ def _found(sources: Sources, part: str, find: Find) -> NetworkFile:
         raise SpecError(f"model: {files} has no VAE; --vae FILE gives one of the same family")
     which = {"text_encoder": "text encoder", "text_encoder_2": "second text encoder"}[part]
     raise SpecError(
-        f"model: {files or 'the folder of text encoders'} has no {which}; --text-encoders gives them: a checkpoint "
-        "of the same family, a diffusers folder, or a folder with the .safetensors file of each"
+        f"model: {files or 'the folder of text encoders'} has no {which} for it; --text-encoders gives them: a "
+        "checkpoint of the same family, a diffusers folder, or a folder with the .safetensors file of each"
     )
 
 

@@ -57,7 +57,7 @@ def open_tensors(path: Path) -> Iterator[Tensors]:
     """Open a file of tensors."""
     from safetensors import safe_open
 
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         from stages.models.files.gguf import GgufTensors
 
         yield GgufTensors(path)

@@ -88,12 +88,12 @@ def vae_place(header: FileHeader) -> Location | None:
 
 
 def text_place(header: FileHeader, part: str, width: int) -> Location | None:
-    """Return where a text encoder is, which has rows of this `width` where it is alone in a file; None for none."""
+    """Return where a text encoder is that has rows of this `width`; None where there is none."""
     for prefix in (*TEXT_PREFIXES[part], *BARE[part]):
         within = "text_model." if part == "text_encoder_2" else ""
         marks = {"clip": f"{within}embeddings.token_embedding.weight", "open_clip": "token_embedding.weight"}
         for layout, mark in marks.items():
             found = header.tensors.get(prefix + mark)
-            if found is not None and (prefix not in BARE[part] or found.shape[1:] == (width,)):
+            if found is not None and found.shape[1:] == (width,):
                 return Location(prefix, layout)  # type: ignore[arg-type]
     return None

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 IGNORED = re.compile(
     r"(.*\.)?(position_ids|logit_scale|attn_mask|text_model\.embeddings\.position_id)"
-    r"|(model_ema|first_stage_model\.(loss|model_ema))\..*"
+    r"|(first_stage_model\.)?(loss|model_ema)\..*"
     r"|(alphas_cumprod|sqrt_|log_one_minus|posterior_).*|betas|lvlb_weights|scale_factor|scale_arr"
     r"|denoiser\.(sigmas|log_sigmas)|(model_ema\.)?(global_step|num_updates|decay)|(model\.)?(v_pred|ztsnr)"
     r"|cond_stage_model\.(transformer\.)?(text_projection\.weight|vision_model\..*|visual_projection\..*)"
     r"|cond_stage_model\.model\.text_projection"
     r"|conditioner\.embedders\.0\.(transformer\.text_projection\.weight|model\.text_projection)"
-    r"|(state_dict|pytorch-lightning_version|epoch)"
+    r"|text_projection(\.weight)?|state_dict|pytorch-lightning_version|epoch"
 )
 """Tensors that files carry beside networks, and that change no picture: tables, averages of training, other towers."""
 LAST_LAYER = r"transformer\.resblocks\.{}\..*"

@@ -216,6 +216,21 @@ def test_text_encoders_of_old_files_and_in_files_of_their_own_are_found(tmp_path
     assert found["text_encoder_2"].path.name == "clip_g.safetensors"
 
 
+def test_a_vae_or_text_encoders_of_another_family_are_refused(tmp_path: Path) -> None:
+    sd, whole = full_shapes("Stable Diffusion 2.x"), tmp_path / "sd.safetensors"
+    write_header(whole, sd)
+    sixteen = {n.removeprefix("first_stage_model."): s for n, s in sd.items() if n.startswith("first_stage_model.")}
+    sixteen |= {"decoder.conv_in.weight": (512, 16, 3, 3), "encoder.conv_out.weight": (32, 512, 3, 3),
+                "encoder.conv_out.bias": (32,), "quant_conv.weight": (32, 32, 1, 1), "quant_conv.bias": (32,),
+                "post_quant_conv.weight": (16, 16, 1, 1), "post_quant_conv.bias": (16,)}  # fmt: skip
+    vae = write_header(tmp_path / "flux-vae.safetensors", sixteen)
+    with pytest.raises(SpecError, match="has latents of 16 channels, and the UNet takes 4"):
+        describe(ModelSpec(name=str(whole), vae=str(vae)), tmp_path / "home", has_weights=False)
+    xl = write_header(tmp_path / "xl.safetensors", full_shapes("SDXL"))
+    with pytest.raises(SpecError, match=r"xl\.safetensors has no text encoder for it"):
+        describe(ModelSpec(name=str(whole), text_encoders=str(xl)), tmp_path / "home", has_weights=False)
+
+
 def test_what_is_known_of_a_model_travels_to_other_processes(tmp_path: Path) -> None:
     file = write_header(tmp_path / "x.safetensors", full_shapes("Stable Diffusion 1.x"))
     info = describe(ModelSpec(name=str(file)), tmp_path / "home", has_weights=False)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from flows.rendering.job import prepare
 from stages.errors import SpecError, StageError
-from stages.models.files.header import read_header
+from stages.models.files.header import read_header, read_numbers
 from stages.models.files.open import load_network
 from stages.models.files.strict import misfit
 from stages.models.folder import EMBEDDED, describe
@@ -170,6 +170,20 @@ def test_a_file_that_changes_after_the_check_is_an_error(checkpoint: Path, tmp_p
         load_network(network, torch.float32)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32]
+)
+def test_the_numbers_of_a_small_tensor_are_read_without_the_others(dtype: torch.dtype, tmp_path: Path) -> None:
+    save_file(
+        {"global_step": torch.tensor([110000 if dtype.itemsize > 2 else 1.5]).to(dtype)}, tmp_path / "x.safetensors"
+    )
+    header = read_header(tmp_path / "x.safetensors")
+    assert read_numbers(header, "global_step") == [110000.0 if dtype.itemsize > 2 else 1.5]
+    assert read_numbers(header, "nowhere") is None
+    alone = write_header(tmp_path / "y.safetensors", {"global_step": (1,)})
+    assert read_numbers(read_header(alone, is_whole=False), "global_step") is None
+
+
 # --- one identity for each part -----------------------------------------------------------------------------------
 
 
@@ -295,7 +309,7 @@ def test_a_folder_takes_a_vae_from_a_file(pieces: dict[str, Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("unet", "given", "said"),
     [
-        ("unet", {}, "has no text encoder; --text-encoders gives them"),
+        ("unet", {}, "has no text encoder for it; --text-encoders gives them"),
         ("no-vae", {}, "has no VAE; --vae FILE gives one"),
         ("no-vae", {"vae": "texts"}, "texts.safetensors has no VAE"),
         ("no-vae", {"vae": "folder"}, "is a folder; the .safetensors file in it works"),
