@@ -63,6 +63,13 @@ def test_a_light_command_imports_no_heavy_package(words: tuple[str, ...], most: 
     assert len(modules) <= most
 
 
+@pytest.mark.parametrize("words", [("--help",), ("plan", "--help")])
+def test_help_imports_neither_the_store_nor_pydantic(words: tuple[str, ...]) -> None:
+    modules = imported(*words)
+    assert modules & {"pydantic", "storage", "stages.spec"} == set()
+    assert len(modules) <= 400
+
+
 def test_a_run_is_shown_without_a_heavy_package() -> None:
     home = ROOT / "tests" / "golden" / "home"
     run = sorted(path.name for path in (home / "store" / "runs").iterdir())[0]
