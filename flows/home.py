@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from stages.errors import SpecError, cause, not_one_of
-from storage import ArtifactStore, Disk, RunNotFoundError, Runs
 
 if TYPE_CHECKING:
-    from storage import Backend, RunRecord
+    from storage import ArtifactStore, Backend, RunRecord, Runs
 
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also where a path made one slash of two; C:/ is a path
@@ -81,6 +80,8 @@ class Home:
     @property
     def backend(self) -> Backend:
         """What the store and the runs lie in."""
+        from storage import Disk  # here and below: pydantic's models of records take longer than all of `--help`
+
         if self.bucket is None:
             return Disk(self.root / "store")
         return _bucket(self.bucket, self.root)
@@ -88,11 +89,15 @@ class Home:
     @property
     def store(self) -> ArtifactStore:
         """Artifacts, checkpoints and locks."""
+        from storage import ArtifactStore
+
         return ArtifactStore(self.backend)
 
     @property
     def runs(self) -> Runs:
         """Records of runs."""
+        from storage import Runs
+
         return Runs(self.backend)
 
     def make(self) -> None:
@@ -109,6 +114,8 @@ class Home:
 
         Raises `SpecError` where the home has no such run, or several.
         """
+        from storage import RunNotFoundError
+
         try:
             return self.runs.load(run)
         except (RunNotFoundError, ValueError):

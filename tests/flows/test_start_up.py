@@ -61,6 +61,12 @@ def imported(*lines: str) -> set[str]:
     return set(told["modules"])
 
 
+def test_help_imports_neither_the_store_nor_pydantic() -> None:
+    modules = imported("freescale --help", "freescale render --help")
+    assert modules & {"pydantic", "storage", "stages.spec"} == set()
+    assert len(modules) <= 400
+
+
 def test_a_light_command_imports_no_heavy_package(tmp_path: Path) -> None:
     """Help, the list of runs and one of them: not even all of them together."""
     home = ROOT / "tests" / "golden" / "home"

@@ -170,7 +170,7 @@ class TestBuckets:
             assert training_side(base) == native
 
     def test_long_pictures_have_none_by_the_released_rule(self) -> None:
-        with pytest.raises(ValueError, match="size is 1024x8192, allowed by the released rule"):
+        with pytest.raises(ValueError, match="bucket_rule is 'released' at 1024x8192, allowed: sizes up to four times"):
             bucket_for((8192, 1024), (2896, 360), "released")
 
 
