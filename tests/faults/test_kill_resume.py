@@ -156,7 +156,8 @@ def test_resumed_run_says_from_which_step(quiet: dict[str, Any], tmp_path: Path)
     assert (home / "out.png").read_bytes() == quiet["png"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
     quiet: dict[str, Any], tmp_path: Path, number: signal.Signals
 ) -> None:

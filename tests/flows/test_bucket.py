@@ -76,6 +76,7 @@ def test_what_one_machine_rendered_another_has(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["pixels_sha256"] == here["pixels_sha256"]
 
 
+@pytest.mark.thorough
 def test_a_render_killed_on_one_machine_is_ended_by_another(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

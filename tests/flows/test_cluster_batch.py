@@ -135,6 +135,7 @@ def test_a_killed_workers_job_goes_on_elsewhere(home: Home, client: Client) -> N
     assert stored(home, queued).pixels_sha256 == alone(home, queued)
 
 
+@pytest.mark.thorough
 def test_poison_is_set_aside_and_takes_no_neighbour_with_it(home: Home, client: Client) -> None:
     import cloudpickle
 

@@ -181,6 +181,7 @@ def test_truth_is_drawn_at_the_target_size_and_has_the_words_right(home: Path) -
     assert row["n_reference"] == 5
 
 
+@pytest.mark.thorough
 def test_a_folder_is_the_reference_and_true_pictures_lie_nearer_than_noise(home: Path, tmp_path: Path) -> None:
     found = {}
     for kind in ("true", "noise"):

@@ -283,6 +283,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Read
     return evaluated(Home(tmp_path_factory.mktemp("measured")), None)
 
 
+@pytest.mark.thorough
 def test_an_evaluation_over_workers_has_the_same_numbers(
     tmp_path: Path, client: Client, measured: tuple[Evaluation, Readings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +308,7 @@ def test_an_evaluation_over_workers_has_the_same_numbers(
     assert not list((tmp_path / "cache").glob("stop-*"))
 
 
+@pytest.mark.thorough
 def test_a_picture_that_kills_its_workers_is_told_and_the_others_are_measured(
     tmp_path: Path, client: Client, strikes: Path
 ) -> None:

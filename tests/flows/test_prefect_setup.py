@@ -171,6 +171,7 @@ def test_a_crashed_run_is_run_again_with_its_parameters_and_not_for_ever(prefect
     assert not successors(deployments["prune/prune"], pruned)
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_taken_and_never_began_is_crashed(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(automations, "START_SECONDS", 10)  # the least that a server takes

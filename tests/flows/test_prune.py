@@ -158,6 +158,7 @@ def test_an_artifact_pruned_under_a_reader_is_made_again(home: Home, monkeypatch
     assert swept
 
 
+@pytest.mark.thorough
 def test_beside_a_running_worker(home: Home) -> None:
     """Pruned with no grace for as long as another process renders."""
     done(home)  # something to sweep that the other process will want

@@ -388,10 +388,8 @@ def test_scale_one_is_direct_to_the_bit(denoiser: Denoiser, scheduler_config: An
     )
 
 
-OTHERS = [pytest.param(more, marks=pytest.mark.thorough) for more in ({}, {"layers": (("mid_block", 2.5),)})]
-
-
-@pytest.mark.parametrize("options", [{"disperse_stop": 0.8}, *OTHERS], ids=str)
+@pytest.mark.thorough
+@pytest.mark.parametrize("options", [{"disperse_stop": 0.8}, {}, {"layers": (("mid_block", 2.5),)}], ids=str)
 def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any, options: Any) -> None:
     """In one part more, at the start and before the last step; and in parts of one step."""
     schedule, method = make_schedule(scheduler_config, 4, "ddim", 1.0), ScaleCrafter(**options)

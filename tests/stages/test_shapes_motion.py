@@ -149,6 +149,7 @@ def test_captions_of_different_motions_are_far_apart_in_text_states() -> None:
     assert apart[~torch.eye(len(MOTIONS), dtype=torch.bool)].min() > 0.5
 
 
+@pytest.mark.thorough
 def test_every_shape_survives_the_latents_at_the_training_size() -> None:
     vae = AutoencoderKL.from_pretrained(MODEL / "vae").float().eval()
     read: dict[str, list[bool]] = {shape: [] for shape in SHAPES}
