@@ -200,11 +200,11 @@ class _Builder:
         how = (seed, level.level, level.size, method.posterior)
         if method.upsample == "mixed":
             band = method.mixed_band(*(cells_of(size, self.info.cell) for size in (level.size, self.base)))
-            mixed = UpscaleMixed(*how, method.picture_filter, method.clips, *band)
+            mixed = UpscaleMixed(*how, method.picture_filter, method.clamps, *band)
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
             return self._call(UpscaleVideo(*how, frames), level, {"image": image})
-        return self._call(Upscale(*how, method.picture_filter, method.clips), level, {"image": image})
+        return self._call(Upscale(*how, method.picture_filter, method.clamps), level, {"image": image})
 
     def _denoise(
         self,

@@ -68,7 +68,7 @@ class Upscale(Stage):
     size: tuple[int, int]
     posterior: str
     filter: PictureFilter = added("bicubic")
-    clip: bool = added(False)  # the picture to [-1, 1] before it is enlarged
+    clamp: bool = added(False)  # the picture to [-1, 1] before it is enlarged
 
     @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
@@ -77,7 +77,7 @@ class Upscale(Stage):
         if is_tiled(models, "encoder", size, options):
             moments = encoded(read, size, models, options, models.tiles())
             return {"latents": drawn(models, *_posterior(moments), self.posterior, self.seed, self.level)}
-        if self.filter == "bicubic" and not self.clip:
+        if self.filter == "bicubic" and not self.clamp:
             image = picture_of(parents, "image").whole().to(models.device, torch.float32)
             larger = F.interpolate(image, size=size, mode="bicubic", align_corners=False)
         else:
@@ -89,7 +89,7 @@ class Upscale(Stage):
         return TiledVae(models.vae, "encoder", self.size, self._enlarged(parents))
 
     def _enlarged(self, parents: Parents) -> Callable[[Region], Tensor]:
-        return enlarged(picture_of(parents, "image"), self.size, self.filter, self.clip)
+        return enlarged(picture_of(parents, "image"), self.size, self.filter, self.clamp)
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """The encoder over the enlarged picture."""
@@ -288,13 +288,13 @@ def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptio
 
 
 def enlarged(
-    picture: Picture, size: tuple[int, int], kind: PictureFilter, clip: bool = False
+    picture: Picture, size: tuple[int, int], kind: PictureFilter, clamp: bool = False
 ) -> Callable[[Region], Tensor]:
     """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for."""
 
     def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         region = picture.region(rows, columns).float()
-        return region.clamp(-1, 1) if clip else region
+        return region.clamp(-1, 1) if clamp else region
 
     return lambda region: enlarged_region(part, picture.size, size, *region, kind)
 

@@ -68,7 +68,7 @@ class Method:
         return "bicubic"
 
     @property
-    def clips(self) -> bool:
+    def clamps(self) -> bool:
         """Whether pixels are cut to [-1, 1] before they are enlarged."""
         return False
 

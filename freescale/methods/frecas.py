@@ -44,7 +44,7 @@ class FreCaS(Method):
     high_guidance: float = 4.667  # w_h: factor of the guidance scale for high frequencies; released: 35 for 7.5
     low_guidance: float = 1.0  # w_l: for low ones
     filter: PictureFilter = "nearest"
-    clip: bool = True  # pixels to [-1, 1] before they are enlarged
+    clamp: bool = True  # pixels to [-1, 1] before they are enlarged
     posterior: Literal["sample", "mode"] = "sample"
 
     def __post_init__(self) -> None:
@@ -69,9 +69,9 @@ class FreCaS(Method):
         return self.filter
 
     @property
-    def clips(self) -> bool:
-        """As `clip` has it."""
-        return self.clip
+    def clamps(self) -> bool:
+        """As `clamp` has it."""
+        return self.clamp
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its doublings below the target, and the target."""

@@ -27,7 +27,15 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     """
     base = describe_base(spec, home, has_weights=has_weights)
     header = None if base.file is None else header_of(base.file, has_weights=has_weights)
-    return _with_adapters(known(decided(base, spec, home, header), spec, home), spec, home)
+    info = _at_its_size(decided(base, spec, home, header))
+    return _with_adapters(known(info, spec, home), spec, home)
+
+
+def _at_its_size(info: ModelInfo) -> ModelInfo:
+    """Return a checkpoint with the training size of those of its family that predict v, where only a mark said so."""
+    side = None if info.file is None or info.file.prediction else info.file.of_family.v_native
+    is_v = info.prediction is not None and info.prediction.type == "v_prediction"
+    return replace(info, native=(side, side)) if side and is_v else info
 
 
 def _with_adapters(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
