@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from stages.models.fields import TEXT_CLASSES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -40,12 +42,12 @@ def configurations(folder: Path, part: str, adapter: Path | None = None) -> tupl
 
 def text_weights(folder: Path, dtype: str) -> int:
     """Bytes of the CLIP text encoders of a model folder, from their configurations."""
-    parts = [part for part in ("text_encoder", "text_encoder_2") if (folder / part / "config.json").is_file()]
-    return sum(_encoder_parameters(read_config(folder, part)) for part in parts) * ITEM_BYTES[dtype]
+    kinds = {part: kind for part, kind in TEXT_CLASSES.items() if (folder / part / "config.json").is_file()}
+    return sum(_encoder_parameters(read_config(folder, part), kind) for part, kind in kinds.items()) * ITEM_BYTES[dtype]
 
 
-def _encoder_parameters(given: Mapping[str, Any]) -> int:
-    """Number of parameters of a CLIP text encoder.
+def _encoder_parameters(given: Mapping[str, Any], kind: str) -> int:
+    """Number of parameters of a CLIP text encoder of the class `kind`, whatever its file says of `architectures`.
 
     Embeddings, layers of attention, feed-forward and two norms, and a projection where there is one.
     """
@@ -54,6 +56,5 @@ def _encoder_parameters(given: Mapping[str, Any]) -> int:
     attention = 4 * (width * width + width)
     layer = attention + 2 * width * inner + width + inner + 4 * width
     embeddings = (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * width
-    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
-    projection = width * int(config["projection_dim"]) if projects else 0
+    projection = width * int(config["projection_dim"]) if kind == "CLIPTextModelWithProjection" else 0
     return embeddings + int(config["num_hidden_layers"]) * layer + 2 * width + projection
