@@ -46,12 +46,12 @@ def computed(dtype: str) -> str:
 
 def text_weights(info: ModelInfo, dtype: str) -> int:
     """Bytes of the CLIP text encoders of a model, from their configurations."""
-    configs = [info.configs[part] for part in TEXT_CLASSES if part in info.configs]
-    return sum(map(_encoder_parameters, configs)) * ITEM_BYTES[dtype]
+    kinds = {part: kind for part, kind in TEXT_CLASSES.items() if part in info.configs}
+    return sum(_encoder_parameters(info.configs[part], kind) for part, kind in kinds.items()) * ITEM_BYTES[dtype]
 
 
-def _encoder_parameters(given: Mapping[str, Any]) -> int:
-    """Number of parameters of a CLIP text encoder.
+def _encoder_parameters(given: Mapping[str, Any], kind: str) -> int:
+    """Number of parameters of a CLIP text encoder of the class `kind`, whatever its file says of `architectures`.
 
     Embeddings, layers of attention, feed-forward and two norms, and a projection where there is one.
     """
@@ -60,6 +60,5 @@ def _encoder_parameters(given: Mapping[str, Any]) -> int:
     attention = 4 * (width * width + width)
     layer = attention + 2 * width * inner + width + inner + 4 * width
     embeddings = (int(config["vocab_size"]) + int(config["max_position_embeddings"])) * width
-    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
-    projection = width * int(config["projection_dim"]) if projects else 0
+    projection = width * int(config["projection_dim"]) if kind == "CLIPTextModelWithProjection" else 0
     return embeddings + int(config["num_hidden_layers"]) * layer + 2 * width + projection

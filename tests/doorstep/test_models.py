@@ -122,6 +122,37 @@ def test_names(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     check(case, tmp_path, monkeypatch)
 
 
+def lacking(file: str, field: str) -> Callable[[Path], None]:
+    """Return what makes the embedded model without a field of a JSON file."""
+
+    def make(path: Path) -> None:
+        copied(path)
+        config = json.loads((path / file).read_text())
+        del config[field]
+        (path / file).write_text(json.dumps(config))
+
+    return make
+
+
+@table(
+    Case("null-architectures", PLAN, code=0, files={"m": changed("text_encoder/config.json", architectures=None)}),
+    Case("null-of-the-second", PLAN, code=0, files={"m": changed("text_encoder_2/config.json", architectures=None)}),
+    Case("no-architectures", PLAN, code=0, files={"m": lacking("text_encoder/config.json", "architectures")}),
+    Case("odd-architectures", PLAN, code=0, files={"m": changed("text_encoder/config.json", architectures=5)}),
+    Case("no-class-of-the-unet", PLAN, code=0, files={"m": lacking("unet/config.json", "_class_name")}),
+    Case("no-class-of-the-vae", PLAN, code=0, files={"m": lacking("vae/config.json", "_class_name")}),
+    field("null-width", "text_encoder/config.json", ("whole number",), hidden_size=None),
+    field("null-blocks", "unet/config.json", ("a list of",), block_out_channels=None),
+    field("text-for-blocks", "vae/config.json", ("a list of",), block_out_channels="128"),
+    Case("no-scheduler-class", PLAN, files={"m": lacking(SCHEDULER, "_class_name")}, says=("of the class None",)),
+)
+def test_nothing_where_a_configuration_says_something(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes of a library may be null or missing; what decides a network is refused by name."""
+    check(case, tmp_path, monkeypatch)
+
+
 def test_a_jobs_file_names_the_line_of_what_the_kernel_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = "- {prompt: x, width: 128, height: 128, solver: euler, eta: 0.5}\n"
     prepare(Case("eta-of-euler", "batch jobs.yaml", files={"jobs.yaml": jobs}), tmp_path, monkeypatch)
