@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from stages.errors import SpecError
 from stages.media.png import SRGB, write_png
-from stages.stage import Cost, Networks, Parents, Picture, Size, Stage, Tensors, picture_cost, picture_of
+from stages.stage import Cost, Networks, Parents, Picture, Size, Stage, Tensors, not_in_key, picture_cost, picture_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,12 @@ class Export(Stage):
 
     format: str
     provenance: str
+    method: str = not_in_key("")  # its name, which `provenance` lacks
+
+    @property
+    def description(self) -> str:
+        """What the file says: `provenance` with the name of the method."""
+        return with_method(self.provenance, self.method)
 
     @property
     def file_name(self) -> str:
@@ -73,6 +80,15 @@ class Export(Stage):
         return compressed_bytes(size)
 
 
+def with_method(provenance: str, method: str) -> str:
+    """Return `provenance` with the method's name in its spec, which keys have never held; FreeScale is the default."""
+    if method in ("", "freescale"):
+        return provenance
+    record = json.loads(provenance)
+    record["spec"]["method"] = {"name": method, **record["spec"].get("method", {})}
+    return json.dumps(record, sort_keys=True)
+
+
 def compressed_bytes(size: tuple[int, int], frames: int = 1) -> int:
     """About how many bytes a PNG of a picture has; for the frames of a video it is an upper bound."""
     return int(PNG_RATIO * 3 * size[0] * size[1] * frames)
@@ -87,10 +103,10 @@ def write_picture(path: Path, picture: Picture, export: Export) -> None:
     check_whole(export.format, picture.size)
     if export.format == "png" and height * width > WHOLE:
         with path.open("wb") as out:
-            write_png(out, picture.size, (band.numpy() for band in bands(picture)), export.provenance)
+            write_png(out, picture.size, (band.numpy() for band in bands(picture)), export.description)
         return
     pixels = Image.fromarray(torch.cat(list(bands(picture))).numpy())
-    path.write_bytes(encode_file(pixels, export.format, export.provenance))
+    path.write_bytes(encode_file(pixels, export.format, export.description))
 
 
 def check_whole(format: str, size: tuple[int, int]) -> None:

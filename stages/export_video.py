@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from stages.export import compressed_bytes, encode_file, to_pixels
+from stages.export import compressed_bytes, encode_file, to_pixels, with_method
 from stages.media.ffmpeg import ENCODERS, Encoding, binary, ffmpeg_version, write_video
-from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, Video, picture_cost, video_of
+from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, Video, not_in_key, picture_cost, video_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +52,12 @@ class ExportVideo(Stage):
     provenance: str
     crf: int | None = None
     pixel_format: str | None = None
+    method: str = not_in_key("")  # its name, which `provenance` lacks
+
+    @property
+    def description(self) -> str:
+        """What the file says: `provenance` with the name of the method."""
+        return with_method(self.provenance, self.method)
 
     @property
     def file_name(self) -> str:
@@ -100,7 +106,7 @@ def encode_video(path: Path, video: Video, export: ExportVideo) -> None:
         fps=Fraction(export.fps),
         crf=export.crf,
         pixel_format=export.pixel_format,
-        comment=export.provenance,
+        comment=export.description,
     )
     written = write_video(path, (picture.tobytes() for picture in pictures), encoding)
     if written != len(video):
@@ -110,7 +116,7 @@ def encode_video(path: Path, video: Video, export: ExportVideo) -> None:
 def _write_zip(path: Path, pictures: Iterable[Image.Image], export: ExportVideo) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for index, picture in enumerate(pictures):
-            data = encode_file(picture, "png", export.provenance)
+            data = encode_file(picture, "png", export.description)
             archive.writestr(zipfile.ZipInfo(f"frame-{index:05d}.png", DOS_EPOCH), data)
         archive.writestr(zipfile.ZipInfo("fps.txt", DOS_EPOCH), f"{export.fps}\n")
 

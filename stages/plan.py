@@ -244,8 +244,8 @@ class _Builder:
         assert spec.format is not None
         if spec.fps is None:
             check_whole(spec.format, level.size)
-            return Export(spec.format, provenance)
-        return ExportVideo(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format)
+            return Export(spec.format, provenance, spec.method.name)
+        return ExportVideo(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format, spec.method.name)
 
     def _call(self, stage: Stage, level: LevelSettings, parents: Mapping[str, Call]) -> Call:
         model = self.info.fingerprints[stage.part] if stage.part else ""

@@ -5,13 +5,13 @@ A file that is damaged is a row with its reason.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError, cause
 from stages.models.file_hashes import AUTO_V2, AUTO_V3, FileHashes
-from stages.models.file_marks import describe_file
+from stages.models.file_marks import DTYPES, describe_file
 from stages.models.library import MODEL_INDEX, library_files, without_ending
 from stages.models.linked_folders import KINDS, folders_in, linked_folders
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from flows.home import Home
+    from stages.models.file_marks import FileMarks
     from stages.models.library import LibraryFile
 
 OTHER = "other"  # the kind of a file that no field of a spec takes
@@ -107,7 +108,7 @@ def _row(home: Home, file: LibraryFile, hashes: FileHashes, hash_all: bool, told
     """A file, described by its header; where it lies says its kind if the header does not."""
     if file.path.is_dir():
         return _folder_row(home, file.name, str(file.path))
-    marks = describe_file(file.path)
+    marks = _probed(file.path, describe_file(file.path))
     kind = marks.kind or (file.kind if marks.error or not marks.what else OTHER)
     name = without_ending(file.name)
     try:
@@ -135,4 +136,25 @@ def _row(home: Home, file: LibraryFile, hashes: FileHashes, hash_all: bool, told
         triggers=marks.triggers or ((Path(name).name,) if kind == "embedding" else ()),
         why=why,
         error=marks.error,
+    )
+
+
+def _probed(path: Path, marks: FileMarks) -> FileMarks:
+    """The marks of a checkpoint as a render sees it, with what it refuses as an error."""
+    from stages.models.files.header import read_header
+    from stages.models.files.probe import probe
+
+    if marks.kind != "model":
+        return marks
+    try:
+        info = probe(read_header(path))
+    except SpecError as error:
+        return replace(marks, error=str(error).removeprefix(f"model: {path} "))
+    return replace(
+        marks,
+        family=info.member,
+        prediction=info.prediction or "",
+        native=info.native,
+        dtype=DTYPES.get(info.dtype, info.dtype),
+        why="; ".join(info.why),
     )

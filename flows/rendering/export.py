@@ -193,7 +193,7 @@ def _writer(home: Home, run: str, stored: StoredExport, stage: Export | ExportVi
 
 def _rewrite(source: Path, path: Path, stage: Export) -> None:
     with Image.open(source) as picture:
-        path.write_bytes(encode_file(picture, stage.format, stage.provenance))
+        path.write_bytes(encode_file(picture, stage.format, stage.description))
 
 
 def _exporting(call: Call, format: str | None, out: Path, how: dict[str, Any]) -> Export | ExportVideo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,13 +59,15 @@ class StoredRun:
 
 def exports_of(record: RunRecord) -> tuple[StoredExport, ...]:
     """The exports of a run, level by level, as its record has them. Raises `SpecError` for those of another version."""
-    return tuple(_export(planned, record.run) for planned in record.plan if planned.stage == Export.name)
+    method = record.spec.get("method")
+    name = str(method.get("name", "")) if isinstance(method, dict) else ""
+    return tuple(_export(planned, record.run, name) for planned in record.plan if planned.stage == Export.name)
 
 
-def _export(planned: PlannedCall, run: str) -> StoredExport:
+def _export(planned: PlannedCall, run: str, method: str) -> StoredExport:
     kinds: dict[int, type[Export | ExportVideo]] = {kind.key_version(): kind for kind in (Export, ExportVideo)}
     try:
-        stage = kinds[planned.version].from_params(planned.params)
+        stage = replace(kinds[planned.version].from_params(planned.params), method=method)
         level = planned.level or 0
         height, width = json.loads(stage.provenance)["sizes"][level]
         return StoredExport(Call(stage, level, {}, "", (height, width)), planned.key, planned.parents["image"])
