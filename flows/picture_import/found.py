@@ -51,6 +51,8 @@ class Finder:
         """Return the file that is meant, or the wanted name without a path. Raises `SpecError` for a damaged home."""
         if wanted.kind == "model" and wanted.name in EMBEDDED_MODELS:
             return FoundFile(wanted, wanted.name, EMBEDDED_MODELS[wanted.name], "in the package")
+        if os.path.isabs(wanted.name) and os.path.exists(wanted.name):
+            return FoundFile(wanted, wanted.name, Path(wanted.name), "at its path")
         files = self._of(wanted.kind)
         stem = PurePosixPath(without_ending(wanted.name.replace("\\", "/"), wanted.kind)).name
         by_name = named(wanted.kind, wanted.name, files) or named(wanted.kind, stem, files)
