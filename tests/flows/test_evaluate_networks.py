@@ -54,7 +54,7 @@ VALUES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `whole` is of."""
-    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2", layers=1)
+    folder = video_folder(tmp_path_factory.mktemp("models"), "videocrafter2")
     card = json.loads((folder / "freescale.json").read_text())
     (folder / "freescale.json").write_text(json.dumps(card | {"native": list(VIDEO_SIZE), "frames": 16}))
     return VALUES | {"model": {"name": str(folder)}}
