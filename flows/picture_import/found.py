@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from stages.errors import SpecError, cause
@@ -16,7 +17,6 @@ from stages.models.linked_folders import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from flows.picture_import.recipe import NamedFile
     from stages.models.library import LibraryFile
