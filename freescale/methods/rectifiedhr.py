@@ -108,7 +108,8 @@ class RectifiedHR(Method):
         if level in (0, levels):
             return level and len(schedule)
         steps, first = len(schedule), self.first * len(schedule)
-        return int((steps - first) * ((level - 1) / (levels - 1)) ** self.step_power + first + 1e-9)
+        found = int((steps - first) * ((level - 1) / (levels - 1)) ** self.step_power + first + 1e-9)
+        return max(level, min(found, steps - levels + level))  # every level has a step
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction, guided by the level's share of the largest factor."""

@@ -31,7 +31,7 @@ class Folder:
         """The configuration of each network, by part; of motion modules, by `motion_adapter`."""
         parts = {**self.texts, "unet": self.unet, "vae": self.vae}
         parts |= {} if self.adapter is None else {"motion_adapter": self.adapter}
-        return {name: part.config for name, part in parts.items()}
+        return {name: {"_class_name": part.kind, **part.config} for name, part in parts.items()}
 
     def files(self, part: str) -> tuple[Path, ...]:
         """Return the files that decide the bytes of the stages of a part, `text`, `unet` or `vae`."""

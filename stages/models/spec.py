@@ -21,7 +21,8 @@ class FrozenModel(BaseModel):
     def _no_flag_for_a_number(cls, values: Any) -> Any:
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
+            says = "" if field is None else f"{field.annotation} {field.metadata}"  # a validator of its own says it
+            if isinstance(value, bool) and says and "bool" not in says and "BeforeValidator" not in says:
                 raise SpecError(f"{name}: {str(value).lower()} is a flag, and this field takes none")
         return values
 

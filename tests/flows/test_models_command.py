@@ -40,7 +40,8 @@ def freescale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     monkeypatch.setenv("FREESCALE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stages.models.folder.EMBEDDED_MODELS", {"shapes": EMBEDDED_MODELS["shapes"]})
+    for module in ("folder", "locate"):
+        monkeypatch.setattr(f"stages.models.{module}.EMBEDDED_MODELS", {"shapes": EMBEDDED_MODELS["shapes"]})
     return run
 
 

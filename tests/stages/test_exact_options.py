@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from flows.rendering.job import prepare
-from freescale import guidance
-from freescale import scale_fusion as fusion
+from freescale import guidance, heads
 from stages.spec import make_spec
 from tests.homes import session_in
 
@@ -40,7 +39,7 @@ def test_windows_and_checkpoints_are_exact_to_the_bit(plain: Result, tmp_path: P
 
 def test_text_and_chunks_are_exact_to_the_bit(plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt projected at every step and all windows in one call: without both savings, every bit is equal."""
-    monkeypatch.setattr(fusion, "CACHE_BYTES", 2**40)
+    monkeypatch.setattr(heads, "CACHE_BYTES", 2**40)
     monkeypatch.setattr(guidance.Denoiser, "_embeds", _afresh)
     monkeypatch.setattr(guidance.Denoiser, "_savings", lambda self: iter(()))
     assert render(tmp_path).pixels_sha256 == plain.pixels_sha256

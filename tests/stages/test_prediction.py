@@ -7,7 +7,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from flows.home import Home
 from flows.rendering import job as jobs
@@ -263,7 +262,7 @@ def test_guidance_within_an_interval_calls_the_unet_for_one_side_outside(home: H
         values = {"prompt": "x", **SMALL, "steps": 4, "guidance_scale": 5, "guidance_interval": interval}
         job = prepare(make_spec(values), home)
         (stage,) = (call.stage for call in job.plan.calls if isinstance(call.stage, BaseDenoise))
-        networks = TracedNetworks(job.plan.info, torch.float32, RunOptions())
+        networks = TracedNetworks(job.plan.info, "float32", RunOptions())
         flops[interval] = networks.denoise(stage, 1).flops
         session = session_in(home.root)
         models = session.runner(job).models

@@ -199,7 +199,7 @@ def test_bad_pictures_and_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="looked at"):
         prepare(make_spec(SMALL | {"model": {"name": "no-such-model"}}), Home(tmp_path / "home"))
     (tmp_path / "one.safetensors").write_bytes(b"")
-    with pytest.raises(SpecError, match="checkpoint in one file; make a folder of it"):
+    with pytest.raises(SpecError, match="is empty; download it again"):
         prepare(make_spec(SMALL | {"model": {"name": str(tmp_path / "one.safetensors")}}), Home(tmp_path / "home"))
     assert not (tmp_path / "home" / "store").exists()
 

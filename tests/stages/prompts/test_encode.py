@@ -149,8 +149,9 @@ def test_clip_skip_as_pages_of_models_count_it(
 ) -> None:
     from dataclasses import replace
 
-    texts = {f"text_encoder_{i}": {"num_hidden_layers": count} for i, count in enumerate(layers)}
-    info = replace(models["sd15"].info, texts=texts)
+    names = ("text_encoder", "text_encoder_2")
+    texts = {name: {"num_hidden_layers": count} for name, count in zip(names, layers, strict=False)}
+    info = replace(models["sd15"].info, configs=texts)
     assert {skip: layers_skipped(skip, info) for skip in skips} == skips
 
 

@@ -41,7 +41,7 @@ def info_of(kind: str, root: Path) -> ModelInfo:
     }
     if not (root / "tokenizer").is_dir():
         write_tokenizer(root / "tokenizer", "<|endoftext|>")
-    return ModelInfo(kind, root, (64, 64), 4, 7.5, "", "euler", {}, kind == "sdxl", 4, texts=texts)
+    return ModelInfo(kind, root, (64, 64), 4, 7.5, "", "euler", {}, kind == "sdxl", 4, configs=texts, words=root)
 
 
 def saved(file: Path, metadata: dict[str, str] | None = None, seed: int = 0, **shapes: Sequence[int]) -> Path:

@@ -67,7 +67,7 @@ def text_model(root: Path, kind: str) -> Models:
         texts[part] = json.loads((root / part / "config.json").read_text(encoding="utf-8"))
         pad = "!" if part == "text_encoder_2" or kind == "sd2" else "<|endoftext|>"
         write_tokenizer(root / part.replace("text_encoder", "tokenizer"), pad)
-    info = ModelInfo(kind, root, (64, 64), 4, 7.5, "", "euler", {}, kind == "sdxl", 4, texts=texts)
+    info = ModelInfo(kind, root, (64, 64), 4, 7.5, "", "euler", {}, kind == "sdxl", 4, configs=texts, words=root)
     models = Models(info, "float32", torch.device("cpu"))
     models.text_encoder = cache(models.text_encoder)  # type: ignore[method-assign]
     return models
