@@ -1,8 +1,8 @@
 """A scheduled night's whole set-up in real processes, with the Prefect server or the worker killed with -9 in it.
 
 Server, `prefect-setup`, worker, `prefect deployment run overnight/overnight`, as the README has them. They take
-minutes, most of it Prefect's own waits: `FREESCALE_PREFECT=1 pytest -s tests/faults/test_server_restart.py`.
-`FREESCALE_AWAY` is how many seconds the server stays away.
+minutes, most of it Prefect's own waits. `FREESCALE_PREFECT=20 pytest -s -m "" tests/faults/test_server_restart.py` has
+nights of 20 jobs in place of four. `FREESCALE_AWAY` is how many seconds the server stays away.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ if TYPE_CHECKING:
 
     from flows.batch.jobs_file import QueuedJob
 
-AWAY = float(os.environ.get("FREESCALE_AWAY", "60"))
+JOBS = int(os.environ.get("FREESCALE_PREFECT", "4"))
+AWAY = float(os.environ.get("FREESCALE_AWAY", "20"))
 PATIENCE = 1800.0
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.server,
     pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.filterwarnings("default"),
-    pytest.mark.skipif("FREESCALE_PREFECT" not in os.environ, reason="a minute or more: FREESCALE_PREFECT=1 runs it"),
 ]
 
 
@@ -160,7 +161,7 @@ def lose(worker: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_night_whose_machine_is_lost_goes_on_by_itself(tmp_path: Path, workers: int) -> None:
     """With one worker a service manager starts it again; with two, the other one takes up the night."""
-    home, jobs = evening(tmp_path, 24)
+    home, jobs = evening(tmp_path, JOBS)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         _, *crew = begin(place)
@@ -184,7 +185,7 @@ def test_a_night_whose_machine_is_lost_goes_on_by_itself(tmp_path: Path, workers
 
 
 def test_a_night_whose_process_is_killed_goes_on_by_itself(tmp_path: Path) -> None:
-    home, jobs = evening(tmp_path, 20)
+    home, jobs = evening(tmp_path, JOBS)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         _, worker = begin(place)
@@ -214,7 +215,7 @@ def check_night(home: Home, jobs: tuple[QueuedJob, ...], before: int) -> None:
 
 
 def test_a_night_goes_on_without_its_server_and_ends_with_it(tmp_path: Path) -> None:
-    home, jobs = evening(tmp_path, 20)
+    home, jobs = evening(tmp_path, JOBS)
     with ExitStack() as stack:
         place = Place(tmp_path, stack)
         server, _ = begin(place)

@@ -40,7 +40,7 @@ def yaml_of(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("header", "kind", "why"),
     [
-        ({"keys": {"v_pred", "x"}}, V, "its tensor v_pred"),
+        ({"keys": ["v_pred", "x"]}, V, "its tensor v_pred"),
         ({"metadata": {"modelspec.prediction_type": "v"}}, V, "modelspec.prediction_type v"),
         ({"metadata": {"modelspec.prediction_type": "v_prediction"}}, V, "v_prediction"),
         ({"metadata": {"modelspec.prediction_type": "epsilon"}}, "epsilon", "epsilon"),
@@ -49,7 +49,7 @@ def yaml_of(folder: Path, text: str) -> None:
         ({"is_sd2": True, "global_step": 875000, "native": 768}, "epsilon", "global_step 875000"),
         ({"is_sd2": True, "norm_deviation": 0.12}, V, f"{V_TENSOR}, 0.120"),
         ({"is_sd2": True, "norm_deviation": 0.05}, "epsilon", "0.050"),
-        ({"keys": {"v_pred"}, "metadata": {"modelspec.prediction_type": "epsilon"}}, V, "its tensor v_pred"),
+        ({"keys": ["v_pred"], "metadata": {"modelspec.prediction_type": "epsilon"}}, V, "its tensor v_pred"),
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ from stages.models.folder import EMBEDDED, describe
 from stages.models.load import Models
 from stages.plan import make_plan
 from stages.planner.estimate import estimate
-from stages.planner.skeleton import part_weights
+from stages.planner.networks import part_weights
 from stages.spec import ModelSpec, RunOptions, make_spec
 from tests.checkpoints import shapes_original, write_header
 from tests.homes import session_in
@@ -174,7 +174,7 @@ def test_a_render_in_eight_bits_is_one_of_its_own_and_the_same_each_time(method:
 
 def test_a_plan_counts_what_is_stored(tmp_path: Path) -> None:
     info = describe(ModelSpec(), tmp_path)
-    stored, whole = (part_weights(info, "unet", dtype) for dtype in (FP8, torch.bfloat16))
+    stored, whole = (part_weights(info, "unet", dtype) for dtype in ("float8_e4m3fn", "bfloat16"))
     assert 0.5 < stored / whole < 0.52
     spec = make_spec(SMALL | {"model": {"name": "shapes", "dtype": "float8_e4m3fn"}, "width": 64, "height": 64})
     plan = make_plan(spec, info)
