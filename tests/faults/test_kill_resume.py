@@ -175,12 +175,16 @@ def test_a_stop_leaves_a_checkpoint_and_the_command_to_go_on(
 
 @pytest.mark.thorough
 def test_a_killed_render_with_adapters_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """One from the prompt, one from the command line; the process that goes on merges them again."""
-    words = ("render", "a green ring <lora:unet:0.8>", "--prompt-syntax", "a1111", "--lora", "both:0.5:1", *RENDER[2:])
+    """A LoRA from the prompt, one from the command line, an embedding, and a model that is told to predict v."""
+    prompt = ("render", "a green (ring:1.2) glow <lora:unet:0.8>", "--prompt-syntax", "a1111", "--lora", "both:0.5:1")
+    words = (*prompt, "--prediction", "v_prediction", *RENDER[2:])
     results = dict[str, dict[str, Any]]()
     for name in ("quiet", "killed"):
         home = tmp_path / name
         lora_file(home / "loras" / "both.safetensors")
+        (home / "embeddings").mkdir()
+        vectors = {name: torch.full((2, 48), 0.1) for name in ("clip_l", "clip_g")}
+        save_file(vectors, home / "embeddings" / "glow.safetensors")
         lora_file(home / "loras" / "unet.safetensors", low_rank({SHAPES_UNET: (96, 96)}, seed=1))
         if name == "killed":
             process = begin(home, *words)
