@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ class Place:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.api, self.stack, self.folder = f"http://127.0.0.1:{port}/api", stack, folder
+        stack.callback(end_all, str(folder / "home"))
         self.env = os.environ | {
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.api,
@@ -95,6 +96,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def end_all(home: str) -> None:
+    """Every process of a home that is left, such as a run whose worker is gone."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FREESCALE_HOME") == home:
+                process.kill()
 
 
 def wait(until: Callable[[], Any], what: str) -> None:
