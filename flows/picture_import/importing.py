@@ -110,11 +110,14 @@ def _graph(text: str) -> dict[str, str]:
 
 def _compare(recipe: Recipe, home: Path) -> None:
     """Note whether the model here has the weights that a picture of ours was made with; one that is missing is told."""
-    from stages.models.load import describe
+    from stages.adapters.prompted import with_prompted
+    from stages.models.describe import describe
 
     name = next(file.name for file in recipe.files if file.kind == "model")
+    prompt, syntax = str(recipe.fields["prompt"]), recipe.fields.get("prompt_syntax") or "plain"
     try:
-        found = describe(make_spec({"prompt": "x", "model": {"name": name, **recipe.model}}).model, home).fingerprints
+        model = make_spec({"prompt": "x", "model": {"name": name, **recipe.model}}).model
+        found = describe(with_prompted(model, prompt, None, syntax), home).fingerprints
     except SpecError:
         return
     if other := [part for part in recipe.weights if recipe.weights[part] != found.get(part)]:

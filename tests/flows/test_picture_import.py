@@ -19,14 +19,19 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
+from flows.home import Home
 from flows.picture_import.importing import import_picture
 from flows.picture_import.texts import MAX_TEXT, read_texts, user_comment
+from flows.rendering.job import prepare
+from freescale import METHODS
+from stages.adapters.prompted import with_prompted
 from stages.errors import SpecError
-from stages.export import encode_file
+from stages.export import Export, encode_file
 from stages.models.file_hashes import old_hash
 from stages.models.load import describe
 from stages.spec import ModelSpec, make_spec
 from stages.textfiles.documents import read_yaml
+from tests.adapter_files import lora_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -610,6 +615,27 @@ def test_weights_of_a_picture_of_ours_are_compared(same: bool, home: Path, tmp_p
     said = " ".join(import_picture(str(tmp_path / "a.png"), home).notes)
     assert ("same weights here, so the spec makes this very picture" in said) == same
     assert ("other weights here than in the picture: unet" in said) != same
+
+
+def test_a_lora_in_the_prompt_of_a_picture_of_ours_counts(home: Path, tmp_path: Path) -> None:
+    lora_file(home / "loras" / "grain.safetensors")
+    prompt = "a ring <lora:grain:0.5>"
+    model = with_prompted(ModelSpec(), prompt, None, "a1111")
+    spec = OURS["spec"] | {"prompt": prompt, "prompt_syntax": "a1111"}  # type: ignore[operator]
+    record = {**OURS, "spec": spec, "model": describe(model, home).fingerprints}
+    (tmp_path / "a.png").write_bytes(encode_file(Image.new("RGB", (8, 8)), "png", json.dumps(record)))
+    assert "same weights here" in " ".join(import_picture(str(tmp_path / "a.png"), home).notes)
+
+
+def test_the_spec_in_a_file_names_its_method(home: Path) -> None:
+    for method in METHODS:
+        job = prepare(make_spec({"prompt": "x", "width": 160, "height": 128, "method": {"name": method}}), Home(home))
+        stage = job.plan.exports[-1].stage
+        assert isinstance(stage, Export)
+        assert "name" not in json.loads(stage.provenance)["spec"]["method"], "keys never had it"
+        record = json.loads(stage.description)["spec"]
+        record["method"] = {"name": "freescale", **record["method"]}
+        assert make_spec(record).method == job.spec.method
 
 
 def user(text: str, codec: str, code: bytes = b"UNICODE\0") -> Image.Exif:
