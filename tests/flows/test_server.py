@@ -239,7 +239,8 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
 
 
 def test_suspended_the_flow_ends_suspended(home: Home) -> None:
-    jobs(home.root / "jobs", one=job("a red disc", steps=20))
+    """The job has many steps, so that it runs still when a server that is busy is heard."""
+    jobs(home.root / "jobs", one=job("a red disc", steps=400))
     with running(home) as (run, end):
         set_state(run, Suspended(timeout_seconds=300))
         with pytest.raises(Pause):  # so the engine leaves it as it is; resumed, it is started again
