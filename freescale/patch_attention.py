@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from freescale.forward_process import generator
 from freescale.heads import Heads, attend, is_plain_self_attention, output_of, project, sets_at_once
 from freescale.portions import each
 from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from freescale.moment import Moment
     from freescale.unet_patches import Patch, Processor
 
 
@@ -69,6 +71,18 @@ class PatchAttention:
             for axis in zip(grid, window, offsets, strict=True)
         )
         return rows, columns
+
+
+def patches_at(moment: Moment, *, jitter: bool) -> Patch:
+    """Return the patch of a level and step; `jitter` moves the blocks above twice the training size."""
+    level = moment.level
+
+    def stream(layer: str) -> torch.Generator:
+        """Return the stream of one layer."""
+        return generator(moment.seed, "jitter", level.index, moment.step, layer)
+
+    moves = jitter and level.factor > 2.0
+    return patch_attention(PatchAttention(level.scale, stream if moves else None, moment.compute.window_rows))
 
 
 def patch_attention(asked: PatchAttention) -> Patch:

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.cascade import CELL, cascade_sizes
-from freescale.forward_process import generator
 from freescale.methods.base import Method
-from freescale.patch_attention import PatchAttention, patch_attention
+from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from torch import Tensor
 
     from freescale.cascade import Size
@@ -84,16 +82,9 @@ class ScaleDiff(Method):
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield patch attention above level 0."""
-        level = moment.level
-        if level.is_base or not self.patches_only:
+        if moment.level.is_base or not self.patches_only:
             return
-
-        def jitter(layer: str) -> torch.Generator:
-            """Return the stream of one layer."""
-            return generator(moment.seed, "jitter", level.index, moment.step, layer)
-
-        moves = self.jitter and level.factor > 2.0
-        yield patch_attention(PatchAttention(level.scale, jitter if moves else None, moment.compute.window_rows))
+        yield patches_at(moment, jitter=self.jitter)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the noise prediction, its x0 pulled to the low band of the reference above level 0."""

@@ -21,16 +21,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.dilation import DilatedLayers, dilation_factor, restrained_dilation
-from freescale.forward_process import generator
 from freescale.methods.base import Method
-from freescale.patch_attention import PatchAttention, patch_attention
+from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 from freescale.walk import descent, relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    import torch
     from torch import Tensor
 
     from freescale.cascade import Level, Size
@@ -116,8 +114,7 @@ class Swift(Method):
         if level.is_base or level.factor <= 1.0:
             return
         if self.patches_only:
-            jitter = _jitter(moment) if self.jitter and level.factor > 2.0 else None
-            yield patch_attention(PatchAttention(level.scale, jitter, moment.compute.window_rows))
+            yield patches_at(moment, jitter=self.jitter)
         if moment.step < moment.schedule.step_at(self.dilation):
             yield restrained_dilation(self.dilated_layers, dilation_factor(level), moment.compute.phase_convs)
 
@@ -142,11 +139,6 @@ class Draft(Swift):
     steps: int = 2
     guidance: float = 0.0
     dilation: float = 0.0
-
-
-def _jitter(moment: Moment) -> Callable[[str], torch.Generator]:
-    """Return what gives each layer its stream."""
-    return lambda layer: generator(moment.seed, "jitter", moment.level.index, moment.step, layer)
 
 
 def _base_grid(level: Level) -> Size:
