@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from stages.models.files.header import read_header, read_numbers
 from stages.models.predicted import V_TENSOR, Header
 
 if TYPE_CHECKING:
@@ -23,14 +25,9 @@ def header_of(file: FileInfo, *, has_weights: bool) -> Header:
 
 def _numbers(file: FileInfo) -> dict[str, Any]:
     """Return what the two tensors say, of those that are there."""
-    from safetensors import safe_open
-
-    found: dict[str, Any] = {}
-    name = file.parts["unet"].prefix + V_TENSOR
-    with safe_open(file.path, "pt") as tensors:
-        names = set(tensors.keys())
-        if STEPS in names:
-            found["global_step"] = int(tensors.get_tensor(STEPS))
-        if name in names:
-            found["norm_deviation"] = float(tensors.get_tensor(name).float().std(correction=0))
+    header, found = read_header(file.path), dict[str, Any]()
+    if steps := read_numbers(header, STEPS):
+        found["global_step"] = int(steps[0])
+    if values := read_numbers(header, file.parts["unet"].prefix + V_TENSOR):
+        found["norm_deviation"] = statistics.pstdev(values)
     return found
