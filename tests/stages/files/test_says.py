@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,9 @@ from safetensors.numpy import save_file
 
 from stages.models.files.says import header_of
 from stages.models.predicted import V_TENSOR, detected
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PREFIX = "model.diffusion_model."
 
