@@ -122,6 +122,7 @@ class TestUNet:
             assert list(temporal_patches(torch.zeros(shape), level)) == []
         assert list(temporal_patches(torch.zeros(1, 4, 9, 8, 10), dataclasses.replace(level, frames=None))) == []
 
+    @pytest.mark.thorough
     def test_all_attention_over_frames_is_windowed(self, kind: str) -> None:
         """And nothing else; and one window of all frames is the layer itself; no trace is left, also of a failure."""
         unet = video_unet(kind)

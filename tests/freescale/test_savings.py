@@ -33,7 +33,7 @@ def count_calls(unet: Any, ending: str) -> tuple[list[str], list[Any]]:
 
 
 @pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("name", ["direct", "freescale"])
+@pytest.mark.parametrize("name", [pytest.param("direct", marks=pytest.mark.thorough), "freescale"])
 def test_text_is_projected_once_a_level(name: str, split: bool, denoiser: Denoiser, scheduler_config: Any) -> None:
     method, level = {"direct": Direct(), "freescale": FreeScale()}[name], level_at(1)
     schedule = make_schedule(scheduler_config, 3)

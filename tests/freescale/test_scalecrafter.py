@@ -163,6 +163,7 @@ class TestDispersion:
         deviation = (dispersion_matrix(closeness).view(5, 5, 3, 3) - kept).abs().max()
         assert within / 2 < deviation < within
 
+    @pytest.mark.thorough
     @given(size=SIZES, factor=st.sampled_from([1.0, 2.0, 3.0, 5.0]), stride=st.integers(1, 2))
     def test_disperses_at_half_the_dilation(
         self, slow_matrix: Tensor, size: tuple[int, int], factor: float, stride: int
@@ -398,6 +399,7 @@ def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any,
     assert torch.equal(render(denoiser, method, LARGE, schedule, [1, 2, 3]), last.latents)
 
 
+@pytest.mark.thorough
 def test_dispersion_works_and_matters(denoiser: Denoiser, scheduler_config: Any) -> None:
     """Also where nothing is dilated any more, with lists of its own, and close to the kernel with a heavy weight."""
     schedule = make_schedule(scheduler_config, 2)

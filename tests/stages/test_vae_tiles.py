@@ -57,6 +57,7 @@ def whole(home: Path) -> Result:
     return render(home, SMALL)
 
 
+@pytest.mark.thorough
 def test_a_render_by_tiles_is_the_whole_one_to_rounding(
     whole: Result, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_source_picture_by_tiles_is_encoded_as_whole(
     torch.testing.assert_close(tiled["latents"], whole["latents"], atol=1e-5, rtol=0)
 
 
+@pytest.mark.thorough
 def test_frames_by_tiles_are_decoded_and_enlarged_as_whole(shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     used = counted(monkeypatch)
     latents = normal((1, 4, 2, 12, 17), 7)
