@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from freescale.cascade import CELL
-from freescale.forward_process import renoise
 from freescale.long_videos import video_noise
 from freescale.moment import Moment
 from freescale.unet_patches import patched
@@ -176,6 +175,5 @@ class Method:
             noise = video_noise(shape, level.frames, moment.seed, "init_noise", level.index, stride=level.frame_stride)
             latents = noise * moment.schedule.init_sigma
         else:
-            sigma = moment.schedule.sigmas[self.restart_step(moment.schedule)]
-            latents = renoise(level.reference, level.noise, sigma)
+            latents = moment.schedule.noised(level.reference, level.noise, self.restart_step(moment.schedule))
         return latents if dtype is None else latents.to(dtype)

@@ -17,7 +17,7 @@ from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
 from freescale.enlarge import Interpolation
-from freescale.forward_process import generator, renoise
+from freescale.forward_process import generator
 from freescale.frequency import BlurBorder, gaussian_taps
 from freescale.methods.base import Method
 from freescale.scale_fusion import Bands, Fusion, scale_fusion
@@ -117,7 +117,7 @@ class FreeScale(Method):
             return latents
         if moment.step == self.restart_step(moment.schedule):
             return latents
-        anchor = renoise(level.reference.to(latents), level.noise, moment.sigma)
+        anchor = moment.schedule.noised(level.reference.to(latents), level.noise, moment.step)
         kappa = detail_weight(moment.timestep, moment.schedule.num_train_timesteps)
         exponent = self.detail_scale if level.detail_map is None else level.detail_map
         return torch.lerp(latents, anchor, reference_weight(kappa, exponent).to(latents))

@@ -63,7 +63,7 @@ def any_denoiser(request: pytest.FixtureRequest, denoiser: Denoiser) -> Denoiser
 
 def schedule_of(denoiser: Denoiser, config: dict[str, Any], steps: int = 4, solver: Any = "euler") -> Schedule:
     """Stable Diffusion 2.1 predicts v."""
-    is_v = denoiser.unet is sd_unet("2.1")
+    is_v = denoiser.network is sd_unet("2.1")
     return make_schedule(config | {"prediction_type": "v_prediction" if is_v else "epsilon"}, steps, solver)
 
 
@@ -130,7 +130,7 @@ class TestScaleOne:
         schedule, method = make_schedule(scheduler_config, 4), plain(name)
         moment = Moment(level_at(1, BASE), 2, schedule, 7)
         latents = normal((1, 4, 8, 10), 1)
-        with torch.no_grad(), patched(denoiser.unet, method.patches(moment)):
+        with torch.no_grad(), patched(denoiser.network, method.patches(moment)):
             noise_pred = method.predict(denoiser, latents, moment)
         with torch.no_grad():
             assert torch.equal(noise_pred, denoiser(latents, 2, schedule))
@@ -181,7 +181,7 @@ class TestNoTrace:
     @pytest.mark.parametrize(("name", "any_denoiser"), TURNS, indirect=["any_denoiser"])
     def test_of_a_run(self, name: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
         level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), METHODS[name]()
-        unet: Any = any_denoiser.unet
+        unet: Any = any_denoiser.network
         before, processors = snapshot(unet), unet.attn_processors
         latents = method.start((1, 4, *level.latent_hw), Moment(level, 0, schedule, 7))
         for _ in denoise(any_denoiser, latents, schedule, method, level, seed=7, start=method.restart_step(schedule)):
@@ -197,16 +197,16 @@ class TestNoTrace:
     )
     def test_of_a_failure(self, name: str, where: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
         level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), METHODS[name]()
-        before = snapshot(any_denoiser.unet)
+        before = snapshot(any_denoiser.network)
 
         def fail(*_: Any) -> None:
             raise RuntimeError("inside")
 
-        handle = any_denoiser.unet.get_submodule(where).register_forward_hook(fail)
+        handle = any_denoiser.network.get_submodule(where).register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="inside"):
             render(any_denoiser, method, level, schedule)
         handle.remove()
-        assert is_same(before, snapshot(any_denoiser.unet))
+        assert is_same(before, snapshot(any_denoiser.network))
 
 
 SIZES = {  # of a level: its base

@@ -243,7 +243,7 @@ class TestConformance:
         denoiser, method = denoiser_of(kind), for_videos(name)
         moment = Moment(level_at(1, BASE), 2, make_schedule(scheduler_config, 4), 7)
         latents = normal((1, 4, FRAMES, 8, 10), 1)
-        with torch.no_grad(), patched(denoiser.unet, method.patches(moment)):
+        with torch.no_grad(), patched(denoiser.network, method.patches(moment)):
             noise_pred = method.predict(denoiser, latents, moment)
         with torch.no_grad():
             assert torch.equal(noise_pred, denoiser(latents, 2, moment.schedule))
@@ -253,11 +253,11 @@ class TestConformance:
         denoiser, method, level = denoiser_of(kind), for_videos(name), level_at(1)
         dynamic = DYNAMIC if kind == "videocrafter2" else {}
         schedule = make_schedule(scheduler_config | dynamic, 3, "ddim", 0.5)
-        before = snapshot(denoiser.unet)
+        before = snapshot(denoiser.network)
         (*_, before_last, last) = goes_on(denoiser, method, level, schedule, [2], [FRAMES])
         assert last.latents.shape == (1, 4, FRAMES, 15, 20)
         assert last.latents.isfinite().all()
-        assert is_same(before, snapshot(denoiser.unet))
+        assert is_same(before, snapshot(denoiser.network))
         if name != "direct":
             frugal = denoiser_of(kind, compute=Compute(split_guidance=True))
             (split,) = run_from(frugal, method, level, schedule, before_last)
@@ -344,7 +344,7 @@ class FrameWise:
     compute = Compute()
 
     def __init__(self) -> None:
-        self.unet, self.rows = nn.Module(), list[int]()
+        self.network, self.rows = nn.Module(), list[int]()
 
     def for_views(self, views: Views, batch: int) -> FrameWise:
         return self

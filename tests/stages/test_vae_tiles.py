@@ -141,7 +141,7 @@ def _bands(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = [(rows, columns, picture[..., slice(*rows), slice(*columns)]) for rows, columns in spans]
     monkeypatch.setattr(decode, "decode_tiles", lambda *_: iter(made))
     models: Any = SimpleNamespace(
-        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)),
+        vae=SimpleNamespace(config={"scaling_factor": 1.0}),
         info=SimpleNamespace(cell=8),
         helpers=None,
         tiles=lambda frame=0: None,

@@ -10,7 +10,7 @@ import zipfile
 from fractions import Fraction
 from io import BytesIO
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_frames_are_decoded_one_at_a_time() -> None:
     """What is asked of the VAE is a frame; the next one only once the last was taken."""
 
     class Vae:
-        config = dataclasses.make_dataclass("Config", ["scaling_factor"])(0.5)
+        config: ClassVar = {"scaling_factor": 0.5}
         asked = 0
 
         def decode(self, latents: torch.Tensor) -> Any:

@@ -16,7 +16,7 @@ import torch
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
-from freescale.forward_process import generator, renoise
+from freescale.forward_process import generator
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.methods.base import Method
 from freescale.methods.demofusion.views import Crops, dilated_views, match_moments, predict_views, window_views
@@ -93,7 +93,7 @@ class DemoFusion(Method):
         level = moment.level
         if level.reference is None or level.noise is None or moment.step == 0:
             return latents
-        anchor = renoise(level.reference.to(latents), level.noise, moment.sigma)
+        anchor = moment.schedule.noised(level.reference.to(latents), level.noise, moment.step)
         return torch.lerp(latents, anchor, _kappa(moment) ** self.skip_scale)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:

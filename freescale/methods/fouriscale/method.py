@@ -100,7 +100,7 @@ class FouriScale(Method):
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the three branches, or plain guidance once they are equal."""
-        unet, schedule, step = denoiser.unet, moment.schedule, moment.step
+        unet, schedule, step = denoiser.network, moment.schedule, moment.step
         base = self.base_for(unet, moment.level)
         setting = self.setting_for(unet, whole_scale(moment.level.size, base))
         dilation = self.dilation_at(setting, whole_scale(moment.level.size, base), schedule, step)
