@@ -56,21 +56,26 @@ def render(
 ) -> Tensor:
     """All steps of a level, the loop left and entered again at each of `cuts`."""
     start = 0 if level.is_base else method.restart_step(schedule)
-    latents, history = method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, seed)), ()
+    last = Step(start - 1, method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, seed)))
     marks = [start, *cuts, len(schedule)]
     for first, stop in pairwise(marks):
-        for step in denoise(
-            denoiser, latents, schedule, method, level, seed=seed, start=first, stop=stop, history=history
-        ):
-            latents, history = step.latents.clone(), tuple(x.clone() for x in step.history)
-    return latents
+        kept: dict[str, Any] = {"history": last.history, "extra": last.extra}
+        for step in denoise(denoiser, last.latents, schedule, method, level, seed=seed, start=first, stop=stop, **kept):
+            last = _copied(step)
+    return last.latents
 
 
 def run_from(denoiser: Any, method: Method, level: Level, schedule: Schedule, last: Step, seed: int = 7) -> list[Step]:
     """The steps of a level that come after the step `last`, in one go."""
-    options: dict[str, Any] = {"seed": seed, "start": last.index + 1, "history": last.history}
+    options: dict[str, Any] = {"seed": seed, "start": last.index + 1, "history": last.history, "extra": last.extra}
     steps = denoise(denoiser, last.latents.clone(), schedule, method, level, **options)
-    return [Step(step.index, step.latents.clone(), tuple(x.clone() for x in step.history)) for step in steps]
+    return [_copied(step) for step in steps]
+
+
+def _copied(step: Step) -> Step:
+    """The step with tensors of its own, which nothing later can change."""
+    extra = {name: tensor.clone() for name, tensor in step.extra.items()}
+    return Step(step.index, step.latents.clone(), tuple(x.clone() for x in step.history), extra)
 
 
 def goes_on(
