@@ -15,7 +15,7 @@ from freescale.moment import Moment
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -42,6 +42,12 @@ class Method:
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
     asks_sizes: ClassVar[bool] = False  # whether they need the sizes of all levels: `Level.sizes`
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
+
+    def check_choices(self, choices: Mapping[str, Sequence[str | None]]) -> None:
+        """Raise `ValueError` for a field whose value is none of its `choices`, with all of them."""
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
 
     @classmethod
     def check(cls, latents: Tensor) -> None:

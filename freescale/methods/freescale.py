@@ -75,9 +75,7 @@ class FreeScale(Method):
         if kernel not in ("scale", "paper") and not isinstance(kernel, int):
             raise ValueError(f"blur_kernel is {kernel!r}, allowed: scale, paper, or an odd number")
         gaussian_taps(kernel if isinstance(kernel, int) else 1, self.blur_sigma)
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
+        self.check_choices(_CHOICES)
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its doublings below the target, and the target."""

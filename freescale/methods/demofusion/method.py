@@ -61,9 +61,7 @@ class DemoFusion(Method):
         for name in ("skip_scale", "dilated_scale", "blur_scale", "blur_sigma"):
             if not (value := getattr(self, name)) >= 0.0:
                 raise ValueError(f"{name} is {value}, allowed: 0 or more")
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices(_CHOICES)
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its whole multiples (or doublings) below the target, and the target."""

@@ -77,8 +77,7 @@ class FouriScale(Method):
         for name in ("weak_divisor", "amplify"):
             if (value := getattr(self, name)) is not None and not value >= 1.0:
                 raise ValueError(f"{name} is {value}, allowed: 1 or more")
-        if self.bucket_rule not in get_args(BucketRule):
-            raise ValueError(f"bucket_rule is {self.bucket_rule!r}, allowed: {', '.join(get_args(BucketRule))}")
+        self.check_choices({"bucket_rule": get_args(BucketRule)})
 
     @property
     def solver(self) -> tuple[Solver, float]:
