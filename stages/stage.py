@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 from freescale import METHODS
+from freescale.methods.base import LATER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -232,13 +233,17 @@ def picture_cost(size: Size) -> Cost:
 
 def method_record(method: Method) -> dict[str, Any]:
     """A method as plain values, for a stage's parameters."""
-    return {"name": method.name, "version": method.version, **dataclasses.asdict(method)}
+    values = dataclasses.asdict(method)
+    unsaid = {f.name for f in dataclasses.fields(method) if f.metadata.get(LATER) and values[f.name] == f.default}
+    own = {name: value for name, value in values.items() if name not in unsaid}
+    return {"name": method.name, "version": method.version, **own}
 
 
 def method_of(record: Mapping[str, Any]) -> Method:
     """The method `method_record` described."""
     kind = METHODS[record["name"]]
-    return kind(**{f.name: _tupled(record[f.name]) for f in dataclasses.fields(kind)})
+    own = [f.name for f in dataclasses.fields(kind) if f.name in record or not f.metadata.get(LATER)]
+    return kind(**{name: _tupled(record[name]) for name in own})
 
 
 def _tupled(value: Any) -> Any:
