@@ -29,6 +29,7 @@ UNUSED = (
     "diffusers.quantizers",
     "diffusers.utils.dynamic_modules_utils",
     "diffusers.utils.loading_utils",
+    "sympy",
     "transformers",
 )
 """Packages of which a network takes base classes and names alone."""
