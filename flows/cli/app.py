@@ -132,12 +132,14 @@ def plan(
 ) -> None:
     """Show the levels and stages of a render, what is reused, and memory, time and disk. Nothing is started."""
     from flows.cli.flags import asked_or_run
+    from stages.planner.apart import traced_apart
 
     home = home_of(where.home)
     flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(levels) | flags_of(file)
-    found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
-    tell_seeds(found.drawn)
-    _show_plan(found.job, home, run_options(memory), why, where.as_json)
+    with traced_apart():
+        found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
+        tell_seeds(found.drawn)
+        _show_plan(found.job, home, run_options(memory), why, where.as_json)
 
 
 @app.command()
