@@ -1,4 +1,4 @@
-"""`freescale presets`: what the preset of a method decides, costs and loses, and how models for few steps are sampled."""
+"""`freescale presets`: what a preset of a method decides, costs and loses, and how models for few steps are sampled."""
 
 from __future__ import annotations
 
