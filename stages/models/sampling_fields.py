@@ -54,7 +54,10 @@ def _timesteps(value: Any) -> Any:
     return value
 
 
-Preset = Annotated[PresetName | tuple[PresetName, ...] | None, BeforeValidator(checked_preset)]
+Preset = Annotated[
+    PresetName | tuple[PresetName, ...] | None,
+    BeforeValidator(checked_preset, json_schema_input_type=PresetName | tuple[PresetName, ...] | str | None),
+]
 Interval = Annotated[
     tuple[float, float] | None, BeforeValidator(lambda value: None if value is None else _interval(value))
 ]
