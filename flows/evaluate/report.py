@@ -46,11 +46,15 @@ NAMES = {
     "detail_8": "detail 8-16 px",
     "sharpness": "sharpness",
     "repetition": "repetition",
+    "texture": "texture",
+    "period": "period",
+    "period_right": "period right",
+    "seams": "seams",
 }
 # Of networks behind a number; others have the feature network, the first.
 OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic", "dynamic_degree": "raft"}
 OWN_RESIZE = {"aesthetic": "bicubic", "dynamic_degree": "none"}
-SINGLE = ("flicker", "aesthetic", "dynamic_degree")  # numbers of a video
+SINGLE = ("flicker", "aesthetic", "dynamic_degree", "seams")  # numbers of a picture or video
 FILES = ("evaluation.csv", "evaluation.md", "evaluation.json")
 
 
@@ -118,12 +122,18 @@ def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for cell in cells:
         seconds = "" if cell.seconds is None else f"{cell.seconds:.1f}"
-        counts = str(cell.scores[0].n)
-        values = [f"{_short(s.value)} [{_short(s.low)}, {_short(s.high)}]" for s in cell.scores]
+        counts = str(max(score.n for score in cell.scores))
+        values = [_with_interval(score) for score in cell.scores]
         start = [cell.method, f"{cell.size[1]}x{cell.size[0]}", counts]
         samples = "" if cell.unet_samples is None else f"{cell.unet_samples:.0f}"
         lines.append(f"| {' | '.join([*start, *values, seconds, samples, str(cell.failed)])} |")
     return "\n".join([*lines, "", _how(evaluation, cells[0]), ""])
+
+
+def _with_interval(score: Score) -> str:
+    if score.value is None or score.low is None or score.high is None:
+        return "–"
+    return f"{_short(score.value)} [{_short(score.low)}, {_short(score.high)}]"
 
 
 def _short(value: float) -> str:
@@ -172,6 +182,9 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
         if "verdict" in read.tensors:
             names = ("objects", "color_ok", "shape_ok", "background_ok")
             record |= dict(zip(names, read.tensors["verdict"].tolist(), strict=True))
+        if "texture" in read.tensors:
+            pattern, ok, ratio = read.tensors["texture"].tolist()
+            record |= {"texture_ok": int(ok), "period": ratio if pattern and ratio else None}
         if "clip_verdict" in read.tensors:
             record |= dict(zip(VIDEO_WORDS, read.tensors["clip_verdict"].tolist(), strict=True))
         record |= {name: float(read.tensors[name]) for name in SINGLE if name in read.tensors}
