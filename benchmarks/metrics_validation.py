@@ -4,10 +4,10 @@
     python -m benchmarks.metrics_validation --count 8 --sizes 256 --out found.json
 
 Every fault is made of the same scenes, so a metric is compared in pairs: its value with the fault less that of the
-untouched scenes, with a 99 % interval of a bootstrap over scenes. A verdict of `worse` or `better` needs two things. The
-interval is without zero, and the difference is one to speak of. For a mean over pictures: an AUC of 0.7 or more, which
-is how often a picture with the fault is on the worse side of an untouched one of any scene (0.5 is chance). For a
-distance of sets: a value outside of the interval of the untouched scenes. References are other scenes again.
+untouched scenes, with a 99 % interval of a bootstrap over scenes. A verdict of `worse` or `better` needs two things.
+The interval is without zero, and the difference is one to speak of. For a mean over pictures that is an AUC of 0.7 or
+more: how often a picture with the fault is on the worse side of an untouched one of any scene (0.5 is chance). For a
+distance of sets it is a value outside of the interval of the untouched scenes. References are other scenes again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freescale.forward_process import generator, normal
+from freescale.forward_process import normal
 from stages.decode import decoded_whole
 from stages.metrics.bootstrap import resample
 from stages.metrics.crops import random_boxes
@@ -42,6 +42,7 @@ from stages.metrics.validated import FILE
 from stages.models.load import Models, describe
 from stages.shapes.metrics import judge
 from stages.shapes.scenes import Scene, draw, draw_objects, sample_scene
+from stages.shapes.texture import WITHIN
 from stages.spec import ModelSpec, RunOptions
 from stages.upscale import encode
 
@@ -73,6 +74,10 @@ def _enlarged(scene: Scene, side: int) -> Tensor:
     return F.interpolate(draw(scene, BASE, BASE)[None], size=(side, side), mode="bicubic")[0]
 
 
+def _blurred(scene: Scene, side: int) -> Tensor:
+    return F.avg_pool2d(F.pad(draw(scene, side, side)[None], (2,) * 4, mode="replicate"), 5, 1)[0]
+
+
 def _repeated(scene: Scene, side: int) -> Tensor:
     places = [(y, x) for y in (-0.25, 0.25) for x in (-0.25, 0.25)]
     objects = [replace(scene, center=place, radius=scene.radius / 2) for place in places]
@@ -95,9 +100,7 @@ def makers(models: Models | None = None) -> Mapping[str, Callable[[Scene, int], 
     """How a scene is drawn (3, side, side) with each of `FAULTS`; without `models`, with all but `vae`."""
     made: dict[str, Callable[[Scene, int], Tensor]] = {
         "enlarged": _enlarged,
-        "blurred": lambda scene, side: F.avg_pool2d(F.pad(draw(scene, side, side)[None], (2,) * 4, "replicate"), 5, 1)[
-            0
-        ],
+        "blurred": _blurred,
         "noisy": lambda scene, side: draw(scene, side, side) + 0.1 * normal((3, side, side), scene.seed, "noise"),
         "tiled": lambda scene, side: draw(scene, BASE, BASE).repeat(1, side // BASE, side // BASE),
         "repeated": _repeated,
@@ -140,13 +143,13 @@ def of_pictures(sample: Sample, reference: Sample) -> dict[str, Tensor]:
     pattern, texture, ratio = sample.texture.T
     nothing = torch.full_like(ratio, math.nan)
     usual = torch.cat([reference.detail.mean(0)[:3], torch.ones(2)])
+    near = torch.where(pattern == 1, ((ratio - 1).abs() <= WITHIN).double(), nothing)
     return {
         **dict(zip(OBJECT_WORDS, (objects, one, kept, one * (kept == 1)), strict=True)),
         **dict(zip(DETAIL_WORDS, (sample.detail / usual).T, strict=True)),
-        **dict(zip(TEXTURE_WORDS, (texture, torch.where(ratio > 0, ratio, nothing),
-                                   torch.where(pattern == 1, ((ratio - 1).abs() <= 0.25).double(), nothing)), strict=True)),
+        **dict(zip(TEXTURE_WORDS, (texture, torch.where(ratio > 0, ratio, nothing), near), strict=True)),
         "seams": sample.seams,
-    }  # fmt: skip
+    }
 
 
 def of_sets(metric: str, sample: Sample, reference: Sample, drawn: Tensor, other: Tensor) -> float:
@@ -178,7 +181,7 @@ class Separation:
 def separate(metric: str, bad: Sample, good: Sample, reference: Sample, draws: int = DRAWS) -> Separation:
     """Return how a metric that is a mean over pictures tells those with a fault from the untouched ones."""
     x, y = (of_pictures(side, reference)[metric] for side in (bad, good))
-    auc, resamples = _auc(metric, x, y), [resample(good.count, 0, "scenes", draw) for draw in range(draws)]
+    auc, resamples = _auc(metric, x, y), [resample(good.count, 0, "scenes", n) for n in range(draws)]
     worse = torch.stack([_badness(metric, x[d].nanmean()) - _badness(metric, y[d].nanmean()) for d in resamples])
     low, high = _interval(worse)
     is_clear = auc is not None and max(auc, 1 - auc) >= CLEAR
@@ -203,8 +206,8 @@ def drawn_values(metric: str, sample: Sample, reference: Sample, draws: int) -> 
     """Return a metric of whole sets (1 + draws), first of all pictures and then of resamples of both sides."""
     pairs = [(torch.arange(sample.count), torch.arange(reference.count))]
     sides = ((sample.count, "scenes"), (reference.count, "reference"))
-    for draw in range(draws):
-        first, second = (resample(count, 0, side, draw) for count, side in sides)
+    for number in range(draws):
+        first, second = (resample(count, 0, side, number) for count, side in sides)
         pairs.append((first, second))
     return torch.tensor([of_sets(metric, sample, reference, *pair) for pair in pairs], dtype=torch.float64)
 
@@ -312,12 +315,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     models = Models(describe(ModelSpec(name="shapes"), Path()), "float32", torch.device("cpu"))
-    with torch.no_grad():
-        found = {side: validate(side, given.count, models) for side in given.sizes}
-    content = record(found, given.count)
-    given.out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for size in content["sizes"]:
-        print(f"\n{size}\n\n{table(content, size)}")
+    found: dict[int, dict[str, dict[str, Separation]]] = {}
+    for side in given.sizes:
+        with torch.no_grad():
+            found[side] = validate(side, given.count, models)
+        content = record(found, given.count)
+        given.out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"\n{side}x{side}\n\n{table(content, f'{side}x{side}')}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from flows.evaluate.footnotes import judged, seen_lines
 from flows.evaluate.layout import REFERENCE
 from flows.home import check_folder
 from stages.errors import SpecError
@@ -78,6 +79,7 @@ def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
         "n_reference": score.n_reference,
         "crops": score.rows,
         "crops_reference": score.rows_reference,
+        "separates": found.word if (found := judged(evaluation, score.metric)) else None,
         "protocol": evaluation.spec.reference.protocol if compared else None,
         "network": weights.name if weights else None,
         "weights_sha256": weights.sha256 if weights else None,
@@ -117,7 +119,8 @@ def as_csv(found: Sequence[dict[str, Any]]) -> str:
 def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
     """A Markdown table, one line for each method and size, values with 95 % intervals, and a line that says how."""
     metrics = [score.metric for score in cells[0].scores]
-    measured = [NAMES[metric] for metric in metrics]
+    found = {metric: judged(evaluation, metric) for metric in metrics}
+    measured = [f"{NAMES[metric]} {seen.mark}" if seen else NAMES[metric] for metric, seen in found.items()]
     head = ["method", "size", "n", *measured, f"seconds a {evaluation.kind}", "UNet samples", "failed"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for cell in cells:
@@ -127,12 +130,13 @@ def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
         start = [cell.method, f"{cell.size[1]}x{cell.size[0]}", counts]
         samples = "" if cell.unet_samples is None else f"{cell.unet_samples:.0f}"
         lines.append(f"| {' | '.join([*start, *values, seconds, samples, str(cell.failed)])} |")
-    return "\n".join([*lines, "", _how(evaluation, cells[0]), ""])
+    named = {NAMES[metric]: seen for metric, seen in found.items()}
+    return "\n".join([*lines, "", _how(evaluation, cells[0]), "", *seen_lines(named), ""])
 
 
 def _with_interval(score: Score) -> str:
     if score.value is None or score.low is None or score.high is None:
-        return "–"
+        return "-"
     return f"{_short(score.value)} [{_short(score.low)}, {_short(score.high)}]"
 
 

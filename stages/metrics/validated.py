@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 FILE = Path(__file__).with_name("validated.json")
 Verdict = Literal["worse", "better", "no difference"]
-MARKS = {"shown": "✓", "mixed": "±", "not shown": "✗"}
+MARKS = {"shown": "✓", "mixed": "±", "not shown": "✗"}  # mixed: some faults pass for better than the truth
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,14 @@ class Shown:
     better: tuple[str, ...]
 
     @property
+    def word(self) -> str:
+        """One of the words of `MARKS`: whether the metric was shown to tell good from bad."""
+        return "not shown" if not self.worse else "mixed" if self.better else "shown"
+
+    @property
     def mark(self) -> str:
-        """One of `MARKS`: shown, mixed with faults that pass for better than the truth, or not shown."""
-        return MARKS["not shown" if not self.worse else "mixed" if self.better else "shown"]
+        """The word as a sign."""
+        return MARKS[self.word]
 
 
 @cache
