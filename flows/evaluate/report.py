@@ -56,6 +56,7 @@ NAMES = {
 OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic", "dynamic_degree": "raft"}
 OWN_RESIZE = {"aesthetic": "bicubic", "dynamic_degree": "none"}
 SINGLE = ("flicker", "aesthetic", "dynamic_degree", "seams")  # numbers of a picture or video
+SHARES = ("one_object", "attributes", "right", "motion", "texture", "period_right", "dynamic_degree")
 FILES = ("evaluation.csv", "evaluation.md", "evaluation.json")
 
 
@@ -137,6 +138,8 @@ def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
 def _with_interval(score: Score) -> str:
     if score.value is None or score.low is None or score.high is None:
         return "-"
+    if score.metric in SHARES:
+        return f"{100 * score.value:.0f} % [{100 * score.low:.0f}, {100 * score.high:.0f}]"
     return f"{_short(score.value)} [{_short(score.low)}, {_short(score.high)}]"
 
 

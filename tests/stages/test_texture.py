@@ -1,4 +1,4 @@
-"""Textures of true scenes are read with their period at every size, also blurred, enlarged and noisy; seams are found."""
+"""Textures of true scenes are read with their period, also blurred, enlarged and noisy ones; seams are found."""
 
 from __future__ import annotations
 
