@@ -6,7 +6,7 @@ The UNet runs in its own dtype, its outputs are combined in float32. Images are 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,15 +16,14 @@ from freescale.savings import TextCache, chunk_feed_forward
 from freescale.unet_patches import has_motion_modules, patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
+    from freescale.deepcache import DeepCache, Side
     from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
     from freescale.views import Views
-
-Side = Literal["negative", "positive"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +75,7 @@ class Denoiser:
     guidance_interval: tuple[float, float] | None = None  # arXiv:2404.07724: from, to, as shares of the schedule
     compute: Compute = field(default_factory=Compute)
     text_cache: TextCache | None = field(default_factory=TextCache)  # None: the prompt is projected at every step
+    deep_cache: DeepCache | None = None  # None: the whole UNet is computed at every step
 
     def is_guided(self, i: int, schedule: Schedule) -> bool:
         """Return whether there is a negative pass at step `i`."""
@@ -85,7 +85,9 @@ class Denoiser:
 
     def for_views(self, views: Views, batch: int) -> Denoiser:
         """Return the denoiser for views of `batch` pictures, to be called with `views.take(latents)`."""
-        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch), text_cache=None)
+        return replace(
+            self, conditioning=self.conditioning.for_views(views.crops, batch), text_cache=None, deep_cache=None
+        )
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         """Return the guided noise prediction (eps) for VE latents (B, C, [F,] h, w) before step `i`, in their shape."""
@@ -117,7 +119,8 @@ class Denoiser:
             for name in self.conditioning.added
         }
         fps = None if self.conditioning.fps is None else _rows(self.conditioning.fps, batch).repeat(len(sides))
-        return self._run(torch.cat([given] * len(sides)), timestep, embeds, added, fps).chunk(len(sides))
+        patches = [*self._savings(), *([] if self.deep_cache is None else [self.deep_cache.patch(i, sides)])]
+        return self._run(torch.cat([given] * len(sides)), timestep, embeds, added, fps, patches).chunk(len(sides))
 
     def _embeds(self, sides: tuple[Side, ...], batch: int) -> Tensor:
         """Return the embeddings (sides * B, T, D) of the prompts, from the cache where there is one."""
@@ -138,9 +141,15 @@ class Denoiser:
         return conditioning.negative_embeds, conditioning.negative_added
 
     def _run(
-        self, given: Tensor, timestep: Tensor, embeds: Tensor, added: Mapping[str, Tensor], fps: Tensor | None = None
+        self,
+        given: Tensor,
+        timestep: Tensor,
+        embeds: Tensor,
+        added: Mapping[str, Tensor],
+        fps: Tensor | None,
+        patches: Sequence[Patch],
     ) -> Tensor:
-        """Return the raw UNet output, at least float32, for scaled latents."""
+        """Return the raw UNet output under these patches, at least float32, for scaled latents."""
         unet: Any = self.unet
         dtype = next(unet.parameters()).dtype
         rows = given.shape[0]
@@ -152,7 +161,7 @@ class Denoiser:
             options["timestep_cond"] = fps
         if added:
             options["added_cond_kwargs"] = {name: _rows(value, rows) for name, value in added.items()}
-        with patched(unet, self._savings()), prefer_backends(given.device, dtype):
+        with patched(unet, patches), prefer_backends(given.device, dtype):
             output: Tensor = unet(given.to(dtype), timestep, **options)[0]
         return output.to(torch.promote_types(dtype, torch.float32))
 

@@ -10,6 +10,7 @@ from freescale.freeu import freeu_patches
 from freescale.gradients import without_gradients
 from freescale.long_videos import temporal_patches
 from freescale.moment import Moment
+from freescale.todo import todo_patches
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Step:
     index: int
     latents: Tensor
     history: History = ()
+    resumable: bool = True  # whether a loop that goes on from here gives the same bits
 
 
 @without_gradients
@@ -53,7 +55,7 @@ def denoise(
     than the model was trained for (`Level.frames`) is attended in windows of as many.
     """
     method.check(latents)
-    throughout = [*temporal_patches(latents, level), *freeu_patches(method.freeu)]
+    throughout = [*temporal_patches(latents, level), *freeu_patches(method.freeu), *todo_patches(level)]
     for i in range(start, len(schedule) if stop is None else stop):
         moment = Moment(level, i, schedule, seed, denoiser.compute)
         latents = method.blend(latents, moment)
