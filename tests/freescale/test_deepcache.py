@@ -68,8 +68,8 @@ def test_what_is_kept_says_all_of_the_inner_part(
     """With the latents of the full step, the outer layers alone compute the same bits: at every branch, under FreeU
     and with odd sizes, of two pictures with guidance."""
     plain = denoisers(sdxl_unet, conditioning)[kind]
-    before, count = snapshot(plain.unet), branches([len(block.resnets) for block in plain.unet.down_blocks])
-    with patched(plain.unet, [freeu(1.3, 1.4, 0.9, 0.2)]):
+    before, count = snapshot(plain.network), branches([len(block.resnets) for block in plain.network.down_blocks])
+    with patched(plain.network, [freeu(1.3, 1.4, 0.9, 0.2)]):
         whole = plain(latents(2), 1, schedule)
         for branch in range(count):
             cache = DeepCache({1}, branch)
@@ -77,9 +77,9 @@ def test_what_is_kept_says_all_of_the_inner_part(
             assert torch.equal(asked(latents(2), 1, schedule), whole), "a full step is a plain one"
             cache.full = frozenset()
             assert torch.equal(asked(latents(2), 1, schedule), whole), f"branch {branch}"
-    assert is_same(before, snapshot(plain.unet))
+    assert is_same(before, snapshot(plain.network))
     with pytest.raises(ValueError, match=f"deepcache_branch is {count}, allowed: 0 to {count - 1}"):
-        cut_at(plain.unet, count)
+        cut_at(plain.network, count)
 
 
 def test_the_inner_part_does_not_run_between(sdxl_unet: Any, conditioning: Conditioning, schedule: Schedule) -> None:

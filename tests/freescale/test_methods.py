@@ -124,6 +124,7 @@ class TestAnchor:
         output = render(denoiser, method, level, schedule)
         torch.testing.assert_close(output, step.latents, atol=1e-5, rtol=1e-5)
 
+    @pytest.mark.thorough
     def test_large_exponent_lets_go(self, denoiser: Denoiser, scheduler_config: Any) -> None:
         schedule, level = make_schedule(scheduler_config, 3), level_at(1)
         free = render(denoiser, FreeScale(lerp=False), level, schedule)
