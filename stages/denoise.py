@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
+from freescale.deepcache import DeepCache, full_steps
 from freescale.noise_levels import SIGMAS
 from freescale.walk import walked
 from stages.conditioning import conditioning
@@ -109,6 +110,8 @@ class DenoiseStage(Stage):
     chunks: int = not_in_key(1)  # of the prompts: the rows that it attends to
     walk: Walk = added(())  # of the level; empty: the whole schedule
     sizes: tuple[tuple[int, int], ...] = added(())  # of all levels, for methods that ask for them
+    deepcache: tuple[int, ...] = added(())  # (interval, branch); empty: the whole UNet at every step
+    thinning: tuple[float, ...] = added(())  # of keys and values, (height, width); empty: none
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
@@ -125,6 +128,13 @@ class DenoiseStage(Stage):
         """First step and one past the last."""
         return self.start, self.stop
 
+    def full_steps(self, schedule: Schedule) -> frozenset[int]:
+        """With DeepCache, the steps at which the whole UNet runs, and the one past the last; `schedule` is the walk."""
+        also = list(method_of(self.method).switches(schedule)) if self.level else []
+        if self.sampling.guidance_interval is not None:  # a negative pass begins, of which nothing is kept
+            also.append(schedule.step_at(self.sampling.guidance_interval[0]))
+        return full_steps(self.start, self.stop, self.deepcache[0], schedule.calls, also)
+
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """The UNet, once a step or more often, under the method's patches."""
         return networks.denoise(self, frames)
@@ -133,6 +143,7 @@ class DenoiseStage(Stage):
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
         level = self._level(parents, models)
+        cache = DeepCache(self.full_steps(schedule), self.deepcache[1]) if self.deepcache else None
         denoiser = Denoiser(
             models.unet,
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
@@ -140,6 +151,7 @@ class DenoiseStage(Stage):
             guidance_rescale=self.sampling.guidance_rescale,
             guidance_interval=self.sampling.guidance_interval,
             compute=options.compute,
+            deep_cache=cache,
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))
@@ -160,7 +172,7 @@ class DenoiseStage(Stage):
             latents = step.latents
             if not torch.isfinite(latents).all():
                 raise StageError(f"{self.name} level {self.level}: latents are not finite after step {step.index + 1}")
-            yield step
+            yield step if cache is None else replace(step, resumable=step.index + 1 in cache.full)
         return {"latents": latents.float().cpu()}
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
@@ -169,6 +181,8 @@ class DenoiseStage(Stage):
     def _level(self, parents: Parents, models: Models) -> Level:
         frames, device = models.info.frames, models.device
         level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
+        if self.thinning:
+            level = replace(level, thinning=(self.thinning[0], self.thinning[1]))
         if self.level == 0 or "reference" not in parents:
             return level
         reference = parents["reference"]["latents"]

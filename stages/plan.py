@@ -24,6 +24,7 @@ from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
+from stages.planner.accelerations import accelerated, check_accelerations
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, cells_of, method_record
@@ -65,6 +66,7 @@ def make_plan(
     known already. Raises `SpecError`.
     """
     spec = settled(spec, info)
+    check_accelerations(spec, info)
     sizes, base = level_sizes(spec, info)
     builder = _Builder(spec, info, input_root, pictures or {}, base, resolve(spec, info, sizes))
     try:
@@ -251,6 +253,7 @@ class _Builder:
         model = self.info.fingerprints[stage.part] if stage.part else ""
         if stage.part in ("text", "unet"):
             model += f":{self.spec.model.dtype}"
+        stage = accelerated(stage, self.spec)
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
     def _picture(self, field: str, path: str, mode: str) -> Call:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from freescale.structure import BandFilter
     from freescale.unet_patches import Patch
 
+FeatureLevels = Literal["none", "base", "all"]
+"""Levels at which a method goes with DeepCache: `base` is level 0."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -42,6 +45,7 @@ class Method:
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
     asks_sizes: ClassVar[bool] = False  # whether they need the sizes of all levels: `Level.sizes`
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
+    keeps_features: ClassVar[FeatureLevels] = "none"  # where the UNet is one and the same but for `switches`
 
     def check_choices(self, choices: Mapping[str, Sequence[str | None]]) -> None:
         """Raise `ValueError` for a field whose value is none of its `choices`, with all of them."""
@@ -94,6 +98,15 @@ class Method:
         The loop applies it at every step, before the method's own patches (`freescale/freeu.py`).
         """
         return None
+
+    @property
+    def thins(self) -> bool:
+        """Whether the method goes with thinned keys and values (`freescale/todo.py`) at every level."""
+        return False
+
+    def switches(self, schedule: Schedule) -> tuple[int, ...]:
+        """Return the steps at which a level's UNet becomes another one: features of the step before are not its own."""
+        return ()
 
     @property
     def solver(self) -> tuple[Solver, float] | None:

@@ -27,10 +27,11 @@ from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from freescale import Schedule
     from freescale.vae.layers import Half
     from stages.denoise import DenoiseStage
     from stages.models.folder import ModelInfo
@@ -175,21 +176,20 @@ def _traced_steps(
 ) -> tuple[float, float]:
     """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps.
 
-    Steps with guidance and steps without are traced separately, in the UNet without weights.
+    Steps with guidance and steps without are traced separately, and with DeepCache full steps and those between, in the
+    UNet without weights.
     """
-    from stages.planner.skeleton import skeleton_of
+    from stages.planner.skeleton import FOLDED, skeleton_of
 
-    unet = skeleton_of(configs, dtype)
-    schedule = stage.sampling.schedule_on({})
+    unet = skeleton_of(configs, dtype, FOLDED[:1] if stage.deepcache else FOLDED)  # a step that is not full runs a part
+    schedule = _schedule(stage)
+    full = stage.full_steps(schedule) if stage.deepcache else None
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for i in range(stage.start, stage.stop):
+        kind = schedule.is_within(i, stage.sampling.guidance_interval), full is None or i in full
+        kinds.setdefault(kind, []).append(i)
     activations, flops = 0, 0.0
-    for guided in (True, False):
-        steps = [
-            i
-            for i in range(stage.start, stage.stop)
-            if schedule.is_within(i, stage.sampling.guidance_interval) == guided
-        ]
-        if not steps:
-            continue
+    for steps in kinds.values():
         traced = {steps[min(1, len(steps) - 1)]}
         if not method_of(stage.method).steady:
             traced.add(steps[-1])
@@ -197,6 +197,12 @@ def _traced_steps(
         activations = max(activations, *(cost.activations for cost in costs))
         flops += sum(cost.flops for cost in costs) / len(costs) * len(steps)
     return activations, flops
+
+
+def _schedule(stage: DenoiseStage) -> Schedule:
+    """The walk of a stage. No cost depends on noise levels: those of any scheduler will do."""
+    models: Any = _Network(None, _Scheduled(0, CELL), torch.device("meta"))
+    return stage.sampling.schedule(models, stage.walk)
 
 
 @dataclass(frozen=True)
@@ -231,12 +237,30 @@ def run_step(
 
     `video` are the frames, and those that the model was trained for; a latent cell has `cell` pixels a side.
     """
+    next(_before(stage, unet, options, step, device, video, cell))
+
+
+def _before(
+    stage: DenoiseStage,
+    unet: Any,
+    options: RunOptions,
+    step: int,
+    device: torch.device,
+    video: tuple[int, int] | None,
+    cell: int,
+) -> Iterator[Step]:
+    """Return the run of a stage that stands before a step; with DeepCache it has run from the last full one on."""
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, cell, frames))
-    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
+    full = stage.full_steps(_schedule(stage)) if stage.deepcache else {step}
+    first = max(i for i in full if i <= step)
+    resume = Step(first - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
     models: Any = _Network(unet, _Scheduled(channels, cell, native), device)
-    next(iter(stage.run(_parents(stage, unet.config, latents, cell), models, options, resume)))
+    running = iter(stage.run(_parents(stage, unet.config, latents, cell), models, options, resume))
+    for _ in range(first, step):
+        next(running)
+    return running
 
 
 def trace_step(
@@ -253,13 +277,15 @@ def trace_step(
     from stages.planner.skeleton import CallsFolded
     from stages.planner.trace import Trace
 
-    network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
+    network: Any = CallsFolded(unet) if method_of(stage.method).by_views and not stage.deepcache else unet.module
     with Trace() as trace, torch.no_grad():
         unet.trace = trace
         try:
             trace.hold((*unet.module.parameters(), *unet.module.buffers()))
             before = trace.live
-            run_step(stage, network, options, step, torch.device("meta"), video, cell)
+            running = _before(stage, network, options, step, torch.device("meta"), video, cell)
+            trace.flops = 0
+            next(running)
         finally:
             unet.trace = None
     return Cost(trace.peak - before, float(trace.flops))
