@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 
+from freescale.frequency import blur_plane, gaussian_taps
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,6 +55,29 @@ def enlarged_region(
     across, needed_columns = _weights(columns, source[1], target[1], kind)
     part = read(needed_rows, needed_columns)
     return down.to(part) @ part @ across.to(part).T
+
+
+def sharpened_region(
+    read: Callable[[tuple[int, int], tuple[int, int]], Tensor],
+    size: Size,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    amount: float,
+    sigma: float,
+) -> Tensor:
+    """Return a region (B, C, rows, columns) of a picture of `size` after an unsharp mask: I + amount * (I - G(I)).
+
+    G is a Gaussian of 3x3 taps and deviation `sigma` in pixels; borders are mirrored without the edge. `read(rows,
+    columns)` gives a region of the picture, in float32 or float64.
+    """
+    spans, pads = [], list[int]()
+    for (first, stop), side in zip((rows, columns), size, strict=True):
+        before, after = min(first, 1), min(side - stop, 1)
+        spans.append((first - before, stop + after))
+        pads = [1 - before, 1 - after, *pads]
+    part = F.pad(read(spans[0], spans[1]), pads, mode="reflect")
+    inner = part[..., 1:-1, 1:-1]
+    return inner + amount * (inner - blur_plane(part, gaussian_taps(3, sigma))[..., 1:-1, 1:-1])
 
 
 def _weights(span: tuple[int, int], source: int, target: int, kind: PictureFilter) -> tuple[Tensor, tuple[int, int]]:

@@ -14,12 +14,25 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
+from freescale import (
+    METHODS,
+    Denoiser,
+    Level,
+    Moment,
+    Schedule,
+    Step,
+    denoise,
+    make_schedule,
+    region_map,
+    video_noise,
+)
 from freescale.noise_levels import SIGMAS
 from freescale.walk import walked
 from stages.conditioning import conditioning
+from stages.decode import decoded_whole
 from stages.errors import StageError
 from stages.stage import (
+    LATENT_AXES,
     Cost,
     Networks,
     Parents,
@@ -30,7 +43,10 @@ from stages.stage import (
     latent_shape,
     method_of,
     not_in_key,
+    picture_bytes,
+    picture_of,
 )
+from stages.upscale import encode, enlarged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +57,6 @@ if TYPE_CHECKING:
     from stages.models.load import Models
     from stages.spec import RunOptions
 
-LATENT_AXES = {"latents": "BChw"}
 Walk = tuple[tuple[float, float], ...]
 """(timestep, sigma) before each step of a level, and (0, sigma) after the last."""
 
@@ -89,11 +104,28 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class _Codec:
+    """The VAE of a stage, for methods that work on pixels within a step."""
+
+    models: Models
+    options: RunOptions
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the picture (1, 3, H, W) of clean latents, by tiles where memory asks for it."""
+        return decoded_whole(latents, self.models, self.options).to(self.models.device)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the latents (1, C, h, w) of a picture, the mode of the posterior."""
+        return encode(self.models, self.options, image, "mode", seed=0).to(self.models.device)
+
+
+@dataclass(frozen=True)
 class DenoiseStage(Stage):
     """Steps `start` to `stop` - 1 of a level, under the method's patches, blend and prediction."""
 
     part = "unet"
     axes = LATENT_AXES
+    by_region = frozenset({"image"})
 
     seed: int
     level: int
@@ -109,6 +141,7 @@ class DenoiseStage(Stage):
     chunks: int = not_in_key(1)  # of the prompts: the rows that it attends to
     walk: Walk = added(())  # of the level; empty: the whole schedule
     sizes: tuple[tuple[int, int], ...] = added(())  # of all levels, for methods that ask for them
+    grows: bool = added(False)  # whether levels follow level 0, for methods that ask for it
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
@@ -121,18 +154,31 @@ class DenoiseStage(Stage):
         return {**super().params(), "sampling": json.loads(json.dumps(self.sampling.record()))}
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The UNet, and the VAE where a method asks for it above level 0."""
+        return ("unet", "vae") if self.level and METHODS[self.method["name"]].asks_vae else ("unet",)
+
+    @property
     def span(self) -> tuple[int, int]:
         """First step and one past the last."""
         return self.start, self.stop
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
-        """The UNet, once a step or more often, under the method's patches."""
-        return networks.denoise(self, frames)
+        """The UNet, once a step or more often, under the method's patches; the VAE both ways in steps that use it."""
+        unet = networks.denoise(self, frames)
+        if "vae" not in self.parts:
+            return unet
+        method, schedule = method_of(self.method), self.sampling.schedule_on({})
+        used = sum(method.uses_vae(step, schedule) for step in range(self.start, self.stop))
+        held = 2 * picture_bytes(self.size) + 4 * networks.latent_bytes(self.size)
+        passes = networks.decode(self.size, held), networks.encode(self.size, self.size, held)
+        flops = unet.flops + used * sum(one.flops for one in passes)
+        return Cost(max(unet.activations, *(held + one.activations for one in passes)), flops)
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
-        level = self._level(parents, models)
+        level = self._level(parents, models, options)
         denoiser = Denoiser(
             models.unet,
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
@@ -165,20 +211,30 @@ class DenoiseStage(Stage):
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         return parents["latents"]["latents"].to(models.device)
 
-    def _level(self, parents: Parents, models: Models) -> Level:
+    def _level(self, parents: Parents, models: Models, options: RunOptions) -> Level:
         frames, device = models.info.frames, models.device
         level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
         if self.level == 0 or "reference" not in parents:
-            return level
+            return replace(level, grows=self.grows)
         reference = parents["reference"]["latents"]
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         return replace(
             level,
             reference=reference.to(device),
             noise=noise.to(device),
+            **self._pixels(parents, models, options),
             anchor=parents["anchor"]["latents"].to(device) if "anchor" in parents else None,
             detail_map=self._detail_map(parents, level.latent_hw).to(device) if self.regions else None,
         )
+
+    def _pixels(self, parents: Parents, models: Models, options: RunOptions) -> dict[str, Any]:
+        """The VAE, and the pixels of the reference, which are enlarged as they were for it, where a method asks."""
+        if "vae" not in self.parts:
+            return {}
+        method = method_of(self.method)
+        how = (method.picture_filter, method.clamps, method.sharpening)
+        picture = enlarged(picture_of(parents, "image"), self.size, *how)(((0, self.size[0]), (0, self.size[1])))
+        return {"codec": _Codec(models, options), "picture": picture.to(models.device)}
 
     def _detail_map(self, parents: Parents, latent_hw: tuple[int, int]) -> Tensor:
         """The detail scale of every latent cell (1, 1, h, w), from the masks."""

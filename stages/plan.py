@@ -162,6 +162,7 @@ class _Builder:
             frames=self.spec.frames,
             chunks=self.chunks,
             walk=self._pairs(walk),
+            grows=self._enlarges and method.asks_growth,
         )
         return self._call(stage, level, {"text": self.text})
 
@@ -184,7 +185,7 @@ class _Builder:
             walk=self._pairs(walk),
         )
         parents = {"text": self.text, "latents": self._call(renoise, level, {"reference": reference})}
-        parents["reference"] = reference
+        parents |= {"reference": reference, **({"image": image} if method.asks_vae else {})}
         if start < detail:
             parents["latents"] = self._denoise(HighresDenoise, level, level.highres_denoise, (start, detail), parents)
         if max(start, detail) < stop:
@@ -200,11 +201,12 @@ class _Builder:
         how = (seed, level.level, level.size, method.posterior)
         if method.upsample == "mixed":
             band = method.mixed_band(*(cells_of(size, self.info.cell) for size in (level.size, self.base)))
-            mixed = UpscaleMixed(*how, method.picture_filter, method.clamps, *band)
+            mixed = UpscaleMixed(*how, method.picture_filter, method.clamps, band=band[0], band_filter=band[1])
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
             return self._call(UpscaleVideo(*how, frames), level, {"image": image})
-        return self._call(Upscale(*how, method.picture_filter, method.clamps), level, {"image": image})
+        upscale = Upscale(*how, method.picture_filter, method.clamps, method.sharpening)
+        return self._call(upscale, level, {"image": image})
 
     def _denoise(
         self,
@@ -248,7 +250,7 @@ class _Builder:
         return ExportVideo(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format, spec.method.name)
 
     def _call(self, stage: Stage, level: LevelSettings, parents: Mapping[str, Call]) -> Call:
-        model = self.info.fingerprints[stage.part] if stage.part else ""
+        model = "+".join(self.info.fingerprints[part] for part in stage.parts)
         if stage.part in ("text", "unet"):
             model += f":{self.spec.model.dtype}"
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from freescale import Step, enlarge_latents, normal
-from freescale.enlarge import enlarged_region
+from freescale.enlarge import enlarged_region, sharpened_region
 from freescale.gradients import without_gradients
 from freescale.structure import mix_bands
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
 from stages.decode import BAND, FLOAT16, frames_of, is_tiled
-from stages.denoise import LATENT_AXES
 from stages.stage import (
+    LATENT_AXES,
     Cost,
     Networks,
     Parents,
@@ -69,6 +69,7 @@ class Upscale(Stage):
     posterior: str
     filter: PictureFilter = added("bicubic")
     clamp: bool = added(False)  # the picture to [-1, 1] before it is enlarged
+    sharpening: tuple[float, float] | None = added(None)  # amount and deviation of an unsharp mask afterwards
 
     @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
@@ -77,7 +78,7 @@ class Upscale(Stage):
         if is_tiled(models, "encoder", size, options):
             moments = encoded(read, size, models, options, models.tiles())
             return {"latents": drawn(models, *_posterior(moments), self.posterior, self.seed, self.level)}
-        if self.filter == "bicubic" and not self.clamp:
+        if self.filter == "bicubic" and not self.clamp and self.sharpening is None:
             image = picture_of(parents, "image").whole().to(models.device, torch.float32)
             larger = F.interpolate(image, size=size, mode="bicubic", align_corners=False)
         else:
@@ -89,7 +90,7 @@ class Upscale(Stage):
         return TiledVae(models.vae, "encoder", self.size, self._enlarged(parents))
 
     def _enlarged(self, parents: Parents) -> Callable[[Region], Tensor]:
-        return enlarged(picture_of(parents, "image"), self.size, self.filter, self.clamp)
+        return enlarged(picture_of(parents, "image"), self.size, self.filter, self.clamp, self.sharpening)
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """The encoder over the enlarged picture."""
@@ -288,15 +289,27 @@ def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptio
 
 
 def enlarged(
-    picture: Picture, size: tuple[int, int], kind: PictureFilter, clamp: bool = False
+    picture: Picture,
+    size: tuple[int, int],
+    kind: PictureFilter,
+    clamp: bool = False,
+    sharpening: tuple[float, float] | None = None,
 ) -> Callable[[Region], Tensor]:
-    """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for."""
+    """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for.
+
+    `clamp` cuts the picture to [-1, 1] before it is enlarged; `sharpening` is (amount, deviation) of an unsharp mask.
+    """
 
     def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         region = picture.region(rows, columns).float()
         return region.clamp(-1, 1) if clamp else region
 
-    return lambda region: enlarged_region(part, picture.size, size, *region, kind)
+    def larger(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        return enlarged_region(part, picture.size, size, rows, columns, kind)
+
+    if sharpening is None:
+        return lambda region: larger(*region)
+    return lambda region: sharpened_region(larger, size, *region, *sharpening)
 
 
 def _posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
