@@ -24,6 +24,7 @@ from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
+from stages.models.upscaler import upscaler_fields
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, cells_of, method_record
@@ -108,7 +109,8 @@ class _Builder:
         for level in self.levels:
             method = level.upscale.method
             if image is not None and method.in_pixels:
-                image = self._call(Enlarge(level.size, method.picture_filter), level, {"image": image})
+                stage = Enlarge(level.size, method.picture_filter, **upscaler_fields(method.upscaler, self.root))
+                image = self._call(stage, level, {"image": image})
             else:
                 latents = latents if image is None else self._higher(level, latents, image)
                 frames = self.spec.frames
@@ -205,7 +207,8 @@ class _Builder:
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
             return self._call(UpscaleVideo(*how, frames), level, {"image": image})
-        upscale = Upscale(*how, method.picture_filter, method.clamps, method.sharpening)
+        how = (*how, method.picture_filter, method.clamps, method.sharpening)
+        upscale = Upscale(*how, **upscaler_fields(method.upscaler, self.root))
         return self._call(upscale, level, {"image": image})
 
     def _denoise(
@@ -319,6 +322,8 @@ class _Builder:
             spec = spec if spec["redo"] else {k: v for k, v in spec.items() if k != "redo"}
         if self.spec.image is not None:  # the folders of a machine are private
             spec["image"] = Path(self.spec.image).name
+        if (upscaler := spec.get("method", {}).get("upscaler")) is not None:
+            spec["method"]["upscaler"] = Path(upscaler).name
         for holder in (spec, *spec.get("redo", ())):
             for region in holder.get("regions") or ():
                 region["mask"] = Path(region["mask"]).name

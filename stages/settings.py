@@ -204,7 +204,10 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
         for each in spec.model.loras
     )
     model = spec.model.model_copy(update={"loras": loras}) if loras else spec.model
-    own = {"image": image, "model": model, "regions": all_whole(spec.regions), "redo": tuple(changes)}
+    method = spec.method
+    if (upscaler := getattr(method, "upscaler", None)) is not None:
+        method = method.model_copy(update={"upscaler": whole(upscaler)})
+    own = {"image": image, "model": model, "method": method, "regions": all_whole(spec.regions), "redo": tuple(changes)}
     return spec.model_copy(update=own)
 
 
