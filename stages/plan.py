@@ -24,7 +24,7 @@ from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
-from stages.models.upscaler import upscaler_fields
+from stages.models.upscaler import find_upscaler
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, cells_of, method_record
@@ -109,7 +109,8 @@ class _Builder:
         for level in self.levels:
             method = level.upscale.method
             if image is not None and method.in_pixels:
-                stage = Enlarge(level.size, method.picture_filter, **upscaler_fields(method.upscaler, self.root))
+                file = find_upscaler(method.upscaler, self.root)
+                stage = Enlarge(level.size, method.picture_filter, file.path, file.sha256)
                 image = self._call(stage, level, {"image": image})
             else:
                 latents = latents if image is None else self._higher(level, latents, image)
@@ -207,8 +208,8 @@ class _Builder:
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
             return self._call(UpscaleVideo(*how, frames), level, {"image": image})
-        how = (*how, method.picture_filter, method.clamps, method.sharpening)
-        upscale = Upscale(*how, **upscaler_fields(method.upscaler, self.root))
+        file = find_upscaler(method.upscaler, self.root)
+        upscale = Upscale(*how, method.picture_filter, method.clamps, method.sharpening, file.path, file.sha256)
         return self._call(upscale, level, {"image": image})
 
     def _denoise(

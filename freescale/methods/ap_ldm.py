@@ -104,4 +104,4 @@ def attended(latents: Tensor) -> Tensor:
     tokens = latents.flatten(2).mT[:, None]
     with prefer_backends(latents.device, latents.dtype):
         found = F.scaled_dot_product_attention(tokens, tokens, tokens)
-    return found[:, 0].mT.unflatten(2, latents.shape[2:])
+    return found[:, 0].mT.reshape(latents.shape)

@@ -25,7 +25,7 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class UpscalerFile:
-    """A file that was checked: its absolute path and the sha256 of its content."""
+    """A file that was checked: its absolute path and the sha256 of its content; empty: none."""
 
     path: str = ""
     sha256: str = ""
@@ -40,16 +40,13 @@ class Upscaler:
     by_tiles: bool
 
 
-def upscaler_fields(given: str | None, root: Path | None) -> dict[str, str]:
-    """Return what a stage is told of an upscaler, after `find_upscaler`; nothing where none is given."""
+def find_upscaler(given: str | None, root: Path | None) -> UpscalerFile:
+    """Return the file under `root` (None: the working folder), after loading it once. Raises `SpecError`.
+
+    Where none is given, path and hash are empty.
+    """
     if given is None:
-        return {}
-    found = find_upscaler(given, root)
-    return {"upscaler": found.path, "upscaler_sha256": found.sha256}
-
-
-def find_upscaler(given: str, root: Path | None) -> UpscalerFile:
-    """Return the file under `root` (None: the working folder), after loading it once. Raises `SpecError`."""
+        return UpscalerFile()
     path = (root or Path()).absolute() / os.path.expanduser(given)
     if path.suffix.lower() != SUFFIX:
         raise SpecError(f"method.upscaler: {given!r} is not a {SUFFIX} file, and others may run code; convert it")
