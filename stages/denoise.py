@@ -200,6 +200,7 @@ class DenoiseStage(Stage):
             start=resume.index + 1,
             stop=self.stop,
             history=tuple(h.to(models.device) for h in resume.history),
+            extra={name: tensor.to(models.device) for name, tensor in resume.extra.items()},
         )
         for step in loop:
             latents = step.latents

@@ -1,6 +1,7 @@
 """What an interrupted attempt at a stage leaves, and how the next attempt goes on from it.
 
-A stage that yields steps leaves checkpoints: the latents after a step, and what its solver remembers. A stage that
+A stage that yields steps leaves checkpoints: the latents after a step, what its solver remembers, and what its method
+keeps from step to step. A stage that
 returns streams leaves every whole piece (a frame of a video, a band of a picture) in the array it belongs to.
 """
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from stages.stage import Running, Tensors
     from storage import Checkpoints, Pieces, Unfinished
+
+EXTRA = "extra-"  # before the names of `Step.extra`
 
 Made: TypeAlias = "dict[str, Tensor | Pieces]"  # a stage's result, to be committed
 
@@ -64,6 +67,7 @@ def save(checkpoints: Checkpoints, progress: Progress) -> None:
     step = progress.last
     if step is not None:
         tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}
+        tensors |= {f"{EXTRA}{name}": tensor for name, tensor in step.extra.items()}
         checkpoints.save(step.index, {name: t.detach().cpu() for name, t in tensors.items()})
 
 
@@ -73,4 +77,5 @@ def resumed(checkpoints: Checkpoints) -> Step | None:
     if newest is None:
         return None
     history = sorted(name for name in newest.tensors if name.startswith("history"))
-    return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history))
+    extra = {name.removeprefix(EXTRA): kept for name, kept in newest.tensors.items() if name.startswith(EXTRA)}
+    return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history), extra)

@@ -69,21 +69,26 @@ def render(
 ) -> Tensor:
     """All steps of a level, the loop left and entered again at each of `cuts`."""
     start = 0 if level.is_base else method.restart_step(schedule)
-    latents, history = method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, seed)), ()
+    last = Step(start - 1, method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, seed)))
     marks = [start, *cuts, len(schedule)]
     for first, stop in pairwise(marks):
-        for step in denoise(
-            denoiser, latents, schedule, method, level, seed=seed, start=first, stop=stop, history=history
-        ):
-            latents, history = step.latents.clone(), tuple(x.clone() for x in step.history)
-    return latents
+        kept: dict[str, Any] = {"history": last.history, "extra": last.extra}
+        for step in denoise(denoiser, last.latents, schedule, method, level, seed=seed, start=first, stop=stop, **kept):
+            last = _copied(step)
+    return last.latents
 
 
 def run_from(denoiser: Any, method: Method, level: Level, schedule: Schedule, last: Step, seed: int = 7) -> list[Step]:
     """The steps of a level that come after the step `last`, in one go."""
-    options: dict[str, Any] = {"seed": seed, "start": last.index + 1, "history": last.history}
+    options: dict[str, Any] = {"seed": seed, "start": last.index + 1, "history": last.history, "extra": last.extra}
     steps = denoise(denoiser, last.latents.clone(), schedule, method, level, **options)
-    return [Step(step.index, step.latents.clone(), tuple(x.clone() for x in step.history)) for step in steps]
+    return [_copied(step) for step in steps]
+
+
+def _copied(step: Step) -> Step:
+    """The step with tensors of its own, which nothing later can change."""
+    extra = {name: tensor.clone() for name, tensor in step.extra.items()}
+    return Step(step.index, step.latents.clone(), tuple(x.clone() for x in step.history), extra)
 
 
 def goes_on(
@@ -110,10 +115,10 @@ class Toward:
     compute = Compute()
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
-        self.truth, self.unet = truth, unet or nn.Module()
+        self.truth, self.network = truth, unet or nn.Module()
 
     def for_views(self, views: Views, batch: int) -> Toward:
-        return Toward(views.take(self.truth), self.unet)
+        return Toward(views.take(self.truth), self.network)
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         return (latents - self.truth) / schedule.sigmas[i]
@@ -140,6 +145,27 @@ def sd_unet(version: str) -> Any:
 def sd_text() -> Conditioning:
     """Random text for `sd_unet`."""
     return Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2))
+
+
+@cache
+def flux_network(embedded: bool = False) -> Any:
+    """A `FluxTransformer2DModel` for latents of four channels with random weights; `embedded`: with guidance."""
+    from diffusers import FluxTransformer2DModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            pooled_projection_dim=20,
+            guidance_embeds=embedded,
+            axes_dims_rope=(4, 6, 6),
+        )
+    return network.eval().requires_grad_(False)
 
 
 def snapshot(unet: nn.Module) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from freescale import SOLVERS, Step
 from freescale.cascade import CELL
 from freescale.frequency import blur_matrix, low_pass_mask
+from freescale.vae.codec import Codec
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
@@ -99,7 +100,7 @@ class TracedNetworks:
         given = cells_of(size, self.info.cell) if half == "decoder" else size
         configs = configurations(self.info, "vae")
         activations, flops = cached_trace(
-            lambda: _by_tiles(whole, configs, half, given, tile, memory, held),
+            partial(_by_tiles, whole, configs, half, given, tile, memory, held),
             *("tiles", asdict(whole), configs, half, given, tile, memory, held),
         )
         return Cost(int(activations), flops)
@@ -127,15 +128,15 @@ def _by_tiles(
 def part_weights(info: ModelInfo, part: str, dtype: str) -> int:
     """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
     configs = configurations(info, part)
-
-    def counted() -> tuple[float, ...]:
-        """Build the part without weights."""
-        from stages.planner.skeleton import skeleton_of
-
-        return (skeleton_of(configs, dtype).weights,)
-
-    (found,) = cached_trace(counted, "weights", configs, dtype)
+    (found,) = cached_trace(partial(_counted, configs, dtype), "weights", configs, dtype)
     return int(found)
+
+
+def _counted(configs: Configs, dtype: str) -> tuple[float]:
+    """Build a part without weights, and count its bytes."""
+    from stages.planner.skeleton import skeleton_of
+
+    return (skeleton_of(configs, dtype).weights,)
 
 
 class _Asked:
@@ -160,23 +161,26 @@ def _denoise_cost(asked: _Asked, configs: Configs, dtype: str, cell: int, frames
 
     `frames`: of a video, and those that the model was trained for.
     """
-
-    def traced() -> tuple[float, float]:
-        """Build the UNet without weights, and trace."""
-        from stages.planner.skeleton import skeleton_of
-
-        return _traced_steps(asked, skeleton_of(configs, dtype), cell, frames)
-
+    traced = partial(_traced_steps, asked.stage, asked.options, configs, dtype, cell, frames)
     activations, flops = cached_trace(traced, "denoise", asked.key, configs, dtype, cell, frames)
     return Cost(int(activations), flops)
 
 
-def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, int] | None) -> tuple[float, float]:
+def _traced_steps(
+    stage: DenoiseStage,
+    options: RunOptions,
+    configs: Configs,
+    dtype: str,
+    cell: int,
+    frames: tuple[int, int] | None,
+) -> tuple[float, float]:
     """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps.
 
-    Steps with guidance and steps without are traced apart.
+    Steps with guidance and steps without are traced separately, in the UNet without weights.
     """
-    stage = asked.stage
+    from stages.planner.skeleton import skeleton_of
+
+    unet = skeleton_of(configs, dtype)
     schedule = stage.sampling.schedule_on({})
     activations, flops = 0, 0.0
     for guided in (True, False):
@@ -190,7 +194,7 @@ def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, i
         traced = {steps[min(1, len(steps) - 1)]}
         if not method_of(stage.method).steady:
             traced.add(steps[-1])
-        costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(traced)]
+        costs = [trace_step(stage, unet, options, step, frames, cell) for step in sorted(traced)]
         activations = max(activations, *(cost.activations for cost in costs))
         flops += sum(cost.flops for cost in costs) / len(costs) * len(steps)
     return activations, flops
@@ -320,7 +324,7 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
     """Decode latents of a picture of `size`, or enlarge one of `source` to `size` and encode it, whole, in float32."""
     if way == "decode":
         latents = torch.zeros(latent_shape(size, vae.config.latent_channels, cell_of(vae.config)), device=device)
-        image = vae.decode(latents / vae.config.scaling_factor).sample
+        image = vae.decode(Codec.of(vae.config).to_vae(latents)).sample
         torch.isfinite(image).all()
         return
     image = torch.zeros(1, 3, *source, device=device)
@@ -332,7 +336,7 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
 def _vae_cost(configs: Configs, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
     """Trace the VAE over a whole picture, in float32, with the enlargement before an encoding."""
     activations, flops = cached_trace(
-        lambda: _traced_vae(configs, way, size, source), "vae", configs, way, size, source
+        partial(_traced_vae, configs, way, size, source), "vae", configs, way, size, source
     )
     return Cost(int(activations), flops)
 
