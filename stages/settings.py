@@ -206,8 +206,17 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
     def all_whole(regions: tuple[Region, ...]) -> tuple[Region, ...]:
         return tuple(region.model_copy(update={"mask": whole(region.mask)}) for region in regions)
 
+    def with_file(values: dict[str, Any]) -> dict[str, Any]:
+        named = isinstance(values.get("upscaler"), str)
+        return values | {"upscaler": whole(values["upscaler"])} if named else values
+
     changes = [
-        change.model_copy(update={"regions": all_whole(change.regions)}) if change.regions else change
+        change.model_copy(
+            update={
+                "method": with_file(change.method),
+                "regions": change.regions if change.regions is None else all_whole(change.regions),
+            }
+        )
         for change in spec.redo
     ]
     image = None if spec.image is None else whole(spec.image)
@@ -216,7 +225,8 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
         for each in spec.model.loras
     )
     model = spec.model.model_copy(update={"loras": loras}) if loras else spec.model
-    own = {"image": image, "model": model, "regions": all_whole(spec.regions), "redo": tuple(changes)}
+    method = spec.method.model_copy(update=with_file(spec.method.model_dump(include={"upscaler"})))
+    own = {"image": image, "model": model, "method": method, "regions": all_whole(spec.regions), "redo": tuple(changes)}
     return spec.model_copy(update=own)
 
 

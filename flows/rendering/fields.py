@@ -64,6 +64,8 @@ def render_fields(written: dict[str, Any], origin: Origin) -> dict[str, Any]:
             fields[named] = {"name": fields[named]}
     if isinstance(fields.get("method"), dict):
         fields["method"] = expand_method({"name": method_of(fields.get("preset")), **fields["method"]})
+        if isinstance(fields["method"].get("upscaler"), str):
+            fields["method"]["upscaler"] = _file_name(fields["method"]["upscaler"], origin)
     if isinstance(fields.get("model"), dict):
         fields["model"] = model_fields(fields["model"], origin)
     if "cascade" in fields:

@@ -106,7 +106,7 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     if device == "cpu":
         return unet + (vae if call.level or part == "vae" else 0)
     if part == "unet":
-        return unet
+        return unet + (vae if "vae" in call.stage.parts else 0)
     return vae if options.offload else vae + unet
 
 
@@ -136,8 +136,10 @@ def rough_bytes(call: Call, info: ModelInfo) -> int:
     if call.stage.part == "text":
         return 2 * files
     first = int(info.configs[call.stage.part]["block_out_channels"][0])
+    vae = ROUGH_VAE * int(info.configs["vae"]["block_out_channels"][0]) * height * width * FLOAT32
     if call.stage.part == "vae":
-        return 2 * files + ROUGH_VAE * first * height * width * FLOAT32
+        return 2 * files + vae
     pixels = max(height * width, 16 * info.native[0] * info.native[1])  # views at once, at the training size
     cells = pixels // info.cell**2
-    return 2 * files + 2 * ROUGH_UNET * first * cells * call.frames * FLOAT32
+    unet = 2 * ROUGH_UNET * first * cells * call.frames * FLOAT32
+    return 2 * files + (max(unet, vae) if "vae" in call.stage.parts else unet)

@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -201,8 +202,7 @@ def _traced_steps(
 
 def _schedule(stage: DenoiseStage) -> Schedule:
     """The walk of a stage. No cost depends on noise levels: those of any scheduler will do."""
-    models: Any = _Network(None, _Scheduled(0, CELL), torch.device("meta"))
-    return stage.sampling.schedule(models, stage.walk)
+    return stage.sampling.schedule_on({}, stage.walk)
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,41 @@ class _Network:
     unet: Any
     info: _Scheduled
     device: torch.device
+
+    @property
+    def vae(self) -> _BlankVae:
+        """What steps that use the VAE call."""
+        return _BlankVae(self.info)
+
+
+@dataclass(frozen=True)
+class _BlankVae:
+    """Stands in for a VAE inside a step: pictures and latents of the right shapes. A stage counts its work apart."""
+
+    info: _Scheduled
+    config = SimpleNamespace(scaling_factor=1.0)
+
+    def decode(self, latents: Tensor) -> Any:
+        """Return a blank picture on the device of the latents."""
+        height, width = (self.info.cell * side for side in latents.shape[-2:])
+        return SimpleNamespace(sample=latents.new_zeros(1, 3, height, width))
+
+    def encode(self, image: Tensor) -> Any:
+        """Return a posterior of zeros on the host, where latents go from an encoder."""
+        zeros = torch.zeros(latent_shape((image.shape[-2], image.shape[-1]), self.info.latent_channels, self.info.cell))
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=zeros, std=zeros))
+
+
+@dataclass(frozen=True)
+class _BlankPicture:
+    """Stands in for a picture on disk."""
+
+    size: Size
+    device: torch.device
+
+    def region(self, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """Return zeros of the region's shape."""
+        return torch.zeros(1, 3, rows[1] - rows[0], columns[1] - columns[0], device=self.device)
 
 
 def run_step(
@@ -257,7 +292,11 @@ def _before(
     first = max(i for i in full if i <= step)
     resume = Step(first - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
     models: Any = _Network(unet, _Scheduled(channels, cell, native), device)
-    running = iter(stage.run(_parents(stage, unet.config, latents, cell), models, options, resume))
+    parents: dict[str, Any] = _parents(stage, unet.config, latents, cell)
+    if "vae" in stage.parts:
+        parents["image"] = {"image": _BlankPicture(stage.base_size, device)}
+        options = options.model_copy(update={"vae_memory": None})
+    running = iter(stage.run(parents, models, options, resume))
     for _ in range(first, step):
         next(running)
     return running
