@@ -10,6 +10,8 @@ from freescale.methods.fouriscale.method import FouriScale
 from freescale.methods.frecas import FreCaS
 from freescale.methods.freescale import FreeScale
 from freescale.methods.hidiffusion.method import HiDiffusion
+from freescale.methods.hiwave import HiWave
+from freescale.methods.pixelrush import PixelRush
 from freescale.methods.rectifiedhr import RectifiedHR
 from freescale.methods.scalecrafter.method import ScaleCrafter
 from freescale.methods.scalediff import ScaleDiff
@@ -27,6 +29,8 @@ METHODS: dict[str, type[Method]] = {
     "rectifiedhr": RectifiedHR,
     "frecas": FreCaS,
     "scalediff": ScaleDiff,
+    "pixelrush": PixelRush,
+    "hiwave": HiWave,
     "enlarge": Enlarge,
 }
 
@@ -40,7 +44,9 @@ __all__ = [
     "FreCaS",
     "FreeScale",
     "HiDiffusion",
+    "HiWave",
     "Method",
+    "PixelRush",
     "RectifiedHR",
     "ScaleCrafter",
     "ScaleDiff",

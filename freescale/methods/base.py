@@ -160,6 +160,10 @@ class Method:
         """Return the noise prediction (eps) for VE `latents`, in their shape; the UNet is patched."""
         return denoiser(latents, moment.step, moment.schedule)
 
+    def kept(self, moment: Moment) -> tuple[str, ...]:
+        """Return the names of the tensors, in the shape of the latents, that `moment.extra` has before this step."""
+        return ()
+
     def finish(self, latents: Tensor, moment: Moment) -> Tensor:
         """Return the level's result, given the latents after its last step; part of that step."""
         return latents

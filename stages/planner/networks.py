@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
-from freescale import SOLVERS, Step
+from freescale import SOLVERS, Level, Moment, Step
 from freescale.cascade import CELL
 from freescale.frequency import blur_matrix, low_pass_mask
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
+from freescale.walk import rises, walked
 from stages.errors import SpecError
 from stages.models.folder import cell_of
 from stages.planner.configurations import Configs, configurations, text_weights
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from freescale import Schedule
     from freescale.vae.layers import Half
     from stages.denoise import DenoiseStage
     from stages.models.folder import ModelInfo
@@ -173,19 +175,16 @@ def _denoise_cost(asked: _Asked, configs: Configs, dtype: str, cell: int, frames
 def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, int] | None) -> tuple[float, float]:
     """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps.
 
-    Steps with guidance and steps without are traced apart.
+    Steps with guidance and steps without are traced apart, so are those of an inversion that go up and down.
     """
     stage = asked.stage
-    schedule = stage.sampling.schedule_on({})
+    schedule = _schedule_of(stage)
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for i in range(stage.start, stage.stop):
+        is_guided = schedule.is_within(i, stage.sampling.guidance_interval)
+        kinds.setdefault((is_guided, rises(schedule, i)), []).append(i)
     activations, flops = 0, 0.0
-    for guided in (True, False):
-        steps = [
-            i
-            for i in range(stage.start, stage.stop)
-            if schedule.is_within(i, stage.sampling.guidance_interval) == guided
-        ]
-        if not steps:
-            continue
+    for steps in kinds.values():
         traced = {steps[min(1, len(steps) - 1)]}
         if not method_of(stage.method).steady:
             traced.add(steps[-1])
@@ -193,6 +192,12 @@ def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, i
         activations = max(activations, *(cost.activations for cost in costs))
         flops += sum(cost.flops for cost in costs) / len(costs) * len(steps)
     return activations, flops
+
+
+def _schedule_of(stage: DenoiseStage) -> Schedule:
+    """The stage's schedule, with the noise levels of some model: no cost depends on them."""
+    whole = stage.sampling.schedule_on({})
+    return walked(whole, stage.walk) if stage.walk else whole
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,10 @@ def run_step(
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, cell, frames))
-    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
+    level = Level(stage.level, stage.size, stage.base_size, cell, sizes=stage.sizes)
+    names = method_of(stage.method).kept(Moment(level, step, _schedule_of(stage), stage.seed))
+    history = (latents,) * SOLVERS[stage.sampling.solver].remembers
+    resume = Step(step - 1, latents, history, dict.fromkeys(names, latents))
     models: Any = _Network(unet, _Scheduled(channels, cell, native), device)
     next(iter(stage.run(_parents(stage, unet.config, latents, cell), models, options, resume)))
 
