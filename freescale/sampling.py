@@ -66,7 +66,7 @@ def denoise(
     for i in range(start, len(schedule) if stop is None else stop):
         moment = Moment(level, i, schedule, seed, denoiser.compute, kept)
         latents = method.blend(latents, moment)
-        with patched(denoiser.unet, (*throughout, *method.patches(moment))):
+        with patched(denoiser.network, (*throughout, *method.patches(moment))):
             noise_pred = method.predict(denoiser, latents, moment)
         fresh = normal(latents.shape, seed, "ancestral", level.index, i) if schedule.noise_sigma(i) else None
         latents, history = schedule.advance(noise_pred, i, latents, history, fresh)

@@ -86,16 +86,18 @@ def level_sizes(spec: RenderSpec, info: ModelInfo) -> tuple[tuple[Size, ...], Si
     Raises `SpecError` for a side that does not come to whole latent cells of the model, with the nearest that do.
     """
     for name, side in (("width", spec.width), ("height", spec.height)):
-        if side % info.cell:
-            raise SpecError(f"{name}: {off_grain(side, info.cell)} with {info.name}")
-    base = base_size_for(spec.size, info.native, cell=info.cell)
+        if side % info.grain:
+            raise SpecError(f"{name}: {off_grain(side, info.grain)} with {info.name}")
+    base = base_size_for(spec.size, info.native, cell=info.grain)
     if spec.cascade == "auto":
-        sizes = spec.method.build().sizes(spec.size, base, info.cell)
+        sizes = spec.method.build().sizes(spec.size, base, info.grain)
     else:
         sizes = tuple((height, width) for width, height in spec.cascade)
     for height, width in sizes:
-        if height % info.cell or width % info.cell:
-            raise SpecError(f"cascade: level {width}x{height} is not in multiples of {info.cell}, as {info.name} needs")
+        if height % info.grain or width % info.grain:
+            raise SpecError(
+                f"cascade: level {width}x{height} is not in multiples of {info.grain}, as {info.name} needs"
+            )
     return sizes, sizes[0] if len(sizes) > 1 else base
 
 

@@ -16,6 +16,7 @@ from freescale import Step, enlarge_latents, normal
 from freescale.enlarge import enlarged_region
 from freescale.gradients import without_gradients
 from freescale.structure import mix_bands
+from freescale.vae.codec import Codec
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
 from stages.decode import BAND, FLOAT16, frames_of, is_tiled
@@ -277,8 +278,7 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
     if posterior == "sample":
         noise = normal(tuple(latents.shape), seed, "vae_posterior", *purpose)
         latents = latents + deviation * noise.to(latents.device)
-    scaled: Tensor = latents * models.vae.config.scaling_factor
-    return scaled.float().cpu()
+    return Codec.of(models.vae.config).to_model(latents).float().cpu()
 
 
 def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:

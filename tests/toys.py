@@ -102,10 +102,10 @@ class Toward:
     compute = Compute()
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
-        self.truth, self.unet = truth, unet or nn.Module()
+        self.truth, self.network = truth, unet or nn.Module()
 
     def for_views(self, views: Views, batch: int) -> Toward:
-        return Toward(views.take(self.truth), self.unet)
+        return Toward(views.take(self.truth), self.network)
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         return (latents - self.truth) / schedule.sigmas[i]
@@ -132,6 +132,27 @@ def sd_unet(version: str) -> Any:
 def sd_text() -> Conditioning:
     """Random text for `sd_unet`."""
     return Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2))
+
+
+@cache
+def flux_network(embedded: bool = False) -> Any:
+    """A `FluxTransformer2DModel` for latents of four channels with random weights; `embedded`: with guidance."""
+    from diffusers import FluxTransformer2DModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            pooled_projection_dim=20,
+            guidance_embeds=embedded,
+            axes_dims_rope=(4, 6, 6),
+        )
+    return network.eval().requires_grad_(False)
 
 
 def snapshot(unet: nn.Module) -> dict[str, dict[str, Any]]:

@@ -237,8 +237,8 @@ class _Layout:
                     yield Picture(f"scene {scene}", REFERENCE, size, "", scene, readings)
         else:
             base = MethodEntry.model_validate({"label": REFERENCE, "method": {"name": "direct"}})
-            self.against = {size: base_size_for(size, self.info.native, cell=self.info.cell) for size in sizes}
-            for size in dict.fromkeys(base_size_for(size, self.info.native, cell=self.info.cell) for size in sizes):
+            self.against = {size: base_size_for(size, self.info.native, cell=self.info.grain) for size in sizes}
+            for size in dict.fromkeys(base_size_for(size, self.info.native, cell=self.info.grain) for size in sizes):
                 for index, prompt in enumerate(prompts):
                     for seed in self.spec.seeds:
                         drawn = _seed(seed, "reference", index)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from freescale.cascade import CELL
-from freescale.forward_process import renoise
 from freescale.long_videos import video_noise
 from freescale.moment import Moment
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -43,6 +42,12 @@ class Method:
     anchored: ClassVar[bool] = False  # whether the levels above the first need level 0's latents: `Level.anchor`
     asks_sizes: ClassVar[bool] = False  # whether they need the sizes of all levels: `Level.sizes`
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
+
+    def check_choices(self, choices: Mapping[str, Sequence[str | None]]) -> None:
+        """Raise `ValueError` for a field whose value is none of its `choices`, with all of them."""
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
 
     @classmethod
     def check(cls, latents: Tensor) -> None:
@@ -180,6 +185,5 @@ class Method:
             noise = video_noise(shape, level.frames, moment.seed, "init_noise", level.index, stride=level.frame_stride)
             latents = noise * moment.schedule.init_sigma
         else:
-            sigma = moment.schedule.sigmas[self.restart_step(moment.schedule)]
-            latents = renoise(level.reference, level.noise, sigma)
+            latents = moment.schedule.noised(level.reference, level.noise, self.restart_step(moment.schedule))
         return latents if dtype is None else latents.to(dtype)

@@ -30,8 +30,7 @@ class Enlarge(Method):
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
-        if self.filter not in get_args(PictureFilter):
-            raise ValueError(f"filter is {self.filter!r}, allowed: {', '.join(get_args(PictureFilter))}")
+        self.check_choices({"filter": get_args(PictureFilter)})
 
     @property
     def picture_filter(self) -> PictureFilter:

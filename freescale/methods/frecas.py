@@ -54,9 +54,7 @@ class FreCaS(Method):
         for name in ("high_guidance", "low_guidance"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 0 or more")
-        for name, allowed in (("filter", get_args(PictureFilter)), ("posterior", ("sample", "mode"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices({"filter": get_args(PictureFilter), "posterior": ("sample", "mode")})
 
     @property
     def solver(self) -> tuple[Solver, float]:

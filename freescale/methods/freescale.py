@@ -17,7 +17,7 @@ from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
 from freescale.enlarge import Interpolation
-from freescale.forward_process import generator, renoise
+from freescale.forward_process import generator
 from freescale.frequency import BlurBorder, gaussian_taps
 from freescale.methods.base import Method
 from freescale.scale_fusion import Bands, Fusion, scale_fusion
@@ -75,9 +75,7 @@ class FreeScale(Method):
         if kernel not in ("scale", "paper") and not isinstance(kernel, int):
             raise ValueError(f"blur_kernel is {kernel!r}, allowed: scale, paper, or an odd number")
         gaussian_taps(kernel if isinstance(kernel, int) else 1, self.blur_sigma)
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
+        self.check_choices(_CHOICES)
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its doublings below the target, and the target."""
@@ -117,7 +115,7 @@ class FreeScale(Method):
             return latents
         if moment.step == self.restart_step(moment.schedule):
             return latents
-        anchor = renoise(level.reference.to(latents), level.noise, moment.sigma)
+        anchor = moment.schedule.noised(level.reference.to(latents), level.noise, moment.step)
         kappa = detail_weight(moment.timestep, moment.schedule.num_train_timesteps)
         exponent = self.detail_scale if level.detail_map is None else level.detail_map
         return torch.lerp(latents, anchor, reference_weight(kappa, exponent).to(latents))

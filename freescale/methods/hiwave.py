@@ -61,10 +61,9 @@ class HiWave(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 0 or more")
         if self.skip is not None and not 0.0 <= self.skip <= 1.0:
             raise ValueError(f"skip is {self.skip}, allowed: 0 to 1")
-        choices = {"wavelet": tuple(WAVELETS), "filter": get_args(PictureFilter), "posterior": ("sample", "mode")}
-        for name, allowed in choices.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices(
+            {"wavelet": tuple(WAVELETS), "filter": get_args(PictureFilter), "posterior": ("sample", "mode")}
+        )
 
     @property
     def solver(self) -> tuple[Solver, float]:

@@ -66,8 +66,7 @@ class PixelRush(Method):
             raise ValueError(f"injection is {self.injection}, allowed: above 0, to 1")
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}, allowed: 1 or more")
-        if self.posterior not in ("sample", "mode"):
-            raise ValueError(f"posterior is {self.posterior!r}, allowed: sample, mode")
+        self.check_choices({"posterior": ("sample", "mode")})
 
     @property
     def solver(self) -> tuple[Solver, float]:
@@ -103,8 +102,16 @@ class PixelRush(Method):
         noise_pred = predict_views(guided, latents, window_views(windows, level.cell), moment, weights)
         if is_up or self.injection == 1.0:
             return noise_pred
-        fresh = normal(noise_pred.shape, moment.seed, "inject", level.index, moment.step)
-        return slerp(fresh.to(noise_pred), noise_pred, self.injection)
+        return self.inject(noise_pred, latents, moment)
+
+    def inject(self, noise_pred: Tensor, latents: Tensor, moment: Moment) -> Tensor:
+        """Return the prediction with noise in it, keyed by the level and the step; of a flow model in its noise."""
+        fresh = normal(noise_pred.shape, moment.seed, "inject", moment.level.index, moment.step).to(noise_pred)
+        if not moment.schedule.signals:
+            return slerp(fresh, noise_pred, self.injection)
+        signal = moment.schedule.signals[moment.step]
+        noise = latents + signal * noise_pred  # latents = signal x0 + (1 - signal) noise, and noise_pred = noise - x0
+        return (slerp(fresh, noise, self.injection) - latents) / signal
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:

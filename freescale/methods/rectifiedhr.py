@@ -56,9 +56,7 @@ class RectifiedHR(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: above 0")
         if self.guidance is not None and self.guidance < 0.0:
             raise ValueError(f"guidance is {self.guidance}, allowed: 0 or more")
-        for name, allowed in (("filter", get_args(PictureFilter)), ("posterior", ("sample", "mode"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices({"filter": get_args(PictureFilter), "posterior": ("sample", "mode")})
 
     @property
     def solver(self) -> tuple[Solver, float]:

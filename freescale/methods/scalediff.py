@@ -51,9 +51,7 @@ class ScaleDiff(Method):
             raise ValueError(f"restart is {self.restart}, allowed: 0 to below 1")
         if not 0.0 < self.band <= 1.0:
             raise ValueError(f"band is {self.band}, allowed: above 0, to 1")
-        for name, allowed in (("band_filter", get_args(BandFilter)), ("posterior", ("sample", "mode"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices({"band_filter": get_args(BandFilter), "posterior": ("sample", "mode")})
 
     @property
     def upsample(self) -> Literal["rgb", "latent", "mixed"]:

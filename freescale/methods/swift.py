@@ -73,9 +73,7 @@ class Swift(Method):
         if self.steps < 1 or self.start_timestep <= 0.0 or self.guidance < 0.0:
             given = f"steps {self.steps}, start_timestep {self.start_timestep}, guidance {self.guidance}"
             raise ValueError(f"{given}, allowed: steps of 1 or more, a start_timestep above 0, guidance of 0 or more")
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices(_CHOICES)
 
     @property
     def upsample(self) -> Literal["rgb", "latent", "mixed"]:

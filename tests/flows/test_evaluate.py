@@ -127,6 +127,7 @@ def test_other_crops_render_nothing(whole: tuple[Evaluation, Readings], home: Pa
     assert crops == [3 * 6, 3 * 6]
 
 
+@pytest.mark.thorough
 def test_stopped_and_gone_on_gives_the_same_numbers(
     whole: tuple[Evaluation, Readings], tmp_path: Path, making: list[str]
 ) -> None:

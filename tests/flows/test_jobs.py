@@ -117,6 +117,7 @@ HOSTILE = st.one_of(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=HOSTILE, image=HOSTILE, mask=HOSTILE)
 @example(name="fine", image="con\0", mask="x")

@@ -96,7 +96,7 @@ def test_a_second_plan_imports_neither_torch_nor_a_service(tmp_path: Path, monke
 
 
 @pytest.mark.skipif(DRIVEN, reason="torch is asked for the memory of an accelerator")
-@pytest.mark.parametrize("size", ["512x512", "16384x16384"])
+@pytest.mark.parametrize("size", [pytest.param("512x512", marks=pytest.mark.thorough), "16384x16384"])
 def test_a_first_plan_of_a_usual_size_imports_no_torch(size: str, tmp_path: Path) -> None:
     """What traces find of the embedded models comes with the package."""
     modules = imported(shlex.join(("freescale", "plan", "a red disc", "--size", size, "--home", str(tmp_path))))

@@ -182,13 +182,26 @@ class TestInjection:
         assert not torch.equal(predicted(1), predicted(1, seed=8))
         assert torch.equal(predicted(1, injection=1.0), predicted(1, seed=8, injection=1.0))
 
+    def test_of_a_flow_model_is_in_its_noise(self) -> None:
+        """The velocity that comes back is that of the mixed noise and the latents."""
+        flow = make_schedule({"_class_name": "FlowMatchEulerDiscreteScheduler"}, 10)
+        walk, level = PixelRush().walk(flow, 1, (BASE, TARGET)), level_at(1)
+        latents, velocity = normal((1, 4, 17, 20), 1), normal((1, 4, 17, 20), 2)
+        sigma = walk.sigmas[1]
+        moment = Moment(level, 1, walk, 7)
+        noise = latents + (1.0 - sigma) * velocity
+        fresh = normal(noise.shape, 7, "inject", 1, 1)
+        x0 = (latents - sigma * slerp(fresh, noise, 0.95)) / (1.0 - sigma)
+        found = PixelRush().inject(velocity, latents, moment)
+        torch.testing.assert_close(latents - sigma * found, x0, atol=1e-5, rtol=1e-5)
+
 
 @dataclasses.dataclass(frozen=True)
 class Guided:
     """A denoiser whose passes are functions of the latents, as fields that a method may replace."""
 
     truth: Any
-    unet: Any = dataclasses.field(default_factory=torch.nn.Module)
+    network: Any = dataclasses.field(default_factory=torch.nn.Module)
     guidance_scale: float = 4.0
 
     def for_views(self, views: Any, batch: int) -> Guided:
@@ -203,7 +216,7 @@ def samples(denoiser: Denoiser, method: Method, walk: Schedule, steps: Sequence[
     found = []
     for step in steps:
         seen = list[int]()
-        handle = denoiser.unet.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
+        handle = denoiser.network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
         latents = normal((1, 4, 17, 20), 1)
         with torch.no_grad():
             method.predict(denoiser, latents, Moment(level_at(1), step, walk, 7))

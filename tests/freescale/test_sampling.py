@@ -289,7 +289,7 @@ class Toward:
     compute = Compute()
 
     def __init__(self, truth: Tensor) -> None:
-        self.truth, self.unet = truth, nn.Module()
+        self.truth, self.network = truth, nn.Module()
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         return (latents - self.truth) / schedule.sigmas[i]

@@ -16,7 +16,7 @@ import torch
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
-from freescale.forward_process import generator, renoise
+from freescale.forward_process import generator
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.methods.base import Method
 from freescale.methods.demofusion.views import dilated_views, match_moments
@@ -62,9 +62,7 @@ class DemoFusion(Method):
         for name in ("skip_scale", "dilated_scale", "blur_scale", "blur_sigma"):
             if not (value := getattr(self, name)) >= 0.0:
                 raise ValueError(f"{name} is {value}, allowed: 0 or more")
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices(_CHOICES)
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its whole multiples (or doublings) below the target, and the target."""
@@ -94,7 +92,7 @@ class DemoFusion(Method):
         level = moment.level
         if level.reference is None or level.noise is None or moment.step == 0:
             return latents
-        anchor = renoise(level.reference.to(latents), level.noise, moment.sigma)
+        anchor = moment.schedule.noised(level.reference.to(latents), level.noise, moment.step)
         return torch.lerp(latents, anchor, _kappa(moment) ** self.skip_scale)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
