@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from freescale.backbones.changes import Temperature, reaching
-from freescale.methods.base import Method, later
+from freescale.methods.base import FeatureLevels, Method, later
 from freescale.positions import PositionRule
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Direct(Method):
 
     name: ClassVar[str] = "direct"
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "all"
 
     backbones = frozenset({"unet", "flow"})
     only = _ONLY
@@ -44,3 +45,8 @@ class Direct(Method):
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield the rule of positions and the temperature."""
         yield from reaching(self.positions, self.temperature, moment.level)
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
