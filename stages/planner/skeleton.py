@@ -59,7 +59,7 @@ class CallsFolded:
         self._seen: dict[Any, tuple[int, int, torch.Size, torch.dtype]] = {}
 
     @property
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # type: ignore[misc]  # as a mock has it
         """The network's class, by which a denoiser finds how to call it."""
         return type(self.skeleton.module)
 
