@@ -30,7 +30,9 @@ def check_accelerations(spec: RenderSpec, info: ModelInfo) -> None:
         raise SpecError("deepcache: it is off, so deepcache_branch and deepcache_levels say nothing; set it, such as 2")
     for name in ("deepcache", "todo"):
         if getattr(spec, name) is not None and (info.is_video or info.unet_class not in UNETS):
-            raise SpecError(f"{name}: {getattr(spec, name)} is for pictures of a {UNETS[0]}, and {info.name} has none")
+            raise SpecError(
+                f"{name}: {getattr(spec, name)} is for picture models with a {UNETS[0]}, and {info.name} is none"
+            )
     if spec.deepcache is None:
         return
     levels, found = spec.deepcache_levels, METHODS[spec.method.name].keeps_features
