@@ -28,11 +28,9 @@ def check_accelerations(spec: RenderSpec, info: ModelInfo) -> None:
     """Raise `SpecError` for an acceleration that the model or the method cannot have; `spec` is settled."""
     if spec.deepcache is None and {"deepcache_branch", "deepcache_levels"} & spec.model_fields_set:
         raise SpecError("deepcache: it is off, so deepcache_branch and deepcache_levels say nothing; set it, such as 2")
-    for name in ("deepcache", "todo"):
-        if getattr(spec, name) is not None and (info.is_video or info.unet_class not in UNETS):
-            raise SpecError(
-                f"{name}: {getattr(spec, name)} is for picture models with a {UNETS[0]}, and {info.name} is none"
-            )
+    for name, value in (("deepcache", spec.deepcache), ("todo", spec.todo)):
+        if value is not None and (info.is_video or info.unet_class not in UNETS):
+            raise SpecError(f"{name}: {value} is for picture models with a {UNETS[0]}, and {info.name} is none")
     if spec.deepcache is None:
         return
     levels, found = spec.deepcache_levels, METHODS[spec.method.name].keeps_features

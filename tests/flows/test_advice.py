@@ -57,7 +57,7 @@ def test_few_steps_of_demofusion_are_told(tmp_path: Path, values: dict[str, Any]
     [
         ({}, []),
         ({"deepcache": 5}, ["deepcache 5 runs the whole UNet at 4 of 20 steps, which changes the picture"]),
-        ({"deepcache": 5, "deepcache_levels": "all"}, ["deepcache 5 runs the whole UNet at 5 of 22 steps"]),
+        ({"deepcache": 5, "deepcache_levels": "all"}, ["deepcache 5 runs the whole UNet at 6 of 22 steps"]),
         ({"todo": "auto"}, ["todo auto thins keys and values at 192x128, which changes the picture"]),
         ({"todo": "auto", "width": 64, "height": 64}, ["todo auto thins nothing here"]),
     ],
