@@ -198,7 +198,9 @@ class RenderSpec(FrozenModel):
     eta: float | None = Field(
         None, ge=0, le=1, description="Stochasticity of `ddim` and `tcd`. None: the method's with `auto`, else usual."
     )
-    preset: sampling.PresetName | None = Field(None, description="How a few-step model is sampled. None: as others.")
+    preset: sampling.Preset = Field(
+        None, description="How a few-step model is sampled, or a method with its values. None: neither."
+    )
     sigmas: sampling.Sigmas = Field("auto", description="`uniform`: at even timesteps. `auto`: the model's.")
     timestep_spacing: sampling.TimestepSpacing = Field("auto", description="Of even timesteps. `auto`: the model's.")
     timesteps: sampling.Timesteps = Field(

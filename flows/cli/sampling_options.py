@@ -16,9 +16,11 @@ class Levels:
         str | None,
         text(
             SAMPLING,
-            "NAME",
-            "How a few-step model is sampled: turbo, lightning-1, -2, -4, -8, hyper-1, -2, -4, -8, hyper-cfg-8, -12, "
-            "lcm, dmd2 or dmd2-1. Other options win. Default: none.",
+            "NAME[,NAME]",
+            "A method with its values: reference (FreeScale), swift or draft, which cost less; `freescale presets` "
+            "lists what they cost and lose. Or how a few-step model is sampled: turbo, lightning-1, -2, -4, -8, "
+            "hyper-1, -2, -4, -8, hyper-cfg-8, -12, lcm, dmd2 or dmd2-1. One of each may be joined: lightning-4,swift. "
+            "Other options win. Default: none.",
         ),
     ] = None
     sigmas: Annotated[

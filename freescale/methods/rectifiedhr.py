@@ -7,11 +7,11 @@ square; more guidance above level 0 gives it back ("energy rectification").
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from freescale.cascade import CELL
+from freescale.cascade import CELL, sizes_between
 from freescale.enlarge import PictureFilter
 from freescale.methods.base import FeatureLevels, Method
 from freescale.walk import span
@@ -80,14 +80,8 @@ class RectifiedHR(Method):
         if factor <= 1:
             return (size,)
         count = self.levels or (2 if factor <= 2 else 3)
-
-        def side(base: int, target: int, level: int) -> int:
-            """Return one side, rounded up to latent cells."""
-            return math.ceil((base + (target - base) * level / (count - 1)) / cell) * cell
-
-        between = range(1, count - 1)
-        middle = tuple((side(base_size[0], size[0], r), side(base_size[1], size[1], r)) for r in between)
-        return (base_size, *middle, size)
+        shares = (Fraction(r, count - 1) for r in range(1, count - 1))
+        return (base_size, *sizes_between(size, base_size, shares, cell), size)
 
     def told_size(self, sizes: Sequence[Size], base_size: Size, level: int = 0) -> Size:
         """Return the level's own size, as released."""

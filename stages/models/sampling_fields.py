@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field
 
 from freescale import SOLVERS
 from freescale.noise_levels import SIGMAS, SPACINGS
-from stages.models.presets import PRESETS, expanded
+from stages.models.method_presets import with_method
+from stages.models.presets import NAMES, checked_preset, expanded
 from stages.models.samplers import with_sampler
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ else:  # a new solver of the kernel is a choice here without an edit
     SolverName = Literal[("auto", *SOLVERS)]
     Sigmas = Literal[("auto", "uniform", *SIGMAS)]
     TimestepSpacing = Literal[("auto", *SPACINGS)]
-    PresetName = Literal[tuple(PRESETS)]
+    PresetName = Literal[NAMES]
 
 
 def _interval(value: Any) -> Any:
@@ -63,6 +64,10 @@ def _timesteps(value: Any) -> Any:
     return value
 
 
+Preset = Annotated[
+    PresetName | tuple[PresetName, ...] | None,
+    BeforeValidator(checked_preset, json_schema_input_type=PresetName | tuple[PresetName, ...] | str | None),
+]
 MOST_THINNED = 16.0  # times a side
 DeepCache = Annotated[int | None, Field(ge=2, le=50)]
 Branch = Annotated[int, Field(ge=0, le=64)]
@@ -82,7 +87,7 @@ def sampling_of(values: Any) -> Any:
     """
     if not isinstance(values, dict):
         return values
-    filled = with_sampler(expanded(with_sampler(values)))
+    filled = with_sampler(expanded(with_sampler(with_method(values))))
     timesteps, steps = _listed(filled.get("timesteps")), filled.get("steps")
     if not timesteps:
         return filled

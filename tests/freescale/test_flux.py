@@ -134,8 +134,6 @@ def test_half_a_patch_and_a_wrong_guidance_are_refused() -> None:
 
 
 def test_an_unknown_network_is_refused_with_the_list() -> None:
-    with pytest.raises(
-        ValueError, match=r"the network is a Linear, allowed: UNet2D.*, FluxTransformer2DModel"
-    ):
+    with pytest.raises(ValueError, match=r"the network is a Linear, allowed: UNet2D.*, FluxTransformer2DModel"):
         backbone_of(torch.nn.Linear(1, 1))
     assert {BACKBONES[name].kind for name in BACKBONES} == {"unet", "flow"}
