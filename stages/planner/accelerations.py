@@ -7,7 +7,7 @@ is above 1. Both are parameters of the stages that they act in, and of no other.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from freescale import METHODS
 from freescale.deepcache import branches
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from stages.stage import Stage
 
 UNETS = ("UNet2DConditionModel",)  # in whose blocks the accelerations are known to be right
-S = TypeVar("S", bound="Stage")
 
 
 def check_accelerations(spec: RenderSpec, info: ModelInfo) -> None:
@@ -48,7 +47,7 @@ def check_accelerations(spec: RenderSpec, info: ModelInfo) -> None:
         raise SpecError(f"deepcache_branch: {spec.deepcache_branch} is beyond {most}, the last one of {info.name}")
 
 
-def accelerated(stage: S, spec: RenderSpec) -> S:
+def accelerated(stage: Stage, spec: RenderSpec) -> Stage:
     """Return a stage with the accelerations that act in it. Raises `SpecError` where its method cannot have one."""
     if not isinstance(stage, DenoiseStage):
         return stage
