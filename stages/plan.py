@@ -258,15 +258,8 @@ class _Builder:
         model = "+".join(self.info.fingerprints[part] for part in stage.parts)
         if stage.part in ("text", "unet"):
             model += f":{self.spec.model.dtype}"
-        return Call(
-            accelerated(stage, self.spec),
-            level.level,
-            dict(parents),
-            model,
-            level.size,
-            self.spec.frames or 1,
-            self.info.cell,
-        )
+        stage = accelerated(stage, self.spec)
+        return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
     def _picture(self, field: str, path: str, mode: str) -> Call:
         checked = self.pictures.get((mode, path)) or check_picture(field, path, self.root, mode)
