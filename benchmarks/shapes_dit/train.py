@@ -27,7 +27,7 @@ from stages.shapes.scenes import BACKGROUNDS, COLORS, SHAPES, TEXTURES, draw, sa
 
 SHAPES_MODEL = Path(__file__).parents[2] / "stages" / "shapes" / "model"
 SIDE = 256  # pixels, the training size
-# The first steps are on small pictures, as large models are trained: a step costs half as much and sees twice the pictures.
+# The first steps are on small pictures, as large models begin: a step costs half as much and sees twice the pictures.
 COARSE_SIDE, COARSE_STEPS, COARSE_BATCH = 128, 1000, 32
 STEPS, BATCH = 1850, 16
 SCENES = {COARSE_SIDE: 8000, SIDE: 5000}  # training scenes, seeds 0…
