@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.AdamW):
         assert gradient is not None
         state = self.state[parameter]
         if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
+            state |= {"momentum": torch.zeros_like(parameter), "step": torch.zeros(())}  # AdamW's load wants a step
         momentum: Tensor = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         return gradient.lerp(momentum, MOMENTUM)
 

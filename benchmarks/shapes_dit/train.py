@@ -10,7 +10,6 @@ last saved state, at most two minutes old. Every batch is drawn from a generator
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +146,12 @@ def velocity_loss(error: Tensor) -> Tensor:
     return error.square().mean() + 2 * blocks.square().mean() + 4 * whole.square().mean()
 
 
-def caption(seed: int, step: int, keep: Tensor) -> str:
-    """The scene's caption, a little varied, or the empty one that guidance starts from in a tenth of all cases."""
+def caption(seed: int, step: int, chance: float) -> str:
+    """Return the scene's caption a little varied; for a tenth of all chances the empty one, as guidance needs."""
     words = caption_of(seed, step)
-    if keep < 0.1:
+    if chance < 0.1:
         return ""
-    return words[0].upper() + words[1:] if keep < 0.2 else words
+    return words[0].upper() + words[1:] if chance < 0.2 else words
 
 
 class Batches:
@@ -182,8 +181,8 @@ class Batches:
             self.latents = {side: latents_of(self.work, side)}
         g = stream(step, "shapes-dit batch")
         seeds = torch.randint(0, SCENES[side], (count,), generator=g)
-        keep = torch.rand(count, generator=g)
-        words = [caption(seed, step, k) for seed, k in zip(seeds.tolist(), keep, strict=True)]
+        chances = torch.rand(count, generator=g).tolist()
+        words = [caption(seed, step, chance) for seed, chance in zip(seeds.tolist(), chances, strict=True)]
         x0 = self.latents[side][seeds]
         with torch.no_grad():
             pooled = self.clip(self.tokens(self.tokenizer, words)).pooler_output
@@ -251,7 +250,6 @@ def pack(work: Path, out: Path) -> None:
         tokenizer_2=t5_tokenizer(),
         transformer=modules["transformer"],
     )
-    shutil.rmtree(out, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
     total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {total / 1e6:.2f} MB", flush=True)
