@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pipeline = FluxPipeline.from_pretrained(options.model, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = FluxPipeline.from_pretrained(options.model, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     rows = list(scored(pipeline, options))
     print("| n | objects | exactly one | attributes | right |\n|---|---|---|---|---|")

@@ -102,7 +102,7 @@ def pooled_clip() -> CLIPTextModel:
 
 
 def shapes_vae() -> AutoencoderKL:
-    vae = AutoencoderKL.from_pretrained(SHAPES_MODEL / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(SHAPES_MODEL / "vae", dtype=torch.float32)
     vae.register_to_config(shift_factor=0.0)  # FluxPipeline adds it and allows no None
     return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 

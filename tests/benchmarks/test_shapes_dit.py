@@ -132,7 +132,7 @@ def test_the_packed_folder_opens_as_a_stock_pipeline_and_draws(tmp_path: Path) -
     save_file({k: v.clone() for k, v in weights.items()}, tmp_path / "transformer.safetensors")
     train.pack(tmp_path, tmp_path / "model")
     assert sum(f.stat().st_size for f in (tmp_path / "model").rglob("*") if f.is_file()) < 16e6
-    pipeline = FluxPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32, local_files_only=True)
+    pipeline = FluxPipeline.from_pretrained(tmp_path / "model", dtype=torch.float32, local_files_only=True)
     assert isinstance(pipeline.tokenizer, CLIPTokenizer)
     pipeline.set_progress_bar_config(disable=True)
     call = {"num_inference_steps": 2, "height": 64, "width": 96, "max_sequence_length": 16, "output_type": "pt"}
