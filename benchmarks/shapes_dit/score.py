@@ -33,15 +33,15 @@ TOGETHER = 8  # pictures in one batch; a picture does not depend on it
 
 
 def drawn(pipeline: FluxPipeline, seeds: list[int], options: argparse.Namespace) -> Tensor:
-    """Return the pictures (B, 3, 256, 256) in [-1, 1] that the pipeline draws for the captions of these scenes."""
+    """Return the pictures (B, 3, side, side) in [-1, 1] that the pipeline draws for the captions of these scenes."""
     captions = [sample_scene(seed).caption for seed in seeds]
     pictures = pipeline(
         captions,
         negative_prompt=[""] * len(seeds),
         true_cfg_scale=options.guidance_scale,
         num_inference_steps=options.steps,
-        height=SIDE,
-        width=SIDE,
+        height=options.side,
+        width=options.side,
         max_sequence_length=TEXT_TOKENS,
         generator=[stream(seed, "shapes-dit score") for seed in seeds],
         output_type="pt",
@@ -49,9 +49,9 @@ def drawn(pipeline: FluxPipeline, seeds: list[int], options: argparse.Namespace)
     return torch.as_tensor(pictures * 2 - 1)
 
 
-def round_trip(pipeline: FluxPipeline, seeds: list[int], _: argparse.Namespace) -> Tensor:
+def round_trip(pipeline: FluxPipeline, seeds: list[int], options: argparse.Namespace) -> Tensor:
     """Return the true pictures of these scenes after the VAE's encoder and decoder."""
-    true = torch.stack([draw(sample_scene(seed), SIDE, SIDE) for seed in seeds])
+    true = torch.stack([draw(sample_scene(seed), options.side, options.side) for seed in seeds])
     with torch.no_grad():
         return torch.as_tensor(pipeline.vae.decode(pipeline.vae.encode(true).latent_dist.mean).sample.clamp(-1, 1))
 
@@ -63,7 +63,7 @@ def scored(pipeline: FluxPipeline, options: argparse.Namespace) -> Iterator[dict
         seeds = [FIRST_SCENE + index for index in range(first, min(first + TOGETHER, options.count))]
         for seed, picture in zip(seeds, source(pipeline, seeds, options), strict=True):
             caption = sample_scene(seed).caption
-            verdict = judge(picture, caption, base_area=SIDE * SIDE)
+            verdict = judge(picture, caption, base_area=options.side**2)
             attributes = (verdict.color_ok + verdict.shape_ok + verdict.background_ok) / 3
             yield {"caption": caption, "count": verdict.count, "attributes": attributes, "right": verdict.right}
 
@@ -72,6 +72,7 @@ def main() -> None:
     """Parse, draw, print the table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=128)
+    parser.add_argument("--side", type=int, default=SIDE, help="pixels; 128 while the training is coarse")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
     parser.add_argument("--round-trip", action="store_true")
