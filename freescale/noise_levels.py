@@ -12,11 +12,11 @@ import itertools
 import math
 import operator
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ZERO_SNR_ALPHA = 2.0**-24  # alpha_cumprod in place of 0: sigma is 4096, as in diffusers
 LCM_STEPS = 50  # timesteps that latent consistency models are distilled at
@@ -52,11 +52,12 @@ def _betas(config: Mapping[str, Any], total: int) -> Iterable[float]:
     return _evenly(start, end, total)
 
 
-def _evenly(first: float, last: float, count: int) -> Iterator[float]:
-    """Yield `count` numbers in even steps from both ends, each rounded once, as `torch.linspace` gives them."""
+@lru_cache(maxsize=8)
+def _evenly(first: float, last: float, count: int) -> tuple[float, ...]:
+    """Return `count` numbers in even steps from both ends, each rounded once, as `torch.linspace` gives them."""
     step = Fraction((last - first) / (count - 1)) if count > 1 else Fraction(0)
-    for i in range(count):
-        yield float(Fraction(first) + step * i) if i < count // 2 else float(Fraction(last) - step * (count - 1 - i))
+    below = tuple(float(Fraction(first) + step * i) for i in range(count // 2))
+    return below + tuple(float(Fraction(last) - step * (count - 1 - i)) for i in range(count // 2, count))
 
 
 def _leading(steps: int, total: int, offset: int) -> list[float]:
@@ -164,3 +165,35 @@ def sigma_at(table: Sequence[float], timestep: float) -> float:
     """Return the noise level at a timestep; between whole ones by a straight line, as diffusers finds it."""
     below = min(int(timestep), len(table) - 2)
     return table[below] + (timestep - below) * (table[below + 1] - table[below])
+
+
+def given_levels(timesteps: Sequence[float], steps: int, table: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return timesteps that were asked for, with their noise levels. Raises `ValueError` for any that do not fall."""
+    falling = all(before > after for before, after in itertools.pairwise(timesteps))
+    if len(timesteps) != steps or not falling or not 0 <= timesteps[-1] <= timesteps[0] <= len(table) - 1:
+        raise ValueError(f"timesteps are {list(timesteps)}, allowed: {steps} that fall, from {len(table) - 1} to 0")
+    return [float(timestep) for timestep in timesteps], [sigma_at(table, timestep) for timestep in timesteps]
+
+
+def kind_of(config: Mapping[str, Any]) -> str | None:
+    """Return which levels of `SIGMAS` a configuration asks for; None: those of evenly spaced timesteps."""
+    return next((kind for kind in SIGMAS if config.get(f"use_{kind}_sigmas")), None)
+
+
+def spaced_levels(
+    config: Mapping[str, Any], spacing: str, steps: int, table: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return the timesteps and noise levels of a configuration.
+
+    Levels of their own go through the whole training range, or with `sigma_range` of `timesteps`, a field of ours,
+    through that of the timesteps: diffusers has the one with its DPM solvers, the other with Euler and kin.
+    """
+    times = spaced_timesteps(spacing, steps, len(table), int(config.get("steps_offset", 0)))
+    if config.get("rescale_betas_zero_snr"):  # between the last two timesteps a line to sigma = 4096 means nothing
+        times = [float(round(timestep)) if timestep > len(table) - 2 else timestep for timestep in times]
+    sigmas = [sigma_at(table, timestep) for timestep in times]
+    if (kind := kind_of(config)) is None:
+        return times, sigmas
+    low, high = (sigmas[-1], sigmas[0]) if config.get("sigma_range") == "timesteps" else (table[0], table[-1])
+    sigmas = SIGMAS[kind](low, high, steps)
+    return [timestep_of(table, sigma) for sigma in sigmas], sigmas

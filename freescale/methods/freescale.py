@@ -17,9 +17,9 @@ from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
 from freescale.enlarge import Interpolation
-from freescale.forward_process import generator, renoise
+from freescale.forward_process import generator
 from freescale.frequency import BlurBorder, gaussian_taps
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.scale_fusion import Bands, Fusion, scale_fusion
 from freescale.windows import Grid, WindowBorder
 
@@ -40,6 +40,7 @@ class FreeScale(Method):
 
     name: ClassVar[str] = "freescale"
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "all"
 
     detail_scale: float = 2.0  # alpha: with a larger one the reference's weight falls sooner; the paper has 1 at 8k
     restart: float = 0.3  # 15 of 50 steps, timestep 681 (paper: K = 700); turbo: 0.5
@@ -75,9 +76,7 @@ class FreeScale(Method):
         if kernel not in ("scale", "paper") and not isinstance(kernel, int):
             raise ValueError(f"blur_kernel is {kernel!r}, allowed: scale, paper, or an odd number")
         gaussian_taps(kernel if isinstance(kernel, int) else 1, self.blur_sigma)
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
+        self.check_choices(_CHOICES)
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its doublings below the target, and the target."""
@@ -99,6 +98,15 @@ class FreeScale(Method):
         """Return the step where dilation ends."""
         return schedule.step_at(self.dilation[1])
 
+    def switches(self, schedule: Schedule) -> tuple[int, ...]:
+        """Return the first step with dilation and the first one without."""
+        return tuple(schedule.step_at(share) for share in self.dilation) if self.dilate else ()
+
+    @property
+    def thins(self) -> bool:
+        """Unless global attention is in phases or absent; without fusion attention is the model's."""
+        return not self.fusion or (not self.fast and self.bands != "local")
+
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield scale fusion and dilation above level 0 where the scale rounds to 2 or more; nothing elsewhere."""
         level, schedule = moment.level, moment.schedule
@@ -117,7 +125,7 @@ class FreeScale(Method):
             return latents
         if moment.step == self.restart_step(moment.schedule):
             return latents
-        anchor = renoise(level.reference.to(latents), level.noise, moment.sigma)
+        anchor = moment.schedule.noised(level.reference.to(latents), level.noise, moment.step)
         kappa = detail_weight(moment.timestep, moment.schedule.num_train_timesteps)
         exponent = self.detail_scale if level.detail_map is None else level.detail_map
         return torch.lerp(latents, anchor, reference_weight(kappa, exponent).to(latents))
@@ -142,6 +150,7 @@ class FreeScale(Method):
             phases=(rows, columns) if self.fast else (1, 1),
             jitter=jitter if self.jitter else None,
             window_rows=moment.compute.window_rows,
+            thinning=level.thinning,
         )
 
     def kernel_at(self, level: Level) -> int:

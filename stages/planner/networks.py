@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from freescale import SOLVERS, Step
 from freescale.cascade import CELL
 from freescale.frequency import blur_matrix, low_pass_mask
+from freescale.vae.codec import Codec
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from stages.errors import SpecError
 from stages.models.folder import cell_of
@@ -26,10 +28,11 @@ from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from freescale import Schedule
     from freescale.vae.layers import Half
     from stages.denoise import DenoiseStage
     from stages.models.folder import ModelInfo
@@ -98,7 +101,7 @@ class TracedNetworks:
         given = cells_of(size, self.info.cell) if half == "decoder" else size
         configs = configurations(self.info, "vae")
         activations, flops = cached_trace(
-            lambda: _by_tiles(whole, configs, half, given, tile, memory, held),
+            partial(_by_tiles, whole, configs, half, given, tile, memory, held),
             *("tiles", asdict(whole), configs, half, given, tile, memory, held),
         )
         return Cost(int(activations), flops)
@@ -126,15 +129,15 @@ def _by_tiles(
 def part_weights(info: ModelInfo, part: str, dtype: str) -> int:
     """Bytes of the parameters and buffers of the part `unet` or `vae` in `dtype`, with its motion modules."""
     configs = configurations(info, part)
-
-    def counted() -> tuple[float, ...]:
-        """Build the part without weights."""
-        from stages.planner.skeleton import skeleton_of
-
-        return (skeleton_of(configs, dtype).weights,)
-
-    (found,) = cached_trace(counted, "weights", configs, dtype)
+    (found,) = cached_trace(partial(_counted, configs, dtype), "weights", configs, dtype)
     return int(found)
+
+
+def _counted(configs: Configs, dtype: str) -> tuple[float]:
+    """Build a part without weights, and count its bytes."""
+    from stages.planner.skeleton import skeleton_of
+
+    return (skeleton_of(configs, dtype).weights,)
 
 
 class _Asked:
@@ -159,40 +162,47 @@ def _denoise_cost(asked: _Asked, configs: Configs, dtype: str, cell: int, frames
 
     `frames`: of a video, and those that the model was trained for.
     """
-
-    def traced() -> tuple[float, float]:
-        """Build the UNet without weights, and trace."""
-        from stages.planner.skeleton import skeleton_of
-
-        return _traced_steps(asked, skeleton_of(configs, dtype), cell, frames)
-
+    traced = partial(_traced_steps, asked.stage, asked.options, configs, dtype, cell, frames)
     activations, flops = cached_trace(traced, "denoise", asked.key, configs, dtype, cell, frames)
     return Cost(int(activations), flops)
 
 
-def _traced_steps(asked: _Asked, unet: Skeleton, cell: int, frames: tuple[int, int] | None) -> tuple[float, float]:
+def _traced_steps(
+    stage: DenoiseStage,
+    options: RunOptions,
+    configs: Configs,
+    dtype: str,
+    cell: int,
+    frames: tuple[int, int] | None,
+) -> tuple[float, float]:
     """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps.
 
-    Steps with guidance and steps without are traced apart.
+    Steps with guidance and steps without are traced separately, and with DeepCache full steps and those between, in the
+    UNet without weights.
     """
-    stage = asked.stage
-    schedule = stage.sampling.schedule_on({})
+    from stages.planner.skeleton import FOLDED, skeleton_of
+
+    unet = skeleton_of(configs, dtype, FOLDED[:1] if stage.deepcache else FOLDED)  # a step that is not full runs a part
+    schedule = _schedule(stage)
+    full = stage.full_steps(schedule) if stage.deepcache else None
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for i in range(stage.start, stage.stop):
+        kind = schedule.is_within(i, stage.sampling.guidance_interval), full is None or i in full
+        kinds.setdefault(kind, []).append(i)
     activations, flops = 0, 0.0
-    for guided in (True, False):
-        steps = [
-            i
-            for i in range(stage.start, stage.stop)
-            if schedule.is_within(i, stage.sampling.guidance_interval) == guided
-        ]
-        if not steps:
-            continue
+    for steps in kinds.values():
         traced = {steps[min(1, len(steps) - 1)]}
         if not method_of(stage.method).steady:
             traced.add(steps[-1])
-        costs = [trace_step(stage, unet, asked.options, step, frames, cell) for step in sorted(traced)]
+        costs = [trace_step(stage, unet, options, step, frames, cell) for step in sorted(traced)]
         activations = max(activations, *(cost.activations for cost in costs))
         flops += sum(cost.flops for cost in costs) / len(costs) * len(steps)
     return activations, flops
+
+
+def _schedule(stage: DenoiseStage) -> Schedule:
+    """The walk of a stage. No cost depends on noise levels: those of any scheduler will do."""
+    return stage.sampling.schedule_on({}, stage.walk)
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,41 @@ class _Network:
     info: _Scheduled
     device: torch.device
 
+    @property
+    def vae(self) -> _BlankVae:
+        """What steps that use the VAE call."""
+        return _BlankVae(self.info)
+
+
+@dataclass(frozen=True)
+class _BlankVae:
+    """Stands in for a VAE inside a step: pictures and latents of the right shapes. A stage counts its work apart."""
+
+    info: _Scheduled
+    config = SimpleNamespace(scaling_factor=1.0)
+
+    def decode(self, latents: Tensor) -> Any:
+        """Return a blank picture on the device of the latents."""
+        height, width = (self.info.cell * side for side in latents.shape[-2:])
+        return SimpleNamespace(sample=latents.new_zeros(1, 3, height, width))
+
+    def encode(self, image: Tensor) -> Any:
+        """Return a posterior of zeros on the host, where latents go from an encoder."""
+        zeros = torch.zeros(latent_shape((image.shape[-2], image.shape[-1]), self.info.latent_channels, self.info.cell))
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=zeros, std=zeros))
+
+
+@dataclass(frozen=True)
+class _BlankPicture:
+    """Stands in for a picture on disk."""
+
+    size: Size
+    device: torch.device
+
+    def region(self, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """Return zeros of the region's shape."""
+        return torch.zeros(1, 3, rows[1] - rows[0], columns[1] - columns[0], device=self.device)
+
 
 def run_step(
     stage: DenoiseStage,
@@ -227,12 +272,34 @@ def run_step(
 
     `video` are the frames, and those that the model was trained for; a latent cell has `cell` pixels a side.
     """
+    next(_before(stage, unet, options, step, device, video, cell))
+
+
+def _before(
+    stage: DenoiseStage,
+    unet: Any,
+    options: RunOptions,
+    step: int,
+    device: torch.device,
+    video: tuple[int, int] | None,
+    cell: int,
+) -> Iterator[Step]:
+    """Return the run of a stage that stands before a step; with DeepCache it has run from the last full one on."""
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, cell, frames))
-    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
+    full = stage.full_steps(_schedule(stage)) if stage.deepcache else {step}
+    first = max(i for i in full if i <= step)
+    resume = Step(first - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
     models: Any = _Network(unet, _Scheduled(channels, cell, native), device)
-    next(iter(stage.run(_parents(stage, unet.config, latents, cell), models, options, resume)))
+    parents: dict[str, Any] = _parents(stage, unet.config, latents, cell)
+    if "vae" in stage.parts:
+        parents["image"] = {"image": _BlankPicture(stage.base_size, device)}
+        options = options.model_copy(update={"vae_memory": None})
+    running = iter(stage.run(parents, models, options, resume))
+    for _ in range(first, step):
+        next(running)
+    return running
 
 
 def trace_step(
@@ -249,13 +316,15 @@ def trace_step(
     from stages.planner.skeleton import CallsFolded
     from stages.planner.trace import Trace
 
-    network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
+    network: Any = CallsFolded(unet) if method_of(stage.method).by_views and not stage.deepcache else unet.module
     with Trace() as trace, torch.no_grad():
         unet.trace = trace
         try:
             trace.hold((*unet.module.parameters(), *unet.module.buffers()))
             before = trace.live
-            run_step(stage, network, options, step, torch.device("meta"), video, cell)
+            running = _before(stage, network, options, step, torch.device("meta"), video, cell)
+            trace.flops = 0
+            next(running)
         finally:
             unet.trace = None
     return Cost(trace.peak - before, float(trace.flops))
@@ -280,7 +349,7 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
     """Decode latents of a picture of `size`, or enlarge one of `source` to `size` and encode it, whole, in float32."""
     if way == "decode":
         latents = torch.zeros(latent_shape(size, vae.config.latent_channels, cell_of(vae.config)), device=device)
-        image = vae.decode(latents / vae.config.scaling_factor).sample
+        image = vae.decode(Codec.of(vae.config).to_vae(latents)).sample
         torch.isfinite(image).all()
         return
     image = torch.zeros(1, 3, *source, device=device)
@@ -292,7 +361,7 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
 def _vae_cost(configs: Configs, way: Way, size: tuple[int, int], source: tuple[int, int]) -> Cost:
     """Trace the VAE over a whole picture, in float32, with the enlargement before an encoding."""
     activations, flops = cached_trace(
-        lambda: _traced_vae(configs, way, size, source), "vae", configs, way, size, source
+        partial(_traced_vae, configs, way, size, source), "vae", configs, way, size, source
     )
     return Cost(int(activations), flops)
 

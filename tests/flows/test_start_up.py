@@ -72,7 +72,7 @@ def test_a_light_command_imports_no_heavy_package(tmp_path: Path) -> None:
     home = ROOT / "tests" / "golden" / "home"
     run = sorted(path.name for path in (home / "store" / "runs").iterdir())[0]
     help, listed = ("freescale --help", "freescale render --help"), f"freescale runs --home {tmp_path}"
-    modules = imported(*help, listed, f"freescale show {run} --home {home}")
+    modules = imported(*help, listed, "freescale presets", f"freescale show {run} --home {home}")
     assert modules & HEAVY == set()
     assert len(modules) <= 500
 
@@ -96,7 +96,7 @@ def test_a_second_plan_imports_neither_torch_nor_a_service(tmp_path: Path, monke
 
 
 @pytest.mark.skipif(DRIVEN, reason="torch is asked for the memory of an accelerator")
-@pytest.mark.parametrize("size", ["512x512", "16384x16384"])
+@pytest.mark.parametrize("size", [pytest.param("512x512", marks=pytest.mark.thorough), "16384x16384"])
 def test_a_first_plan_of_a_usual_size_imports_no_torch(size: str, tmp_path: Path) -> None:
     """What traces find of the embedded models comes with the package."""
     modules = imported(shlex.join(("freescale", "plan", "a red disc", "--size", size, "--home", str(tmp_path))))
