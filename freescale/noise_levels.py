@@ -12,11 +12,11 @@ import itertools
 import math
 import operator
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ZERO_SNR_ALPHA = 2.0**-24  # alpha_cumprod in place of 0: sigma is 4096, as in diffusers
 LCM_STEPS = 50  # timesteps that latent consistency models are distilled at
@@ -52,11 +52,12 @@ def _betas(config: Mapping[str, Any], total: int) -> Iterable[float]:
     return _evenly(start, end, total)
 
 
-def _evenly(first: float, last: float, count: int) -> Iterator[float]:
-    """Yield `count` numbers in even steps from both ends, each rounded once, as `torch.linspace` gives them."""
+@lru_cache(maxsize=8)
+def _evenly(first: float, last: float, count: int) -> tuple[float, ...]:
+    """Return `count` numbers in even steps from both ends, each rounded once, as `torch.linspace` gives them."""
     step = Fraction((last - first) / (count - 1)) if count > 1 else Fraction(0)
-    for i in range(count):
-        yield float(Fraction(first) + step * i) if i < count // 2 else float(Fraction(last) - step * (count - 1 - i))
+    below = tuple(float(Fraction(first) + step * i) for i in range(count // 2))
+    return below + tuple(float(Fraction(last) - step * (count - 1 - i)) for i in range(count // 2, count))
 
 
 def _leading(steps: int, total: int, offset: int) -> list[float]:

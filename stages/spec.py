@@ -162,7 +162,10 @@ class RenderSpec(FrozenModel):
     """All that decides the bytes of one picture or video."""
 
     later = frozenset(
-        {"prompt_syntax", "emphasis", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"}
+        {
+            *("prompt_syntax", "emphasis", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
+            *("deepcache", "deepcache_branch", "deepcache_levels", "todo"),
+        }
     )
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
@@ -195,7 +198,9 @@ class RenderSpec(FrozenModel):
     eta: float | None = Field(
         None, ge=0, le=1, description="Stochasticity of `ddim` and `tcd`. None: the method's with `auto`, else usual."
     )
-    preset: sampling.PresetName | None = Field(None, description="How a few-step model is sampled. None: as others.")
+    preset: sampling.Preset = Field(
+        None, description="How a few-step model is sampled, or a method with its values. None: neither."
+    )
     sigmas: sampling.Sigmas = Field("auto", description="`uniform`: at even timesteps. `auto`: the model's.")
     timestep_spacing: sampling.TimestepSpacing = Field("auto", description="Of even timesteps. `auto`: the model's.")
     timesteps: sampling.Timesteps = Field(
@@ -203,6 +208,24 @@ class RenderSpec(FrozenModel):
     )
     guidance_interval: sampling.Interval = Field(
         None, description="(start, end): shares of the steps between which guidance is on. None: all of them."
+    )
+    deepcache: int | None = Field(
+        None,
+        ge=2,
+        le=50,
+        description="Every how many steps the whole UNet runs (arXiv:2312.00858). None: at every one.",
+    )
+    deepcache_branch: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="The skip connection at which the layers begin that run at every step; 0: the least.",
+    )
+    deepcache_levels: sampling.DeepCacheLevels = Field("base", description="`base`: level 0. `all`: every level.")
+    todo: sampling.Thinned = Field(
+        None,
+        description="Factor a side by which keys and values of self-attention are thinned (arXiv:2402.13573). `auto`: "
+        "each level's scale. None: all are kept.",
     )
     image: str | None = Field(None, max_length=4096, description="A picture to enlarge, in place of level 0.")
     regions: tuple[Region, ...] = Field((), max_length=16, description="Parts with a detail scale of their own.")

@@ -31,6 +31,7 @@ Size = tuple[int, int]  # (height, width) in pixels
 Tensors: TypeAlias = "dict[str, Tensor]"
 Parents: TypeAlias = "Mapping[str, Tensors]"
 Running: TypeAlias = "Generator[Step, None, Tensors]"
+LATENT_AXES = {"latents": "BChw"}
 
 
 class Video(Protocol):
@@ -159,6 +160,11 @@ class Stage:
         return axes.replace("C", "CF") if axes is not None and dimensions == len(axes) + 1 else axes
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model that work in the stage: `part`, if any, and those that help it."""
+        return (self.part,) if self.part else ()
+
+    @property
     def span(self) -> tuple[int, int]:
         """(first step, one past the last) for a long stage; (0, 0) for a short one."""
         return 0, 0
@@ -231,14 +237,17 @@ def picture_cost(size: Size) -> Cost:
 
 
 def method_record(method: Method) -> dict[str, Any]:
-    """A method as plain values, for a stage's parameters."""
-    return {"name": method.name, "version": method.version, **dataclasses.asdict(method)}
+    """A method as plain values, for a stage's parameters; without fields of how references are made."""
+    values = dataclasses.asdict(method)
+    kept = {f.name: values[f.name] for f in dataclasses.fields(method) if not f.metadata.get("of_reference")}
+    return {"name": method.name, "version": method.version, **kept}
 
 
 def method_of(record: Mapping[str, Any]) -> Method:
     """The method `method_record` described."""
     kind = METHODS[record["name"]]
-    return kind(**{f.name: _tupled(record[f.name]) for f in dataclasses.fields(kind)})
+    fields = (f for f in dataclasses.fields(kind) if not f.metadata.get("of_reference"))
+    return kind(**{f.name: _tupled(record[f.name]) for f in fields})
 
 
 def _tupled(value: Any) -> Any:

@@ -38,6 +38,17 @@ def points(*axes: Iterable[Any], kept: Callable[..., bool]) -> list[Any]:
 BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
 
 
+class ToyCodec:
+    """A VAE that knows three of four channels: cells are squares of one colour."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3) / 2
+
+    def encode(self, image: Tensor) -> Tensor:
+        small = 2 * nn.functional.avg_pool2d(image, 8)
+        return torch.cat([small, small.mean(1, keepdim=True)], 1)
+
+
 def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] = (), **changes: Any) -> Level:
     """A level with a made-up reference."""
     if index == 0:
@@ -48,6 +59,8 @@ def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] =
         "noise": normal(shape, 3, "restart_noise", index),
         "anchor": normal((1, 4, *frames, BASE[0] // 8, BASE[1] // 8), 3, "anchor"),
     }
+    if not frames:
+        options |= {"codec": ToyCodec(), "picture": normal((1, 3, *size), 3, "picture") / 2}
     return Level(index, size, BASE, **options | changes)
 
 

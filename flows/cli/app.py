@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import batch, convert, import_picture, models, research
+from flows.cli import batch, convert, import_picture, models, presets, research
 from flows.cli.console import tell_seeds
 from flows.cli.groups import grouped
 from flows.cli.lazy_torch import postpone
@@ -132,12 +132,14 @@ def plan(
 ) -> None:
     """Show the levels and stages of a render, what is reused, and memory, time and disk. Nothing is started."""
     from flows.cli.flags import asked_or_run
+    from stages.planner.apart import traced_apart
 
     home = home_of(where.home)
     flags = flags_of(picture) | flags_of(files) | flags_of(prompts) | flags_of(levels) | flags_of(file)
-    found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
-    tell_seeds(found.drawn)
-    _show_plan(found.job, home, run_options(memory), why, where.as_json)
+    with traced_apart():
+        found = asked_or_run(what, flags, context.args, home, input_root, options_of(context))
+        tell_seeds(found.drawn)
+        _show_plan(found.job, home, run_options(memory), why, where.as_json)
 
 
 @app.command()
@@ -280,6 +282,7 @@ for command in (batch.batch, batch.pause, batch.unpause, batch.prune, batch.pref
     app.command()(command)
 for command in (research.compare, research.evaluate):
     app.command()(command)
+app.command()(presets.presets)
 app.command("import")(import_picture.import_picture)
 app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.denoise import DenoiseStage
-from stages.models.presets import PRESETS, named_in
+from stages.models.card import values_for
+from stages.models.method_presets import FAMILIES, family_of
+from stages.models.presets import METHOD_PRESETS, PRESETS, few_steps_in, method_preset_in, named_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +31,7 @@ def sampling_remarks(job: Job) -> Iterator[str]:
         yield info.scheduler_remark
     yield from _prediction(job, sampling)
     yield from _preset(job, sampling)
+    yield from _method_preset(job)
     schedule = sampling.schedule_on(info.scheduler)
     above = [stage for stage in stages if stage.level and stage.start == 0]
     if above and schedule.timesteps[0] >= NOISE_ALONE * schedule.num_train_timesteps and len(schedule) == 1:
@@ -62,7 +65,7 @@ def _prediction(job: Job, sampling: Sampling) -> Iterator[str]:
 
 def _preset(job: Job, sampling: Sampling) -> Iterator[str]:
     """Remarks on a preset with other steps, and on a model whose name speaks of one."""
-    if (asked := job.spec.preset) is not None:
+    if (asked := few_steps_in(job.spec.preset)) is not None:
         preset = PRESETS[asked]
         if sampling.steps > (preset.most_steps or preset.steps) or (
             preset.most_steps is None and sampling.steps != preset.steps
@@ -76,3 +79,17 @@ def _preset(job: Job, sampling: Sampling) -> Iterator[str]:
             f"the name {Path(job.plan.info.name).name} speaks of few steps, and {sampling.steps} are taken; "
             f"--preset {hint} samples it as its authors do"
         )
+
+
+def _method_preset(job: Job) -> Iterator[str]:
+    """A remark on the preset of a method whose values were not measured on a model."""
+    name, family = method_preset_in(job.spec.preset), family_of(job.plan.info)
+    if name is None or values_for(METHOD_PRESETS[name], job.plan.info.method_defaults):
+        return
+    if few_steps_in(job.spec.preset) is not None:
+        source = "proposed for models for few steps"
+    elif family is None:
+        source = f"those for SDXL, since there are none for {job.plan.info.name}"
+    else:
+        source = f"{FAMILIES[family].source} for {FAMILIES[family].says}"
+    yield f"the values of the preset {name} are {source}, and not measured; `freescale presets` says what was measured"

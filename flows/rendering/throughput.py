@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from stages.device import device_name, planned_device
 from stages.planner.configurations import computed
 from stages.planner.networks import TracedNetworks
 from stages.planner.recorded import recorded_stage
-from stages.planner.trace_cache import cached_trace
+from stages.planner.trace_cache import cached, cached_trace
 from stages.prompts.chunks import chunk_length
 from stages.spec import RunOptions
 
@@ -96,9 +96,9 @@ class Throughput:
             if kind in self.rates:
                 return Seconds(estimate.flops / statistics.median(self.rates[kind]), "measured")
         dtype = "float32" if call.stage.part == "vae" else computed(call.model.rpartition(":")[2])
-        (rate,) = cached_trace(
-            lambda: (matmul_rate(str(self.device), dtype),), "matmul", device_name(self.device), dtype
-        )
+        brings_torch = self.device.type == "cpu" and dtype != "float32"  # else numpy measures, or torch is there
+        kept = cached_trace if brings_torch else cached
+        (rate,) = kept(partial(_rate, str(self.device), dtype), "matmul", device_name(self.device), dtype)
         return Seconds(estimate.flops / (EFFICIENCY * rate), "assumed")
 
 
@@ -120,6 +120,10 @@ def _frames_of(manifest: Manifest) -> int:
 def _pixels(manifest: Manifest) -> int:
     size = _size_of(manifest)
     return 0 if size is None else size[0] * size[1]
+
+
+def _rate(device: str, dtype: str) -> tuple[float]:
+    return (matmul_rate(device, dtype),)
 
 
 @cache

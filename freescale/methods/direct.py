@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 
 
 @dataclass(frozen=True)
@@ -14,5 +14,11 @@ class Direct(Method):
 
     name: ClassVar[str] = "direct"
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "all"
 
     freeu: tuple[float, float, float, float] | None = None  # b1, b2, s1, s2
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True

@@ -19,7 +19,7 @@ from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, res
 from freescale.enlarge import Interpolation
 from freescale.forward_process import generator
 from freescale.frequency import BlurBorder, gaussian_taps
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.scale_fusion import Bands, Fusion, scale_fusion
 from freescale.windows import Grid, WindowBorder
 
@@ -40,6 +40,7 @@ class FreeScale(Method):
 
     name: ClassVar[str] = "freescale"
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "all"
 
     detail_scale: float = 2.0  # alpha: with a larger one the reference's weight falls sooner; the paper has 1 at 8k
     restart: float = 0.3  # 15 of 50 steps, timestep 681 (paper: K = 700); turbo: 0.5
@@ -97,6 +98,15 @@ class FreeScale(Method):
         """Return the step where dilation ends."""
         return schedule.step_at(self.dilation[1])
 
+    def switches(self, schedule: Schedule) -> tuple[int, ...]:
+        """Return the first step with dilation and the first one without."""
+        return tuple(schedule.step_at(share) for share in self.dilation) if self.dilate else ()
+
+    @property
+    def thins(self) -> bool:
+        """Unless global attention is in phases or absent; without fusion attention is the model's."""
+        return not self.fusion or (not self.fast and self.bands != "local")
+
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield scale fusion and dilation above level 0 where the scale rounds to 2 or more; nothing elsewhere."""
         level, schedule = moment.level, moment.schedule
@@ -140,6 +150,7 @@ class FreeScale(Method):
             phases=(rows, columns) if self.fast else (1, 1),
             jitter=jitter if self.jitter else None,
             window_rows=moment.compute.window_rows,
+            thinning=level.thinning,
         )
 
     def kernel_at(self, level: Level) -> int:

@@ -7,6 +7,7 @@ traces, by all that it depends on; a refusal is never kept.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from freescale import METHODS, Level, make_schedule
@@ -35,18 +36,16 @@ def _check(stage: DenoiseStage, info: ModelInfo) -> None:
     """Ask the method of a stage, where the answer is not known."""
     asked = (stage.method, stage.size, stage.base_size, stage.level, stage.start, stage.stop, stage.sampling.steps)
     configs = configurations(info, "unet")
+    cached_trace(partial(_answer, stage, info), "method", VERSION, asked, info.cell, info.frames, configs)
 
-    def ask() -> tuple[float, ...]:
-        """Return nothing worth knowing where the method does not raise."""
-        try:
-            _ask(stage, method_of(stage.method), info)
-        except ValueError as error:
-            raise SpecError(
-                f"method: {stage.method['name']!r} with {info.name}: {error}{_others(stage, info)}"
-            ) from None
-        return ()
 
-    cached_trace(ask, "method", VERSION, asked, info.cell, info.frames, configs)
+def _answer(stage: DenoiseStage, info: ModelInfo) -> tuple[float, ...]:
+    """Return nothing worth knowing where the method does not raise; else raise `SpecError`."""
+    try:
+        _ask(stage, method_of(stage.method), info)
+    except ValueError as error:
+        raise SpecError(f"method: {stage.method['name']!r} with {info.name}: {error}{_others(stage, info)}") from None
+    return ()
 
 
 def _ask(stage: DenoiseStage, method: Method, info: ModelInfo) -> None:

@@ -12,11 +12,12 @@ import importlib.metadata
 import json
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.models.cache_file import CacheFile
+from stages.planner.apart import apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,18 +43,23 @@ def trace_cache(path: Path) -> Iterator[None]:
 
 
 def cached_trace(trace: Callable[[], tuple[float, ...]], *what: object) -> tuple[float, ...]:
-    """Return what `trace` returns: from the file where it was asked for the same `what`, else by calling it.
+    """Return what `cached` returns; within `traced_apart` a process of its own calls `trace`, a `functools.partial`."""
+    return cached(partial(apart, trace), *what)
+
+
+def cached(measure: Callable[[], tuple[float, ...]], *what: object) -> tuple[float, ...]:
+    """Return what `measure` returns: from the file where it was asked for the same `what`, else by calling it.
 
     `what` names all that the result depends on, beside torch and diffusers, in values that JSON has. Outside of
-    `trace_cache` this is a call of `trace`.
+    `trace_cache` this is a call of `measure`.
     """
     file = _FILE.get()
     if file is None:
-        return trace()
+        return measure()
     key = hashlib.sha256(json.dumps([VERSION, _libraries(), what], sort_keys=True).encode()).hexdigest()
     found = file.entries.get(key, _shipped(SHIPPED).get(key))
     if not (isinstance(found, list) and all(isinstance(number, int | float) for number in found)):
-        found = list(trace())
+        found = list(measure())
         file.put(key, found)
     return tuple(found)
 

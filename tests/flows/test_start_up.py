@@ -72,7 +72,7 @@ def test_a_light_command_imports_no_heavy_package(tmp_path: Path) -> None:
     home = ROOT / "tests" / "golden" / "home"
     run = sorted(path.name for path in (home / "store" / "runs").iterdir())[0]
     help, listed = ("freescale --help", "freescale render --help"), f"freescale runs --home {tmp_path}"
-    modules = imported(*help, listed, f"freescale show {run} --home {home}")
+    modules = imported(*help, listed, "freescale presets", f"freescale show {run} --home {home}")
     assert modules & HEAVY == set()
     assert len(modules) <= 500
 

@@ -39,8 +39,16 @@ PLACES = ("mid_block", "up_blocks.1")  # of a failure
 SOLVERS = ("euler", "dpmpp_2m", "euler_ancestral")
 TO_ZERO = tuple(name for name, row in solvers.SOLVERS.items() if row.ends_at_first_timestep is False)  # noise
 OWN_GUIDANCE = {"scalecrafter", "fouriscale", "hiwave"}  # these ask the UNet more than once a step, not the denoiser
-RARE = {"pixelrush", "hiwave"}  # by default the suite has their records; `test_inversion.py` has a case of each
 HELD = {"swift", "draft", "scalediff"}  # to the low band of the reference, which is another picture here
+
+BRIEF = {
+    "diffusehigh",
+    "fam",
+    "ap_ldm",
+    "mrflow",
+    "pixelrush",
+    "hiwave",
+}  # of parts of others: by default resumed, no more
 
 
 def plain(name: str) -> Method:
@@ -105,8 +113,8 @@ class TestRecord:
 
 
 def is_next(name: str, turn: int, topology: str) -> bool:
-    """Whether a topology is the one that comes for a method when all but rare ones take turns."""
-    return name not in RARE and TOPOLOGIES[(list(METHODS).index(name) + turn) % len(TOPOLOGIES)] == topology
+    """Whether a topology is the one that comes for a method when all take turns but rare ones."""
+    return name not in BRIEF and TOPOLOGIES[(list(METHODS).index(name) + turn) % len(TOPOLOGIES)] == topology
 
 
 def is_one_of(few: int, name: str, turn: int, topology: str) -> bool:
@@ -114,7 +122,7 @@ def is_one_of(few: int, name: str, turn: int, topology: str) -> bool:
     return (list(METHODS).index(name) + turn) % few == 0 and is_next(name, turn, topology)
 
 
-TURNS = points(METHODS, TOPOLOGIES, kept=lambda name, unet: is_next(name, 0, unet))  # by default each method on one
+TURNS = points(METHODS, TOPOLOGIES, kept=lambda name, unet: is_next(name, 0, unet))  # by default a method on one
 
 
 class TestScaleOne:
@@ -126,7 +134,7 @@ class TestScaleOne:
         direct = render(any_denoiser, Direct(), level_at(0), schedule)
         assert torch.equal(render(any_denoiser, plain(name), level_at(0), schedule), direct)
 
-    @pytest.mark.parametrize("name", points(METHODS, kept=lambda name: name not in RARE))
+    @pytest.mark.parametrize("name", points(METHODS, kept=lambda name: name not in BRIEF))
     def test_prediction_above_level_zero(self, name: str, denoiser: Denoiser, scheduler_config: Any) -> None:
         schedule, method = make_schedule(scheduler_config, 4), plain(name)
         moment = Moment(level_at(1, BASE), 2, schedule, 7)
@@ -150,7 +158,7 @@ class TestResume:
             METHODS,
             (0, 1),
             SOLVERS,
-            kept=lambda name, *rest: name not in RARE and rest == (1, "dpmpp_2m" if name == "freescale" else "euler"),
+            kept=lambda name, *rest: rest == (1, "dpmpp_2m" if name == "freescale" else "euler"),
         ),
     )
     def test_from_any_step(self, name: str, index: int, solver: Any, denoiser: Any, scheduler_config: Any) -> None:
@@ -169,7 +177,8 @@ class TestResume:
         unbroken = render(any_denoiser, method, level, schedule)
         last = Step(2, normal((1, 4, *level.latent_hw), 8))
         (other,) = run_from(any_denoiser, method, level, schedule, last, seed=8)
-        assert torch.equal(render(any_denoiser, method, level, schedule, [2, 3]), unbroken)
+        cuts = [step for step in (2, 3) if step > method.restart_step(schedule)]
+        assert torch.equal(render(any_denoiser, method, level, schedule, cuts), unbroken)
         assert other.latents.isfinite().all()
 
 
@@ -241,7 +250,7 @@ def test_one_level_at_the_target(name: str, any_denoiser: Denoiser, scheduler_co
     assert output.isfinite().all()
 
 
-@pytest.mark.parametrize("name", points(METHODS, kept=lambda name: name == "freescale" or name in OWN_GUIDANCE - RARE))
+@pytest.mark.parametrize("name", points(METHODS, kept=lambda name: name == "freescale" or name in OWN_GUIDANCE - BRIEF))
 def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, scheduler_config: Any) -> None:
     method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 2), level_at(1)
     whole = render(denoiser, method, level, schedule)
@@ -251,12 +260,16 @@ def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, sch
 
 @pytest.mark.parametrize(
     ("name", "solver"),
-    points(sorted(METHODS.keys() - OWN_GUIDANCE - HELD), SOLVERS, kept=lambda name, solver: name not in RARE),
+    points(sorted(METHODS.keys() - OWN_GUIDANCE - HELD), SOLVERS, kept=lambda name, solver: name not in BRIEF),
 )
 def test_perfect_noise_leads_to_the_picture(name: str, solver: Any, sdxl_unet: Any, scheduler_config: Any) -> None:
     """Whatever the reference: wrong noise levels, places or indices would show. The blur of DemoFusion is off, since
-    it asks for the noise of a blurred picture by design, and so is PixelRush's noise."""
-    changes: dict[str, Any] = {"demofusion": {"blur_sigma": 0.0}, "pixelrush": {"injection": 1.0}}.get(name, {})
+    it asks for the noise of a blurred picture by design, and so is what two others add to the noise."""
+    changes: dict[str, Any] = {
+        "demofusion": {"blur_sigma": 0.0},
+        "diffusehigh": {"guidance": 1.0},
+        "pixelrush": {"injection": 1.0},
+    }.get(name, {})
     schedule, method = make_schedule(scheduler_config, 20, solver), dataclasses.replace(plain(name), **changes)
     truth = normal((1, 4, 17, 20), 9)
     output = render(Toward(truth, sdxl_unet), method, level_at(1, anchor=truth), schedule)

@@ -215,13 +215,13 @@ def test_the_rough_bound_is_one_for_sdxl(side: int, sdxl: Path) -> None:
 
 def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
     given = RunOptions(split_guidance=True, feed_forward_tokens=1000, window_rows=4)
-    saving = next_saving("unet", (), given)
+    saving = next_saving(("unet",), (), given)
     assert saving is not None
     assert saving.name == "attention windows one at a time"
-    assert next_saving("unet", (saving.name,), given) is None
-    assert next_saving("vae", (), RunOptions(offload=True, vae_memory=2**30)) is None
-    assert next_saving("vae", (), RunOptions(offload=True, vae_memory=0)) is None
-    assert next_saving("", (), RunOptions()) is None
+    assert next_saving(("unet",), (saving.name,), given) is None
+    assert next_saving(("vae",), (), RunOptions(offload=True, vae_memory=2**30)) is None
+    assert next_saving(("vae",), (), RunOptions(offload=True, vae_memory=0)) is None
+    assert next_saving((), (), RunOptions()) is None
 
 
 @pytest.mark.parametrize("failures", [4, *(pytest.param(n, marks=THOROUGH) for n in (1, 2, 3))])
