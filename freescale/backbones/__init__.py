@@ -24,11 +24,8 @@ __all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "to_r
 
 
 def backbone_of(network: nn.Module) -> Backbone:
-    """Return the view of a network that the denoiser calls. Raises `ValueError` for a class that is not known.
-
-    What stands in for a network says its class as `stands_for`.
-    """
-    for kind in getattr(network, "stands_for", type(network)).__mro__:
+    """Return the view of a network that the denoiser calls. Raises `ValueError` for a class that is not known."""
+    for kind in network.__class__.__mro__:
         if kind.__name__ in BACKBONES:
             return BACKBONES[kind.__name__](network)
     raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(BACKBONES)}")

@@ -19,7 +19,7 @@ import torch
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.forward_process import normal
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.view_prediction import predict_views, window_views
 from freescale.views import feather
 from freescale.walk import descent, inversion, rises
@@ -45,6 +45,7 @@ class PixelRush(Method):
     video: ClassVar[bool] = False
     by_views: ClassVar[bool] = True
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     start_timestep: float = 249.0  # K: how far up a level is inverted; the last of SDXL-Turbo's four timesteps
     steps: int = 1  # of a level, on the way up and on the way down each

@@ -59,8 +59,8 @@ class CallsFolded:
         self._seen: dict[Any, tuple[int, int, torch.Size, torch.dtype]] = {}
 
     @property
-    def stands_for(self) -> type:
-        """The network's class."""
+    def __class__(self) -> Any:  # type: ignore[misc]  # as a mock has it
+        """The network's class, by which a denoiser finds how to call it."""
         return type(self.skeleton.module)
 
     def __getattr__(self, name: str) -> Any:
