@@ -244,8 +244,7 @@ class _Builder:
 
     def _masks(self, settings: StageSettings) -> dict[str, Call]:
         """The masks of a stage, by the names that it knows them by."""
-        regions = enumerate(settings.regions)
-        return {f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L") for i, region in regions}
+        return {f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L") for i, r in enumerate(settings.regions)}
 
     def _export(self, level: LevelSettings) -> Export | ExportVideo:
         spec, provenance = self.spec, self._provenance(level.level)
@@ -288,7 +287,6 @@ class _Builder:
         return self._sampling(self.levels[0].base_denoise).schedule_on(self.info.scheduler)
 
     def _walk(self, method: Method, level: int) -> Schedule:
-        """The noise levels of one level."""
         return method.walk(self.schedule, level, self._sizes)
 
     def _pairs(self, walk: Schedule) -> Walk:

@@ -199,6 +199,10 @@ class Method:
         """Return whether a step above level 0 decodes and encodes once, where the method asks for the VAE."""
         return False
 
+    def kept(self, moment: Moment) -> tuple[str, ...]:
+        """Return the names of the tensors, in the shape of the latents, that `moment.extra` has before this step."""
+        return ()
+
     def finish(self, latents: Tensor, moment: Moment) -> Tensor:
         """Return the level's result, given the latents after its last step; part of that step."""
         return latents

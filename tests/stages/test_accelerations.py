@@ -15,8 +15,9 @@ from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.plan import make_plan
 from stages.planner.accelerations import check_accelerations
+from stages.planner.blanks import BlankInfo, BlankModels, blank_parents
 from stages.planner.configurations import configurations
-from stages.planner.networks import TracedNetworks, _Network, _parents, _Scheduled
+from stages.planner.networks import TracedNetworks
 from stages.planner.skeleton import skeleton_of
 from stages.planner.trace import Trace
 from stages.runner import Interrupted, Runner
@@ -102,13 +103,13 @@ def test_a_plan_counts_full_steps_and_those_between(fields: dict[str, Any], info
     planned = TracedNetworks(info, "float32", RunOptions()).denoise(stage, 1)
     unet = skeleton_of(configurations(info, "unet"), "float32", ())
     latents = torch.zeros(1, 4, *(side // 8 for side in stage.size))
-    models: Any = _Network(unet.module, _Scheduled(4, 8), torch.device("meta"))
+    models: Any = BlankModels(unet.module, BlankInfo(4, 8), torch.device("meta"))
     resume = Step(-1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
     with Trace() as trace, torch.no_grad():
         unet.trace = trace
         trace.hold((*unet.module.parameters(), *unet.module.buffers()))
         before = trace.live
-        running = iter(stage.run(_parents(stage, unet.module.config, latents, 8), models, RunOptions(), resume))
+        running = iter(stage.run(blank_parents(stage, unet.module.config, latents, 8), models, RunOptions(), resume))
         for _ in range(stage.stop):
             next(running)
     assert planned.flops == pytest.approx(trace.flops, rel=0.02)  # 0.017 are those keys and values

@@ -19,7 +19,8 @@ from freescale.detail import detail_weight
 from freescale.forward_process import generator
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.methods.base import FeatureLevels, Method
-from freescale.methods.demofusion.views import Crops, dilated_views, match_moments, predict_views, window_views
+from freescale.methods.demofusion.views import dilated_views, match_moments
+from freescale.view_prediction import Crops, predict_views, window_views
 from freescale.windows import Windows, place_windows
 
 if TYPE_CHECKING:
