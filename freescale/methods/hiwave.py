@@ -19,7 +19,7 @@ import torch
 from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.view_prediction import pair_views, predict_views, window_views
 from freescale.walk import inversion, rises
 from freescale.wavelets import WAVELETS, Wavelet, detail_of
@@ -45,6 +45,7 @@ class HiWave(Method):
     video: ClassVar[bool] = False
     by_views: ClassVar[bool] = True
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     detail_guidance: float = 1.0  # w_d: factor of the guidance scale for the bands of detail; paper: w_d is 7.5
     wavelet: Wavelet = "sym4"

@@ -48,6 +48,10 @@ def _nothing() -> None:
     pass
 
 
+def _absent(_: Any) -> None:
+    raise ValueError("no weights are offloaded")
+
+
 def _equal(one: Any, other: Any) -> bool:
     """Compare sizes that are numbers."""
     return bool(one == other if isinstance(one, int) else tuple(one) == tuple(other))
@@ -62,6 +66,7 @@ def _any(*given: bool) -> bool:
 
 
 PROVIDED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "diffusers.hooks.group_offloading": {"_get_group_onload_device": _absent},  # where a network's device is asked for
     "torch._dynamo": {"allow_in_graph": _same, "disable": _same},  # what they say to a compiler, which is not there
     "torch.fx.experimental.symbolic_shapes": {  # of sizes that are numbers; its own import brings sympy
         **dict.fromkeys(("expect_true", "guard_or_false", "guard_or_true", "guarding_hint_or_throw"), _same),
