@@ -53,10 +53,10 @@ SAVINGS: dict[str, dict[str, Any]] = {
 def call(denoiser: Denoiser, method: Method, level: Level) -> Callable[[], torch.Tensor]:
     """Return one guided prediction of a step, patches included."""
     moment = Moment(level, STEP, make_schedule(SCHEDULER, 50), 0, denoiser.compute)
-    z = normal((1, 4, *level.latent_hw), 0, "z").to(next(denoiser.unet.parameters()).device)
+    z = normal((1, 4, *level.latent_hw), 0, "z").to(next(denoiser.network.parameters()).device)
 
     def run() -> torch.Tensor:
-        with patched(denoiser.unet, (*freeu_patches(method.freeu), *method.patches(moment))):
+        with patched(denoiser.network, (*freeu_patches(method.freeu), *method.patches(moment))):
             return method.predict(denoiser, z, moment)
 
     return run
@@ -73,12 +73,12 @@ def compared_at(factor: int, denoiser: Denoiser, level: Level) -> dict[str, Call
 
 def in_other_forms(denoiser: Denoiser, level: Level, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
     """Return FreeScale on copies of the UNet: with weights in the other memory format, and compiled block by block."""
-    unets: dict[str, Any] = {"channels last": copy.deepcopy(denoiser.unet).to(memory_format=torch.channels_last)}
+    unets: dict[str, Any] = {"channels last": copy.deepcopy(denoiser.network).to(memory_format=torch.channels_last)}
     if compiled:
-        unets["compiled"] = copy.deepcopy(denoiser.unet)
+        unets["compiled"] = copy.deepcopy(denoiser.network)
         unets["compiled"].compile_repeated_blocks(dynamic=False)
     method = METHODS["FreeScale"]
-    return {f"FreeScale, {name}": call(replace(denoiser, unet=unet), method, level) for name, unet in unets.items()}
+    return {f"FreeScale, {name}": call(replace(denoiser, network=unet), method, level) for name, unet in unets.items()}
 
 
 @torch.no_grad()

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from fractions import Fraction
+
     from torch import Tensor
 
 Size = tuple[int, int]
@@ -24,6 +27,16 @@ SMALLEST_SIDE = 8
 
 SMALLEST_GROWTH = 1.25
 """The least growth from level to level, unless all of it is less: a smaller rest is joined to the growth before it."""
+
+
+class Codec(Protocol):
+    """A VAE, for methods that work on pixels within a step. Latents are clean and in the UNet's scale."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the picture (B, 3, H, W), about [-1, 1], of latents (B, C, h, w)."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the latents (B, C, h, w) of a picture (B, 3, H, W) in [-1, 1]: the mode of the posterior."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +52,12 @@ class Level:
     anchor: Tensor | None = None  # (B, C, [F,] h0, w0): level 0's clean latents, for methods that ask for them
     detail_map: Tensor | None = None  # (1, 1, h, w): detail exponent for each cell; None: the method's scalar
     sizes: tuple[Size, ...] = ()  # pixels, of all levels, for methods that ask for them
+    grows: bool = False  # whether levels follow level 0, for methods that ask for it
+    codec: Codec | None = None  # the VAE, above level 0, for methods that ask for it
+    picture: Tensor | None = None  # (B, 3, H, W): the pixels that `reference` was encoded from, with the codec
     frames: int | None = None  # that the model was trained for; a longer video is attended in windows of as many
     frame_stride: int | None = None  # between such windows; None: a quarter of them
+    thinning: tuple[float, float] | None = None  # of keys and values, (height, width) (`todo`); None: all of them
 
     @property
     def latent_hw(self) -> Size:
@@ -87,6 +104,19 @@ def cascade_sizes(size: Size, base_size: Size, *, growth: float = 2.0, cell: int
         )
         sizes.append((height, width))
     return (*sizes, size)
+
+
+def sizes_between(
+    size: Size, base_size: Size, shares: Iterable[float | Fraction], cell: int = CELL
+) -> tuple[Size, ...]:
+    """Return sizes whose sides have gone these shares of their way from `base_size` to `size`."""
+
+    def side(base: int, target: int, share: float | Fraction) -> int:
+        """Return one side, rounded up to latent cells."""
+        return math.ceil((base + (target - base) * share) / cell) * cell
+
+    (height, width), (base_height, base_width) = size, base_size
+    return tuple((side(base_height, height, share), side(base_width, width, share)) for share in shares)
 
 
 def base_size_for(size: Size, native: Size, *, cell: int = CELL) -> Size:

@@ -4,7 +4,8 @@ Every random number has a purpose, and its stream is a pure function of (seed, p
 moves a global generator, so a value can be drawn again at any time, in any order, by any worker. Streams are
 drawn on the CPU in float32 and moved afterwards, so the device does not change them.
 
-Latents live in variance-exploding (VE) coordinates throughout: z = x0 + sigma * n.
+Latents of a UNet live in variance-exploding (VE) coordinates throughout: z = x0 + sigma * n. Those of a flow model are
+x = (1 - sigma) * x0 + sigma * n (`Schedule.noised` knows which).
 """
 
 from __future__ import annotations
@@ -31,6 +32,6 @@ def normal(shape: Sequence[int], seed: int, *purpose: str | int) -> Tensor:
     return torch.randn(tuple(shape), generator=generator(seed, *purpose), dtype=torch.float32)
 
 
-def renoise(latents: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """Return clean `latents` noised to `sigma` (VE): x0 + sigma * n, with their device and dtype."""
-    return (sigma * noise.to(latents)).add_(latents)
+def renoise(latents: Tensor, noise: Tensor, sigma: float, signal: float = 1.0) -> Tensor:
+    """Return clean `latents` noised to `sigma`: signal * x0 + sigma * n (VE: signal 1), with their device and dtype."""
+    return (sigma * noise.to(latents)).add_(latents, alpha=signal)

@@ -104,6 +104,13 @@ def _negated(axis: Tensor) -> Tensor:
     return axis.flip(0).roll(1)
 
 
+def box_mask(size: tuple[int, int], half: tuple[float, float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the mask for `rfft2` of (h, w), (h, w // 2 + 1): 1 where the frequency is below `half` on each axis."""
+    rows = torch.fft.fftfreq(size[0], 1.0 / size[0], dtype=torch.float64).abs() < half[0]
+    columns = torch.fft.rfftfreq(size[1], 1.0 / size[1], dtype=torch.float64).abs() < half[1]
+    return torch.outer(rows.double(), columns.double()).to(device, dtype)
+
+
 def fourier_filter(x: Tensor, mask: Tensor) -> Tensor:
     """Return real x (..., h, w) with its `rfft2` multiplied by `mask`, computed in the mask's dtype."""
     spectrum = torch.fft.rfft2(x.to(mask.dtype)) * mask

@@ -1,38 +1,39 @@
-"""From latents to a guided noise prediction: one or two UNet passes and their combination.
+"""From latents to a guided noise prediction: one or two passes of the network and their combination.
 
-The UNet runs in its own dtype, its outputs are combined in float32. Images are (B, 4, h, w), videos (B, 4, F, h, w).
+The network runs in its own dtype, its outputs are combined in float32. Images are (B, C, h, w), videos (B, C, F, h, w).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from freescale.attention import prefer_backends
+from freescale.backbones import Rows, backbone_of, to_rows
 from freescale.compute import Compute
 from freescale.savings import TextCache, chunk_feed_forward
-from freescale.unet_patches import has_motion_modules, patched
+from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
+    from freescale.backbones import Backbone
+    from freescale.deepcache import DeepCache, Side
     from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
     from freescale.views import Views
 
-Side = Literal["negative", "positive"]
-
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the UNet is conditioned on: a row for each of the B rows of the latents, or one row for all of them.
+    """What the network is conditioned on: a row for each of the B rows of the latents, or one row for all of them.
 
-    `added` has `text_embeds` and `time_ids` for SDXL, nothing for Stable Diffusion 1.5 and most video UNets; `fps` is
-    for UNets with a branch for it (VideoCrafter2).
+    `added` is what its backbone says: `text_embeds` and `time_ids` for SDXL, nothing for Stable Diffusion 1.5 and most
+    video UNets, `pooled_projections` for FLUX. `fps` is for UNets with a branch for it (VideoCrafter2).
     """
 
     prompt_embeds: Tensor  # (B, T, D)
@@ -40,6 +41,7 @@ class Conditioning:
     added: Mapping[str, Tensor] = field(default_factory=dict)
     negative_added: Mapping[str, Tensor] = field(default_factory=dict)
     fps: Tensor | None = None  # (B,) or (1,), of both sides
+    guidance: float | None = None  # of both sides, for a network that guidance was distilled into
 
     def for_views(self, crops: Tensor, batch: int) -> Conditioning:
         """Return the conditioning of views of `batch` pictures: a row for each view and picture, views outermost.
@@ -55,27 +57,40 @@ class Conditioning:
             """Return the added rows of one side, with the crops in `time_ids`."""
             rows = {name: repeat(x) for name, x in given.items()}
             if "time_ids" in given:
-                ids = _rows(given["time_ids"], batch).repeat(len(crops), 1)
+                ids = to_rows(given["time_ids"], batch).repeat(len(crops), 1)
                 ids[:, 2:4] += crops.repeat_interleave(batch, 0).to(ids)
                 rows["time_ids"] = ids
             return rows
 
         negative = None if self.negative_embeds is None else repeat(self.negative_embeds)
         fps = None if self.fps is None else repeat(self.fps)
-        return Conditioning(repeat(self.prompt_embeds), negative, added(self.added), added(self.negative_added), fps)
+        return replace(
+            self,
+            prompt_embeds=repeat(self.prompt_embeds),
+            negative_embeds=negative,
+            added=added(self.added),
+            negative_added=added(self.negative_added),
+            fps=fps,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """A UNet with its conditioning and classifier-free guidance (arXiv:2207.12598). Called, it predicts the noise."""
+    """A network, its conditioning and classifier-free guidance (arXiv:2207.12598). Called, it predicts the noise."""
 
-    unet: nn.Module
+    network: nn.Module
     conditioning: Conditioning
     guidance_scale: float = 7.5  # 1 or below, or no negative embeddings: one pass without guidance
     guidance_rescale: float = 0.0  # arXiv:2305.08891, section 3.4: 0 (off) to 1
     guidance_interval: tuple[float, float] | None = None  # arXiv:2404.07724: from, to, as shares of the schedule
     compute: Compute = field(default_factory=Compute)
     text_cache: TextCache | None = field(default_factory=TextCache)  # None: the prompt is projected at every step
+    deep_cache: DeepCache | None = None  # None: the whole UNet is computed at every step
+
+    @property
+    def backbone(self) -> Backbone:
+        """How the network is called."""
+        return backbone_of(self.network)
 
     def is_guided(self, i: int, schedule: Schedule) -> bool:
         """Return whether there is a negative pass at step `i`."""
@@ -85,10 +100,12 @@ class Denoiser:
 
     def for_views(self, views: Views, batch: int) -> Denoiser:
         """Return the denoiser for views of `batch` pictures, to be called with `views.take(latents)`."""
-        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch), text_cache=None)
+        return replace(
+            self, conditioning=self.conditioning.for_views(views.crops, batch), text_cache=None, deep_cache=None
+        )
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
-        """Return the guided noise prediction (eps) for VE latents (B, C, [F,] h, w) before step `i`, in their shape."""
+        """Return the guided prediction (`Schedule.to_noise`) for latents (B, C, [F,] h, w) before step `i`."""
         if self.is_guided(i, schedule):
             output = self.combine(*self.pair(latents, i, schedule))
         else:
@@ -96,7 +113,7 @@ class Denoiser:
         return schedule.to_noise(output, latents, i)
 
     def pair(self, latents: Tensor, i: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """Return the raw (negative, positive) UNet outputs, from one UNet call or, with split guidance, from two.
+        """Return the raw (negative, positive) outputs, from one call of the network or, with split guidance, from two.
 
         Raises `ValueError` without negative embeddings.
         """
@@ -108,23 +125,33 @@ class Denoiser:
         return negative, positive
 
     def passes(self, latents: Tensor, i: int, schedule: Schedule, *sides: Side) -> tuple[Tensor, ...]:
-        """Return one raw output for each side, in order, from one UNet call with the latents' B rows for each side."""
-        given, batch = schedule.model_input(latents, i), latents.shape[0]
-        timestep = torch.tensor(schedule.timesteps[i], dtype=torch.float32, device=latents.device)
+        """Return one raw output for each side, in order, from one call with the latents' B rows for each side.
+
+        They are float32 at least.
+        """
+        given, rows = schedule.model_input(latents, i), self._rows(sides, latents.shape[0])
+        dtype = next(self.network.parameters()).dtype
+        patches = [*self._savings(), *([] if self.deep_cache is None else [self.deep_cache.patch(i, sides)])]
+        with patched(self.network, patches), prefer_backends(given.device, dtype):
+            output = self.backbone.run(torch.cat([given] * len(sides)), schedule.timesteps[i], rows)
+        return output.to(torch.promote_types(dtype, torch.float32)).chunk(len(sides))
+
+    def _rows(self, sides: tuple[Side, ...], batch: int) -> Rows:
+        """Return what the network is conditioned on, for `batch` rows of each side."""
         embeds = self._embeds(sides, batch)
         added = {
-            name: torch.cat([_rows(self._conditioning_of(side)[1][name], batch) for side in sides])
+            name: torch.cat([to_rows(self._conditioning_of(side)[1][name], batch) for side in sides])
             for name in self.conditioning.added
         }
-        fps = None if self.conditioning.fps is None else _rows(self.conditioning.fps, batch).repeat(len(sides))
-        return self._run(torch.cat([given] * len(sides)), timestep, embeds, added, fps).chunk(len(sides))
+        fps = None if self.conditioning.fps is None else to_rows(self.conditioning.fps, batch).repeat(len(sides))
+        return Rows(embeds, added, fps, self.conditioning.guidance)
 
     def _embeds(self, sides: tuple[Side, ...], batch: int) -> Tensor:
         """Return the embeddings (sides * B, T, D) of the prompts, from the cache where there is one."""
 
         def joined() -> Tensor:
             """Return the rows of all sides."""
-            return torch.cat([_rows(self._conditioning_of(side)[0], batch) for side in sides])
+            return torch.cat([to_rows(self._conditioning_of(side)[0], batch) for side in sides])
 
         return joined() if self.text_cache is None else self.text_cache.rows((sides, batch), joined)
 
@@ -136,25 +163,6 @@ class Denoiser:
         if conditioning.negative_embeds is None:
             raise ValueError("negative_embeds is None, allowed: a tensor where there is a negative pass")
         return conditioning.negative_embeds, conditioning.negative_added
-
-    def _run(
-        self, given: Tensor, timestep: Tensor, embeds: Tensor, added: Mapping[str, Tensor], fps: Tensor | None = None
-    ) -> Tensor:
-        """Return the raw UNet output, at least float32, for scaled latents."""
-        unet: Any = self.unet
-        dtype = next(unet.parameters()).dtype
-        rows = given.shape[0]
-        embeds = _rows(embeds, rows)
-        if given.ndim == 5 and has_motion_modules(unet):
-            embeds = embeds.repeat_interleave(given.shape[2], 0)  # such a UNet takes a row of embeddings for each frame
-        options: dict[str, Any] = {"encoder_hidden_states": embeds, "return_dict": False}
-        if fps is not None:
-            options["timestep_cond"] = fps
-        if added:
-            options["added_cond_kwargs"] = {name: _rows(value, rows) for name, value in added.items()}
-        with patched(unet, self._savings()), prefer_backends(given.device, dtype):
-            output: Tensor = unet(given.to(dtype), timestep, **options)[0]
-        return output.to(torch.promote_types(dtype, torch.float32))
 
     def _savings(self) -> Iterator[Patch]:
         if self.text_cache is not None:
@@ -174,8 +182,3 @@ class Denoiser:
         axes = tuple(range(1, guided.ndim))
         rescaled = guided * (positive.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
         return torch.lerp(guided, rescaled, self.guidance_rescale)
-
-
-def _rows(x: Tensor, rows: int) -> Tensor:
-    """Return x with `rows` rows: as it is, or its one row repeated."""
-    return x if x.shape[0] == rows else x.expand(rows, *x.shape[1:])

@@ -33,10 +33,11 @@ def is_plain_self_attention(attn: Any, hidden_states: Tensor, context: Tensor | 
     return context is None and mask is None and hidden_states.ndim == 3 and not has_norm
 
 
-def project(attn: Any, hidden_states: Tensor) -> Heads:
-    """Return the queries, keys and values of the tokens (B, N, C)."""
-    split = (*hidden_states.shape[:2], attn.heads, -1)
-    query, key, value = (layer(hidden_states).view(split) for layer in (attn.to_q, attn.to_k, attn.to_v))
+def project(attn: Any, hidden_states: Tensor, keys: Tensor | None = None) -> Heads:
+    """Return the queries of the tokens (B, N, C), and the keys and values of all, or of the tokens `keys` (B, K, C)."""
+    keys = hidden_states if keys is None else keys
+    given = ((attn.to_q, hidden_states), (attn.to_k, keys), (attn.to_v, keys))
+    query, key, value = (layer(x).view(*x.shape[:2], attn.heads, -1) for layer, x in given)
     query = query if getattr(attn, "norm_q", None) is None else attn.norm_q(query)
     key = key if getattr(attn, "norm_k", None) is None else attn.norm_k(key)
     return Heads(query, key, value)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from freescale.compute import Compute
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from freescale.cascade import Level
     from freescale.schedule import Schedule
 
@@ -21,6 +23,7 @@ class Moment:
     schedule: Schedule
     seed: int
     compute: Compute = field(default_factory=Compute)  # the denoiser's; changes rounding at most
+    extra: dict[str, Tensor] = field(default_factory=dict)  # kept from step to step, for methods to fill: `Step.extra`
 
     @property
     def timestep(self) -> float:

@@ -165,3 +165,35 @@ def sigma_at(table: Sequence[float], timestep: float) -> float:
     """Return the noise level at a timestep; between whole ones by a straight line, as diffusers finds it."""
     below = min(int(timestep), len(table) - 2)
     return table[below] + (timestep - below) * (table[below + 1] - table[below])
+
+
+def given_levels(timesteps: Sequence[float], steps: int, table: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return timesteps that were asked for, with their noise levels. Raises `ValueError` for any that do not fall."""
+    falling = all(before > after for before, after in itertools.pairwise(timesteps))
+    if len(timesteps) != steps or not falling or not 0 <= timesteps[-1] <= timesteps[0] <= len(table) - 1:
+        raise ValueError(f"timesteps are {list(timesteps)}, allowed: {steps} that fall, from {len(table) - 1} to 0")
+    return [float(timestep) for timestep in timesteps], [sigma_at(table, timestep) for timestep in timesteps]
+
+
+def kind_of(config: Mapping[str, Any]) -> str | None:
+    """Return which levels of `SIGMAS` a configuration asks for; None: those of evenly spaced timesteps."""
+    return next((kind for kind in SIGMAS if config.get(f"use_{kind}_sigmas")), None)
+
+
+def spaced_levels(
+    config: Mapping[str, Any], spacing: str, steps: int, table: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return the timesteps and noise levels of a configuration.
+
+    Levels of their own go through the whole training range, or with `sigma_range` of `timesteps`, a field of ours,
+    through that of the timesteps: diffusers has the one with its DPM solvers, the other with Euler and kin.
+    """
+    times = spaced_timesteps(spacing, steps, len(table), int(config.get("steps_offset", 0)))
+    if config.get("rescale_betas_zero_snr"):  # between the last two timesteps a line to sigma = 4096 means nothing
+        times = [float(round(timestep)) if timestep > len(table) - 2 else timestep for timestep in times]
+    sigmas = [sigma_at(table, timestep) for timestep in times]
+    if (kind := kind_of(config)) is None:
+        return times, sigmas
+    low, high = (sigmas[-1], sigmas[0]) if config.get("sigma_range") == "timesteps" else (table[0], table[-1])
+    sigmas = SIGMAS[kind](low, high, steps)
+    return [timestep_of(table, sigma) for sigma in sigmas], sigmas

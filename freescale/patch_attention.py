@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from freescale.forward_process import generator
-from freescale.heads import Heads, attend, is_plain_self_attention, output_of, project, sets_at_once
+from freescale.grid_attention import attend_on_grids
+from freescale.heads import Heads, attend, output_of, project, sets_at_once
 from freescale.portions import each
-from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
 from freescale.windows import Grid, window_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
     from freescale.moment import Moment
-    from freescale.unet_patches import Patch, Processor
+    from freescale.unet_patches import Patch
 
 
 class Block(NamedTuple):
@@ -72,6 +72,15 @@ class PatchAttention:
         )
         return rows, columns
 
+    def output(self, attn: Any, hidden_states: Tensor, name: str, grid: Grid) -> Tensor | None:
+        """Return the output (B, h * w, C) of a layer; None where the window is the whole grid."""
+        window = window_size(grid, self.scale)
+        if window == grid:
+            return None
+        rows, columns = self.axes(name, grid)
+        heads = project(attn, hidden_states)
+        return output_of(attn, attend_blocks(heads, grid, window, rows, columns, self.window_rows))
+
 
 def patches_at(moment: Moment, *, jitter: bool) -> Patch:
     """Return the patch of a level and step; `jitter` moves the blocks above twice the training size."""
@@ -87,43 +96,7 @@ def patches_at(moment: Moment, *, jitter: bool) -> Patch:
 
 def patch_attention(asked: PatchAttention) -> Patch:
     """Cut every spatial self-attention of a UNet into blocks of queries, each with its window of keys."""
-    grids: dict[str, Grid] = {}
-    return together(
-        record_token_grids(grids),
-        replace_self_attention(lambda name, inner: PatchProcessor(inner, name, grids, asked)),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class PatchProcessor:
-    """The attention processor: `inner` is the one it stands in for, and does whole grids and cross-attention."""
-
-    inner: Processor
-    name: str  # of the self-attention
-    grids: Mapping[str, Grid]  # by name of its transformer, written before each forward
-    asked: PatchAttention
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Return the attention output (B, h * w, C)."""
-        if is_plain_self_attention(attn, hidden_states, encoder_hidden_states, attention_mask):
-            grid = self.grids[transformer_name(self.name)]
-            rows, columns = self.asked.axes(self.name, grid)
-            window = window_size(grid, self.asked.scale)
-            if window != grid:
-                heads = project(attn, hidden_states)
-                output = output_of(attn, attend_blocks(heads, grid, window, rows, columns, self.asked.window_rows))
-                output = output + hidden_states if attn.residual_connection else output
-                return cast("Tensor", output / attn.rescale_output_factor)
-        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+    return attend_on_grids(asked)
 
 
 def attend_blocks(

@@ -21,22 +21,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from freescale.frequency import BlurBorder, blur_channels, blur_grid
-from freescale.heads import Heads, attend, is_plain_self_attention, output_of, project, sdpa, sets_at_once
+from freescale.grid_attention import attend_on_grids
+from freescale.heads import Heads, attend, output_of, project, sdpa, sets_at_once
 from freescale.portions import each
-from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
+from freescale.todo import thin_keys
 from freescale.windows import Grid, WindowBorder, Windows, phase_tokens, place_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
 
-    from freescale.unet_patches import Patch, Processor
+    from freescale.unet_patches import Patch
 
 Bands = Literal["fused", "local", "global", "swapped"]
 
@@ -54,55 +55,22 @@ class Fusion:
     phases: Grid = (1, 1)  # fast mode: global attention within interleaved phases
     jitter: Callable[[str, Grid], torch.Generator] | None = None
     window_rows: int | None = None  # most rows of one call (batch rows x windows); None: what the device takes well
+    thinning: tuple[float, float] | None = None  # of the keys of global attention (`todo`); None: all of them
 
     def windows(self, name: str, grid: Grid) -> Windows:
         """Return the windows of the layer `name`."""
         jitter = self.jitter(name, grid) if self.jitter else None
         return place_windows(grid, self.scale, jitter=jitter, border=self.border)
 
+    def output(self, attn: Any, hidden_states: Tensor, name: str, grid: Grid) -> Tensor | None:
+        """Return the fused output (B, h * w, C) of a layer; None where one window is the whole grid."""
+        windows = self.windows(name, grid)
+        return None if windows.is_whole else fuse_scales(attn, hidden_states, windows, self)
+
 
 def scale_fusion(fusion: Fusion) -> Patch:
     """Fuse scales in every spatial self-attention of a UNet."""
-    grids: dict[str, Grid] = {}
-    return together(
-        record_token_grids(grids),
-        replace_self_attention(lambda name, inner: ScaleFusion(inner, name, grids, fusion)),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class ScaleFusion:
-    """The attention processor: `inner` is the one it stands in for, and does what is not scale fusion."""
-
-    inner: Processor
-    name: str  # of the self-attention
-    grids: Mapping[str, Grid]  # by name of its transformer, written before each forward
-    fusion: Fusion
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Return the attention output (B, h * w, C)."""
-        if is_plain_self_attention(attn, hidden_states, encoder_hidden_states, attention_mask):
-            windows = self.fusion.windows(self.name, self._grid(hidden_states))
-            if not windows.is_whole:
-                output = fuse_scales(attn, hidden_states, windows, self.fusion)
-                output = output + hidden_states if attn.residual_connection else output
-                return cast("Tensor", output / attn.rescale_output_factor)
-        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
-
-    def _grid(self, hidden_states: Tensor) -> Grid:
-        h, w = self.grids[transformer_name(self.name)]
-        if h * w != hidden_states.shape[1]:
-            raise ValueError(f"{self.name} has {hidden_states.shape[1]} tokens, allowed: its grid {h} x {w}")
-        return h, w
+    return attend_on_grids(fusion)
 
 
 def fuse_scales(attn: Any, hidden_states: Tensor, windows: Windows, fusion: Fusion) -> Tensor:
@@ -111,7 +79,7 @@ def fuse_scales(attn: Any, hidden_states: Tensor, windows: Windows, fusion: Fusi
     outside = project(attn, torch.zeros_like(hidden_states[:1, :1])) if fusion.border == "sink" else None
     scales = {
         "local": lambda: local_attention(heads, windows, outside, fusion.window_rows),
-        "global": lambda: global_attention(heads, windows.grid, fusion.phases, fusion.window_rows),
+        "global": lambda: global_attention(heads, windows.grid, fusion.phases, fusion.window_rows, fusion.thinning),
     }
     if fusion.bands in scales:
         return output_of(attn, scales[fusion.bands]().flatten(1, 2))
@@ -159,11 +127,21 @@ def _with_token(x: Tensor, token: Tensor) -> Tensor:
     return torch.cat([x, token.expand(x.shape[0], -1, -1, -1)], dim=1)
 
 
-def global_attention(heads: Heads, grid: Grid, phases: Grid = (1, 1), window_rows: int | None = None) -> Tensor:
-    """Return a_G (B, h, w, C): attention over the whole grid, or within each of its interleaved phases."""
+def global_attention(
+    heads: Heads,
+    grid: Grid,
+    phases: Grid = (1, 1),
+    window_rows: int | None = None,
+    thinning: tuple[float, float] | None = None,
+) -> Tensor:
+    """Return a_G (B, h, w, C): attention over the whole grid, or within each of its interleaved phases.
+
+    With `thinning` the whole grid attends to a part of the keys and values (`todo`).
+    """
     query = heads.query
     if phases == (1, 1):
-        return sdpa(heads).view(query.shape[0], *grid, -1)
+        seen = heads if thinning is None else thin_keys(heads, grid, thinning)
+        return sdpa(seen).view(query.shape[0], *grid, -1)
     output = torch.empty_like(query).flatten(2)
     for group in phase_tokens(grid, phases):
         for index in each(torch.split(group, sets_at_once(heads, group.shape[1], window_rows)), len):

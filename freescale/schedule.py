@@ -7,16 +7,30 @@ no state, so a loop may be cut after any step and resumed to the same bits.
 VideoCrafter2 was trained with a dynamic scale: x_t = sqrt(a_t) s_t x0 + sqrt(1 - a_t) n, with s_t falling from 1 to
 0.7 over the first 400 timesteps. Then z = x_t / (sqrt(a_t) s_t) = x0 + (sigma_t / s_t) n: in these coordinates it is
 another table of noise levels, for solvers and restarts alike, and only what the UNet sees is scaled.
+
+Latents of a flow model are x = (1 - sigma) x0 + sigma n (`flow_levels`), and the model predicts v = n - x0. What it
+predicts is here in both worlds the slope of the latents by sigma, eps or v, so that an Euler step, x0 = latents -
+sigma * slope, and a solver made of these hold for both. `signals` are the shares of x0: 1 - sigma, or 1 throughout.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from freescale.noise_levels import SIGMAS, SPACINGS, sigma_at, spaced_timesteps, timestep_of, training_sigmas
+from freescale.flow_levels import flow_sigmas, signals_at
+from freescale.forward_process import renoise
+from freescale.noise_levels import (
+    SIGMAS,
+    SPACINGS,
+    given_levels,
+    kind_of,
+    sigma_at,
+    spaced_levels,
+    timestep_of,
+    training_sigmas,
+)
 from freescale.solvers import SOLVERS, NoiseLevels, check_solver
 from freescale.solvers.step import PAST
 
@@ -25,9 +39,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from freescale.flow_levels import ShiftRule
     from freescale.solvers import History, Solver
 
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Schedule:
     fresh: tuple[float, ...] = ()  # deviation of the noise that each step adds; empty: by `eta`
     by_time: bool = False  # a fraction is one of training time, as timesteps are uneven; else one of steps
     train_sigmas: tuple[float, ...] = field(default=(), repr=False)  # of every training timestep, ascending
+    signals: tuple[float, ...] = ()  # share of the picture at each of `sigmas`; empty: 1
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -86,17 +102,28 @@ class Schedule:
         """Return the noise level of a training timestep, between whole ones interpolated linearly."""
         return sigma_at(self.train_sigmas, timestep)
 
+    def noised(self, clean: Tensor, noise: Tensor, i: int) -> Tensor:
+        """Return clean latents noised to the level before step `i`, with their device and dtype."""
+        return renoise(clean, noise, self.sigmas[i], self.signals[i] if self.signals else 1.0)
+
     def model_input(self, latents: Tensor, i: int) -> Tensor:
-        """Return the input of the UNet for VE latents before step `i`: scaled to unit variance."""
+        """Return the input of the network for latents before step `i`: VE ones scaled to unit variance."""
+        if self.prediction_type == "flow":
+            return latents
         scale = self.scales[i] if self.scales else 1.0
         return latents / (math.sqrt(1.0 + (self.sigmas[i] * scale) ** 2) / scale)
 
     def to_noise(self, model_output: Tensor, latents: Tensor, i: int) -> Tensor:
-        """Return the noise (eps) for a model output of this prediction type, before step `i`."""
+        """Return the noise (eps), or the velocity of a flow model, for a model output before step `i`.
+
+        It is the slope of the latents by sigma: the latents minus sigma times it are x0.
+        """
         sigma = self.sigmas[i]
         if self.prediction_type == "v_prediction":
             return model_output / math.sqrt(1.0 + sigma**2) + latents * (sigma / (1.0 + sigma**2))
-        return (latents - model_output) / sigma if self.prediction_type == "sample" else model_output
+        if self.prediction_type == "sample":  # without noise, an inversion's first step: the least that was trained
+            return (latents - model_output) / (sigma or self.train_sigmas[0])
+        return model_output
 
     def noise_sigma(self, i: int) -> float:
         """Return the deviation of the fresh noise that step `i` adds; 0 for none.
@@ -121,7 +148,8 @@ class Schedule:
         if fresh and noise is None:
             raise ValueError(f"noise is None at step {i}, allowed: a tensor where the solver adds noise")
         past = self.sigmas[max(i - PAST, 0) : i][::-1]
-        levels = NoiseLevels(past, self.sigmas[i], self.sigmas[i + 1], fresh)
+        signals = (self.signals[max(i - 1, 0)], *self.signals[i : i + 2]) if self.signals else ()
+        levels = NoiseLevels(past, self.sigmas[i], self.sigmas[i + 1], fresh, *signals)
         step = SOLVERS[self.solver].step
         latents, history = step(noise_pred, latents, levels, history, noise if fresh else None)
         if i == len(self) - 1 and self.final_scale != 1.0:
@@ -130,7 +158,12 @@ class Schedule:
 
 
 def ancestral(sigma: float, following: float, eta: float) -> float:
-    """Return the deviation of fresh noise in a step from `sigma` to `following`; eta 0: none, 1: ancestral."""
+    """Return the deviation of fresh noise in a step from `sigma` to `following`; eta 0: none, 1: ancestral.
+
+    A step to as much noise or more adds none.
+    """
+    if following >= sigma:
+        return 0.0
     return eta * following * math.sqrt(max(sigma**2 - following**2, 0.0)) / sigma
 
 
@@ -140,6 +173,9 @@ def make_schedule(
     solver: Solver = "euler",
     eta: float = 0.0,
     timesteps: Sequence[float] = (),
+    *,
+    tokens: int | None = None,
+    shift_rule: ShiftRule = "stock",
 ) -> Schedule:
     """Return the schedule for a diffusers `scheduler_config.json`; `solver` decides, not the class named in it.
 
@@ -148,16 +184,36 @@ def make_schedule(
     interpolated linearly. Sampling ends at sigma = 0, except TCD, and DDIM with `set_alpha_to_one=False`, which end at
     the first training timestep. `dynamic_scale` (b, steps), a field of ours, is the scale of VideoCrafter2. Raises
     `ValueError` for what it does not know.
+
+    A flow model is known by its class, `FlowMatchEulerDiscreteScheduler`; only there do `tokens`, the number of image
+    tokens, and `shift_rule` say something (`flow_levels`).
     """
     total = int(config.get("num_train_timesteps", 1000))
-    spacing = str(config.get("timestep_spacing", "leading"))
     check_solver(solver, eta)
-    _check(num_inference_steps, total, config)
-    table = training_sigmas(config, total)
+    if not 1 <= num_inference_steps <= total:
+        raise ValueError(f"num_inference_steps is {num_inference_steps}, allowed: 1 to {total}")
+    if str(config.get("_class_name", "")).startswith("FlowMatch"):
+        return _flow_schedule(flow_sigmas(config, num_inference_steps, tokens, shift_rule), total, solver, timesteps)
+    _check(config)
+    schedule = _schedule(config, num_inference_steps, solver, eta, timesteps, training_sigmas(config, total))
+    dynamic = config.get("dynamic_scale")
+    return schedule if dynamic is None else _with_dynamic_scale(schedule, float(dynamic[0]), int(dynamic[1]))
+
+
+def _schedule(
+    config: Mapping[str, Any],
+    steps: int,
+    solver: Solver,
+    eta: float,
+    timesteps: Sequence[float],
+    table: Sequence[float],
+) -> Schedule:
+    """Return the schedule of a model that was trained at the noise levels of `table`."""
+    spacing = str(config.get("timestep_spacing", "leading"))
     if timesteps:
-        times, sigmas = _given(timesteps, num_inference_steps, table)
+        times, sigmas = given_levels(timesteps, steps, table)
     else:
-        times, sigmas = _levels(config, spacing, num_inference_steps, table)
+        times, sigmas = spaced_levels(config, spacing, steps, table)
     traits = SOLVERS[solver]
     ends_above = traits.ends_at_first_timestep
     ends_above = not config.get("set_alpha_to_one", True) if ends_above is None else ends_above
@@ -174,51 +230,40 @@ def make_schedule(
         eta=1.0 if traits.eta == "one" else eta,
         prediction_type=config.get("prediction_type", "epsilon"),
         final_scale=1.0 / math.sqrt(1.0 + final_sigma**2),
-        num_train_timesteps=total,
-        by_time=bool(timesteps) or _kind(config) is not None,
+        num_train_timesteps=len(table),
+        by_time=bool(timesteps) or kind_of(config) is not None,
         train_sigmas=tuple(table),
     )
-    schedule = for_solver(schedule)
-    dynamic = config.get("dynamic_scale")
-    return schedule if dynamic is None else _with_dynamic_scale(schedule, float(dynamic[0]), int(dynamic[1]))
+    return for_solver(schedule)
 
 
-def _given(timesteps: Sequence[float], steps: int, table: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return timesteps that were asked for, with their noise levels. Raises `ValueError` for any that do not fall."""
-    falling = all(before > after for before, after in itertools.pairwise(timesteps))
-    if len(timesteps) != steps or not falling or not 0 <= timesteps[-1] <= timesteps[0] <= len(table) - 1:
-        raise ValueError(f"timesteps are {list(timesteps)}, allowed: {steps} that fall, from {len(table) - 1} to 0")
-    return [float(timestep) for timestep in timesteps], [sigma_at(table, timestep) for timestep in timesteps]
-
-
-def _kind(config: Mapping[str, Any]) -> str | None:
-    """Return which levels of `SIGMAS` a configuration asks for; None: those of evenly spaced timesteps."""
-    return next((kind for kind in SIGMAS if config.get(f"use_{kind}_sigmas")), None)
-
-
-def _levels(
-    config: Mapping[str, Any], spacing: str, steps: int, table: Sequence[float]
-) -> tuple[list[float], list[float]]:
-    """Return the timesteps and noise levels of a configuration.
-
-    Levels of their own go through the whole training range, or with `sigma_range` of `timesteps`, a field of ours,
-    through that of the timesteps: diffusers has the one with its DPM solvers, the other with Euler and kin.
-    """
-    times = spaced_timesteps(spacing, steps, len(table), int(config.get("steps_offset", 0)))
-    if config.get("rescale_betas_zero_snr"):  # between the last two timesteps a line to sigma = 4096 means nothing
-        times = [float(round(timestep)) if timestep > len(table) - 2 else timestep for timestep in times]
-    sigmas = [sigma_at(table, timestep) for timestep in times]
-    if (kind := _kind(config)) is None:
-        return times, sigmas
-    low, high = (sigmas[-1], sigmas[0]) if config.get("sigma_range") == "timesteps" else (table[0], table[-1])
-    sigmas = SIGMAS[kind](low, high, steps)
-    return [timestep_of(table, sigma) for sigma in sigmas], sigmas
+def _flow_schedule(sigmas: Sequence[float], total: int, solver: Solver, timesteps: Sequence[float]) -> Schedule:
+    """Return the schedule of a flow model. Raises `ValueError` for a solver or timesteps that it cannot have."""
+    if not SOLVERS[solver].flow:
+        known = ", ".join(name for name, row in SOLVERS.items() if row.flow)
+        raise ValueError(f"solver is {solver!r} with a flow model, allowed: {known}")
+    if timesteps:
+        raise ValueError(f"timesteps are {list(timesteps)} of a flow model, allowed: none")
+    schedule = Schedule(
+        timesteps=tuple(total * sigma for sigma in sigmas),
+        sigmas=(*sigmas, 0.0),
+        init_sigma=sigmas[0],
+        solver=solver,
+        prediction_type="flow",
+        num_train_timesteps=total,
+        train_sigmas=tuple(timestep / total for timestep in range(total + 1)),
+    )
+    return for_solver(schedule)
 
 
 def for_solver(schedule: Schedule) -> Schedule:
-    """Return a schedule of plain steps with what its solver adds: second calls, or noise by a rule of its own."""
+    """Return a schedule of plain steps with what its solver adds: second calls, or noise by a rule of its own.
+
+    That of a flow model gets the signals of its noise levels.
+    """
     adds = _with_middles if schedule.calls == 2 else _with_fresh
-    return adds(schedule, schedule.train_sigmas)
+    whole = adds(schedule, schedule.train_sigmas)
+    return replace(whole, signals=signals_at(whole.sigmas)) if whole.prediction_type == "flow" else whole
 
 
 def _with_fresh(schedule: Schedule, table: Sequence[float]) -> Schedule:
@@ -273,7 +318,7 @@ def _with_dynamic_scale(schedule: Schedule, smallest: float, steps: int) -> Sche
 HONOURED: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "timestep_spacing": tuple(SPACINGS),
-    "prediction_type": get_args(PredictionType),
+    "prediction_type": tuple(kind for kind in get_args(PredictionType) if kind != "flow"),
     "interpolation_type": ("linear",),
     "final_sigmas_type": ("zero",),
     "timestep_type": ("discrete",),
@@ -287,10 +332,8 @@ HONOURED: dict[str, tuple[Any, ...]] = {
 """The values of a scheduler's settings that are read as they are meant, of those that change the noise levels."""
 
 
-def _check(steps: int, total: int, config: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a number of steps or a scheduler's setting that this module would read wrongly."""
-    if not 1 <= steps <= total:
-        raise ValueError(f"num_inference_steps is {steps}, allowed: 1 to {total}")
+def _check(config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a scheduler's setting that this module would read wrongly."""
     prediction = config.get("prediction_type", "epsilon")
     if config.get("dynamic_scale") is not None and prediction != "epsilon":
         raise ValueError(f"prediction_type is {prediction!r} with a dynamic scale, allowed: 'epsilon'")

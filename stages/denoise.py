@@ -14,12 +14,26 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from freescale import Denoiser, Level, Moment, Schedule, Step, denoise, make_schedule, region_map, video_noise
+from freescale import (
+    METHODS,
+    Denoiser,
+    Level,
+    Moment,
+    Schedule,
+    Step,
+    denoise,
+    make_schedule,
+    region_map,
+    video_noise,
+)
+from freescale.deepcache import DeepCache, full_steps
 from freescale.noise_levels import SIGMAS
 from freescale.walk import walked
 from stages.conditioning import conditioning
+from stages.decode import decoded_whole
 from stages.errors import StageError
 from stages.stage import (
+    LATENT_AXES,
     Cost,
     Networks,
     Parents,
@@ -30,7 +44,10 @@ from stages.stage import (
     latent_shape,
     method_of,
     not_in_key,
+    picture_bytes,
+    picture_of,
 )
+from stages.upscale import encode, enlarged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +58,6 @@ if TYPE_CHECKING:
     from stages.models.load import Models
     from stages.spec import RunOptions
 
-LATENT_AXES = {"latents": "BChw"}
 Walk = tuple[tuple[float, float], ...]
 """(timestep, sigma) before each step of a level, and (0, sigma) after the last."""
 
@@ -74,18 +90,34 @@ class Sampling:
 
     def schedule(self, models: Models, walk: Walk = ()) -> Schedule:
         """The noise levels of this model for these steps, or those of a `walk`."""
-        whole = self.schedule_on(models.info.scheduler)
-        return walked(whole, walk) if walk else whole
+        return self.schedule_on(models.info.scheduler, walk)
 
-    def schedule_on(self, scheduler: Mapping[str, Any]) -> Schedule:
-        """The noise levels of a scheduler's configuration for these steps. Raises `ValueError` where there are none."""
+    def schedule_on(self, scheduler: Mapping[str, Any], walk: Walk = ()) -> Schedule:
+        """The noise levels of a scheduler's configuration, for these steps or a walk. Raises `ValueError` for none."""
         config = dict(scheduler)
         if self.sigmas != "auto":
             config |= {f"use_{kind}_sigmas": kind == self.sigmas for kind in SIGMAS}
             config["sigma_range"] = "training"
         if self.timestep_spacing != "auto":
             config["timestep_spacing"] = self.timestep_spacing
-        return make_schedule(config, self.steps, self.solver, self.eta, self.timesteps)
+        whole = make_schedule(config, self.steps, self.solver, self.eta, self.timesteps)
+        return walked(whole, walk) if walk else whole
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """The VAE of a stage, for methods that work on pixels within a step."""
+
+    models: Models
+    options: RunOptions
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the picture (1, 3, H, W) of clean latents, by tiles where memory asks for it."""
+        return decoded_whole(latents, self.models, self.options).to(self.models.device)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the latents (1, C, h, w) of a picture, the mode of the posterior."""
+        return encode(self.models, self.options, image, "mode", seed=0).to(self.models.device)
 
 
 @dataclass(frozen=True)
@@ -94,6 +126,7 @@ class DenoiseStage(Stage):
 
     part = "unet"
     axes = LATENT_AXES
+    by_region = frozenset({"image"})
 
     seed: int
     level: int
@@ -109,6 +142,9 @@ class DenoiseStage(Stage):
     chunks: int = not_in_key(1)  # of the prompts: the rows that it attends to
     walk: Walk = added(())  # of the level; empty: the whole schedule
     sizes: tuple[tuple[int, int], ...] = added(())  # of all levels, for methods that ask for them
+    deepcache: tuple[int, ...] = added(())  # (interval, branch); empty: the whole UNet at every step
+    thinning: tuple[float, ...] = added(())  # of keys and values, (height, width); empty: none
+    grows: bool = added(False)  # whether levels follow level 0, for methods that ask for it
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
@@ -121,18 +157,39 @@ class DenoiseStage(Stage):
         return {**super().params(), "sampling": json.loads(json.dumps(self.sampling.record()))}
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The UNet, and the VAE where a method asks for it above level 0."""
+        return ("unet", "vae") if self.level and METHODS[self.method["name"]].asks_vae else ("unet",)
+
+    @property
     def span(self) -> tuple[int, int]:
         """First step and one past the last."""
         return self.start, self.stop
 
+    def full_steps(self, schedule: Schedule) -> frozenset[int]:
+        """With DeepCache, the steps at which the whole UNet runs, and the one past the last; `schedule` is the walk."""
+        also = list(method_of(self.method).switches(schedule)) if self.level else []
+        if self.sampling.guidance_interval is not None:  # a negative pass begins, of which nothing is kept
+            also.append(schedule.step_at(self.sampling.guidance_interval[0]))
+        return full_steps(self.start, self.stop, self.deepcache[0], schedule.calls, also)
+
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
-        """The UNet, once a step or more often, under the method's patches."""
-        return networks.denoise(self, frames)
+        """The UNet, once a step or more often, under the method's patches; the VAE both ways in steps that use it."""
+        unet = networks.denoise(self, frames)
+        if "vae" not in self.parts:
+            return unet
+        method, schedule = method_of(self.method), self.sampling.schedule_on({}, self.walk)
+        used = sum(method.uses_vae(step, schedule) for step in range(self.start, self.stop))
+        held = 2 * picture_bytes(self.size) + 4 * networks.latent_bytes(self.size)
+        passes = networks.decode(self.size, held), networks.encode(self.size, self.size, held)
+        flops = unet.flops + used * sum(one.flops for one in passes)
+        return Cost(max(unet.activations, *(held + one.activations for one in passes)), flops)
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
-        level = self._level(parents, models)
+        level = self._level(parents, models, options)
+        cache = DeepCache(self.full_steps(schedule), self.deepcache[1]) if self.deepcache else None
         denoiser = Denoiser(
             models.unet,
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
@@ -140,6 +197,7 @@ class DenoiseStage(Stage):
             guidance_rescale=self.sampling.guidance_rescale,
             guidance_interval=self.sampling.guidance_interval,
             compute=options.compute,
+            deep_cache=cache,
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))
@@ -154,31 +212,44 @@ class DenoiseStage(Stage):
             start=resume.index + 1,
             stop=self.stop,
             history=tuple(h.to(models.device) for h in resume.history),
+            extra={name: tensor.to(models.device) for name, tensor in resume.extra.items()},
         )
         for step in loop:
             latents = step.latents
             if not torch.isfinite(latents).all():
                 raise StageError(f"{self.name} level {self.level}: latents are not finite after step {step.index + 1}")
-            yield step
+            yield step if cache is None else replace(step, resumable=step.index + 1 in cache.full)
         return {"latents": latents.float().cpu()}
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         return parents["latents"]["latents"].to(models.device)
 
-    def _level(self, parents: Parents, models: Models) -> Level:
+    def _level(self, parents: Parents, models: Models, options: RunOptions) -> Level:
         frames, device = models.info.frames, models.device
         level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
+        if self.thinning:
+            level = replace(level, thinning=(self.thinning[0], self.thinning[1]))
         if self.level == 0 or "reference" not in parents:
-            return level
+            return replace(level, grows=self.grows)
         reference = parents["reference"]["latents"]
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         return replace(
             level,
             reference=reference.to(device),
             noise=noise.to(device),
+            **self._pixels(parents, models, options),
             anchor=parents["anchor"]["latents"].to(device) if "anchor" in parents else None,
             detail_map=self._detail_map(parents, level.latent_hw).to(device) if self.regions else None,
         )
+
+    def _pixels(self, parents: Parents, models: Models, options: RunOptions) -> dict[str, Any]:
+        """The VAE, and the pixels of the reference, which are enlarged as they were for it, where a method asks."""
+        if "vae" not in self.parts:
+            return {}
+        method = method_of(self.method)
+        how = (method.picture_filter, method.clamps, method.sharpening)
+        picture = enlarged(picture_of(parents, "image"), self.size, *how)(((0, self.size[0]), (0, self.size[1])))
+        return {"codec": _Codec(models, options), "picture": picture.to(models.device)}
 
     def _detail_map(self, parents: Parents, latent_hw: tuple[int, int]) -> Tensor:
         """The detail scale of every latent cell (1, 1, h, w), from the masks."""

@@ -24,6 +24,8 @@ from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
+from stages.models.upscaler import find_upscaler
+from stages.planner.accelerations import accelerated, check_accelerations
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, cells_of, method_record
@@ -65,6 +67,7 @@ def make_plan(
     known already. Raises `SpecError`.
     """
     spec = settled(spec, info)
+    check_accelerations(spec, info)
     sizes, base = level_sizes(spec, info)
     builder = _Builder(spec, info, input_root, pictures or {}, base, resolve(spec, info, sizes))
     try:
@@ -108,7 +111,9 @@ class _Builder:
         for level in self.levels:
             method = level.upscale.method
             if image is not None and method.in_pixels:
-                image = self._call(Enlarge(level.size, method.picture_filter), level, {"image": image})
+                file = find_upscaler(method.upscaler, self.root)
+                stage = Enlarge(level.size, method.picture_filter, file.path, file.sha256)
+                image = self._call(stage, level, {"image": image})
             else:
                 latents = latents if image is None else self._higher(level, latents, image)
                 frames = self.spec.frames
@@ -162,6 +167,7 @@ class _Builder:
             frames=self.spec.frames,
             chunks=self.chunks,
             walk=self._pairs(walk),
+            grows=self._enlarges and method.asks_growth,
         )
         return self._call(stage, level, {"text": self.text})
 
@@ -184,7 +190,7 @@ class _Builder:
             walk=self._pairs(walk),
         )
         parents = {"text": self.text, "latents": self._call(renoise, level, {"reference": reference})}
-        parents["reference"] = reference
+        parents |= {"reference": reference, **({"image": image} if method.asks_vae else {})}
         if start < detail:
             parents["latents"] = self._denoise(HighresDenoise, level, level.highres_denoise, (start, detail), parents)
         if max(start, detail) < stop:
@@ -200,11 +206,13 @@ class _Builder:
         how = (seed, level.level, level.size, method.posterior)
         if method.upsample == "mixed":
             band = method.mixed_band(*(cells_of(size, self.info.cell) for size in (level.size, self.base)))
-            mixed = UpscaleMixed(*how, method.picture_filter, method.clamps, *band)
+            mixed = UpscaleMixed(*how, method.picture_filter, method.clamps, band=band[0], band_filter=band[1])
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
             return self._call(UpscaleVideo(*how, frames), level, {"image": image})
-        return self._call(Upscale(*how, method.picture_filter, method.clamps), level, {"image": image})
+        file = find_upscaler(method.upscaler, self.root)
+        upscale = Upscale(*how, method.picture_filter, method.clamps, method.sharpening, file.path, file.sha256)
+        return self._call(upscale, level, {"image": image})
 
     def _denoise(
         self,
@@ -236,8 +244,7 @@ class _Builder:
 
     def _masks(self, settings: StageSettings) -> dict[str, Call]:
         """The masks of a stage, by the names that it knows them by."""
-        regions = enumerate(settings.regions)
-        return {f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L") for i, region in regions}
+        return {f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L") for i, r in enumerate(settings.regions)}
 
     def _export(self, level: LevelSettings) -> Export | ExportVideo:
         spec, provenance = self.spec, self._provenance(level.level)
@@ -248,9 +255,10 @@ class _Builder:
         return ExportVideo(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format, spec.method.name)
 
     def _call(self, stage: Stage, level: LevelSettings, parents: Mapping[str, Call]) -> Call:
-        model = self.info.fingerprints[stage.part] if stage.part else ""
+        model = "+".join(self.info.fingerprints[part] for part in stage.parts)
         if stage.part in ("text", "unet"):
             model += f":{self.spec.model.dtype}"
+        stage = accelerated(stage, self.spec)
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
     def _picture(self, field: str, path: str, mode: str) -> Call:
@@ -279,7 +287,6 @@ class _Builder:
         return self._sampling(self.levels[0].base_denoise).schedule_on(self.info.scheduler)
 
     def _walk(self, method: Method, level: int) -> Schedule:
-        """The noise levels of one level."""
         return method.walk(self.schedule, level, self._sizes)
 
     def _pairs(self, walk: Schedule) -> Walk:
@@ -317,6 +324,8 @@ class _Builder:
             spec = spec if spec["redo"] else {k: v for k, v in spec.items() if k != "redo"}
         if self.spec.image is not None:  # the folders of a machine are private
             spec["image"] = Path(self.spec.image).name
+        if (upscaler := spec.get("method", {}).get("upscaler")) is not None:
+            spec["method"]["upscaler"] = Path(upscaler).name
         for holder in (spec, *spec.get("redo", ())):
             for region in holder.get("regions") or ():
                 region["mask"] = Path(region["mask"]).name

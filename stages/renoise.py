@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from freescale import Level, Moment, video_noise
-from stages.denoise import LATENT_AXES, Sampling, Walk
-from stages.stage import Parents, Stage, Tensors, added, method_of
+from stages.stage import LATENT_AXES, Parents, Stage, Tensors, added, method_of
 
 if TYPE_CHECKING:
     from freescale import Step
+    from stages.denoise import Sampling, Walk
     from stages.models.load import Models
     from stages.spec import RunOptions
 

@@ -1,6 +1,7 @@
 """What an interrupted attempt at a stage leaves, and how the next attempt goes on from it.
 
-A stage that yields steps leaves checkpoints: the latents after a step, and what its solver remembers. A stage that
+A stage that yields steps leaves checkpoints: the latents after a step, what its solver remembers, and what its method
+keeps from step to step. A stage that
 returns streams leaves every whole piece (a frame of a video, a band of a picture) in the array it belongs to.
 """
 
@@ -20,25 +21,29 @@ if TYPE_CHECKING:
     from stages.stage import Running, Tensors
     from storage import Checkpoints, Pieces, Unfinished
 
+EXTRA = "extra-"  # before the names of `Step.extra`
+
 Made: TypeAlias = "dict[str, Tensor | Pieces]"  # a stage's result, to be committed
 
 
 @dataclass
 class Progress:
-    """The last step of a long stage that is done; None before the first."""
+    """The last step of a long stage that a run can go on from; None before the first."""
 
     last: Step | None
 
 
 def noted(running: Running, progress: Progress) -> Generator[int, None, Made]:
-    """Run a long stage: note each step and yield its number, from 1; return the result."""
+    """Run a long stage: note each step that a run can go on from, yield its number, from 1; return the result."""
     while True:
         try:
-            progress.last = next(running)
+            step = next(running)
         except StopIteration as end:
             result: Tensors = end.value
             return dict(result)
-        yield progress.last.index + 1
+        if step.resumable:
+            progress.last = step
+        yield step.index + 1
 
 
 def filled(result: Mapping[str, Tensor | Stream], unfinished: Unfinished) -> Generator[int, None, Made]:
@@ -60,10 +65,11 @@ def filled(result: Mapping[str, Tensor | Stream], unfinished: Unfinished) -> Gen
 
 
 def save(checkpoints: Checkpoints, progress: Progress) -> None:
-    """Write a checkpoint of the last step, if one is done."""
+    """Write a checkpoint of the last step that a run can go on from, if there is one."""
     step = progress.last
     if step is not None:
         tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}
+        tensors |= {f"{EXTRA}{name}": tensor for name, tensor in step.extra.items()}
         checkpoints.save(step.index, {name: t.detach().cpu() for name, t in tensors.items()})
 
 
@@ -73,4 +79,5 @@ def resumed(checkpoints: Checkpoints) -> Step | None:
     if newest is None:
         return None
     history = sorted(name for name in newest.tensors if name.startswith("history"))
-    return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history))
+    extra = {name.removeprefix(EXTRA): kept for name, kept in newest.tensors.items() if name.startswith(EXTRA)}
+    return Step(newest.step, newest.tensors["latents"], tuple(newest.tensors[name] for name in history), extra)

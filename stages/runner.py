@@ -23,7 +23,7 @@ from stages.device import device_id, device_name, peak_memory
 from stages.observer import Outcome
 from stages.planner.budget import fitted, next_saving
 from stages.resume import Progress, filled, noted, resumed, save
-from stages.stage import WritesFiles
+from stages.stage import ByFrame, Tiled, WritesFiles
 from storage import (
     ArtifactNotFoundError,
     ArtifactStore,
@@ -193,17 +193,18 @@ class Runner:
         """
         options, savings = fitted(call, self.models.info, self.options, self.models.device)
         while True:
-            self.models.helpers = None if self.helpers is None else self.helpers(call)
+            able = self.helpers is not None and isinstance(call.stage, Tiled | ByFrame)
+            self.models.helpers = self.helpers(call) if self.helpers is not None and able else None
             progress = Progress(resume)
             try:
-                self.models.make_room(call.stage.part, options.offload)
+                self.models.make_room(call.stage.parts, options.offload)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
                     return self._consume(call, filled(running, unfinished), unfinished.flush), savings
                 keep = partial(save, checkpoints, progress)
                 return self._consume(call, noted(running, progress), keep), savings
             except torch.OutOfMemoryError:
-                saving = next_saving(call.stage.part, savings, options)
+                saving = next_saving(call.stage.parts, savings, options)
                 if saving is None:
                     raise
             log.warning("%s: out of memory; going on with %s", call.label, saving.name)

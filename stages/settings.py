@@ -17,7 +17,9 @@ from freescale import METHODS, SOLVERS, Method, base_size_for
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import merged, values_for
-from stages.models.presets import method_values
+from stages.models.folder import needs_few_steps
+from stages.models.method_presets import preset_values
+from stages.models.presets import few_steps_in, method_values
 from stages.prompts.reading import settled_prompts
 from stages.spec import (
     IMAGE_FORMATS,
@@ -86,16 +88,18 @@ def level_sizes(spec: RenderSpec, info: ModelInfo) -> tuple[tuple[Size, ...], Si
     Raises `SpecError` for a side that does not come to whole latent cells of the model, with the nearest that do.
     """
     for name, side in (("width", spec.width), ("height", spec.height)):
-        if side % info.cell:
-            raise SpecError(f"{name}: {off_grain(side, info.cell)} with {info.name}")
-    base = base_size_for(spec.size, info.native, cell=info.cell)
+        if side % info.grain:
+            raise SpecError(f"{name}: {off_grain(side, info.grain)} with {info.name}")
+    base = base_size_for(spec.size, info.native, cell=info.grain)
     if spec.cascade == "auto":
-        sizes = spec.method.build().sizes(spec.size, base, info.cell)
+        sizes = spec.method.build().sizes(spec.size, base, info.grain)
     else:
         sizes = tuple((height, width) for width, height in spec.cascade)
     for height, width in sizes:
-        if height % info.cell or width % info.cell:
-            raise SpecError(f"cascade: level {width}x{height} is not in multiples of {info.cell}, as {info.name} needs")
+        if height % info.grain or width % info.grain:
+            raise SpecError(
+                f"cascade: level {width}x{height} is not in multiples of {info.grain}, as {info.name} needs"
+            )
     return sizes, sizes[0] if len(sizes) > 1 else base
 
 
@@ -134,9 +138,17 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     return spec.model_copy(update={"method": method, **video, **settled_prompts(spec, info)})
 
 
-def settled_method(method: MethodSpec, info: ModelInfo, preset: str | None = None) -> MethodSpec:
-    """Return the method with the preset's values for it, or the model's (`stages.models.card`), where it has none."""
-    own = values_for(method.name, merged(info.method_defaults, method_values(preset)))
+def settled_method(method: MethodSpec, info: ModelInfo, preset: Any = None) -> MethodSpec:
+    """Return the method with values of the preset and of the model's card where it has none.
+
+    What a preset says of a model for few steps comes before the card, and the card before what it says of a family.
+    """
+    asked = few_steps_in(preset) is not None
+    few = asked or needs_few_steps(info.solver, info.scheduler)
+    own_preset = preset_values(preset, info, few_steps=few)
+    usual, over = ({}, own_preset) if asked else (own_preset, {})
+    every = merged(merged(usual, info.method_defaults), merged(method_values(preset), over))
+    own = values_for(method.name, every)
     left_open = {name: value for name, value in own.items() if name not in method.model_fields_set}
     try:
         return type(method).model_validate(method.model_dump() | left_open)
@@ -194,8 +206,17 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
     def all_whole(regions: tuple[Region, ...]) -> tuple[Region, ...]:
         return tuple(region.model_copy(update={"mask": whole(region.mask)}) for region in regions)
 
+    def with_file(values: dict[str, Any]) -> dict[str, Any]:
+        named = isinstance(values.get("upscaler"), str)
+        return values | {"upscaler": whole(values["upscaler"])} if named else values
+
     changes = [
-        change.model_copy(update={"regions": all_whole(change.regions)}) if change.regions else change
+        change.model_copy(
+            update={
+                "method": with_file(change.method),
+                "regions": change.regions if change.regions is None else all_whole(change.regions),
+            }
+        )
         for change in spec.redo
     ]
     image = None if spec.image is None else whole(spec.image)
@@ -204,7 +225,8 @@ def placed(spec: RenderSpec, input_root: Path | None) -> RenderSpec:
         for each in spec.model.loras
     )
     model = spec.model.model_copy(update={"loras": loras}) if loras else spec.model
-    own = {"image": image, "model": model, "regions": all_whole(spec.regions), "redo": tuple(changes)}
+    method = spec.method.model_copy(update=with_file(spec.method.model_dump(include={"upscaler"})))
+    own = {"image": image, "model": model, "method": method, "regions": all_whole(spec.regions), "redo": tuple(changes)}
     return spec.model_copy(update=own)
 
 

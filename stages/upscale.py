@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 
 from freescale import Step, enlarge_latents, normal
-from freescale.enlarge import enlarged_region
+from freescale.enlarge import enlarged_by, enlarged_region, sharpened_region
 from freescale.gradients import without_gradients
 from freescale.structure import mix_bands
+from freescale.vae.codec import Codec
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
 from stages.decode import BAND, FLOAT16, frames_of, is_tiled
-from stages.denoise import LATENT_AXES
+from stages.models.upscaler import UpscalerFile, load_upscaler
 from stages.stage import (
+    LATENT_AXES,
     Cost,
     Networks,
     Parents,
@@ -69,15 +71,18 @@ class Upscale(Stage):
     posterior: str
     filter: PictureFilter = added("bicubic")
     clamp: bool = added(False)  # the picture to [-1, 1] before it is enlarged
+    sharpening: tuple[float, float] | None = added(None)  # amount and deviation of an unsharp mask afterwards
+    upscaler: str = not_in_key("")  # path of a network that enlarges in place of the filter
+    upscaler_sha256: str = added("")
 
     @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Without antialiasing, corners not aligned, nothing clamped unless asked, as released."""
-        read, size = self._enlarged(parents), self.size
+        read, size = self._enlarged(parents, models), self.size
         if is_tiled(models, "encoder", size, options):
             moments = encoded(read, size, models, options, models.tiles())
             return {"latents": drawn(models, *_posterior(moments), self.posterior, self.seed, self.level)}
-        if self.filter == "bicubic" and not self.clamp:
+        if self.filter == "bicubic" and not (self.clamp or self.sharpening or self.upscaler):
             image = picture_of(parents, "image").whole().to(models.device, torch.float32)
             larger = F.interpolate(image, size=size, mode="bicubic", align_corners=False)
         else:
@@ -86,10 +91,12 @@ class Upscale(Stage):
 
     def tiled(self, parents: Parents, models: Models, frame: int = 0) -> TiledVae:
         """The encoder over the enlarged picture."""
-        return TiledVae(models.vae, "encoder", self.size, self._enlarged(parents))
+        return TiledVae(models.vae, "encoder", self.size, self._enlarged(parents, models))
 
-    def _enlarged(self, parents: Parents) -> Callable[[Region], Tensor]:
-        return enlarged(picture_of(parents, "image"), self.size, self.filter, self.clamp)
+    def _enlarged(self, parents: Parents, models: Models) -> Callable[[Region], Tensor]:
+        if self.upscaler:
+            return reader(by_network(self, parents, models))
+        return enlarged(picture_of(parents, "image"), self.size, self.filter, self.clamp, self.sharpening)
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """The encoder over the enlarged picture."""
@@ -125,12 +132,17 @@ class Enlarge(Stage):
 
     size: tuple[int, int]
     filter: PictureFilter
+    upscaler: str = not_in_key("")  # path of a network that enlarges in place of the filter
+    upscaler_sha256: str = added("")
 
     def run(
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None
     ) -> dict[str, Stream]:
         """Enlarge band by band; nothing is clamped."""
-        read = enlarged(picture_of(parents, "image"), self.size, self.filter)
+        if self.upscaler:
+            read = reader(by_network(self, parents, models).cpu())
+        else:
+            read = enlarged(picture_of(parents, "image"), self.size, self.filter)
         height, width = self.size
 
         def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
@@ -141,8 +153,8 @@ class Enlarge(Stage):
         return {"image": Stream((1, 3, height, width), torch.float16, pieces)}
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
-        """The picture of the level below, and a band."""
-        return picture_cost(source)
+        """The picture of the level below, and a band; with a network both pictures, and not what it works with."""
+        return picture_cost(self.size if self.upscaler else source)
 
     def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
         """A picture in float16."""
@@ -277,8 +289,7 @@ def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed:
     if posterior == "sample":
         noise = normal(tuple(latents.shape), seed, "vae_posterior", *purpose)
         latents = latents + deviation * noise.to(latents.device)
-    scaled: Tensor = latents * models.vae.config.scaling_factor
-    return scaled.float().cpu()
+    return Codec.of(models.vae.config).to_model(latents).float().cpu()
 
 
 def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:
@@ -288,15 +299,34 @@ def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptio
 
 
 def enlarged(
-    picture: Picture, size: tuple[int, int], kind: PictureFilter, clamp: bool = False
+    picture: Picture,
+    size: tuple[int, int],
+    kind: PictureFilter,
+    clamp: bool = False,
+    sharpening: tuple[float, float] | None = None,
 ) -> Callable[[Region], Tensor]:
-    """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for."""
+    """Return a reader of regions of the picture enlarged to `size`; each is made when it is asked for.
+
+    `clamp` cuts the picture to [-1, 1] before it is enlarged; `sharpening` is (amount, deviation) of an unsharp mask.
+    """
 
     def part(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
         region = picture.region(rows, columns).float()
         return region.clamp(-1, 1) if clamp else region
 
-    return lambda region: enlarged_region(part, picture.size, size, *region, kind)
+    def larger(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        return enlarged_region(part, picture.size, size, rows, columns, kind)
+
+    if sharpening is None:
+        return lambda region: larger(*region)
+    return lambda region: sharpened_region(larger, size, *region, *sharpening)
+
+
+def by_network(stage: Upscale | Enlarge, parents: Parents, models: Models) -> Tensor:
+    """Return the picture (1, 3, H, W) of a stage's size, in [-1, 1], as its network enlarges it."""
+    upscaler = load_upscaler(UpscalerFile(stage.upscaler, stage.upscaler_sha256), str(models.device))
+    picture = picture_of(parents, "image").whole().to(models.device, torch.float32)
+    return enlarged_by(upscaler.network, upscaler.scale, picture, stage.size, by_tiles=upscaler.by_tiles)
 
 
 def _posterior(moments: Tensor) -> tuple[Tensor, Tensor]:

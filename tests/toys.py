@@ -38,6 +38,17 @@ def points(*axes: Iterable[Any], kept: Callable[..., bool]) -> list[Any]:
 BASE, TARGET = (64, 80), (136, 160)  # latents 8 x 10 and 17 x 20: odd sides on the way down
 
 
+class ToyCodec:
+    """A VAE that knows three of four channels: cells are squares of one colour."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3) / 2
+
+    def encode(self, image: Tensor) -> Tensor:
+        small = 2 * nn.functional.avg_pool2d(image, 8)
+        return torch.cat([small, small.mean(1, keepdim=True)], 1)
+
+
 def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] = (), **changes: Any) -> Level:
     """A level with a made-up reference."""
     if index == 0:
@@ -48,6 +59,8 @@ def level_at(index: int, size: tuple[int, int] = TARGET, frames: Sequence[int] =
         "noise": normal(shape, 3, "restart_noise", index),
         "anchor": normal((1, 4, *frames, BASE[0] // 8, BASE[1] // 8), 3, "anchor"),
     }
+    if not frames:
+        options |= {"codec": ToyCodec(), "picture": normal((1, 3, *size), 3, "picture") / 2}
     return Level(index, size, BASE, **options | changes)
 
 
@@ -56,21 +69,26 @@ def render(
 ) -> Tensor:
     """All steps of a level, the loop left and entered again at each of `cuts`."""
     start = 0 if level.is_base else method.restart_step(schedule)
-    latents, history = method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, seed)), ()
+    last = Step(start - 1, method.start((1, 4, *level.latent_hw), Moment(level, start, schedule, seed)))
     marks = [start, *cuts, len(schedule)]
     for first, stop in pairwise(marks):
-        for step in denoise(
-            denoiser, latents, schedule, method, level, seed=seed, start=first, stop=stop, history=history
-        ):
-            latents, history = step.latents.clone(), tuple(x.clone() for x in step.history)
-    return latents
+        kept: dict[str, Any] = {"history": last.history, "extra": last.extra}
+        for step in denoise(denoiser, last.latents, schedule, method, level, seed=seed, start=first, stop=stop, **kept):
+            last = _copied(step)
+    return last.latents
 
 
 def run_from(denoiser: Any, method: Method, level: Level, schedule: Schedule, last: Step, seed: int = 7) -> list[Step]:
     """The steps of a level that come after the step `last`, in one go."""
-    options: dict[str, Any] = {"seed": seed, "start": last.index + 1, "history": last.history}
+    options: dict[str, Any] = {"seed": seed, "start": last.index + 1, "history": last.history, "extra": last.extra}
     steps = denoise(denoiser, last.latents.clone(), schedule, method, level, **options)
-    return [Step(step.index, step.latents.clone(), tuple(x.clone() for x in step.history)) for step in steps]
+    return [_copied(step) for step in steps]
+
+
+def _copied(step: Step) -> Step:
+    """The step with tensors of its own, which nothing later can change."""
+    extra = {name: tensor.clone() for name, tensor in step.extra.items()}
+    return Step(step.index, step.latents.clone(), tuple(x.clone() for x in step.history), extra)
 
 
 def goes_on(
@@ -91,16 +109,20 @@ def goes_on(
     return whole
 
 
+class UNet2DConditionModel(nn.Module):
+    """A UNet by name, without layers."""
+
+
 class Toward:
     """The perfect denoiser of one picture; its UNet is there to be patched and never runs."""
 
     compute = Compute()
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
-        self.truth, self.unet = truth, unet or nn.Module()
+        self.truth, self.network = truth, unet or UNet2DConditionModel()
 
     def for_views(self, views: Views, batch: int) -> Toward:
-        return Toward(views.take(self.truth), self.unet)
+        return Toward(views.take(self.truth), self.network)
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         return (latents - self.truth) / schedule.sigmas[i]
@@ -127,6 +149,27 @@ def sd_unet(version: str) -> Any:
 def sd_text() -> Conditioning:
     """Random text for `sd_unet`."""
     return Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2))
+
+
+@cache
+def flux_network(embedded: bool = False) -> Any:
+    """A `FluxTransformer2DModel` for latents of four channels with random weights; `embedded`: with guidance."""
+    from diffusers import FluxTransformer2DModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            pooled_projection_dim=20,
+            guidance_embeds=embedded,
+            axes_dims_rope=(4, 6, 6),
+        )
+    return network.eval().requires_grad_(False)
 
 
 def snapshot(unet: nn.Module) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import batch, convert, import_picture, models, research
+from flows.cli import batch, convert, import_picture, models, presets, research
 from flows.cli.console import tell_seeds
 from flows.cli.groups import grouped
 from flows.cli.lazy_torch import postpone
@@ -282,6 +282,7 @@ for command in (batch.batch, batch.pause, batch.unpause, batch.prune, batch.pref
     app.command()(command)
 for command in (research.compare, research.evaluate):
     app.command()(command)
+app.command()(presets.presets)
 app.command("import")(import_picture.import_picture)
 app.add_typer(research.study, name="study")
 app.add_typer(convert.convert, name="convert")

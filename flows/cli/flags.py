@@ -15,6 +15,7 @@ from flows.rendering.job import Job, load, prepare
 from freescale import METHODS
 from freescale.methods.ablations import ABLATIONS
 from stages.errors import LISTS_METHODS, SpecError, nearest, not_one_of
+from stages.models.presets import method_of
 from stages.spec import RenderSpec, expand_method, make_spec, parse_size
 from stages.textfiles.documents import value_of
 from stages.textfiles.text import UnreadableError
@@ -28,6 +29,7 @@ SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
     *("motion_fps", "crf", "pixel_format", "prompt_syntax", "emphasis"),
     *("preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
+    *("deepcache", "deepcache_branch", "deepcache_levels", "todo"),
 )
 MODEL_FLAGS = ("dtype", "clip_skip", "prediction", "ztsnr")
 LIST_FLAGS = ("cascade", "timesteps")
@@ -100,7 +102,7 @@ def _with_flags(
         same = record.get("name") == flags["method"]
         record = (record if same else {}) | {"name": flags["method"]}
     record = expand_method(record)
-    name = record.get("name", "freescale")
+    name = record.get("name", method_of(given.get("preset", values.get("preset"))))
     if not isinstance(name, str) or name not in METHODS:
         raise SpecError(f"method: {not_one_of(name, [*METHODS, *ABLATIONS], listed_by=LISTS_METHODS)}")
     values |= {k: cascade(v) if k == "cascade" else v for k, v in given.items() if k in SPEC_FLAGS}

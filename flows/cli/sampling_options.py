@@ -16,9 +16,11 @@ class Levels:
         str | None,
         text(
             SAMPLING,
-            "NAME",
-            "How a few-step model is sampled: turbo, lightning-1, -2, -4, -8, hyper-1, -2, -4, -8, hyper-cfg-8, -12, "
-            "lcm, dmd2 or dmd2-1. Other options win. Default: none.",
+            "NAME[,NAME]",
+            "A method with its values: reference (FreeScale), swift or draft, which cost less; `freescale presets` "
+            "lists what they cost and lose. Or how a few-step model is sampled: turbo, lightning-1, -2, -4, -8, "
+            "hyper-1, -2, -4, -8, hyper-cfg-8, -12, lcm, dmd2 or dmd2-1. One of each may be joined: lightning-4,swift. "
+            "Other options win. Default: none.",
         ),
     ] = None
     sigmas: Annotated[
@@ -39,6 +41,26 @@ class Levels:
     guidance_interval: Annotated[
         str | None,
         text(SAMPLING, "START:END", "Shares of the steps between which guidance is on: 0.2:0.8. Default: all steps."),
+    ] = None
+    deepcache: Annotated[
+        str | None,
+        text(SAMPLING, "N", "Run the whole UNet at every N-th step only, 2 or more. Changes pictures. Default: none."),
+    ] = None
+    deepcache_branch: Annotated[
+        str | None,
+        text(SAMPLING, "NUMBER", "Skip connection at which the layers begin that run at every step. Default: 2."),
+    ] = None
+    deepcache_levels: Annotated[
+        str | None, text(SAMPLING, "NAME", "Levels with --deepcache: base (level 0) or all. Default: base.")
+    ] = None
+    todo: Annotated[
+        str | None,
+        text(
+            SAMPLING,
+            "FACTOR",
+            "Thin keys and values of self-attention by this factor a side; auto: the scale. Changes pictures. "
+            "Default: none.",
+        ),
     ] = None
     prediction: Annotated[
         str | None,

@@ -16,7 +16,7 @@ from flows.rendering.throughput import Throughput
 from stages.device import planned_device
 from stages.planner.amounts import show_bytes
 from stages.planner.budget import PARTS, check, fit, free_bytes
-from stages.planner.estimate import estimate
+from stages.planner.estimate import call_flops, estimate
 from stages.planner.trace_cache import trace_cache
 from storage import Checkpoints
 
@@ -62,6 +62,8 @@ def planned(job: Job, home: Home, options: RunOptions, why: bool = False) -> dic
         "stages": rows,
         "seconds": sum(known) if known or not pending else None,
         "seconds_basis": "measured" if all(r["seconds_basis"] == "measured" for r in pending) else "assumed",
+        "unet_calls": planner.unet_calls(rows),
+        "flops": sum(r["flops"] for r in rows),
         "memory_bytes": max((r["memory_bytes"] for r in pending), default=0),
         "disk_bytes": sum(r["disk_bytes"] for r in pending),
         "fits": all(r["fits"] for r in pending),
@@ -92,6 +94,9 @@ def _print(run: str, total: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         console.print(adapter_line(adapter))
     for note in total["notes"]:
         console.print(f"note: {note}")
+    if total["unet_calls"]:
+        calls = f"{total['unet_calls']:.{0 if total['unet_calls'] >= 100 else 1}f}"
+        console.print(f"in all: {calls} UNet calls of the training size, {total['flops'] / 1e12:,.1f} TFLOP")
     assumed = " (~ from a matmul rate, until a first render on this device)"
     seconds = "unknown" if total["seconds"] is None else f"{total['seconds']:.0f} s"
     seconds += assumed if total["seconds_basis"] == "assumed" and total["seconds"] else ""
@@ -105,7 +110,7 @@ class _Planner:
     """What is the same for all rows of a plan."""
 
     def __init__(self, job: Job, home: Home, options: RunOptions) -> None:
-        self.home, self.info, self.options = home, job.plan.info, options
+        self.job, self.home, self.info, self.options = job, home, job.plan.info, options
         self.device = planned_device(options.device)
         self.budget = options.memory or free_bytes(self.device)
         found = [home.store.find(key) for key in home.store.list_keys()]
@@ -140,6 +145,13 @@ class _Planner:
         if why and state != "reused":
             row["why"] = difference(call, self.made)
         return row
+
+    def unet_calls(self, rows: list[dict[str, Any]]) -> float | None:
+        """Return what all UNet work comes to in calls at the training size; None for a render without a UNet."""
+        calls = self.job.plan.calls
+        one = call_flops(calls, self.info, self.options)
+        flops = sum(row["flops"] for row, call in zip(rows, calls, strict=True) if call.stage.part == "unet")
+        return flops / one if one else None
 
     def _fit(self, call: Call) -> Fit | None:
         return fit(call, self.info, self.options, self.budget, self.device.type) if call.stage.part in PARTS else None

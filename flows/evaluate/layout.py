@@ -25,7 +25,9 @@ from stages.metrics.extractors import ClipExtractor, WeightFile, find_weights, l
 from stages.metrics.features import Judge, Reader
 from stages.metrics.grid import FIRST_SCENE, MethodEntry
 from stages.metrics.score import COMPARED, CROPPED
+from stages.metrics.seams import Seams
 from stages.metrics.spec import COMPARING_VIDEOS
+from stages.metrics.texture import JudgeTexture
 from stages.metrics.video_extractors import check_head, load_flow, load_video_network
 from stages.metrics.video_readings import VideoReader
 from stages.metrics.videos import kept_step, needed_pairs
@@ -194,21 +196,28 @@ class _Layout:
         render = make_spec(self.spec.render_values(prompt, seed, size[::-1], entry))
         plan = make_plan(render, self.info)
         image, level = plan.exports[-1].parents["image"], len(plan.sizes) - 1
-        stages = self._stages(entry.label, id, prompt)
+        stages = self._stages(entry.label, id, prompt, size)
         readings = {role: Call(stage, level, {"image": image}, "", size) for role, stage in stages.items()}
         return Picture(id, entry.label, size, prompt, seed, readings, Job(run_name(render, plan), plan.spec, plan))
 
-    def _stages(self, group: str, id: str, prompt: str) -> dict[str, Stage]:
+    def _stages(self, group: str, id: str, prompt: str, size: Size) -> dict[str, Stage]:
         """The stages that read a render, by what they give; a reference is read only for what is compared."""
         if self.videos is not None:
             return self.videos.reference() if group == REFERENCE else self.videos.render(prompt)
         assert self.reader is not None
         stages: dict[str, Stage] = {"features": self.reader.render(id)}
-        if group != REFERENCE and self.clip is not None:
+        if group == REFERENCE:
+            return stages
+        native, measured = self.info.native, self.spec.measured
+        if self.clip is not None:
             stages["clip"] = self.clip.render(id)
-        if group != REFERENCE and "objects" in self.spec.measured:
-            native = self.info.native
+        if "objects" in measured:
             stages["verdict"] = Judge(prompt, native[0] * native[1])
+        if "texture" in measured:
+            stages["texture"] = JudgeTexture(prompt, native[0] * native[1])
+        if "seams" in measured:
+            height, width = base_size_for(size, native, cell=self.info.cell)
+            stages["seams"] = Seams((height // 2, width // 2))
         return stages
 
     def _truth(self, scene: int, size: Size) -> Stage:
@@ -237,8 +246,8 @@ class _Layout:
                     yield Picture(f"scene {scene}", REFERENCE, size, "", scene, readings)
         else:
             base = MethodEntry.model_validate({"label": REFERENCE, "method": {"name": "direct"}})
-            self.against = {size: base_size_for(size, self.info.native, cell=self.info.cell) for size in sizes}
-            for size in dict.fromkeys(base_size_for(size, self.info.native, cell=self.info.cell) for size in sizes):
+            self.against = {size: base_size_for(size, self.info.native, cell=self.info.grain) for size in sizes}
+            for size in dict.fromkeys(base_size_for(size, self.info.native, cell=self.info.grain) for size in sizes):
                 for index, prompt in enumerate(prompts):
                     for seed in self.spec.seeds:
                         drawn = _seed(seed, "reference", index)

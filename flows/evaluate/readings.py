@@ -214,5 +214,7 @@ def _sample(evaluation: Evaluation, group: tuple[str, Size], groups: dict[tuple[
         clip=clip,
         verdicts=rows("verdict").reshape(-1, 4),
         detail=rows("detail").reshape(-1, len(DETAIL_WORDS)),
+        texture=rows("texture").reshape(-1, 3),
+        seams=rows("seams").flatten(),
         videos={name: values for name, values in (videos | single).items() if len(values)},
     )

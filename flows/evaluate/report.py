@@ -7,6 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from flows.evaluate.footnotes import judged, seen_lines
 from flows.evaluate.layout import REFERENCE
 from flows.home import check_folder
 from stages.errors import SpecError
@@ -46,11 +47,16 @@ NAMES = {
     "detail_8": "detail 8-16 px",
     "sharpness": "sharpness",
     "repetition": "repetition",
+    "texture": "texture",
+    "period": "period",
+    "period_right": "period right",
+    "seams": "seams",
 }
 # Of networks behind a number; others have the feature network, the first.
 OWN_NETWORK = {"clip_score": "clip", "aesthetic": "aesthetic", "dynamic_degree": "raft"}
 OWN_RESIZE = {"aesthetic": "bicubic", "dynamic_degree": "none"}
-SINGLE = ("flicker", "aesthetic", "dynamic_degree")  # numbers of a video
+SINGLE = ("flicker", "aesthetic", "dynamic_degree", "seams")  # numbers of a picture or video
+SHARES = ("one_object", "attributes", "right", "motion", "texture", "period_right", "dynamic_degree")
 FILES = ("evaluation.csv", "evaluation.md", "evaluation.json")
 
 
@@ -113,17 +119,27 @@ def as_csv(found: Sequence[dict[str, Any]]) -> str:
 def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
     """A Markdown table, one line for each method and size, values with 95 % intervals, and a line that says how."""
     metrics = [score.metric for score in cells[0].scores]
-    measured = [NAMES[metric] for metric in metrics]
+    found = {metric: judged(evaluation, metric) for metric in metrics}
+    measured = [f"{NAMES[metric]} {seen.mark}" if seen else NAMES[metric] for metric, seen in found.items()]
     head = ["method", "size", "n", *measured, f"seconds a {evaluation.kind}", "UNet samples", "failed"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for cell in cells:
         seconds = "" if cell.seconds is None else f"{cell.seconds:.1f}"
-        counts = str(cell.scores[0].n)
-        values = [f"{_short(s.value)} [{_short(s.low)}, {_short(s.high)}]" for s in cell.scores]
+        counts = str(max(score.n for score in cell.scores))
+        values = [_with_interval(score) for score in cell.scores]
         start = [cell.method, f"{cell.size[1]}x{cell.size[0]}", counts]
         samples = "" if cell.unet_samples is None else f"{cell.unet_samples:.0f}"
         lines.append(f"| {' | '.join([*start, *values, seconds, samples, str(cell.failed)])} |")
-    return "\n".join([*lines, "", _how(evaluation, cells[0]), ""])
+    named = {NAMES[metric]: seen for metric, seen in found.items()}
+    return "\n".join([*lines, "", _how(evaluation, cells[0]), "", *seen_lines(named), ""])
+
+
+def _with_interval(score: Score) -> str:
+    if score.value is None or score.low is None or score.high is None:
+        return "-"
+    if score.metric in SHARES:
+        return f"{100 * score.value:.0f} % [{100 * score.low:.0f}, {100 * score.high:.0f}]"
+    return f"{_short(score.value)} [{_short(score.low)}, {_short(score.high)}]"
 
 
 def _short(value: float) -> str:
@@ -172,6 +188,9 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
         if "verdict" in read.tensors:
             names = ("objects", "color_ok", "shape_ok", "background_ok")
             record |= dict(zip(names, read.tensors["verdict"].tolist(), strict=True))
+        if "texture" in read.tensors:
+            pattern, ok, ratio = read.tensors["texture"].tolist()
+            record |= {"texture_ok": int(ok), "period": ratio if pattern and ratio else None}
         if "clip_verdict" in read.tensors:
             record |= dict(zip(VIDEO_WORDS, read.tensors["clip_verdict"].tolist(), strict=True))
         record |= {name: float(read.tensors[name]) for name in SINGLE if name in read.tensors}
@@ -182,6 +201,11 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
         "evaluation": evaluation.name,
         "spec": evaluation.spec.model_dump(mode="json"),
         "rows": rows(evaluation, cells),
+        "seen": {
+            score.metric: {"verdict": seen.word, "worse": seen.worse, "better": seen.better}
+            for score in (cells[0].scores if cells else ())
+            if (seen := judged(evaluation, score.metric))
+        },
         "failed": {picture.name: why for picture, why in readings.failed.items()},
         "pictures": pictures,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +44,8 @@ def _remarks(label: str, job: Job, device: Named) -> Iterator[str]:
     yield from (label + remark for remark in mask_remarks(job))
     if device.type == "cpu" and not _computes(dtype):
         yield f"this CPU only emulates {dtype}, many times slower than float32"
+    if enlarges and method.upscaler is not None:
+        yield f"{label}the estimates of time and memory leave out the network of {Path(method.upscaler).name}"
     dilates = isinstance(method, FreeScale) and method.dilate and enlarges
     if dilates and not any(isinstance(stage, HighresDenoise) for stage in denoising):
         yield f"{label}no step is dilated; with more steps, an earlier restart or a later end of dilation some would be"

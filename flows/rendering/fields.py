@@ -17,6 +17,7 @@ from flows.home import user_path
 from stages.adapters.spec import lora_list
 from stages.errors import SpecError
 from stages.models.folder import EMBEDDED_MODELS
+from stages.models.presets import method_of
 from stages.spec import expand_method, parse_size
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def render_fields(written: dict[str, Any], origin: Origin) -> dict[str, Any]:
         if isinstance(fields.get(named), str):
             fields[named] = {"name": fields[named]}
     if isinstance(fields.get("method"), dict):
-        fields["method"] = expand_method({"name": "freescale", **fields["method"]})
+        fields["method"] = expand_method({"name": method_of(fields.get("preset")), **fields["method"]})
+        if isinstance(fields["method"].get("upscaler"), str):
+            fields["method"]["upscaler"] = _file_name(fields["method"]["upscaler"], origin)
     if isinstance(fields.get("model"), dict):
         fields["model"] = model_fields(fields["model"], origin)
     if "cascade" in fields:

@@ -73,7 +73,7 @@ def _why_not(job: Job, index: int, region: Region, calls: list[Call], using: lis
     last = len(job.plan.sizes) - 1
     if not last:
         info, large = job.plan.info, (64 * job.spec.height, 64 * job.spec.width)
-        height, width = base_size_for(large, info.native, cell=info.cell)
+        height, width = base_size_for(large, info.native, cell=info.grain)
         more = f"{2 * width}x{2 * height} has more" if job.spec.cascade == "auto" else "give the cascade more"
         return f"does nothing: a mask acts where a picture is enlarged, and this render has one level; {more}"
     method = resolve(job.spec, job.plan.info, job.plan.sizes)[-1].detail_pass.method

@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freescale.walk import walked
 from stages.denoise import DenoiseStage
-from stages.models.presets import PRESETS, named_in
+from stages.models.card import values_for
+from stages.models.method_presets import FAMILIES, family_of
+from stages.models.presets import METHOD_PRESETS, PRESETS, few_steps_in, method_preset_in, named_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from flows.rendering.job import Job
+    from freescale import Schedule
     from stages.denoise import Sampling
 
 STRONG = 5.0  # guidance from which zero terminal SNR overexposes (arXiv:2305.08891, section 3.4)
+DEEPCACHE_ERRORS = "50, 44 and 36 dB with 2, 3 and 5"  # PSNR at level 0 of `shapes` (docs/lab/speed.md)
+TODO_ERRORS = "58 dB with freescale and 35 dB with direct"  # at twice the training size of `shapes`
 NOISE_ALONE = 0.9  # of the training time: a restart there keeps next to nothing of the level below
 
 
@@ -29,6 +35,8 @@ def sampling_remarks(job: Job) -> Iterator[str]:
         yield info.scheduler_remark
     yield from _prediction(job, sampling)
     yield from _preset(job, sampling)
+    yield from _accelerations(job, stages)
+    yield from _method_preset(job)
     schedule = sampling.schedule_on(info.scheduler)
     above = [stage for stage in stages if stage.level and stage.start == 0]
     if above and schedule.timesteps[0] >= NOISE_ALONE * schedule.num_train_timesteps and len(schedule) == 1:
@@ -62,7 +70,7 @@ def _prediction(job: Job, sampling: Sampling) -> Iterator[str]:
 
 def _preset(job: Job, sampling: Sampling) -> Iterator[str]:
     """Remarks on a preset with other steps, and on a model whose name speaks of one."""
-    if (asked := job.spec.preset) is not None:
+    if (asked := few_steps_in(job.spec.preset)) is not None:
         preset = PRESETS[asked]
         if sampling.steps > (preset.most_steps or preset.steps) or (
             preset.most_steps is None and sampling.steps != preset.steps
@@ -76,3 +84,45 @@ def _preset(job: Job, sampling: Sampling) -> Iterator[str]:
             f"the name {Path(job.plan.info.name).name} speaks of few steps, and {sampling.steps} are taken; "
             f"--preset {hint} samples it as its authors do"
         )
+
+
+def _accelerations(job: Job, stages: Sequence[DenoiseStage]) -> Iterator[str]:
+    """Remarks on accelerations that change the picture, with the error that was measured."""
+    spec = job.spec
+    if cached := [stage for stage in stages if stage.deepcache]:
+        full = sum(len(stage.full_steps(_walk(job, stage))) - 1 for stage in cached)  # one past the last is no step
+        steps = sum(stage.passes for stage in cached)
+        yield (
+            f"deepcache {spec.deepcache} runs the whole UNet at {full} of {steps} steps, which changes the picture; on "
+            f"shapes its PSNR to the picture without it is {DEEPCACHE_ERRORS}"
+        )
+    if spec.todo is None:
+        return
+    if thinned := [f"{stage.size[1]}x{stage.size[0]}" for stage in stages if stage.thinning]:
+        where = ", ".join(dict.fromkeys(thinned))
+        yield (
+            f"todo {spec.todo} thins keys and values at {where}, which changes the picture; on shapes its PSNR to the "
+            f"picture without it is {TODO_ERRORS}"
+        )
+    else:
+        yield "todo auto thins nothing here: no level is larger than the training size"
+
+
+def _walk(job: Job, stage: DenoiseStage) -> Schedule:
+    """The noise levels of a stage."""
+    whole = stage.sampling.schedule_on(job.plan.info.scheduler)
+    return walked(whole, stage.walk) if stage.walk else whole
+
+
+def _method_preset(job: Job) -> Iterator[str]:
+    """A remark on the preset of a method whose values were not measured on a model."""
+    name, family = method_preset_in(job.spec.preset), family_of(job.plan.info)
+    if name is None or values_for(METHOD_PRESETS[name], job.plan.info.method_defaults):
+        return
+    if few_steps_in(job.spec.preset) is not None:
+        source = "proposed for models for few steps"
+    elif family is None:
+        source = f"those for SDXL, since there are none for {job.plan.info.name}"
+    else:
+        source = f"{FAMILIES[family].source} for {FAMILIES[family].says}"
+    yield f"the values of the preset {name} are {source}, and not measured; `freescale presets` says what was measured"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from freescale.methods.ap_ldm import APLDM
 from freescale.methods.base import Method
 from freescale.methods.demofusion.method import DemoFusion
+from freescale.methods.diffusehigh import DiffuseHigh
 from freescale.methods.direct import Direct
 from freescale.methods.enlarge import Enlarge
+from freescale.methods.fam import FAM
 from freescale.methods.fouriscale.method import FouriScale
 from freescale.methods.frecas import FreCaS
 from freescale.methods.freescale import FreeScale
 from freescale.methods.hidiffusion.method import HiDiffusion
+from freescale.methods.hiwave import HiWave
+from freescale.methods.mrflow import MrFlow
+from freescale.methods.pixelrush import PixelRush
 from freescale.methods.rectifiedhr import RectifiedHR
 from freescale.methods.scalecrafter.method import ScaleCrafter
 from freescale.methods.scalediff import ScaleDiff
@@ -27,12 +33,21 @@ METHODS: dict[str, type[Method]] = {
     "rectifiedhr": RectifiedHR,
     "frecas": FreCaS,
     "scalediff": ScaleDiff,
+    "diffusehigh": DiffuseHigh,
+    "fam": FAM,
+    "ap_ldm": APLDM,
+    "mrflow": MrFlow,
+    "pixelrush": PixelRush,
+    "hiwave": HiWave,
     "enlarge": Enlarge,
 }
 
 __all__ = [
+    "APLDM",
+    "FAM",
     "METHODS",
     "DemoFusion",
+    "DiffuseHigh",
     "Direct",
     "Draft",
     "Enlarge",
@@ -40,7 +55,10 @@ __all__ = [
     "FreCaS",
     "FreeScale",
     "HiDiffusion",
+    "HiWave",
     "Method",
+    "MrFlow",
+    "PixelRush",
     "RectifiedHR",
     "ScaleCrafter",
     "ScaleDiff",

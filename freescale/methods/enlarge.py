@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 
 from freescale.cascade import CELL
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method, of_reference
 
 if TYPE_CHECKING:
     from freescale.cascade import Size
@@ -24,14 +24,15 @@ class Enlarge(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     in_pixels: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     filter: PictureFilter = "bicubic"
+    upscaler: str | None = of_reference()  # a file of a network that enlarges in place of the filter
     freeu: tuple[float, float, float, float] | None = None  # b1, b2, s1, s2
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
-        if self.filter not in get_args(PictureFilter):
-            raise ValueError(f"filter is {self.filter!r}, allowed: {', '.join(get_args(PictureFilter))}")
+        self.check_choices({"filter": get_args(PictureFilter)})
 
     @property
     def picture_filter(self) -> PictureFilter:

@@ -7,13 +7,13 @@ square; more guidance above level 0 gives it back ("energy rectification").
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from freescale.cascade import CELL
+from freescale.cascade import CELL, sizes_between
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.walk import span
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class RectifiedHR(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     asks_sizes: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     levels: int | None = None  # None: 2 up to twice the training size, 3 beyond
     first: float = 0.8  # T_min: share of the steps before the first refresh; released for 2048x2048: 0.6
@@ -56,9 +57,7 @@ class RectifiedHR(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: above 0")
         if self.guidance is not None and self.guidance < 0.0:
             raise ValueError(f"guidance is {self.guidance}, allowed: 0 or more")
-        for name, allowed in (("filter", get_args(PictureFilter)), ("posterior", ("sample", "mode"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices({"filter": get_args(PictureFilter), "posterior": ("sample", "mode")})
 
     @property
     def solver(self) -> tuple[Solver, float]:
@@ -70,20 +69,19 @@ class RectifiedHR(Method):
         """The filter."""
         return self.filter
 
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
+
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return sizes whose sides grow by equal steps from the training size to the target."""
         factor = max(size[0] / base_size[0], size[1] / base_size[1])
         if factor <= 1:
             return (size,)
         count = self.levels or (2 if factor <= 2 else 3)
-
-        def side(base: int, target: int, level: int) -> int:
-            """Return one side, rounded up to latent cells."""
-            return math.ceil((base + (target - base) * level / (count - 1)) / cell) * cell
-
-        between = range(1, count - 1)
-        middle = tuple((side(base_size[0], size[0], r), side(base_size[1], size[1], r)) for r in between)
-        return (base_size, *middle, size)
+        shares = (Fraction(r, count - 1) for r in range(1, count - 1))
+        return (base_size, *sizes_between(size, base_size, shares, cell), size)
 
     def told_size(self, sizes: Sequence[Size], base_size: Size, level: int = 0) -> Size:
         """Return the level's own size, as released."""

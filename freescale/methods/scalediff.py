@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.cascade import CELL, cascade_sizes
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 
@@ -35,6 +35,7 @@ class ScaleDiff(Method):
     version: ClassVar[int] = 1
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     restart: float = 0.6  # 30 of 50 steps, timestep 381 (paper: 400); the README's example: 0.4
     patches_only: bool = True  # self-attention in patches; false: over the whole grid (the paper's ablation)
@@ -51,9 +52,7 @@ class ScaleDiff(Method):
             raise ValueError(f"restart is {self.restart}, allowed: 0 to below 1")
         if not 0.0 < self.band <= 1.0:
             raise ValueError(f"band is {self.band}, allowed: above 0, to 1")
-        for name, allowed in (("band_filter", get_args(BandFilter)), ("posterior", ("sample", "mode"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices({"band_filter": get_args(BandFilter), "posterior": ("sample", "mode")})
 
     @property
     def upsample(self) -> Literal["rgb", "latent", "mixed"]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.dilation import DilatedLayers, dilation_factor, restrained_dilation
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 from freescale.walk import descent, relay
@@ -44,6 +44,7 @@ class Swift(Method):
 
     name: ClassVar[str] = "swift"
     video: ClassVar[bool] = False
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     leave: float = 0.8  # share of level 0's steps that are taken; 1: all
     growth: float = 4.0  # of a level over the one below, at most
@@ -73,9 +74,7 @@ class Swift(Method):
         if self.steps < 1 or self.start_timestep <= 0.0 or self.guidance < 0.0:
             given = f"steps {self.steps}, start_timestep {self.start_timestep}, guidance {self.guidance}"
             raise ValueError(f"{given}, allowed: steps of 1 or more, a start_timestep above 0, guidance of 0 or more")
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices(_CHOICES)
 
     @property
     def upsample(self) -> Literal["rgb", "latent", "mixed"]:

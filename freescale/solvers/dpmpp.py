@@ -24,8 +24,8 @@ def dpmpp_2m(
     denoised = latents - sigma * noise_pred
     if following == 0.0:
         return denoised, (denoised,)
-    h = math.log(sigma / following)
-    return (following / sigma) * latents - math.expm1(-h) * _extrapolated(denoised, levels, history), (denoised,)
+    kept, weight = following / sigma, levels.signal_after * math.expm1(-levels.log_step)
+    return kept * latents - weight * _extrapolated(denoised, levels, history), (denoised,)
 
 
 def dpmpp_2m_sde(
@@ -102,10 +102,9 @@ def _correction(denoised: Tensor, levels: NoiseLevels, history: History) -> Tens
 
 def _extrapolated(denoised: Tensor, levels: NoiseLevels, history: History) -> Tensor:
     """Return the denoised latents half a step on, by those of the step before; as they are without one."""
-    if not history or levels.previous is None:
+    if not history or not levels.past:
         return denoised
-    h = math.log(levels.current / levels.following)
-    ratio = math.log(levels.previous / levels.current) / h
+    ratio = levels.log_step_before / levels.log_step
     return denoised + (denoised - history[0].to(denoised)) / (2.0 * ratio)
 
 

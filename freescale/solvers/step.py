@@ -28,6 +28,9 @@ class NoiseLevels(NamedTuple):
     current: float
     following: float
     fresh: float = 0.0  # deviation of the noise that the step adds
+    signal_before: float = 1.0  # share of the picture one step before, at this one and at the next: 1 - sigma in a
+    signal: float = 1.0  # flow model, else 1
+    signal_after: float = 1.0
 
     @property
     def previous(self) -> float | None:
@@ -38,6 +41,20 @@ class NoiseLevels(NamedTuple):
     def down(self) -> float:
         """The level that `fresh` of noise lifts to the following one."""
         return math.sqrt(self.following**2 - self.fresh**2)
+
+    @property
+    def log_step(self) -> float:
+        """How far log(sigma / signal) falls in this step; infinite from noise alone."""
+        return _log_fall(self.current, self.signal, self.following, self.signal_after)
+
+    @property
+    def log_step_before(self) -> float:
+        """How far log(sigma / signal) fell in the step before, of which there must be one."""
+        return _log_fall(self.past[0], self.signal_before, self.current, self.signal)
+
+
+def _log_fall(sigma: float, signal: float, following: float, signal_after: float) -> float:
+    return math.log((sigma * signal_after) / (following * signal)) if signal else math.inf
 
 
 def with_noise(latents: Tensor, levels: NoiseLevels, noise: Tensor | None) -> Tensor:

@@ -28,6 +28,7 @@ class SolverTraits:
     ends_at_first_timestep: bool | None = False  # and not at sigma = 0; None: with `set_alpha_to_one=False`
     remembers: int = 0  # most tensors in its history
     noise: Noise = "ancestral"  # tcd: to the level of (1 - eta) of the next timestep; all: to sigma = 0
+    flow: bool = False  # whether it takes the steps of a flow model
     middle: Middle | None = None  # None: one call of the UNet a step; else the noise level of the second call: that of
     # the next step, or halfway (of log sigma) to it (`between`, where noise is added too) or to where noise lifts it
 
@@ -38,16 +39,16 @@ class SolverTraits:
 
 
 SOLVERS: dict[Solver, SolverTraits] = {
-    "euler": SolverTraits(euler),
+    "euler": SolverTraits(euler, flow=True),
     "ddim": SolverTraits(euler, eta="free", unit_variance=True, ends_at_first_timestep=None),
     "euler_ancestral": SolverTraits(euler, eta="one"),
-    "dpmpp_2m": SolverTraits(dpmpp_2m, unit_variance=True, remembers=1),
+    "dpmpp_2m": SolverTraits(dpmpp_2m, unit_variance=True, remembers=1, flow=True),
     "dpmpp_2m_sde": SolverTraits(dpmpp_2m_sde, eta="one", unit_variance=True, remembers=1),
     "dpmpp_3m_sde": SolverTraits(dpmpp_3m_sde, eta="one", unit_variance=True, remembers=2),
     "dpmpp_2s_ancestral": SolverTraits(dpmpp_2s, eta="one", remembers=1, middle="down"),
     "dpmpp_sde": SolverTraits(dpmpp_2s, eta="one", remembers=1, middle="between"),
     "unipc": SolverTraits(unipc, unit_variance=True, remembers=2),
-    "heun": SolverTraits(heun, remembers=1, middle="end"),
+    "heun": SolverTraits(heun, remembers=1, middle="end", flow=True),
     "dpm_2": SolverTraits(dpm_2, remembers=1, middle="down"),
     "dpm_2_ancestral": SolverTraits(dpm_2, eta="one", remembers=1, middle="down"),
     "lms": SolverTraits(lms, remembers=3),

@@ -15,6 +15,7 @@ from stages.metrics.detail import WORDS as DETAIL_WORDS
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.inception_score import inception_score
 from stages.metrics.kid import KernelSums, kernel_distance
+from stages.metrics.texture import texture_words
 from stages.metrics.video_readings import VIDEO_WORDS
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Sample:
     clip: Tensor = field(default_factory=lambda: torch.empty(0))  # (n) CLIP scores
     verdicts: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.long))  # (n, 4)
     detail: Tensor = field(default_factory=lambda: torch.empty(0, len(DETAIL_WORDS)))  # (n, 5)
+    texture: Tensor = field(default_factory=lambda: torch.empty(0, 3))  # (n, 3) of `JudgeTexture`
+    seams: Tensor = field(default_factory=lambda: torch.empty(0))  # (n) seam scores
     videos: Mapping[str, Tensor] = field(default_factory=dict)  # of videos, values (n) by what they say
 
     def rows(self, metric: str) -> tuple[Tensor, Tensor]:
@@ -51,12 +54,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """One number. `std` is over KID's subsets or the inception score's parts, the interval over pictures."""
+    """One number. `std` is over KID's subsets or the inception score's parts, the interval over pictures.
+
+    `value` and interval are None where fewer than two of the pictures have what is measured.
+    """
 
     metric: str
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     n: int
     std: float | None = None
     n_reference: int | None = None
@@ -79,6 +85,10 @@ def scores(spec: EvaluationSpec, pictures: Sample, reference: Sample | None) -> 
             found.append(_inception(spec, pictures))
         elif metric == "clip_score":
             found.append(_mean(spec, metric, pictures.clip))
+        elif metric == "seams":
+            found.append(_mean(spec, metric, pictures.seams))
+        elif metric == "texture":
+            found += [_mean(spec, word, values) for word, values in texture_words(pictures.texture).items()]
         elif metric == "objects":
             words = (
                 {word: pictures.videos[word] for word in VIDEO_WORDS} if pictures.videos else _words(pictures.verdicts)
@@ -148,6 +158,8 @@ def _words(verdicts: Tensor) -> dict[str, Tensor]:
 
 
 def _mean(spec: EvaluationSpec, metric: str, values: Tensor) -> Score:
+    if len(values) < 2:
+        return Score(metric, None, None, None, len(values))
     value = float(values.mean())
     around = interval(
         value, lambda drawn: float(values[drawn].mean()), (len(values),), spec.draws, spec.seed, shifted=False

@@ -13,11 +13,13 @@ from stages.metrics.resize import NAME
 SPLIT_FROM = 200  # pictures from which an inception score is taken over ten parts
 
 Metric = Literal[
-    "fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects", "detail",
+    "fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects", "detail", "texture", "seams",
     "fvd", "kvd", "dynamic_degree", "flicker", "aesthetic",
 ]  # fmt: skip
 Network = Literal["shapes", "inception", "shapes-motion", "i3d"]
-OF_PICTURES: tuple[Metric, ...] = ("fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects", "detail")
+OF_PICTURES: tuple[Metric, ...] = (
+    "fid", "kid", "is", "fid_c", "kid_c", "clip_score", "objects", "detail", "texture", "seams",
+)  # fmt: skip
 OF_VIDEOS: tuple[Metric, ...] = ("fvd", "kvd", "dynamic_degree", "flicker", "aesthetic", "objects")
 COMPARING_VIDEOS: tuple[Metric, ...] = ("fvd", "kvd")
 VIDEO_NETWORKS: tuple[Network, ...] = ("shapes-motion", "i3d")
@@ -79,7 +81,7 @@ class EvaluationSpec(GridSpec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for needs_scenes in {"truth", "objects"} & {self.reference.protocol, *self.measured}:
+        for needs_scenes in {"truth", "objects", "texture"} & {self.reference.protocol, *self.measured}:
             if not self.of_scenes:
                 raise ValueError(f"{needs_scenes!r} is known only for prompts 'shapes', captions of scenes")
         return self

@@ -168,7 +168,7 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
     solver, unsaid, remark = read_scheduler(path, scheduler := read_json(path))
     if has_weights:
         check_weights(folder, home)
-    turbo = _needs_few_steps(solver, scheduler)
+    turbo = needs_few_steps(solver, scheduler)
     vae, hashes = folder.vae.config, Hashes(home)
     info = ModelInfo(
         name=spec.name,
@@ -197,7 +197,7 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
     return info
 
 
-def _needs_few_steps(solver: Solver, scheduler: Mapping[str, Any]) -> bool:
+def needs_few_steps(solver: Solver, scheduler: Mapping[str, Any]) -> bool:
     """Return whether a model was distilled to need few steps, by its scheduler: LCM's, TCD's or SDXL-Turbo's."""
     trailing = scheduler.get("timestep_spacing") == "trailing"
     return solver in ("lcm", "tcd") or (trailing and solver == "euler_ancestral")

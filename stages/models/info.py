@@ -36,6 +36,7 @@ class ModelInfo:
     size_ids: bool  # SDXL's micro-conditioning: sizes and crops as extra inputs
     latent_channels: int
     cell: int = CELL  # pixels of a latent cell's side: the factor of its VAE
+    patch: int = 1  # latent cells of a side of what the network takes at once: a transformer's token
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
     frames: int | None = None  # it was trained for; None: an image model
@@ -62,6 +63,11 @@ class ModelInfo:
     def texts(self) -> dict[str, Mapping[str, Any]]:
         """The configurations of its text encoders, by part."""
         return {part: self.configs[part] for part in TEXT_CLASSES if part in self.configs}
+
+    @property
+    def grain(self) -> int:
+        """Pixels that every side is a multiple of."""
+        return self.cell * self.patch
 
     @property
     def is_video(self) -> bool:

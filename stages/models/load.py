@@ -24,7 +24,7 @@ from stages.models.networks import network_class, quiet_diffusers, with_motion
 from stages.models.weights import stem_of, variant_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -105,17 +105,17 @@ class Models:
         """Return what computes the VAE's tiles over the call's picture, or a frame of its video; None: this process."""
         return None if self.helpers is None else self.helpers.tiles(frame)
 
-    def make_room(self, part: str, offload: bool) -> None:
-        """Bring the `part` of the next stage to the device, and the VAE off it unless that is the part.
+    def make_room(self, parts: Collection[str], offload: bool) -> None:
+        """Bring the `parts` of the next stage to the device, and the VAE off it unless it is among them.
 
         With `offload` the UNet leaves as well while the VAE or the text encoders work. Nothing is loaded for this, and
         text encoders are gone once a prompt is encoded. Where the host is the device, there is nothing to move.
         """
-        if self.device.type == "cpu" or not part:
+        if self.device.type == "cpu" or not parts:
             return
         for name in ("unet", "vae"):
             loaded: nn.Module | None = self.__dict__.get(name)
-            leaves = name != part and (offload or name == "vae")
+            leaves = name not in parts and (offload or name == "vae")
             if loaded is not None:
                 loaded.to("cpu" if leaves else self.device)
 

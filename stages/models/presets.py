@@ -2,6 +2,9 @@
 
 Nothing in a file's weights tells these models apart, so a preset is asked for, with `preset: lightning-4`; the name of
 a file leads to a remark and to nothing else.
+
+A preset may also name a method with its values, `preset: swift` (`stages/models/method_presets.py`), and both may be
+given: `preset: lightning-4,swift`.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from stages.errors import not_one_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +59,60 @@ PRESETS: Mapping[str, Preset] = {
 }  # fmt: skip
 """By the model cards of SDXL-Turbo, SDXL-Lightning, Hyper-SD, LCM-LoRA and DMD2."""
 
+METHOD_PRESETS: Mapping[str, str] = {"reference": "freescale", "swift": "swift", "draft": "draft"}
+"""The method that a preset of a method decides."""
+
+NAMES = (*PRESETS, *METHOD_PRESETS)
+LISTS_PRESETS = "freescale presets"
+
+
+def names_in(preset: Any) -> tuple[str, ...]:
+    """Return the names in a `preset` of a spec: one, several with commas, or a list; nothing for anything else."""
+    parts = preset.split(",") if isinstance(preset, str) else preset if isinstance(preset, list | tuple) else ()
+    return tuple(part.strip() for part in parts if isinstance(part, str))
+
+
+def few_steps_in(preset: Any) -> str | None:
+    """Return the name in a `preset` that says how a model for few steps is sampled, or None."""
+    return next((name for name in names_in(preset) if name in PRESETS), None)
+
+
+def method_preset_in(preset: Any) -> str | None:
+    """Return the name in a `preset` that decides the method, or None."""
+    return next((name for name in names_in(preset) if name in METHOD_PRESETS), None)
+
+
+def method_of(preset: Any) -> str:
+    """Return the name of the method where a spec gives none: that of its `preset`, else FreeScale."""
+    return METHOD_PRESETS.get(method_preset_in(preset) or "", "freescale")
+
+
+def checked_preset(value: Any) -> str | tuple[str, ...] | None:
+    """Return a preset as a record holds it: a name, or the one for few steps and the one of a method.
+
+    `reference` is what a spec without a preset is, and is left out. Raises `ValueError` for a name that is none, and
+    for two of one kind.
+    """
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    for part in parts or [value]:
+        if not isinstance(part, str) or part.strip() not in NAMES:
+            raise ValueError(
+                not_one_of(part.strip() if isinstance(part, str) else part, NAMES, listed_by=LISTS_PRESETS)
+            )
+    found = []
+    for kind, says in ((PRESETS, "for few steps"), (METHOD_PRESETS, "methods")):
+        of_kind = [name for name in names_in(value) if name in kind]
+        if len(of_kind) > 1:
+            raise ValueError(
+                f"has {of_kind[0]!r} and {of_kind[1]!r}, which are both {says}; one for few steps and one of a method "
+                "go together, such as lightning-4,swift"
+            )
+        found += [name for name in of_kind if name != "reference"]
+    return tuple(found) if len(found) > 1 else found[0] if found else None
+
+
 _NAMES = (  # what the authors call their files
     (r"lightning[-_ ]?([1248])[-_ ]?step", "lightning-{}"),
     (r"hyper.*?(8|12)[-_ ]?steps?[-_ ]?cfg", "hyper-cfg-{}"),
@@ -70,7 +129,7 @@ def expanded(values: Mapping[str, Any]) -> dict[str, Any]:
 
     An unknown preset, which the field refuses, changes nothing.
     """
-    preset = PRESETS.get(str(values.get("preset")))
+    preset = PRESETS.get(few_steps_in(values.get("preset")) or "")
     if preset is None:
         return dict(values)
     asked = values.get("steps")
@@ -100,9 +159,10 @@ def _with_prediction(model: Any, prediction: str) -> Any:
     return model if model.prediction != "auto" else model.model_copy(update={"prediction": prediction})
 
 
-def method_values(preset: str | None) -> MethodValues:
+def method_values(preset: Any) -> MethodValues:
     """Return the values of methods that go with a preset of up to four steps; none for others."""
-    return FEW_STEPS if preset is not None and PRESETS[preset].steps <= 4 else {}
+    name = few_steps_in(preset)
+    return FEW_STEPS if name is not None and PRESETS[name].steps <= 4 else {}
 
 
 def named_in(name: str) -> str | None:

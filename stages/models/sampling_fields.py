@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field
 
 from freescale import SOLVERS
 from freescale.noise_levels import SIGMAS, SPACINGS
-from stages.models.presets import PRESETS, expanded
+from stages.models.method_presets import with_method
+from stages.models.presets import NAMES, checked_preset, expanded
 from stages.models.samplers import with_sampler
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ else:  # a new solver of the kernel is a choice here without an edit
     SolverName = Literal[("auto", *SOLVERS)]
     Sigmas = Literal[("auto", "uniform", *SIGMAS)]
     TimestepSpacing = Literal[("auto", *SPACINGS)]
-    PresetName = Literal[tuple(PRESETS)]
+    PresetName = Literal[NAMES]
 
 
 def _interval(value: Any) -> Any:
@@ -36,6 +37,16 @@ def _interval(value: Any) -> Any:
     if not 0.0 <= start < end <= 1.0:
         raise ValueError("is not START:END with 0 <= START < END <= 1, such as 0.2:0.8")
     return start, end
+
+
+def _factor(value: Any) -> Any:
+    """Return `auto` or a number above 1 as they are. Raises `ValueError` for another value."""
+    try:
+        if value in (None, "auto") or (not isinstance(value, bool) and 1.0 < float(value) <= MOST_THINNED):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"is not auto or a factor above 1, to {MOST_THINNED:g}, such as 2")
 
 
 def _listed(value: Any) -> Any:
@@ -53,6 +64,15 @@ def _timesteps(value: Any) -> Any:
     return value
 
 
+Preset = Annotated[
+    PresetName | tuple[PresetName, ...] | None,
+    BeforeValidator(checked_preset, json_schema_input_type=PresetName | tuple[PresetName, ...] | str | None),
+]
+MOST_THINNED = 16.0  # times a side
+DeepCache = Annotated[int | None, Field(ge=2, le=50)]
+Branch = Annotated[int, Field(ge=0, le=64)]
+DeepCacheLevels = Literal["base", "all"]
+Thinned = Annotated[Literal["auto"] | float | None, BeforeValidator(_factor)]
 Interval = Annotated[
     tuple[float, float] | None, BeforeValidator(lambda value: None if value is None else _interval(value))
 ]
@@ -67,7 +87,7 @@ def sampling_of(values: Any) -> Any:
     """
     if not isinstance(values, dict):
         return values
-    filled = with_sampler(expanded(with_sampler(values)))
+    filled = with_sampler(expanded(with_sampler(with_method(values))))
     timesteps, steps = _listed(filled.get("timesteps")), filled.get("steps")
     if not timesteps:
         return filled

@@ -21,7 +21,7 @@ from stages.planner.amounts import enough_bytes, show_bytes
 from stages.planner.estimate import Estimate, estimate, resident, rough_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from stages.call import Call
     from stages.device import Named
@@ -73,10 +73,11 @@ class Fit:
     fits: bool
 
 
-def next_saving(part: str, taken: Iterable[str], options: RunOptions) -> Saving | None:
-    """The mildest saving for a part of a model that is not taken yet and would change the options."""
+def next_saving(parts: Collection[str], taken: Iterable[str], options: RunOptions) -> Saving | None:
+    """The mildest saving for the parts of a model that work, not taken yet, which would change the options."""
     for saving in SAVINGS:
-        if part in saving.parts and saving.name not in taken and _tightens(saving, options):
+        helps = any(part in parts for part in saving.parts) and not ("offload" in saving.change and "unet" in parts)
+        if helps and saving.name not in taken and _tightens(saving, options):
             return saving
     return None
 
@@ -96,7 +97,7 @@ def fit(call: Call, info: ModelInfo, options: RunOptions, budget: int, device: s
     No saving and every saving are tried first, so that a call that can never fit costs two traces. `device` is its
     kind: `cpu`, `cuda` or `mps`.
     """
-    steps = list(_steps(call.stage.part, options))
+    steps = list(_steps(call.stage.parts, options))
     if not steps or resident(call, info, options, device) <= budget:
         plain = Fit(options, (), estimate(call, info, options, device), True)
         if plain.estimate.memory <= budget:
@@ -113,10 +114,10 @@ def fit(call: Call, info: ModelInfo, options: RunOptions, budget: int, device: s
     return whole
 
 
-def _steps(part: str, options: RunOptions) -> Iterator[tuple[RunOptions, tuple[str, ...]]]:
-    """Options and names of the savings taken, after each saving that is left for a part."""
+def _steps(parts: Collection[str], options: RunOptions) -> Iterator[tuple[RunOptions, tuple[str, ...]]]:
+    """Options and names of the savings taken, after each saving that is left for the parts that work."""
     taken: tuple[str, ...] = ()
-    while (saving := next_saving(part, taken, options)) is not None and saving.is_planned:
+    while (saving := next_saving(parts, taken, options)) is not None and saving.is_planned:
         taken, options = (*taken, saving.name), options.model_copy(update=dict(saving.change))
         yield options, taken
 
@@ -161,7 +162,7 @@ def check_tiles(calls: Iterable[Call], info: ModelInfo, options: RunOptions, dev
     if not options.vae_memory:
         return
     needed = dict[int, SpecError]()
-    for call in _largest(call for call in calls if call.stage.part == "vae"):
+    for call in _largest(call for call in calls if "vae" in call.stage.parts):
         try:
             estimate(call, info, options, device.type)
         except SpecError as error:

@@ -11,13 +11,18 @@ accelerator's context, workspaces inside a kernel, the allocator's rounding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from freescale import METHODS
+from stages.denoise import BaseDenoise, DenoiseStage
 from stages.planner.configurations import computed, text_weights
 from stages.planner.networks import FLOAT32, TracedNetworks, part_weights
+from stages.stage import method_record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stages.call import Call
     from stages.models.folder import ModelInfo
     from stages.spec import RunOptions
@@ -54,6 +59,34 @@ def estimate(call: Call, info: ModelInfo, options: RunOptions, device: str = "cu
     return Estimate(resident(call, info, options, device), cost.activations, cost.flops, disk)
 
 
+def call_flops(calls: Sequence[Call], info: ModelInfo, options: RunOptions) -> float:
+    """Floating-point operations of one call of the UNet at the training size, as level 0 makes it; 0 without a UNet.
+
+    With guidance it is that of both halves. A render without a level 0 of its own has one all the same: at the size
+    that its cascade begins at.
+    """
+    found = [(call, call.stage) for call in calls if isinstance(call.stage, DenoiseStage)]
+    if not found:
+        return 0.0
+    call, stage = found[0]
+    if stage.level or stage.size != stage.base_size or stage.sampling.guidance_interval:
+        stage = BaseDenoise(
+            seed=0,
+            level=0,
+            size=stage.base_size,
+            base_size=stage.base_size,
+            sampling=replace(stage.sampling, guidance_interval=None),
+            method=method_record(METHODS["direct"]()),
+            start=0,
+            stop=1,
+            time_ids=stage.time_ids,
+            chunks=stage.chunks,
+            motion_fps=stage.motion_fps,
+        )
+    cost = TracedNetworks(info, dtype_of(call), options).denoise(stage, call.frames)
+    return cost.flops / (stage.stop - stage.start)
+
+
 def dtype_of(call: Call) -> str:
     """The name of the dtype that the UNet or the text encoders of a call run in; the VAE's is float32."""
     return call.model.rpartition(":")[2] if call.stage.part in ("text", "unet") else "float32"
@@ -73,7 +106,7 @@ def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> i
     if device == "cpu":
         return unet + (vae if call.level or part == "vae" else 0)
     if part == "unet":
-        return unet
+        return unet + (vae if "vae" in call.stage.parts else 0)
     return vae if options.offload else vae + unet
 
 
@@ -103,8 +136,10 @@ def rough_bytes(call: Call, info: ModelInfo) -> int:
     if call.stage.part == "text":
         return 2 * files
     first = int(info.configs[call.stage.part]["block_out_channels"][0])
+    vae = ROUGH_VAE * int(info.configs["vae"]["block_out_channels"][0]) * height * width * FLOAT32
     if call.stage.part == "vae":
-        return 2 * files + ROUGH_VAE * first * height * width * FLOAT32
+        return 2 * files + vae
     pixels = max(height * width, 16 * info.native[0] * info.native[1])  # views at once, at the training size
     cells = pixels // info.cell**2
-    return 2 * files + 2 * ROUGH_UNET * first * cells * call.frames * FLOAT32
+    unet = 2 * ROUGH_UNET * first * cells * call.frames * FLOAT32
+    return 2 * files + (max(unet, vae) if "vae" in call.stage.parts else unet)

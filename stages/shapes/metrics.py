@@ -241,6 +241,11 @@ def _templates() -> tuple[tuple[str, ...], Array]:
     return tuple(names), np.stack(outlines)
 
 
+def radius_of(shape: str) -> float:
+    """Return the root-mean-square radius of a shape of radius 1."""
+    return _moments(shape)[1]
+
+
 def _moments(shape: str) -> tuple[tuple[float, float], float]:
     """Return centroid (v, u) and root-mean-square radius of a shape in its own units, by counting on a fine grid."""
     axis = torch.linspace(-1.2, 1.2, 481)

@@ -38,6 +38,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {  # saturation at most 0.45
 }
 SHAPES = ("disc", "ring", "square", "triangle", "star")
 TEXTURES = ("plain", "striped", "dotted")
+PERIODS = {"striped": 0.5, "dotted": 0.55}  # radii of the object
 SHADE = 0.6  # of an object's colour, in the dark half of a texture
 
 
@@ -92,25 +93,30 @@ def draw(scene: Scene, height: int, width: int) -> Tensor:
     return draw_objects(scene, (scene,), height, width)
 
 
-def draw_objects(ground: Scene, objects: Sequence[Scene], height: int, width: int) -> Tensor:
-    """Render any number of scenes' objects, later ones on top, on `ground`'s background: (3, H, W) in [-1, 1]."""
+def draw_objects(
+    ground: Scene, objects: Sequence[Scene], height: int, width: int, texture_scale: float = 1.0
+) -> Tensor:
+    """Render any number of scenes' objects, later ones on top, on `ground`'s background: (3, H, W) in [-1, 1].
+
+    Stripes and dots are `texture_scale` times as large as they should be, and as far apart.
+    """
     unit = math.sqrt(height * width)
     y = ((torch.arange(height) + 0.5 - height / 2) / unit)[:, None].expand(height, width)
     x = ((torch.arange(width) + 0.5 - width / 2) / unit)[None, :].expand(height, width)
     picture = _background(ground, y, x, unit)
     for scene in objects:
-        picture = _painted(picture, scene, y, x, unit)
+        picture = _painted(picture, scene, y, x, unit, texture_scale)
     return picture * 2 - 1
 
 
-def _painted(picture: Tensor, scene: Scene, y: Tensor, x: Tensor, unit: float) -> Tensor:
+def _painted(picture: Tensor, scene: Scene, y: Tensor, x: Tensor, unit: float, texture_scale: float) -> Tensor:
     """`picture` (3, H, W) in [0, 1] with the object of `scene` on it."""
     dy, dx = y - scene.center[0], x - scene.center[1]
     c, s = math.cos(scene.rotation), math.sin(scene.rotation)
     v, u = (c * dy - s * dx) / scene.radius, (s * dy + c * dx) / scene.radius
     edge = unit * scene.radius  # pixels to one object radius
     cover = (0.5 - distance(scene.shape, v, u) * edge).clamp(0, 1)
-    dark = _texture(scene.texture, v, u, edge)
+    dark = _texture(scene.texture, v / texture_scale, u / texture_scale, edge * texture_scale)
     color = torch.tensor(COLORS[scene.color]) / 255
     paint = color[:, None, None] * (1 - (1 - SHADE) * dark)
     return picture + (paint - picture) * cover
@@ -143,10 +149,10 @@ def _texture(texture: str, v: Tensor, u: Tensor, edge: float) -> Tensor:
     if texture == "plain":
         return torch.zeros_like(v)
     if texture == "striped":
-        period = 0.5
+        period = PERIODS[texture]
         wave = (torch.remainder(v / period, 1.0) - 0.5).abs() - 0.25
         return (0.5 + wave * period * edge).clamp(0, 1)
-    period = 0.55
+    period = PERIODS[texture]
     cell = torch.hypot(torch.remainder(v, period) - period / 2, torch.remainder(u, period) - period / 2)
     return (0.5 - (cell - 0.15) * edge).clamp(0, 1)
 

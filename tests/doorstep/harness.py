@@ -59,15 +59,25 @@ NEVER = ("Traceback", "<_io.", " object at 0x", "codec can't", "validation error
 """Texts of Python and its libraries that no person may see."""
 
 
+LONG = 10
+"""Cases that make a table a long one."""
+
 SPENT: list[float] = []
 """Seconds of a core that each case took."""
 
 
 def table(*cases: Case) -> Any:
-    """Return the decorator that runs a test once a case, as its argument `case`."""
+    """Return the decorator that runs a test once a case, as its argument `case`.
+
+    Of a long table every third case runs with the thorough tests only.
+    """
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases have one name"
-    return pytest.mark.parametrize("case", cases, ids=names)
+    thorough = set(range(2, len(cases), 3)) if len(cases) >= LONG else set()
+    marks = [pytest.mark.thorough if i in thorough else () for i in range(len(cases))]
+    return pytest.mark.parametrize(
+        "case", [pytest.param(c, id=n, marks=m) for c, n, m in zip(cases, names, marks, strict=True)]
+    )
 
 
 def check(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Said:

@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.doorstep.harness import Case, check, prepare, table
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
 
 SIZE = "--size 256x192 --steps 2"
 SOURCE = f"plan x --image a.png {SIZE}"
@@ -160,6 +160,7 @@ def test_a_place_that_takes_no_result_is_refused_before_the_work(
     check(case, tmp_path, monkeypatch)
 
 
+@pytest.mark.thorough
 def test_a_done_run_needs_neither_its_model_nor_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Render, redo; then the files are gone, and everything that was made is delivered again."""
     from stages.models.folder import EMBEDDED

@@ -197,6 +197,7 @@ def test_a_killed_render_with_adapters_ends_with_the_same_bytes(tmp_path: Path) 
     assert (tmp_path / "killed" / "out.png").read_bytes() == (tmp_path / "quiet" / "out.png").read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_model_in_a_single_file_goes_on_with_the_bytes_of_its_folder(quiet: dict[str, Any], tmp_path: Path) -> None:
     """Killed after its first checkpoint inside a stage."""
     save_file(dict(shapes_original()), tmp_path / "shapes.safetensors")

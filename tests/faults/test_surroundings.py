@@ -101,7 +101,7 @@ def broken_pipe(told: Path) -> None:
     points(
         (full_log, closed_terminal, broken_pipe),
         ("out", "err"),
-        kept=lambda lose, stream: stream == "err" or lose is broken_pipe,
+        kept=lambda lose, stream: (lose, stream) in ((full_log, "err"), (broken_pipe, "out")),
     ),
 )
 def test_an_output_that_is_lost_ends_no_work(folder: Path, lose: Callable[[Path], None], stream: str) -> None:
@@ -139,7 +139,7 @@ def test_a_signal_stops_with_a_checkpoint_and_is_held_against_no_job(folder: Pat
     complete(folder)
 
 
-@pytest.mark.parametrize("boot", ["this", "another"])
+@pytest.mark.parametrize("boot", ["this", pytest.param("another", marks=pytest.mark.thorough)])
 def test_a_process_that_is_killed_costs_no_job_its_night(folder: Path, boot: str) -> None:
     """With kill -9 in three nights, or with a machine that was started again; the fourth night does the rest."""
     home = Home(folder / "home")
@@ -195,6 +195,7 @@ def work_in_thread(home: Home, jobs: Any, out: Path) -> tuple[threading.Thread, 
     return thread, states
 
 
+@pytest.mark.thorough
 def test_a_full_disk_for_the_pictures_is_waited_for(folder: Path, small_disk: Path) -> None:
     home = Home(folder / "home")
     jobs: tuple[QueuedJob, ...] = read_jobs(folder / "jobs.jsonl", home).jobs

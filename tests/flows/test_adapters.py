@@ -104,6 +104,7 @@ def test_an_adapter_without_text_keeps_the_encoded_prompt(home: Path) -> None:
     assert job(home, "a red disc", "both:0").run == job(home).run, "also the file is the same, with its spec"
 
 
+@pytest.mark.thorough
 def test_the_picture_of_a_weight_of_0_is_the_base_s_and_others_differ(home: Path, tmp_path: Path) -> None:
     pictures = {
         loras: session_in(home).render(job(home, "a red disc", *loras)).pixels_sha256

@@ -100,6 +100,7 @@ def test_a_passing_fault_costs_a_retry(home: Home, tmp_path: Path, monkeypatch: 
     assert tried.count("a poison square") == 3
 
 
+@pytest.mark.thorough
 def test_a_full_disk_is_waited_for_and_counts_for_nothing(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_full_disk_is_waited_for_and_counts_for_nothing(
     assert len(tried) == 6
 
 
+@pytest.mark.thorough
 def test_a_run_held_by_another_process_is_passed_over(home: Home, tmp_path: Path) -> None:
     jobs = queue(home, tmp_path, PROMPTS[::2])
     working = night(home, tmp_path)

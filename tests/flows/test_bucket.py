@@ -53,6 +53,7 @@ def render(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.thorough
 def test_what_one_machine_rendered_another_has(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

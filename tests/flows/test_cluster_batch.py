@@ -82,6 +82,7 @@ def poison(dask_worker: Any) -> None:
     Session.render = deadly  # type: ignore[method-assign]
 
 
+@pytest.mark.thorough
 def test_the_same_bytes_as_alone_over_two_workers(home: Home, client: Client) -> None:
     jobs = queue(home, "a red disc on sand", "a green ring on snow", "a blue star on sand", steps=2)
     at_once: list[int] = []

@@ -130,6 +130,7 @@ def test_another_comparison_is_not_written_over(folder: Path, compare: Callable[
     assert (folder / "comparison.json").read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_what_fails_is_set_aside_and_shown_as_such(
     compare: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,3 +33,13 @@ def test_short_forms_pass_the_servers_check() -> None:
     spec = compare.validate_parameters({"spec": short})["spec"]
     assert [entry.label for entry in spec.methods] == ["freescale/no-fusion", "plain"]
     assert spec.sizes == ((512, 512), (64, 64))
+
+
+@pytest.mark.parametrize("preset", ["swift", "lightning-4,swift", ["swift", "lightning-4"], "reference", None])
+def test_presets_pass_the_servers_check(preset: Any) -> None:
+    from flows.deployments.render import render
+
+    given = {"spec": {"prompt": "x", "preset": preset}}
+    validate(given, parameter_schema(render).model_dump_for_openapi(), raise_on_error=True, ignore_required=True)
+    spec = render.validate_parameters(given)["spec"]
+    assert spec.method.name == ("swift" if "swift" in str(preset) else "freescale")

@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from flows.home import Home
 from flows.rendering.stop import SIGNALS
 from stages.errors import SpecError, StageError
 from stages.metrics.spec import EvaluationSpec, make_evaluation
+from stages.metrics.validated import shown
 from stages.runner import Interrupted, Runner
 from stages.shapes.scenes import draw, sample_scene
 from tests.homes import session_in
@@ -96,9 +98,44 @@ def test_the_tables_agree(whole: tuple[Evaluation, Readings]) -> None:
     assert len(record["pictures"]) == 6
     assert {"run", "seed", "objects", "seconds"} <= record["pictures"][0].keys()
     page = as_markdown(evaluation, found).splitlines()
-    assert page[0].startswith("| method | size | n | FID | KID | IS |")
+    marks = [seen.mark for metric in ("fid", "kid", "is") if (seen := shown(metric)) is not None]
+    assert page[0].startswith("| method | size | n | FID {} | KID {} | IS {} |".format(*marks))
     assert page[2].startswith("| direct | 192x128 | 3 |")
     assert page[2].count("|") == page[0].count("|")
+
+
+def test_the_table_says_what_each_column_was_shown_to_see(whole: tuple[Evaluation, Readings]) -> None:
+    evaluation, readings = whole
+    found = list(cells(evaluation, readings))
+    right = shown("right")
+    assert right is not None
+    told = as_json(evaluation, found, readings)["seen"]["right"]
+    assert told == {"verdict": right.word, "worse": right.worse, "better": right.better}
+    page = as_markdown(evaluation, found)
+    (line,) = (line for line in page.splitlines() if line.startswith("* ") and " right" in line)
+    assert line.endswith(f": {', '.join(right.worse)}")
+    assert "No column can judge on shapes: scale fusion" in page
+    other = replace(evaluation, spec=evaluation.spec.model_copy(update={"prompts": ("a", "b", "c")}))
+    assert as_json(other, found, readings)["seen"] == {}
+    assert "No column was tested on true and damaged pictures of this kind" in as_markdown(other, found)
+
+
+def test_texture_and_seams_are_read_beside_what_is_there(
+    whole: tuple[Evaluation, Readings], home: Path, making: list[str]
+) -> None:
+    evaluation, readings = measured(make_evaluation(SMALL | {"metrics": ["objects", "texture", "seams"]}), home)
+    assert set(making) <= {"render_features", "judge_texture", "seams"}, "nothing is rendered for them"
+    found = [row for row in numbers(evaluation, readings) if row["method"] == "direct"]
+    assert [row["metric"] for row in found][-4:] == ["texture", "period", "period_right", "seams"]
+    asked = sum("striped" in p.prompt or "dotted" in p.prompt for p in evaluation.pictures if p.group == "direct")
+    by = {row["metric"]: row for row in found}
+    assert (by["texture"]["n"], by["period_right"]["n"], by["seams"]["n"]) == (3, asked, 3)
+    assert {picture["texture_ok"] for picture in as_json(evaluation, [], readings)["pictures"]} <= {0, 1}
+    assert (
+        as_markdown(evaluation, list(cells(evaluation, readings)))
+        .splitlines()[2]
+        .startswith("| direct | 192x128 | 3 |")
+    )
 
 
 def test_the_reference_is_an_independent_draw_of_the_same_prompts(whole: tuple[Evaluation, Readings]) -> None:
@@ -127,6 +164,7 @@ def test_other_crops_render_nothing(whole: tuple[Evaluation, Readings], home: Pa
     assert crops == [3 * 6, 3 * 6]
 
 
+@pytest.mark.thorough
 def test_stopped_and_gone_on_gives_the_same_numbers(
     whole: tuple[Evaluation, Readings], tmp_path: Path, making: list[str]
 ) -> None:
@@ -257,6 +295,7 @@ def making(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"crops": {"side": 160}}, "crops.side: 160 pixels do not fit in direct 192x128 0-0"),
         ({"extractor": "inception"}, "weights.inception"),
         ({"metrics": ["clip_score"]}, "weights.clip"),
+        ({"prompts": ["a", "b"], "metrics": ["texture"]}, "'texture' is known only for prompts 'shapes'"),
         ({"model": {"name": "nothing"}}, "model: 'nothing' is not on disk"),
     ],
 )

@@ -99,6 +99,7 @@ def test_a_record_says_the_models_own_values_and_is_the_same_evaluation_again(ho
     assert made == {entry.method for entry in again.spec.methods}
 
 
+@pytest.mark.thorough
 def test_every_method_has_every_number(whole: tuple[Evaluation, Readings]) -> None:
     evaluation, readings = whole
     assert not readings.failed

@@ -200,6 +200,7 @@ def assert_same_video(home: Home, made: Result, alone: tuple[Home, Result]) -> N
     assert not list(home.root.glob("cache/tiles/*"))
 
 
+@pytest.mark.thorough
 def test_the_frames_of_a_video_over_workers_are_the_same(
     tmp_path: Path,
     client: Client,
@@ -244,6 +245,7 @@ def test_a_worker_killed_at_a_frame_changes_nothing(
     assert_same_video(Home(tmp_path), made, video)
 
 
+@pytest.mark.thorough
 def test_a_worker_out_of_memory_at_a_frame_steps_down(
     tmp_path: Path, client: Client, strikes: Path, clip: dict[str, Any], video: tuple[Home, Result]
 ) -> None:

@@ -48,6 +48,7 @@ def test_all_is_well(client: SyncPrefectClient) -> None:
     assert [what for what, _, _ in found].count("deployment") == 5
 
 
+@pytest.mark.thorough
 @pytest.mark.server
 def test_each_thing_that_is_missing_is_a_sentence(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     client.update_work_pool(POOL, WorkPoolUpdate(is_paused=True))

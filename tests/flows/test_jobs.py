@@ -117,6 +117,7 @@ HOSTILE = st.one_of(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=HOSTILE, image=HOSTILE, mask=HOSTILE)
 @example(name="fine", image="con\0", mask="x")
@@ -128,3 +129,23 @@ def test_hostile_names_and_paths_write_nothing(home: Home, tmp_path: Path, name:
     assert listed.jobs == ()
     assert len(listed.problems) == 1
     assert {p.name for p in tmp_path.iterdir()} <= {"hostile.jsonl", "home"}
+
+
+def test_jobs_have_presets(home: Home, tmp_path: Path) -> None:
+    """In every form: a column, a list, a default, a grid; the method's own fields come before its values."""
+    small = "size: 192x128"
+    files = {
+        "a.csv": 'prompt,size,preset,method.leave\nx,192x128,"lightning-4,swift",0.5\nx,192x128,reference,\n',
+        "b.yaml": f"- {{prompt: x, {small}, preset: [swift, lightning-4], method: {{leave: 0.5}}}}",
+        "c.yaml": f"{{defaults: {{prompt: x, {small}}}, grid: {{preset: [reference, swift, draft]}}}}",
+        "d.yaml": f"{{defaults: {{prompt: x, {small}}}, jobs: [{{}}, {{preset: swift}}, {{preset: draft}}]}}",
+    }
+    found = {name: read_jobs(write(tmp_path, name, text), home) for name, text in files.items()}
+    assert [jobs.problems for jobs in found.values()] == [()] * 4
+    runs = {name: {queued.job.run for queued in jobs.jobs} for name, jobs in found.items()}
+    assert runs["c.yaml"] == runs["d.yaml"]
+    assert len(runs["c.yaml"]) == 3
+    assert len(runs["a.csv"] & runs["b.yaml"]) == 1
+    assert len(runs["a.csv"] & runs["c.yaml"]) == 1
+    said = read_jobs(write(tmp_path, "e.yaml", f"- {{prompt: x, {small}, preset: swift, method: direct}}"), home)
+    assert "e.yaml:1: preset: 'swift' is the method 'swift', and method is 'direct'" in str(said.problems[0])

@@ -83,6 +83,7 @@ def test_once_makes_all_and_twice_doubles_nothing(prefect_server: str) -> None:
         assert trigger.for_each == {"prefect.resource.id"}
 
 
+@pytest.mark.thorough
 def test_a_deployment_made_before_names_the_flow_of_today(prefect_server: str) -> None:
     """A server that knows a flow by the module it was in before: setup changes the deployment and keeps its choices."""
     setup("15 22 * * *", "Europe/Vienna", "04:30", api=prefect_server)
@@ -148,6 +149,7 @@ def successors(deployment: UUID, run: UUID) -> list[dict[str, Any]]:
     return [found.parameters for found in runs if str(run) in found.parameters.get("crashed", [])]
 
 
+@pytest.mark.thorough
 def test_a_crashed_run_is_run_again_with_its_parameters_and_not_for_ever(prefect_server: str) -> None:
     setup(until="05:45", api=prefect_server)
     with get_client(sync_client=True) as client:

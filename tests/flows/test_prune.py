@@ -78,6 +78,7 @@ def test_pictures_stay_and_what_they_were_made_from_is_made_again(home: Home) ->
     assert session(home).render(prepare(spec, home)).pixels_sha256 == expected != first.pixels_sha256
 
 
+@pytest.mark.thorough
 def test_an_unfinished_run_keeps_all_and_goes_on(tmp_path: Path) -> None:
     home = Home(tmp_path)
     job = prepare(make_spec(SMALL), home)

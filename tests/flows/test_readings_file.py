@@ -59,6 +59,7 @@ def files(homes: tuple[Home, Home], tmp_path_factory: pytest.TempPathFactory) ->
     return found
 
 
+@pytest.mark.thorough
 def test_the_halves_of_two_machines_make_the_table_of_one(
     homes: tuple[Home, Home], files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def artifacts() -> dict[str, Artifact]:
         return {artifact.key: artifact for artifact in newest_last if artifact.key is not None}
 
 
+@pytest.mark.thorough
 def test_evaluate_measures_and_goes_on(home: Home) -> None:
     values: dict[str, Any] = {"methods": ["direct"], "sizes": ["64x64"], "count": 2, "steps": 3, "metrics": ["kid"]}
     spec = make_evaluation(values)
@@ -94,6 +95,7 @@ def test_render_is_the_command_lines_and_its_stages_are_tasks(home: Home) -> Non
     assert {states[name] for name in states if name.startswith("detail_pass 1")} == {"Completed"}
 
 
+@pytest.mark.thorough
 def test_compare_shows_its_pictures_and_the_server_their_states(home: Home) -> None:
     spec = make_grid(
         {"methods": ["direct", "hidiffusion"], "sizes": ["64x64"], "prompts": ["a red disc {x}"], "steps": 2}
@@ -155,6 +157,7 @@ def test_a_night_renders_what_is_in_the_folder_and_sets_aside_the_poison(
     assert str(again.message).split("; page: ")[0] == "2 done, 1 set aside"  # the next night has nothing new to do
 
 
+@pytest.mark.thorough
 def test_a_night_with_a_job_left_out_is_incomplete(home: Home) -> None:
     jobs(home.root / "jobs", one=job("a red disc") + job("a blue disc").replace("64x64", "63x64"))
     ended = overnight(options=OPTIONS, skip_bad=True, return_state=True)
@@ -200,6 +203,7 @@ def committed(home: Home) -> int:
     return len(list((home.root / "store").glob("manifests/*/*.json")))
 
 
+@pytest.mark.thorough
 def test_paused_the_device_is_free_and_resumed_it_goes_on(home: Home) -> None:
     jobs(home.root / "jobs", one=job("a red disc", steps=20) + job("a green ring"))
     released: list[float] = []
@@ -238,6 +242,7 @@ def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Ho
     assert again.pixels_sha256 == plain.pixels_sha256
 
 
+@pytest.mark.thorough
 def test_suspended_the_flow_ends_suspended(home: Home) -> None:
     """The job has many steps, so that it runs still when a server that is busy is heard."""
     jobs(home.root / "jobs", one=job("a red disc", steps=400))

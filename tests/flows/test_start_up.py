@@ -65,7 +65,7 @@ def test_a_light_command_imports_no_heavy_package(tmp_path: Path) -> None:
     home = ROOT / "tests" / "golden" / "home"
     run = sorted(path.name for path in (home / "store" / "runs").iterdir())[0]
     help, listed = ("freescale --help", "freescale render --help"), f"freescale runs --home {tmp_path}"
-    modules = imported(*help, listed, f"freescale show {run} --home {home}")
+    modules = imported(*help, listed, "freescale presets", f"freescale show {run} --home {home}")
     assert modules & HEAVY == set()
     assert len(modules) <= 500
 
@@ -85,7 +85,7 @@ def test_a_first_plan_traces_in_another_process_and_a_second_one_not_at_all(tmp_
 
 
 @pytest.mark.skipif(DRIVEN, reason="torch is asked for the memory of an accelerator")
-@pytest.mark.parametrize("size", ["512x512", "16384x16384"])
+@pytest.mark.parametrize("size", [pytest.param("512x512", marks=pytest.mark.thorough), "16384x16384"])
 def test_a_first_plan_of_a_usual_size_imports_no_torch(size: str, tmp_path: Path) -> None:
     """What traces find of the embedded models comes with the package."""
     modules = imported(shlex.join(("freescale", "plan", "a red disc", "--size", size, "--home", str(tmp_path))))

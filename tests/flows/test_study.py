@@ -135,6 +135,7 @@ def test_a_voter_fills_the_page_and_the_ballot_counts(study: Path, tmp_path: Pat
     assert sum(shares.values()) == 3.0
 
 
+@pytest.mark.thorough
 def test_shares_and_intervals(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [
         ballot(study, tmp_path / f"{i}.json", i, lambda q, m, i=i: "FreeScale" if i % 4 else "direct") for i in range(8)

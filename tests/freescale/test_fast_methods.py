@@ -100,7 +100,7 @@ def test_equal_weights_of_frecas_are_plain_guidance(denoiser: Denoiser, schedule
 @torch.no_grad()
 def test_swift_without_guidance_asks_the_unet_once(denoiser: Denoiser, scheduler_config: dict[str, Any]) -> None:
     schedule, seen = make_schedule(scheduler_config, 3), list[int]()
-    handle = denoiser.unet.register_forward_pre_hook(lambda unet, given: seen.append(len(given[0])))
+    handle = denoiser.network.register_forward_pre_hook(lambda unet, given: seen.append(len(given[0])))
     for method in (Swift(), Draft()):
         method.predict(denoiser, normal((1, 4, 17, 20), 1), Moment(level_at(1), 1, schedule, 7))
     handle.remove()

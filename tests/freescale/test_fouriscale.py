@@ -351,7 +351,7 @@ class TestBranches:
         self, denoiser: Denoiser, scheduler_config: Any
     ) -> None:
         """Also in two calls, for two pictures at once, and amplified up to the fall."""
-        unet, schedule = denoiser.unet, make_schedule(scheduler_config, 10)
+        unet, schedule = denoiser.network, make_schedule(scheduler_config, 10)
         latents = 5.0 * normal((1, 4, *LARGE.latent_hw), 1)
         method = FouriScale()
         base = method.base_for(unet, LARGE)
@@ -388,8 +388,8 @@ class TestBranches:
     def test_equal_branches_are_plain_guidance_with_dilation(self, denoiser: Denoiser, scheduler_config: Any) -> None:
         """Masks of ones and no divisor: what is left is dilation."""
         method, level = FouriScale(floor=1.0, weak_divisor=1.0), Level(0, (256, 256), (64, 64))
-        names = [name for layer in SDXL.layers for name in convs_under(denoiser.unet, layer)]
-        with patched(denoiser.unet, [dilate_convs(names, (4, 4))]):
+        names = [name for layer in SDXL.layers for name in convs_under(denoiser.network, layer)]
+        with patched(denoiser.network, [dilate_convs(names, (4, 4))]):
             expected = self.predict(denoiser, Direct(), scheduler_config, 2, level)
         output = self.predict(denoiser, method, scheduler_config, 2, level)
         torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
@@ -404,7 +404,7 @@ class TestBranches:
 
     def test_three_rows_then_two(self, denoiser: Denoiser, scheduler_config: Any) -> None:
         rows: list[int] = []
-        handle = denoiser.unet.conv_in.register_forward_hook(lambda _m, _a, output: rows.append(len(output)))
+        handle = denoiser.network.conv_in.register_forward_hook(lambda _m, _a, output: rows.append(len(output)))
         try:
             for step in (0, 6, 7):
                 self.predict(denoiser, FouriScale(), scheduler_config, step)
@@ -415,7 +415,7 @@ class TestBranches:
     def test_stable_diffusion_grows_from_its_square(self, sd_denoiser: Denoiser, scheduler_config: Any) -> None:
         """With its downsampler of stride 2, which is filtered at half the spread."""
         level = Level(0, (64, 256), base_size_for((64, 256), (64, 64)))
-        assert FouriScale().base_for(sd_denoiser.unet, level) == (64, 64)
+        assert FouriScale().base_for(sd_denoiser.network, level) == (64, 64)
         output = self.predict(sd_denoiser, FouriScale(), scheduler_config, 2, level)
         assert output.isfinite().all()
         assert not torch.equal(output, self.predict(sd_denoiser, Direct(), scheduler_config, 2, level))
@@ -449,32 +449,32 @@ def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any,
 
 
 def test_nothing_is_left_on_the_unet(denoiser: Denoiser, scheduler_config: Any) -> None:
-    before = snapshot(denoiser.unet)
+    before = snapshot(denoiser.network)
     schedule, method = make_schedule(scheduler_config, 4), FouriScale()
     start = method.start((1, 4, *LARGE.latent_hw), Moment(LARGE, 0, schedule, 7))
     for _ in denoise(denoiser, start, schedule, method, LARGE, seed=7):
-        assert is_same(before, snapshot(denoiser.unet))
+        assert is_same(before, snapshot(denoiser.network))
 
 
 @pytest.mark.parametrize("split", [False, True])
 def test_nothing_is_left_after_an_exception(denoiser: Denoiser, scheduler_config: Any, split: bool) -> None:
     """Raised deep inside the first pass, and in the one with shared attention."""
-    before, calls = snapshot(denoiser.unet), []
+    before, calls = snapshot(denoiser.network), []
 
     def fail(*_: Any) -> None:
         calls.append(1)
         if len(calls) > int(split):
             raise RuntimeError("deep inside")
 
-    handle = denoiser.unet.up_blocks[1].resnets[1].conv2.register_forward_hook(fail)
+    handle = denoiser.network.up_blocks[1].resnets[1].conv2.register_forward_hook(fail)
     frugal = dataclasses.replace(denoiser, compute=Compute(split_guidance=split))
     try:
         with pytest.raises(RuntimeError, match="deep inside"):
             render(frugal, FouriScale(), LARGE, make_schedule(scheduler_config, 4))
     finally:
         handle.remove()
-    assert is_same(before, snapshot(denoiser.unet))
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in denoiser.unet.modules())
+    assert is_same(before, snapshot(denoiser.network))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in denoiser.network.modules())
 
 
 def test_unknown_layers_are_refused(denoiser: Denoiser, scheduler_config: Any) -> None:

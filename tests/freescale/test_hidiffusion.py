@@ -50,13 +50,15 @@ def windows_on(size: Grid, native: Grid, layout: Any, steps: int = 50, **options
     ("size", "native", "layout", "rad", "pool"),
     [
         ((2048, 2048), SDXL, "sdxl", [[2, 0, 7]], [[2, 8, 19]]),
-        ((4096, 2048), SDXL, "sdxl", [[2, 0, 7]], [[2, 8, 19]]),  # one side below 4096
-        ((8192, 2048), SDXL, "sdxl", [[2, 0, 7]], [[2, 8, 19]]),
-        ((4096, 4096), SDXL, "sdxl", [[2, 0, 14]], [[2, 0, 34]]),
-        ((4096, 5120), SDXL, "sdxl", [[2, 0, 14]], [[2, 0, 34]]),
-        ((8192, 8192), SDXL, "sdxl", [[2, 0, 14]], [[4, 0, 34]]),  # ours
-        ((1024, 1024), SD, "sd", [[2, 0, 19]], []),
-        ((2048, 2048), SD, "sd", [[2, 0, 34]], [[2, 0, 14]]),
+        pytest.param(
+            (4096, 2048), SDXL, "sdxl", [[2, 0, 7]], [[2, 8, 19]], marks=pytest.mark.thorough
+        ),  # one side below 4096
+        pytest.param((8192, 2048), SDXL, "sdxl", [[2, 0, 7]], [[2, 8, 19]], marks=pytest.mark.thorough),
+        pytest.param((4096, 4096), SDXL, "sdxl", [[2, 0, 14]], [[2, 0, 34]], marks=pytest.mark.thorough),
+        pytest.param((4096, 5120), SDXL, "sdxl", [[2, 0, 14]], [[2, 0, 34]], marks=pytest.mark.thorough),
+        pytest.param((8192, 8192), SDXL, "sdxl", [[2, 0, 14]], [[4, 0, 34]], marks=pytest.mark.thorough),  # ours
+        pytest.param((1024, 1024), SD, "sd", [[2, 0, 19]], [], marks=pytest.mark.thorough),
+        pytest.param((2048, 2048), SD, "sd", [[2, 0, 34]], [[2, 0, 14]], marks=pytest.mark.thorough),
         ((4096, 4096), SD, "sd", [[4, 0, 34]], [[2, 0, 14]]),  # ours
         ((512, 512), (128, 128), "sdxl", [[2, 0, 14]], [[2, 0, 34]]),  # the classes scale with the model
     ],
@@ -239,6 +241,7 @@ def test_shift_follows_from_seed_level_step_and_layer() -> None:
     assert quarters(8) != quarters() != quarters(step=4)
 
 
+@pytest.mark.thorough
 def test_everything_off_is_plain_sampling(sdxl_unet: Any, conditioning: Conditioning, scheduler_config: Any) -> None:
     denoiser, schedule = Denoiser(sdxl_unet, conditioning, 3.0), make_schedule(scheduler_config, 3)
     level = Level(0, TARGET, (64, 80))

@@ -122,6 +122,7 @@ class TestUNet:
             assert list(temporal_patches(torch.zeros(shape), level)) == []
         assert list(temporal_patches(torch.zeros(1, 4, 9, 8, 10), dataclasses.replace(level, frames=None))) == []
 
+    @pytest.mark.thorough
     def test_all_attention_over_frames_is_windowed(self, kind: str) -> None:
         """And nothing else; and one window of all frames is the layer itself; no trace is left, also of a failure."""
         unet = video_unet(kind)
@@ -151,10 +152,10 @@ class TestUNet:
         """11 frames of a model for 4: differs from attending to all, resumes to the same bits, leaves no trace."""
         level = Level(0, (64, 80), (64, 80), frames=NATIVE)
         denoiser, schedule = Denoiser(video_unet(kind), video_text(kind)), make_schedule(scheduler_config, 2)
-        before = snapshot(denoiser.unet)
+        before = snapshot(denoiser.network)
         start = Direct().start((1, 4, 11, 8, 10), Moment(level, 0, schedule, 7))
         steps = list(denoise(denoiser, start, schedule, FreeScale(freeu=None), level, seed=7))
-        assert is_same(before, snapshot(denoiser.unet))
+        assert is_same(before, snapshot(denoiser.network))
         resumed = list(denoise(denoiser, steps[0].latents, schedule, FreeScale(freeu=None), level, seed=7, start=1))
         assert torch.equal(steps[-1].latents, resumed[-1].latents)
         assert steps[-1].latents.isfinite().all()
@@ -169,10 +170,10 @@ class TestUNet:
         for frames in (3, 6):
             level = Level(0, (64, 80), (64, 80), frames=NATIVE)
             latents = normal((1, 4, frames, 8, 10), 1)
-            with torch.no_grad(), patched(denoiser.unet, temporal_patches(latents, level)):
+            with torch.no_grad(), patched(denoiser.network, temporal_patches(latents, level)):
                 plain = denoiser(latents, 1, schedule)
             monkeypatch.setattr(long_videos, "MOST_ROWS", 50)
-            with torch.no_grad(), patched(denoiser.unet, temporal_patches(latents, level)):
+            with torch.no_grad(), patched(denoiser.network, temporal_patches(latents, level)):
                 chunked = denoiser(latents, 1, schedule)
             monkeypatch.undo()
             assert (plain - chunked).abs().max() < 1e-5

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from freescale.cascade import Level
 from freescale.forward_process import normal, renoise
+from freescale.grid_attention import GridAttention
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import Direct, FreeScale, Method
 from freescale.moment import Moment
 from freescale.sampling import denoise
-from freescale.scale_fusion import ScaleFusion
+from freescale.scale_fusion import Fusion
 from freescale.schedule import make_schedule
 from freescale.unet_patches import patched, spatial_self_attentions
 from tests.toys import BASE, TARGET, level_at, render
@@ -78,7 +79,8 @@ def test_what_is_on_when(sdxl_unet: Any, scheduler_config: Any) -> None:
     schedule = make_schedule(scheduler_config, 50)
     for step, is_dilated in [(15, True), (34, True), (35, False), (49, False)]:
         with patched(sdxl_unet, FreeScale().patches(Moment(level_at(1), step, schedule, 0))):
-            fused = [p for p in sdxl_unet.attn_processors.values() if isinstance(p, ScaleFusion)]
+            wrapped = [p for p in sdxl_unet.attn_processors.values() if isinstance(p, GridAttention)]
+            fused = [p for p in wrapped if isinstance(p.asked, Fusion)]
             assert len(fused) == len(spatial_self_attentions(sdxl_unet)) == 17
             dilated = sum(getattr(module, "dilation", 1) == (2, 2) for module in sdxl_unet.modules())
             assert dilated == (9 if is_dilated else 0)
@@ -122,6 +124,7 @@ class TestAnchor:
         output = render(denoiser, method, level, schedule)
         torch.testing.assert_close(output, step.latents, atol=1e-5, rtol=1e-5)
 
+    @pytest.mark.thorough
     def test_large_exponent_lets_go(self, denoiser: Denoiser, scheduler_config: Any) -> None:
         schedule, level = make_schedule(scheduler_config, 3), level_at(1)
         free = render(denoiser, FreeScale(lerp=False), level, schedule)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from freescale.forward_process import generator
+from freescale.grid_attention import GridAttention
 from freescale.heads import project
-from freescale.patch_attention import PatchAttention, PatchProcessor, attend_blocks, blocks
+from freescale.patch_attention import PatchAttention, attend_blocks, blocks
 from freescale.windows import window_size
 from tests.freescale.test_scale_fusion import CHANNELS, attention, tokens
 
@@ -47,9 +48,9 @@ def test_equals_attention_with_a_mask(grid: tuple[int, int], scale: tuple[float,
         torch.testing.assert_close(found, slow.transpose(1, 2).flatten(2), atol=1e-12, rtol=0)
 
 
-def processor(grid: tuple[int, int], asked: PatchAttention) -> tuple[Any, PatchProcessor]:
+def processor(grid: tuple[int, int], asked: PatchAttention) -> tuple[Any, GridAttention]:
     attn = attention()
-    return attn, PatchProcessor(
+    return attn, GridAttention(
         attn.processor, "a.attentions.0.transformer_blocks.0.attn1", {"a.attentions.0": grid}, asked
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +19,12 @@ from freescale.methods import Direct
 from freescale.sampling import denoise
 from freescale.schedule import Schedule, make_schedule
 from freescale.solvers import SOLVERS, SolverTraits
+from tests.toys import goes_on, level_at, run_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from freescale.moment import Moment
     from freescale.solvers import History, NoiseLevels
 
 # diffusers hands tensors to numpy in the way of numpy 1.
@@ -286,7 +289,7 @@ class Toward:
     compute = Compute()
 
     def __init__(self, truth: Tensor) -> None:
-        self.truth, self.unet = truth, nn.Module()
+        self.truth, self.network = truth, nn.Module()
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         return (latents - self.truth) / schedule.sigmas[i]
@@ -317,3 +320,20 @@ def test_gradients_are_off_inside_and_on_between(scheduler_config: dict[str, Any
     for _ in denoise(looking, normal(SHAPE, 1), schedule, Direct(), level, seed=0):
         seen.append(torch.is_grad_enabled())
     assert seen == [False, True] * 3
+
+
+@dataclass(frozen=True)
+class Keeping(Direct):
+    """Keeps each step's latents as they stood before it, until the second step after it takes them out."""
+
+    def blend(self, latents: Tensor, moment: Moment) -> Tensor:
+        moment.extra[f"before{moment.step}"] = latents
+        return latents + 0.01 * moment.extra.pop(f"before{moment.step - 2}", latents)
+
+
+def test_what_a_method_keeps_goes_on_with_a_step(scheduler_config: dict[str, Any]) -> None:
+    denoiser: Any = Toward(normal((1, 4, 8, 10), 5))
+    whole = goes_on(denoiser, Keeping(), level_at(0), make_schedule(scheduler_config, 5))
+    assert [sorted(step.extra) for step in whole[:3]] == [["before0"], ["before0", "before1"], ["before1", "before2"]]
+    again = run_from(denoiser, Keeping(), level_at(0), make_schedule(scheduler_config, 5), replace(whole[2], extra={}))
+    assert not torch.equal(again[-1].latents, whole[-1].latents)

@@ -33,21 +33,21 @@ def count_calls(unet: Any, ending: str) -> tuple[list[str], list[Any]]:
 
 
 @pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("name", ["direct", "freescale"])
+@pytest.mark.parametrize("name", [pytest.param("direct", marks=pytest.mark.thorough), "freescale"])
 def test_text_is_projected_once_a_level(name: str, split: bool, denoiser: Denoiser, scheduler_config: Any) -> None:
     method, level = {"direct": Direct(), "freescale": FreeScale()}[name], level_at(1)
     schedule = make_schedule(scheduler_config, 3)
     asked = replace(denoiser, compute=Compute(split_guidance=split), text_cache=None)
     plain = render(asked, method, level, schedule)
-    before = snapshot(denoiser.unet)
-    calls, handles = count_calls(denoiser.unet, "attn2.to_k")
+    before = snapshot(denoiser.network)
+    calls, handles = count_calls(denoiser.network, "attn2.to_k")
     try:
         held = render(replace(asked, text_cache=TextCache()), method, level, schedule)
     finally:
         for handle in handles:
             handle.remove()
     assert torch.equal(held, plain)
-    assert is_same(before, snapshot(denoiser.unet))
+    assert is_same(before, snapshot(denoiser.network))
     layers = len(handles)
     assert len(calls) == layers * (2 if split else 1), "once for each layer and each side that runs by itself"
 
@@ -100,9 +100,9 @@ def test_feed_forward_in_parts(tokens: int, dtype: torch.dtype, sdxl_unet: Any) 
 
 def test_feed_forward_never_sees_more_than_asked(denoiser: Denoiser, scheduler_config: Any) -> None:
     seen: list[int] = []
-    layers = [m for n, m in denoiser.unet.named_modules() if n.endswith(".ff.net.0")]
+    layers = [m for n, m in denoiser.network.named_modules() if n.endswith(".ff.net.0")]
     handles = [m.register_forward_hook(lambda _, args, __: seen.append(args[0][..., 0].numel())) for m in layers]
-    before, schedule = snapshot(denoiser.unet), make_schedule(scheduler_config, 2)
+    before, schedule = snapshot(denoiser.network), make_schedule(scheduler_config, 2)
     try:
         parts = render(replace(denoiser, compute=Compute(feed_forward_tokens=9)), Direct(), level_at(1), schedule)
     finally:
@@ -111,21 +111,21 @@ def test_feed_forward_never_sees_more_than_asked(denoiser: Denoiser, scheduler_c
     assert max(seen) == 9
     whole = render(denoiser, Direct(), level_at(1), schedule)
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)  # of latents of size 15, through two steps
-    assert set(before) == set(snapshot(denoiser.unet))
+    assert set(before) == set(snapshot(denoiser.network))
 
 
 def test_a_failure_leaves_no_trace(denoiser: Denoiser, scheduler_config: Any) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("inside")
 
-    before, in_parts = snapshot(denoiser.unet), replace(denoiser, compute=Compute(feed_forward_tokens=9))
-    handle = denoiser.unet.mid_block.register_forward_hook(fail)
+    before, in_parts = snapshot(denoiser.network), replace(denoiser, compute=Compute(feed_forward_tokens=9))
+    handle = denoiser.network.mid_block.register_forward_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="inside"):
             render(in_parts, Direct(), level_at(0), make_schedule(scheduler_config, 2))
     finally:
         handle.remove()
-    assert is_same(before, snapshot(denoiser.unet))
+    assert is_same(before, snapshot(denoiser.network))
 
 
 def test_nonsense_is_refused() -> None:
@@ -151,9 +151,9 @@ def test_savings_in_float64(saving: dict[str, Any], denoiser: Denoiser, schedule
     added = ({n: x.double() for n, x in given.items()} for given in (text.added, text.negative_added))
     assert text.negative_embeds is not None
     double = Conditioning(text.prompt_embeds.double(), text.negative_embeds.double(), *added)
-    plain = Denoiser(denoiser.unet, double, 4.0)
+    plain = Denoiser(denoiser.network, double, 4.0)
 
     def run(saved: Denoiser) -> Tensor:
-        return in_float64(saved.unet, lambda: render(saved, FreeScale(restart=0.75), level_at(1), schedule))
+        return in_float64(saved.network, lambda: render(saved, FreeScale(restart=0.75), level_at(1), schedule))
 
     torch.testing.assert_close(run(replace(plain, compute=Compute(**saving))), run(plain), atol=1e-10, rtol=0)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from freescale.forward_process import generator
 from freescale.frequency import gaussian_taps
+from freescale.grid_attention import GridAttention
 from freescale.heads import Heads, attend, project
-from freescale.scale_fusion import Fusion, ScaleFusion, fuse_scales, global_attention, local_attention
+from freescale.scale_fusion import Fusion, fuse_scales, global_attention, local_attention
 from freescale.windows import Windows, place_windows
 from tests.oracles import scale_fusion as oracle
 from tests.toys import points
@@ -221,10 +222,10 @@ def test_half_precision_stays_close(dtype: torch.dtype, tolerance: float) -> Non
             torch.testing.assert_close(half.float(), full, atol=tolerance * float(full.abs().max()), rtol=0)
 
 
-def processor(attn: Any, grid: tuple[int, int], **options: Any) -> ScaleFusion:
+def processor(attn: Any, grid: tuple[int, int], **options: Any) -> GridAttention:
     name = "mid_block.attentions.0.transformer_blocks.0.attn1"
     fusion = Fusion(**{"scale": SCALE, "taps": gaussian_taps(3), **options})
-    return ScaleFusion(attn.processor, name, {"mid_block.attentions.0": grid}, fusion)
+    return GridAttention(attn.processor, name, {"mid_block.attentions.0": grid}, fusion)
 
 
 @pytest.mark.parametrize("phases", [(1, 1), (2, 2)])

@@ -163,6 +163,7 @@ class TestDispersion:
         deviation = (dispersion_matrix(closeness).view(5, 5, 3, 3) - kept).abs().max()
         assert within / 2 < deviation < within
 
+    @pytest.mark.thorough
     @given(size=SIZES, factor=st.sampled_from([1.0, 2.0, 3.0, 5.0]), stride=st.integers(1, 2))
     def test_disperses_at_half_the_dilation(
         self, slow_matrix: Tensor, size: tuple[int, int], factor: float, stride: int
@@ -324,14 +325,14 @@ class TestGuidance:
     def passes(self, denoiser: Denoiser, factors: Any, config: Any, step: int) -> tuple[Tensor, ...]:
         """(negative, positive) of one re-dilated net, the rows one by one."""
         latents = 5.0 * normal((1, 4, *LARGE.latent_hw), 1)
-        with torch.no_grad(), patched(denoiser.unet, [redilate_convs(factors)]):
+        with torch.no_grad(), patched(denoiser.network, [redilate_convs(factors)]):
             single = dataclasses.replace(denoiser, compute=Compute(split_guidance=True))
             return single.pair(latents, step, make_schedule(config, 10))
 
     def test_leads_away_from_strong_and_starts_at_weak(self, denoiser: Denoiser, scheduler_config: Any) -> None:
         inner = [(block, 4.0) for block in ("down_blocks.2", "mid_block", "up_blocks.0")]
-        strong = factors_under(denoiser.unet, [*inner, ("up_blocks.1", 3.0), ("up_blocks.2", 2.0)])
-        weak = factors_under(denoiser.unet, [("mid_block", 2.0), ("up_blocks.0", 2.0)])
+        strong = factors_under(denoiser.network, [*inner, ("up_blocks.1", 3.0), ("up_blocks.2", 2.0)])
+        weak = factors_under(denoiser.network, [("mid_block", 2.0), ("up_blocks.0", 2.0)])
         negative, positive = self.passes(denoiser, strong, scheduler_config, 2)
         damped, _ = self.passes(denoiser, weak, scheduler_config, 2)
         output = self.predict(denoiser, ScaleCrafter(progressive=False), scheduler_config)
@@ -346,7 +347,7 @@ class TestGuidance:
 
     def test_papers_weak_net_is_the_unet_itself(self, denoiser: Denoiser, scheduler_config: Any) -> None:
         method = ScaleCrafter(layers=(("mid_block", 3.0),), ndcfg_layers=(), ndcfg_stop=0.5, progressive=False)
-        factors = factors_under(denoiser.unet, [("mid_block", 3.0)])
+        factors = factors_under(denoiser.network, [("mid_block", 3.0)])
         negative, positive = self.passes(denoiser, factors, scheduler_config, 2)
         plain, _ = self.passes(denoiser, {}, scheduler_config, 2)
         expected = plain + 4.0 * (positive - negative)
@@ -356,7 +357,7 @@ class TestGuidance:
 
     def test_three_rows_while_damped_then_two(self, denoiser: Denoiser, scheduler_config: Any) -> None:
         rows: list[int] = []
-        handle = denoiser.unet.conv_in.register_forward_hook(lambda _m, _a, output: rows.append(len(output)))
+        handle = denoiser.network.conv_in.register_forward_hook(lambda _m, _a, output: rows.append(len(output)))
         try:
             for step in (0, 6, 7):
                 self.predict(denoiser, ScaleCrafter(), scheduler_config, step)
@@ -398,6 +399,7 @@ def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any,
     assert torch.equal(render(denoiser, method, LARGE, schedule, [1, 2, 3]), last.latents)
 
 
+@pytest.mark.thorough
 def test_dispersion_works_and_matters(denoiser: Denoiser, scheduler_config: Any) -> None:
     """Also where nothing is dilated any more, with lists of its own, and close to the kernel with a heavy weight."""
     schedule = make_schedule(scheduler_config, 2)
@@ -417,30 +419,30 @@ def test_dispersion_works_and_matters(denoiser: Denoiser, scheduler_config: Any)
 
 
 def test_nothing_is_left_on_the_unet(denoiser: Denoiser, scheduler_config: Any) -> None:
-    before = snapshot(denoiser.unet)
+    before = snapshot(denoiser.network)
     schedule, method = make_schedule(scheduler_config, 4), ScaleCrafter(disperse_stop=0.7)
     start = method.start((1, 4, *LARGE.latent_hw), Moment(LARGE, 0, schedule, 7))
     for _ in denoise(denoiser, start, schedule, method, LARGE, seed=7):
-        assert is_same(before, snapshot(denoiser.unet))
+        assert is_same(before, snapshot(denoiser.network))
 
 
 @pytest.mark.parametrize("call", [0, 1, 2])
 def test_nothing_is_left_after_an_exception(denoiser: Denoiser, scheduler_config: Any, call: int) -> None:
     """Raised deep inside the first strong pass, the weak pass, or the next step."""
-    before, calls = snapshot(denoiser.unet), []
+    before, calls = snapshot(denoiser.network), []
 
     def fail(*_: Any) -> None:
         calls.append(1)
         if len(calls) > call:
             raise RuntimeError("deep inside")
 
-    handle = denoiser.unet.up_blocks[1].resnets[1].conv2.register_forward_hook(fail)
+    handle = denoiser.network.up_blocks[1].resnets[1].conv2.register_forward_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="deep inside"):
             render(denoiser, ScaleCrafter(disperse_stop=0.7), LARGE, make_schedule(scheduler_config, 4))
     finally:
         handle.remove()
-    assert is_same(before, snapshot(denoiser.unet))
+    assert is_same(before, snapshot(denoiser.network))
 
 
 def test_given_fields_stand_in_place_of_the_setting(sdxl_unet: Any, scheduler_config: Any) -> None:

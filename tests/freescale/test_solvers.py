@@ -305,7 +305,7 @@ class _Smooth:
     def __init__(self) -> None:
         from freescale.compute import Compute
 
-        self.unet, self.compute = torch.nn.Module(), Compute()
+        self.network, self.compute = torch.nn.Module(), Compute()
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         return model(schedule.model_input(latents, i))

@@ -93,6 +93,7 @@ def test_the_tile_edge_does_not_matter(tile: int) -> None:
     torch.testing.assert_close(encoded(vae, picture, tile=tile), moments, atol=1e-10, rtol=0)
 
 
+@pytest.mark.thorough
 def test_neither_does_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from freescale.vae import passes, plan, tile
 

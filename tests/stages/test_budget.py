@@ -111,6 +111,7 @@ def test_the_mildest_savings_that_fit_are_picked(tmp_path: Path) -> None:
     assert fit(call, info, RunOptions(), least.estimate.memory, "cuda").fits, "the amount named would do"
 
 
+@pytest.mark.thorough
 def test_parts_at_rest_do_not_count(sdxl: Path) -> None:
     """SDXL: UNet 4.78 GiB in half precision, VAE 0.31, text encoders 1.52."""
     info = describe(ModelSpec(name=str(sdxl)), sdxl / "home", has_weights=False)
@@ -173,6 +174,7 @@ def test_a_night_is_refused_for_the_job_that_does_not_fit(tmp_path: Path) -> Non
         check_memory(listed, home, RunOptions(memory=2**20))
 
 
+@pytest.mark.thorough
 def test_what_is_done_needs_no_memory(plain: Result) -> None:
     home = Home(plain.outputs[0].parents[2])
     assert to_do(prepare(make_spec(SMALL), home).plan, home) == []
@@ -203,6 +205,7 @@ def test_the_rough_bound_is_one(method: str, tmp_path: Path) -> None:
         assert estimate(call, plan.info, RunOptions(), "cpu").memory < rough_bytes(call, plan.info), call.label
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("side", [2048, pytest.param(4096, marks=pytest.mark.thorough)])
 def test_the_rough_bound_is_one_for_sdxl(side: int, sdxl: Path) -> None:
     plan = sdxl_plan(sdxl, side)
@@ -212,13 +215,13 @@ def test_the_rough_bound_is_one_for_sdxl(side: int, sdxl: Path) -> None:
 
 def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
     given = RunOptions(split_guidance=True, feed_forward_tokens=1000, window_rows=4)
-    saving = next_saving("unet", (), given)
+    saving = next_saving(("unet",), (), given)
     assert saving is not None
     assert saving.name == "attention windows one at a time"
-    assert next_saving("unet", (saving.name,), given) is None
-    assert next_saving("vae", (), RunOptions(offload=True, vae_memory=2**30)) is None
-    assert next_saving("vae", (), RunOptions(offload=True, vae_memory=0)) is None
-    assert next_saving("", (), RunOptions()) is None
+    assert next_saving(("unet",), (saving.name,), given) is None
+    assert next_saving(("vae",), (), RunOptions(offload=True, vae_memory=2**30)) is None
+    assert next_saving(("vae",), (), RunOptions(offload=True, vae_memory=0)) is None
+    assert next_saving((), (), RunOptions()) is None
 
 
 @pytest.mark.parametrize("failures", [4, *(pytest.param(n, marks=THOROUGH) for n in (1, 2, 3))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,3 +83,14 @@ def test_a_side_of_half_a_cell_is_refused_with_the_nearest(tmp_path: Path) -> No
         make_plan(spec_of(folder, 328, 256), info)
     with pytest.raises(SpecError, match=r"cascade: level 168x128 is not in multiples of 16"):
         make_plan(spec_of(folder, 336, 256, cascade=[[168, 128], [336, 256]]), info)
+
+
+def test_a_network_that_takes_patches_asks_for_sides_of_whole_ones(tmp_path: Path) -> None:
+    """Two cells of eight pixels a side: levels in between are of whole patches, too."""
+    info = dataclasses.replace(describe(ModelSpec(), tmp_path), patch=2)
+    assert info.grain == 2 * info.cell == 16
+    plan = make_plan(spec_of(info.folder, 528, 304), info)
+    assert len(plan.sizes) > 1
+    assert all(side % 16 == 0 for size in plan.sizes for side in size)
+    with pytest.raises(SpecError, match=r"width: 328 is not a multiple of 16; the nearest that work are 320 and 336"):
+        make_plan(spec_of(info.folder, 328, 256), info)

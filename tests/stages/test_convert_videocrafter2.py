@@ -104,6 +104,7 @@ def test_every_name_at_full_size() -> None:
 class TestNumbers:
     """What the converted networks compute is what the checkpoint's own code computes, in float64."""
 
+    @pytest.mark.thorough
     def test_unet(self, weights: dict[str, Tensor], converted: Path) -> None:
         unet = VideoCrafterUNet.from_pretrained(converted / "unet").double().eval()
         x, text = normal((2, 4, 3, 8, 16), 1).double(), normal((2, 16, 16), 2).double()
@@ -152,6 +153,7 @@ def test_the_folder_is_a_model(models: Models, weights: dict[str, Tensor]) -> No
     assert (CARD["native"], INDEX["_class_name"]) == ([320, 512], "VideoCrafter2Pipeline")
 
 
+@pytest.mark.thorough
 def test_deepspeeds_form_and_a_plain_one(weights: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"module": {f"_forward_module.{n}": x for n, x in weights.items()}}, tmp_path / "deepspeed.ckpt")
     torch.save(weights, tmp_path / "plain.ckpt", _use_new_zipfile_serialization=False)
@@ -227,6 +229,7 @@ class TestTheFolder:
         with pytest.raises(SpecError, match="not a file"):
             convert(tmp_path / "none.ckpt", tmp_path / "out", EMBEDDED_TOKENIZER, SMALL_ARCHITECTURE)
 
+    @pytest.mark.thorough
     def test_nothing_is_left_of_a_failure(
         self, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -49,6 +49,7 @@ def _afresh(self: guidance.Denoiser, sides: Any, batch: int) -> Any:
     return torch.cat([guidance._rows(self._conditioning_of(side)[0], batch) for side in sides])
 
 
+@pytest.mark.thorough
 def test_the_others_are_exact_to_rounding(plain: Result, tmp_path: Path) -> None:
     saved = render(tmp_path, split_guidance=True, feed_forward_tokens=100, phase_convs=True)
     pictures = [np.asarray(Image.open(r.outputs[0])).astype(int) for r in (plain, saved)]

@@ -67,6 +67,7 @@ def test_inception_has_the_published_shape() -> None:
     assert without_classes == 21_785_568
 
 
+@pytest.mark.thorough
 def test_inception_reads_0_to_255_resized_and_centred_on_128(inception_file: Path) -> None:
     network = load_extractor(find_weights("inception", inception_file.parent, str(inception_file)), CPU)
     picture = pixels(7, 160)

@@ -89,6 +89,7 @@ def test_padding_is_tensorflows(size: int, window: int, stride: int) -> None:
         assert found.tolist() == [float(max(inside)) for inside in wanted]
 
 
+@pytest.mark.thorough
 def test_logits_are_those_of_a_slow_network() -> None:
     """A small video of odd sizes, float64 on both sides: what is left is the order of sums."""
     state = {name: tensor.double() for name, tensor in random_weights(I3D(), 1).items()}

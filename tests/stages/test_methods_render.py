@@ -70,6 +70,9 @@ EARLY: dict[str, dict[str, Any]] = {  # so that every stage has steps to do
     "swift": {"steps": 4, "start_timestep": 600.0},
     "draft": {"steps": 4},
     "rectifiedhr": {"first": 0.5},
+    "diffusehigh": {"restart": 0.3, "structure": 0.6},
+    "ap_ldm": {"restart": 0.3},
+    "mrflow": {"steps": 4},
 }
 STEPS = {"rectifiedhr": 8, "frecas": 20}  # of which the last level takes four
 
@@ -95,7 +98,7 @@ def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[T
 
 NAMES = points(
     [name for name, method in METHODS.items() if not method.in_pixels],
-    kept=lambda name: name in ("freescale", "scalecrafter", "swift"),  # all of them without the runner, too
+    kept=lambda name: name in ("freescale", "swift"),  # all of them without the runner, too
 )
 
 
@@ -151,6 +154,7 @@ def test_methods_are_different_pictures(models: Models, home: Path) -> None:
         assert all(not torch.equal(one, other) for other in made[:i])
 
 
+@pytest.mark.thorough
 def test_demofusion_keeps_the_moments_of_level_zero(models: Models, tmp_path: Path) -> None:
     """Phase by phase, through the anchor that the plan hands on."""
     cascade = [[128, 112], [160, 144], [192, 160]]

@@ -182,6 +182,7 @@ def test_resize_leaves_its_own_size_alone() -> None:
         resize(pixels[0], (8, 8))
 
 
+@pytest.mark.thorough
 @given(st.tuples(st.integers(32, 200), st.integers(32, 200)), st.integers(1, 32), st.integers(0, 9))
 def test_crops_lie_inside_and_depend_on_seed_and_picture_alone(size: tuple[int, int], side: int, seed: int) -> None:
     boxes = random_boxes(size, side, 5, seed, "3-0")

@@ -174,7 +174,10 @@ class AfterOneStep(NullObserver):
         self.stop.set()
 
 
-@pytest.mark.parametrize("solver", ["euler", "unipc", "heun"])
+@pytest.mark.parametrize(
+    "solver",
+    [pytest.param("euler", marks=pytest.mark.thorough), pytest.param("unipc", marks=pytest.mark.thorough), "heun"],
+)
 def test_a_render_of_v_goes_on_to_the_same_bytes(home: Home, solver: str, tmp_path: Path) -> None:
     """With zero terminal SNR. The embedded UNet's answers are read as v: no picture, but the same one."""
     values = {"prompt": "a red disc", "solver": solver, **SMALL, "model": {"prediction": V, "ztsnr": "on"}}
@@ -252,6 +255,7 @@ def test_a_preset_brings_values_of_methods(home: Home) -> None:
     assert method(preset="lightning-8").restart == method().restart
 
 
+@pytest.mark.thorough
 def test_guidance_within_an_interval_calls_the_unet_for_one_side_outside(home: Home) -> None:
     """And the planner counts so."""
     from stages.denoise import BaseDenoise

@@ -64,6 +64,7 @@ def test_a_models_own_values_leave_a_baseline_as_published(
     assert scalecrafter["freeu"] is None  # whose factors go with a model's channels; as published it has some
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "size"),
     [

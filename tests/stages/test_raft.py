@@ -100,6 +100,7 @@ def test_upsampling_is_a_convex_combination() -> None:
     assert torch.allclose(even[:, :8, 8:-8], torch.tensor(8.0 * 6 / 9))  # beyond the edge nothing moves
 
 
+@pytest.mark.thorough
 def test_the_flow_is_that_of_a_slow_network(net: Raft) -> None:
     pair = frames(64, 72)
     with torch.no_grad():

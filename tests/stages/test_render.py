@@ -43,6 +43,7 @@ def first(home: Path) -> Result:
     return render(home, make_spec(SMALL))
 
 
+@pytest.mark.thorough
 def test_same_bytes_after_another_render_and_in_an_empty_home(first: Result, home: Path, tmp_path: Path) -> None:
     session = Session(Home(tmp_path), RunOptions(), Terminal(quiet=True))
     session.render(prepare(make_spec(SMALL | {"seed": 6, "width": 64, "height": 64}), session.home))
@@ -51,6 +52,7 @@ def test_same_bytes_after_another_render_and_in_an_empty_home(first: Result, hom
     assert all(outcome.reused for outcome in again.outcomes)
 
 
+@pytest.mark.thorough
 def test_split_guidance_changes_rounding_at_most(first: Result, home: Path, tmp_path: Path) -> None:
     split = render(tmp_path, make_spec(SMALL), split_guidance=True, window_rows=2)
     pair = [
@@ -71,7 +73,11 @@ def test_redo_from_the_detail_pass_reuses_everything_before(first: Result, home:
 @pytest.mark.parametrize("where", ["manifest", "chunk"])
 @pytest.mark.parametrize(
     "stage",
-    ["base_denoise", "export", *(pytest.param(s, marks=pytest.mark.thorough) for s in ("highres_denoise", "decode"))],
+    [
+        "base_denoise",
+        pytest.param("export", marks=pytest.mark.thorough),
+        *(pytest.param(s, marks=pytest.mark.thorough) for s in ("highres_denoise", "decode")),
+    ],
 )
 def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str, stage: str) -> None:
     spec = make_spec(SMALL)

@@ -94,7 +94,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"split_guidance": True, "window_rows": 2, 
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        pytest.param("direct", OPTIONS[0], id="direct-plain"),
+        pytest.param("direct", OPTIONS[0], id="direct-plain", marks=pytest.mark.thorough),
         pytest.param("direct", OPTIONS[1], id="direct-measured", marks=pytest.mark.thorough),
         pytest.param("freescale", OPTIONS[0], id="freescale-plain", marks=pytest.mark.thorough),
         pytest.param("freescale", OPTIONS[1], id="freescale-measured"),

@@ -63,7 +63,11 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "size"),
-    [("shapes", 256), pytest.param("shapes", 1024, marks=pytest.mark.thorough), ("shapes-motion", 128)],
+    [
+        ("shapes", 256),
+        pytest.param("shapes", 1024, marks=pytest.mark.thorough),
+        pytest.param("shapes-motion", 128, marks=pytest.mark.thorough),
+    ],
 )
 def test_what_is_shipped_is_what_a_trace_finds(
     model: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from stages.planner.networks import run_step
 from stages.planner.skeleton import Skeleton
 from stages.planner.trace import Trace
 from stages.spec import RunOptions, make_spec
+from tests.toys import points
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,8 +108,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, MANY], ids=["plain", "portions"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.thorough), MANY], ids=["plain", "portions"])
+@pytest.mark.parametrize("way", points(WAYS, kept=lambda way: way in ("freescale", "mask")))
 def test_what_is_folded_is_counted(way: str, options: dict[str, Any], tmp_path: Path) -> None:
     spec = {"prompt": "x", "width": 256, "height": 208, "steps": 6, "method": {"name": "freescale"} | WAYS[way]}
     stage, folder = step_of(spec, tmp_path)

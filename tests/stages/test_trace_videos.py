@@ -81,6 +81,7 @@ def denoising(plan: Plan) -> Call:
     return [call for call in plan.calls if isinstance(call.stage, DenoiseStage)][-1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "frames"),
     [("freescale", 10), *(pytest.param(m, 4, marks=pytest.mark.thorough) for m in ("direct", "freescale"))],
@@ -118,6 +119,7 @@ def test_the_fold_counts_what_it_leaves_out_of_a_video(model: str, tmp_path: Pat
     assert folded.activations == pytest.approx(whole.activations, rel=0.03)
 
 
+@pytest.mark.thorough
 def test_calls_view_by_view_are_run_once_and_counted_all(tmp_path: Path) -> None:
     spec = make_spec({"prompt": "x", "width": 320, "height": 256, "steps": 4, "method": {"name": "demofusion"}})
     stage = denoising(make_plan(spec, describe(spec.model, tmp_path))).stage
@@ -155,6 +157,7 @@ def test_a_video_that_cannot_fit_is_refused_with_what_would_do(model: str, tmp_p
     check(calls, plan.info, RunOptions(memory=named), CPU)  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_a_video_renders_under_a_budget_and_its_seconds_are_learnt(model: str, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, model, "direct", width=128, height=80, steps=2)
     call = denoising(plan)

@@ -57,6 +57,7 @@ def whole(home: Path) -> Result:
     return render(home, SMALL)
 
 
+@pytest.mark.thorough
 def test_a_render_by_tiles_is_the_whole_one_to_rounding(
     whole: Result, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_source_picture_by_tiles_is_encoded_as_whole(
     torch.testing.assert_close(tiled["latents"], whole["latents"], atol=1e-5, rtol=0)
 
 
+@pytest.mark.thorough
 def test_frames_by_tiles_are_decoded_and_enlarged_as_whole(shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     used = counted(monkeypatch)
     latents = normal((1, 4, 2, 12, 17), 7)
@@ -139,7 +141,7 @@ def _bands(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = [(rows, columns, picture[..., slice(*rows), slice(*columns)]) for rows, columns in spans]
     monkeypatch.setattr(decode, "decode_tiles", lambda *_: iter(made))
     models: Any = SimpleNamespace(
-        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)),
+        vae=SimpleNamespace(config={"scaling_factor": 1.0}),
         info=SimpleNamespace(cell=8),
         helpers=None,
         tiles=lambda frame=0: None,

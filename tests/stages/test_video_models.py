@@ -42,7 +42,7 @@ def rewritten(folder: Path, **card: Any) -> None:
     (folder / "freescale.json").write_text(json.dumps(card))
 
 
-@pytest.mark.parametrize("kind", VIDEO_KINDS)
+@pytest.mark.parametrize("kind", points(VIDEO_KINDS, kept=lambda kind: kind in ("videocrafter2", "animatediff")))
 def test_describe(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     info = describe(ModelSpec(name=str(folders[kind])), tmp_path)
     assert (info.native, info.frames, info.steps, info.is_video) == (VIDEO_SIZE, VIDEO_FRAMES, 4, True)
@@ -125,6 +125,7 @@ def test_a_card_that_cannot_be(
         describe(ModelSpec(name=str(folder)), tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_motion_adapter_beside_a_picture_model(folders: dict[str, Path], tmp_path: Path) -> None:
     """A Stable Diffusion folder whose card names an adapter is AnimateDiff."""
     from diffusers import MotionAdapter, UNet2DConditionModel
@@ -268,6 +269,7 @@ def direct_render(denoiser: Denoiser, schedule: Any, shape: tuple[int, ...]) -> 
     return list(denoise(denoiser, start, schedule, METHODS["direct"](), level, seed=7))[-1].latents
 
 
+@pytest.mark.thorough
 def test_vc2_by_hand(folders: dict[str, Path], tmp_path: Path) -> None:
     """VideoCrafter2's loop as its release has it: two passes, guidance 12, DDIM under the dynamic scale."""
     models, shape = models_of(folders["videocrafter2"], tmp_path), (1, 4, 3, 8, 10)

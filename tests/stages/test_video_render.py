@@ -10,7 +10,7 @@ import zipfile
 from fractions import Fraction
 from io import BytesIO
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_frames_are_decoded_one_at_a_time() -> None:
     """What is asked of the VAE is a frame; the next one only once the last was taken."""
 
     class Vae:
-        config = dataclasses.make_dataclass("Config", ["scaling_factor"])(0.5)
+        config: ClassVar = {"scaling_factor": 0.5}
         asked = 0
 
         def decode(self, latents: torch.Tensor) -> Any:
@@ -180,7 +180,9 @@ class Stopper(Terminal):
             self.stop.set()
 
 
-@pytest.mark.parametrize(("stage", "step"), [("highres_denoise", 2), ("decode", 2)])
+@pytest.mark.parametrize(
+    ("stage", "step"), [("highres_denoise", 2), pytest.param("decode", 2, marks=pytest.mark.thorough)]
+)
 def test_stopped_and_resumed_bit_for_bit(
     first: Result, home: Path, model: Path, tmp_path: Path, stage: str, step: int
 ) -> None:
@@ -211,7 +213,7 @@ def rgb(first: Result, home: Path, model: Path) -> Result:
     [
         pytest.param(DecodeVideo, "decode 0", 1, marks=pytest.mark.thorough),
         (DecodeVideo, "decode 1", 2),
-        (UpscaleVideo, "upscale 1", 2),
+        pytest.param(UpscaleVideo, "upscale 1", 2, marks=pytest.mark.thorough),
     ],
 )
 def test_out_of_memory_in_a_frame_takes_the_next_saving_and_goes_on(
@@ -241,6 +243,7 @@ def test_out_of_memory_in_a_frame_takes_the_next_saving_and_goes_on(
     assert asked[: 3 + taken] == [0, 1, *[2] * (taken + 1)], "frames that were there were not made again"
 
 
+@pytest.mark.thorough
 def test_at_the_end_of_the_savings_the_frames_stay(
     first: Result, home: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +268,7 @@ def test_at_the_end_of_the_savings_the_frames_stay(
     assert Home(tmp_path).store.find(outcome.key).resumed_at == (2,)  # type: ignore[union-attr]
 
 
+@pytest.mark.thorough
 def test_redo_from_the_detail_pass(first: Result, home: Path, model: Path) -> None:
     session = session_in(home, checkpoint_every=0)
     spec = prepare(make_spec(values(model)), session.home).spec

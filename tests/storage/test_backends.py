@@ -140,6 +140,7 @@ def test_a_damaged_copy_is_fetched_again(server: str, tmp_path: Path, key: str) 
     assert float(store.read(key)["half"].sum()) == 3
 
 
+@pytest.mark.thorough
 def test_copies_are_bounded(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage.bucket.IN_USE_SECONDS", 0.0)
     store = ArtifactStore(Bucket("s3://studio/bounded", tmp_path / "here", copies_bytes=20_000))
@@ -232,6 +233,7 @@ def test_a_lease_of_a_killed_holder_is_taken_over(
         pass
 
 
+@pytest.mark.thorough
 def test_a_holder_that_gives_signs_keeps_its_lease(
     server: str, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -680,6 +680,7 @@ def test_a_folder_does_what_the_model_says(tmp_path: Path, processes: Processes,
     check(lambda _, base: lambda name: Disk(base / "store"), tmp_path, processes, few)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("few", [3, pytest.param(15, marks=pytest.mark.thorough)])
 def test_a_bucket_does_what_the_model_says(tmp_path: Path, processes: Processes, few: int) -> None:
     place = f"s3://studio/machine-{few}"

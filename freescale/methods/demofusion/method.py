@@ -16,10 +16,11 @@ import torch
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
-from freescale.forward_process import generator, renoise
+from freescale.forward_process import generator
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
-from freescale.methods.base import Method
-from freescale.methods.demofusion.views import Crops, dilated_views, match_moments, predict_views, window_views
+from freescale.methods.base import FeatureLevels, Method
+from freescale.methods.demofusion.views import dilated_views, match_moments
+from freescale.view_prediction import Crops, predict_views, window_views
 from freescale.windows import Windows, place_windows
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class DemoFusion(Method):
     name: ClassVar[str] = "demofusion"
     by_views: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     phases: Literal["multiples", "doublings"] = "multiples"  # doublings: ours, FreeScale's sizes; 0.4 of the work at 8x
     skip_scale: float = 3.0  # alpha_1: with a larger one the enlarged picture's weight falls sooner
@@ -61,9 +63,7 @@ class DemoFusion(Method):
         for name in ("skip_scale", "dilated_scale", "blur_scale", "blur_sigma"):
             if not (value := getattr(self, name)) >= 0.0:
                 raise ValueError(f"{name} is {value}, allowed: 0 or more")
-        for name, allowed in _CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices(_CHOICES)
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its whole multiples (or doublings) below the target, and the target."""
@@ -93,7 +93,7 @@ class DemoFusion(Method):
         level = moment.level
         if level.reference is None or level.noise is None or moment.step == 0:
             return latents
-        anchor = renoise(level.reference.to(latents), level.noise, moment.sigma)
+        anchor = moment.schedule.noised(level.reference.to(latents), level.noise, moment.step)
         return torch.lerp(latents, anchor, _kappa(moment) ** self.skip_scale)
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from freescale.cascade import Level, Size
-    from freescale.guidance import Denoiser, Side
+    from freescale.deepcache import Side
+    from freescale.guidance import Denoiser
     from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.solvers import Solver
@@ -77,8 +78,7 @@ class FouriScale(Method):
         for name in ("weak_divisor", "amplify"):
             if (value := getattr(self, name)) is not None and not value >= 1.0:
                 raise ValueError(f"{name} is {value}, allowed: 1 or more")
-        if self.bucket_rule not in get_args(BucketRule):
-            raise ValueError(f"bucket_rule is {self.bucket_rule!r}, allowed: {', '.join(get_args(BucketRule))}")
+        self.check_choices({"bucket_rule": get_args(BucketRule)})
 
     @property
     def solver(self) -> tuple[Solver, float]:
@@ -100,7 +100,7 @@ class FouriScale(Method):
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the three branches, or plain guidance once they are equal."""
-        unet, schedule, step = denoiser.unet, moment.schedule, moment.step
+        unet, schedule, step = denoiser.network, moment.schedule, moment.step
         base = self.base_for(unet, moment.level)
         setting = self.setting_for(unet, whole_scale(moment.level.size, base))
         dilation = self.dilation_at(setting, whole_scale(moment.level.size, base), schedule, step)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from freescale.grid_attention import grid_of
 from freescale.methods.hidiffusion.rau_net import first_attended
-from freescale.unet_patches import record_token_grids, replace_self_attention, together, transformer_name
+from freescale.unet_patches import record_token_grids, replace_self_attention, together
 from freescale.windows import Grid, rolled_halves
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class ShiftedWindows:
         """Return the attention output (B, h * w, C)."""
         if encoder_hidden_states is not None or attention_mask is not None:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
-        h, w = self.grids[transformer_name(self.name)]
+        h, w = grid_of(self.grids, self.name, hidden_states)
         shift = tuple(-(-side // 2) // self.shifts * self.quarter for side in (h, w))
         output = torch.empty_like(hidden_states)
         for sets in rolled_halves((h, w), (shift[0], shift[1])):

@@ -81,12 +81,12 @@ class ScaleCrafter(Method):
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction of the re-dilated UNet, noise-damped in the first steps."""
         schedule, step = moment.schedule, moment.step
-        setting = self.setting_at(denoiser.unet, moment)
-        with patched(denoiser.unet, [self.strong(denoiser.unet, setting, moment)]):
+        setting = self.setting_at(denoiser.network, moment)
+        with patched(denoiser.network, [self.strong(denoiser.network, setting, moment)]):
             if not denoiser.is_guided(step, schedule) or step >= schedule.step_at(setting.ndcfg_stop):
                 return denoiser(latents, step, schedule)
             negative, positive = denoiser.pair(latents, step, schedule)
-        with patched(denoiser.unet, [self.weak(denoiser.unet, setting, moment)]):
+        with patched(denoiser.network, [self.weak(denoiser.network, setting, moment)]):
             (damped,) = denoiser.passes(latents, step, schedule, "negative")
         return schedule.to_noise(denoiser.combine(negative, positive, start=damped), latents, step)
 

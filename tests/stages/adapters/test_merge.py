@@ -108,6 +108,7 @@ def test_a_weight_is_cast_once(dtype: str, bits: float, home: Path) -> None:
     assert (before.float() - after.float()).abs().max() <= bits * before.float().abs().max()
 
 
+@pytest.mark.thorough
 def test_blocks_have_weights_of_their_own(home: Path, plain: Models) -> None:
     both = home / "loras" / "both.safetensors"
     for blocks, shares in {
@@ -367,6 +368,7 @@ def adapter(sdxl_unet: Any, tmp_path: Path) -> tuple[Adapter, dict[str, Tensor]]
     return found, changes
 
 
+@pytest.mark.thorough
 def test_dilation_and_windows_on_a_merged_unet_are_those_of_the_base_with_the_change_beside(
     sdxl_unet: Any,
     adapter: tuple[Adapter, dict[str, Tensor]],

@@ -172,6 +172,7 @@ def test_a_render_in_eight_bits_is_one_of_its_own_and_the_same_each_time(method:
     assert made[0].run != made[2].run
 
 
+@pytest.mark.thorough
 def test_a_plan_counts_what_is_stored(tmp_path: Path) -> None:
     info = describe(ModelSpec(), tmp_path)
     stored, whole = (part_weights(info, "unet", dtype) for dtype in ("float8_e4m3fn", "bfloat16"))

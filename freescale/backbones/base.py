@@ -1,0 +1,61 @@
+"""What the denoiser asks of a network: one call, latents in and its raw prediction out, in the layout of the latents.
+
+A backbone is a view of one network and holds no state of its own. How latents become tokens, which form of time the
+network takes and what its text is called are its file's, and nobody else's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from freescale.cascade import Size
+    from freescale.positions import PositionRule
+    from freescale.scale_fusion import Fusion
+    from freescale.unet_patches import Patch
+
+BackboneKind = Literal["unet", "flow"]
+"""What a method must know of a network: whether it is a UNet, or a transformer that was trained by flow matching."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a call of a network is conditioned on: a row for each of its latents, or one row for all of them."""
+
+    embeds: Tensor  # (B, T, D)
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+    fps: Tensor | None = None  # (B,) or (1,)
+    guidance: float | None = None  # of a network that guidance was distilled into
+
+
+class Backbone(Protocol):
+    """A network as the denoiser calls it."""
+
+    kind: ClassVar[BackboneKind]
+
+    def __init__(self, network: nn.Module) -> None: ...
+
+    def run(self, given: Tensor, timestep: float, rows: Rows) -> Tensor:
+        """Return the raw prediction (B, C, [F,] h, w) for latents of that shape, `Schedule.model_input`'s."""
+
+    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
+        """Return the patch that fuses scales in every self-attention over the image."""
+
+    def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
+        """Return the patch that turns positions by a rule, for latents of a network trained on `trained` cells.
+
+        Raises `ValueError` for a network that has no rotary positions.
+        """
+
+    def tempered(self, factor: float) -> Patch:
+        """Return the patch that multiplies the logits of joint attention. Raises `ValueError` for a UNet."""
+
+
+def to_rows(x: Tensor, rows: int) -> Tensor:
+    """Return x with `rows` rows: as it is, or its one row repeated."""
+    return x if x.shape[0] == rows else x.expand(rows, *x.shape[1:])

@@ -1,0 +1,160 @@
+"""FLUX.1 (dev, schnell, Krea) and what has its form: a transformer over text and image tokens, a flow model.
+
+A token is 2 x 2 latent cells. Positions are (0, row, column), those of text (0, 0, 0). The network takes its time as
+sigma, rounded to its dtype where that is still 1000 sigma, as the stock pipeline has it. The ids stay float32: bfloat16
+has no whole numbers above 256, so the stock pipeline confuses rows of pictures beyond 4096 pixels a side.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from freescale.backbones.base import to_rows
+from freescale.joint_fusion import JointFusion
+from freescale.positions import Positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from freescale.backbones.base import BackboneKind, Rows
+    from freescale.cascade import Size
+    from freescale.joint_fusion import Rotary
+    from freescale.positions import PositionRule
+    from freescale.scale_fusion import Fusion
+    from freescale.unet_patches import Patch
+
+PATCH = 2  # latent cells of a token's side
+AXES = (None, 0, 1)  # what the three ids of a token count: nothing, rows, columns
+
+
+@dataclass(frozen=True, eq=False)
+class Flux:
+    """A `FluxTransformer2DModel`."""
+
+    kind: ClassVar[BackboneKind] = "flow"
+
+    network: Any
+
+    def run(self, given: Tensor, timestep: float, rows: Rows) -> Tensor:
+        """Return the velocity for latents (B, C, h, w) of whole patches; `rows.added` has `pooled_projections`.
+
+        Raises `ValueError` for latents of other sides, and for a guidance that the network does not take or lacks.
+        """
+        batch, device = given.shape[0], given.device
+        dtype = next(self.network.parameters()).dtype
+        if (rows.guidance is None) == bool(self.network.config.guidance_embeds):
+            takes = "a number" if rows.guidance is None else "None"
+            raise ValueError(f"guidance is {rows.guidance}, allowed: {takes} with this network")
+        tokens = pack(given.to(dtype))
+        time = torch.tensor(timestep, dtype=torch.float32, device=device).to(dtype).expand(batch) / 1000
+        guidance = None if rows.guidance is None else torch.full((batch,), rows.guidance, device=device)
+        output: Tensor = self.network(
+            hidden_states=tokens,
+            timestep=time,
+            guidance=guidance,
+            pooled_projections=to_rows(rows.added["pooled_projections"], batch),
+            encoder_hidden_states=to_rows(rows.embeds, batch),
+            txt_ids=torch.zeros(rows.embeds.shape[1], 3, device=device),
+            img_ids=image_ids((given.shape[2] // PATCH, given.shape[3] // PATCH), device),
+            return_dict=False,
+        )[0]
+        return unpack(output, (given.shape[2], given.shape[3]))
+
+    def attentions(self) -> list[tuple[str, Any]]:
+        """Return (name, module) of every joint attention."""
+        named = self.network.named_modules()
+        return [(name, module) for name, module in named if name.endswith(".attn") and "transformer_blocks." in name]
+
+    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
+        """Put `JointFusion` in place of every processor of joint attention."""
+        grid = tokens_of(latent_hw)
+
+        def rotary_of(window: Size) -> Rotary:
+            """Return the network's own table, whatever hooks a rule of positions has put on it."""
+            table: Rotary = self.network.pos_embed.forward(image_ids(window, self.network.device))
+            return table
+
+        @contextmanager
+        def patch(network: nn.Module) -> Iterator[None]:
+            with ExitStack() as stack:
+                for name, attention in self.attentions():
+                    stack.callback(attention.set_processor, attention.processor)
+                    attention.set_processor(JointFusion(attention.processor, name, grid, rotary_of, fusion))
+                yield
+
+        return patch
+
+    def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
+        """Make the table of rotations anew from the positions that the network was given, which text shares."""
+        positions = Positions(rule, tokens_of(latent_hw), tokens_of(trained))
+
+        def table(module: Any, given: tuple[Tensor], own: Rotary) -> Rotary:
+            """Return cosines and sines by the rule, in the dtype of the network's own."""
+            cosines, sines = [], []
+            for axis, dims in zip(AXES, module.axes_dim, strict=True):
+                turns = torch.tensor(positions.frequencies(axis, dims, float(module.theta)), dtype=torch.float64)
+                angles = torch.outer(given[0][:, AXES.index(axis)].double(), turns.to(given[0].device))
+                cosines.append(positions.magnitude(axis) * angles.cos())
+                sines.append(positions.magnitude(axis) * angles.sin())
+            cosine, sine = (torch.cat(parts, dim=1).repeat_interleave(2, dim=1) for parts in (cosines, sines))
+            return cosine.to(own[0]), sine.to(own[1])
+
+        @contextmanager
+        def patch(network: nn.Module) -> Iterator[None]:
+            module: Any = network.pos_embed
+            handle = module.register_forward_hook(table)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+        return patch
+
+    def tempered(self, factor: float) -> Patch:
+        """Multiply the queries of image and text after their norm; a rotation is linear, so that all logits grow."""
+
+        @contextmanager
+        def patch(network: nn.Module) -> Iterator[None]:
+            with ExitStack() as stack:
+                for _, attention in self.attentions():
+                    for norm in (attention.norm_q, getattr(attention, "norm_added_q", None)):
+                        if norm is not None:
+                            handle = norm.register_forward_hook(lambda _m, _a, output: output * factor)
+                            stack.callback(handle.remove)
+                yield
+
+        return patch
+
+
+def tokens_of(latent_hw: Size) -> Size:
+    """Return the token grid (h, w) of latents."""
+    return latent_hw[0] // PATCH, latent_hw[1] // PATCH
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Return the tokens (B, h / 2 * w / 2, 4 C) of latents (B, C, h, w). Raises `ValueError` for half a patch."""
+    batch, channels, h, w = latents.shape
+    if h % PATCH or w % PATCH:
+        raise ValueError(f"latents are {h} x {w} cells, allowed: multiples of {PATCH}")
+    patches = latents.reshape(batch, channels, h // PATCH, PATCH, w // PATCH, PATCH)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (h // PATCH) * (w // PATCH), channels * PATCH**2)
+
+
+def unpack(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the latents (B, C, h, w) of `size` cells whose tokens these are."""
+    (h, w), batch = size, tokens.shape[0]
+    patches = tokens.reshape(batch, h // PATCH, w // PATCH, -1, PATCH, PATCH)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, h, w)
+
+
+def image_ids(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the positions (h * w, 3) of the tokens of a grid: (0, row, column)."""
+    rows, columns = (torch.arange(side, dtype=torch.float32, device=device) for side in grid)
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack((torch.zeros_like(row), row, column), dim=-1).flatten(0, 1)

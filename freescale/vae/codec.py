@@ -1,0 +1,56 @@
+"""Between the latents that a VAE encodes and those that a network was trained on: one scale, shift or table a VAE.
+
+What a configuration says (diffusers' names): `scaling_factor` alone for the VAEs of Stable Diffusion, with
+`shift_factor` for that of FLUX.1, or `latents_mean` and `latents_std` of every channel. Latents have their channels on
+axis 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The latents of a network are (z - mean) / std * scale, for latents z of the VAE."""
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()  # one for all channels, or one each; empty: 0
+    std: tuple[float, ...] = ()  # empty: 1
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return the codec of a VAE's configuration."""
+        means, deviations = config.get("latents_mean"), config.get("latents_std")
+        if means is None:
+            shift = config.get("shift_factor") or 0.0
+            means = (shift,) if shift else ()
+        return cls(float(config.get("scaling_factor") or 1.0), tuple(means), tuple(deviations or ()))
+
+    def to_model(self, latents: Tensor) -> Tensor:
+        """Return the network's latents for those of the VAE, (B, C, ...)."""
+        if self.mean:
+            latents = latents - _along(self.mean, latents)
+        if self.std:
+            latents = latents / _along(self.std, latents)
+        return latents * self.scale
+
+    def to_vae(self, latents: Tensor) -> Tensor:
+        """Return the VAE's latents for those of the network, (B, C, ...)."""
+        latents = latents / self.scale
+        if self.std:
+            latents = latents * _along(self.std, latents)
+        return latents + _along(self.mean, latents) if self.mean else latents
+
+
+def _along(values: tuple[float, ...], latents: Tensor) -> Tensor:
+    """Return values that broadcast over the channels of `latents`."""
+    return torch.tensor(values, dtype=latents.dtype, device=latents.device).view(1, -1, *(1,) * (latents.ndim - 2))
