@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -50,7 +50,7 @@ class BlankVae:
     """Stands in for a VAE inside a step: pictures and latents of the right shapes. A stage counts its work apart."""
 
     info: BlankInfo
-    config = SimpleNamespace(scaling_factor=1.0)
+    config: ClassVar = {"scaling_factor": 1.0}
 
     def decode(self, latents: Tensor) -> Any:
         """Return a blank picture on the device of the latents."""
