@@ -201,16 +201,14 @@ class _Builder:
         method, seed, frames = level.upscale.method, level.upscale.seed, self.spec.frames
         if method.upsample == "latent":
             return self._call(UpscaleLatents(level.size, method.interpolation), level, {"latents": latents})
-        how = (seed, level.level, level.size, method.posterior)
+        how, file = (seed, level.level, level.size, method.posterior), find_upscaler(method.upscaler, self.root)
+        pixels = (method.picture_filter, method.clamps, method.sharpening, file.path, file.sha256)
         if method.upsample == "mixed":
             band = method.mixed_band(*(cells_of(size, self.info.cell) for size in (level.size, self.base)))
-            mixed = UpscaleMixed(*how, method.picture_filter, method.clamps, band=band[0], band_filter=band[1])
-            return self._call(mixed, level, {"image": image, "latents": latents})
+            return self._call(UpscaleMixed(*how, *pixels, *band), level, {"image": image, "latents": latents})
         if frames is not None:
             return self._call(UpscaleVideo(*how, frames), level, {"image": image})
-        file = find_upscaler(method.upscaler, self.root)
-        upscale = Upscale(*how, method.picture_filter, method.clamps, method.sharpening, file.path, file.sha256)
-        return self._call(upscale, level, {"image": image})
+        return self._call(Upscale(*how, *pixels), level, {"image": image})
 
     def _denoise(
         self,
