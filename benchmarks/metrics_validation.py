@@ -58,14 +58,14 @@ SMALLER_IS_WORSE = {"is", "one_object", "attributes", "right", "texture", "perio
 ONE_IS_RIGHT = {"objects", "detail_2", "detail_4", "detail_8", "period"}  # compared by the distance from 1
 SETS = ("fid", "kid", "fid_c", "kid_c", "is")
 FAULTS = {
-    "vae": "decoded from their own latents: the best that the model could make",
+    "through the VAE": "decoded from their own latents: the best that the model could make",
     "enlarged": "drawn at 128x128 and enlarged, bicubic",
     "blurred": "the mean of 5x5 pixels",
     "noisy": "noise of a twentieth of the range",
     "tiled": "copies of 128x128 side by side",
-    "repeated": "the object drawn four times, half as large",
+    "objects repeated": "the object drawn four times, half as large",
     "seams": "brightness steps of a hundredth of the range between windows of 64 pixels",
-    "small texture": "stripes and dots at the scale of 128x128",
+    "texture too small": "stripes and dots at the scale of 128x128",
     "other words": "the picture of another caption",
 }
 
@@ -103,13 +103,13 @@ def makers(models: Models | None = None) -> Mapping[str, Callable[[Scene, int], 
         "blurred": _blurred,
         "noisy": lambda scene, side: draw(scene, side, side) + 0.1 * normal((3, side, side), scene.seed, "noise"),
         "tiled": lambda scene, side: draw(scene, BASE, BASE).repeat(1, side // BASE, side // BASE),
-        "repeated": _repeated,
+        "objects repeated": _repeated,
         "seams": _seamed,
-        "small texture": lambda scene, side: draw_objects(scene, (scene,), side, side, BASE / side),
+        "texture too small": lambda scene, side: draw_objects(scene, (scene,), side, side, BASE / side),
         "other words": lambda scene, side: draw(sample_scene(scene.seed + 50_000), side, side),
     }
     if models is not None:
-        made["vae"] = lambda scene, side: _through_vae(models, scene, side)
+        made["through the VAE"] = lambda scene, side: _through_vae(models, scene, side)
     return made
 
 

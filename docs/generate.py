@@ -1,6 +1,6 @@
-"""The reference pages of commands and of spec fields, made from the code.
+"""The reference pages of commands, of spec fields and of presets, made from the code.
 
-    python -m docs.generate            # writes docs/reference/commands.md and docs/reference/fields.md
+    python -m docs.generate            # writes commands.md, fields.md and presets.md in docs/reference
     python -m docs.generate --check    # exits with 1 where a page on disk differs from the code
 
 Options, types, defaults and ranges are read from the command line's own objects and from the models of the specs.
@@ -47,7 +47,8 @@ Table = list[tuple[str, ...]]
 def pages() -> dict[Path, str]:
     """Every generated page: its path from the root of the repository, and its text."""
     folder = Path("docs/reference")
-    return {folder / "commands.md": commands_page(), folder / "fields.md": fields_page()}
+    made = {"commands.md": commands_page(), "fields.md": fields_page(), "presets.md": presets_page()}
+    return {folder / name: text for name, text in made.items()}
 
 
 # ---------------------------------------------------------------- commands
@@ -203,6 +204,53 @@ def fields_page() -> str:
         parts += [f"### {model.__name__}", sentence(model), meanings.table(model.__name__, model)]
     meanings.check()
     return "\n\n".join(parts) + "\n"
+
+
+# ---------------------------------------------------------------- presets
+
+
+RATE = 75  # TFLOP/s: what FreeScale's published 51 s and 374 s on an A800 come to by this count
+
+
+def presets_page() -> str:
+    """Every preset of a method, with its values and its cost by family of models, and what was measured."""
+    from stages.models.method_presets import FAMILIES, SCALES, TABLE
+    from stages.models.presets import METHOD_PRESETS
+
+    scales = [f"{scale}x" for scale in SCALES]
+    what = [(f"`{name}`", f"`{METHOD_PRESETS[name]}`", preset.says) for name, preset in TABLE.items()]
+    values: Table = []
+    for name, preset in TABLE.items():
+        if preset.few_steps:
+            of = [(f.says, preset.values[key], f.source) for key, f in FAMILIES.items()]
+            for says, own, source in (*of, ("for few steps, of any family", preset.few_steps, "proposed")):
+                values.append((f"`{name}`", says, f"`{plain(own)[1:-1]}`", source))
+    calls = [
+        (family.says, f"`{name}`", *(f"{count:,}" for count in preset.calls[key]))
+        for key, family in FAMILIES.items()
+        for name, preset in TABLE.items()
+    ]
+    costs = [
+        (f"`{name}`", f"{1024 * scale}x{1024 * scale}", f"{preset.calls['sdxl'][i]:,}", f"{preset.tflop[i]:,}",
+         f"{preset.unet_gib[i]:g}", f"{preset.tflop[i] / RATE:,.0f}")
+        for i, scale in enumerate(SCALES)
+        for name, preset in TABLE.items()
+    ]  # fmt: skip
+    measured = [
+        (f"`{name}`", scale, str(found.n), f"{right} ± {error}", f"{found.detail[scale]:.2f}")
+        for name, found in ((name, preset.measured) for name, preset in TABLE.items())
+        for scale, (right, error) in found.right.items()
+    ]
+    written = (ROOT / "docs/presets.md.in").read_text(encoding="utf-8").strip()
+    for mark, rows in {
+        "WHAT": table(("`preset`", "method", "what it is"), what),
+        "VALUES": table(("`preset`", "model", "values", "where they come from"), values),
+        "CALLS": table(("model", "`preset`", *scales), calls),
+        "COSTS": table(("`preset`", "size", "calls", "TFLOP", "UNet, GiB", f"seconds at {RATE} TFLOP/s"), costs),
+        "MEASURED": table(("`preset`", "scale", "n", "right, %", "detail"), measured),
+    }.items():
+        written = written.replace(f"{{{mark}}}", rows)
+    return f"{HEAD}\n\n{written}\n"
 
 
 class Meanings:

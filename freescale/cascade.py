@@ -57,6 +57,7 @@ class Level:
     picture: Tensor | None = None  # (B, 3, H, W): the pixels that `reference` was encoded from, with the codec
     frames: int | None = None  # that the model was trained for; a longer video is attended in windows of as many
     frame_stride: int | None = None  # between such windows; None: a quarter of them
+    thinning: tuple[float, float] | None = None  # of keys and values, (height, width) (`todo`); None: all of them
 
     @property
     def latent_hw(self) -> Size:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
 
-ShiftRule: TypeAlias = "Literal['stock', 'cap', 'sqrt'] | float"
+ShiftRule: TypeAlias = Literal["stock", "cap", "sqrt"] | float
 """The shift above the trained number of tokens: the model's line (`stock`), its end (`cap`), its end times the square
 root of the growth (`sqrt`: arXiv:2403.03206, equation 23), or a number: the shift itself, whatever the tokens."""
 

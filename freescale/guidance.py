@@ -6,7 +6,7 @@ The network runs in its own dtype, its outputs are combined in float32. Images a
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from freescale.backbones import Backbone
+    from freescale.deepcache import DeepCache, Side
     from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
     from freescale.views import Views
-
-Side = Literal["negative", "positive"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +85,7 @@ class Denoiser:
     guidance_interval: tuple[float, float] | None = None  # arXiv:2404.07724: from, to, as shares of the schedule
     compute: Compute = field(default_factory=Compute)
     text_cache: TextCache | None = field(default_factory=TextCache)  # None: the prompt is projected at every step
+    deep_cache: DeepCache | None = None  # None: the whole UNet is computed at every step
 
     @property
     def backbone(self) -> Backbone:
@@ -100,7 +100,9 @@ class Denoiser:
 
     def for_views(self, views: Views, batch: int) -> Denoiser:
         """Return the denoiser for views of `batch` pictures, to be called with `views.take(latents)`."""
-        return replace(self, conditioning=self.conditioning.for_views(views.crops, batch), text_cache=None)
+        return replace(
+            self, conditioning=self.conditioning.for_views(views.crops, batch), text_cache=None, deep_cache=None
+        )
 
     def __call__(self, latents: Tensor, i: int, schedule: Schedule) -> Tensor:
         """Return the guided prediction (`Schedule.to_noise`) for latents (B, C, [F,] h, w) before step `i`."""
@@ -129,7 +131,8 @@ class Denoiser:
         """
         given, rows = schedule.model_input(latents, i), self._rows(sides, latents.shape[0])
         dtype = next(self.network.parameters()).dtype
-        with patched(self.network, self._savings()), prefer_backends(given.device, dtype):
+        patches = [*self._savings(), *([] if self.deep_cache is None else [self.deep_cache.patch(i, sides)])]
+        with patched(self.network, patches), prefer_backends(given.device, dtype):
             output = self.backbone.run(torch.cat([given] * len(sides)), schedule.timesteps[i], rows)
         return output.to(torch.promote_types(dtype, torch.float32)).chunk(len(sides))
 

@@ -10,6 +10,7 @@ from freescale.freeu import freeu_patches
 from freescale.gradients import without_gradients
 from freescale.long_videos import temporal_patches
 from freescale.moment import Moment
+from freescale.todo import todo_patches
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Step:
     latents: Tensor
     history: History = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    resumable: bool = True  # whether a loop that goes on from here gives the same bits
 
 
 @without_gradients
@@ -62,7 +64,7 @@ def denoise(
     """
     method.check(latents)
     kept = dict(extra or {})
-    throughout = [*temporal_patches(latents, level), *freeu_patches(method.freeu)]
+    throughout = [*temporal_patches(latents, level), *freeu_patches(method.freeu), *todo_patches(level)]
     for i in range(start, len(schedule) if stop is None else stop):
         moment = Moment(level, i, schedule, seed, denoiser.compute, kept)
         latents = method.blend(latents, moment)

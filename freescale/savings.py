@@ -12,12 +12,14 @@ fewer rows may add up in another order.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
+from freescale.unet_patches import Child, replaced
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator
 
     from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ class TextCache:
     def __init__(self) -> None:
         self._rows: dict[Hashable, Tensor] = {}
         self._projected: dict[tuple[int, int], Tensor] = {}
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
 
     def rows(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """Return `make()`, called the first time that `key` is asked for."""
@@ -62,7 +64,7 @@ class TextCache:
         if not self._children or not all(child.is_present for child in self._children):
             found = _children(unet, (".attn2.to_k", ".attn2.to_v"))
             self._children = [child._replace(substitute=Projected(child.module, self.project)) for child in found]
-        with _replaced(self._children):
+        with replaced(self._children):
             yield
 
 
@@ -80,43 +82,14 @@ def chunk_feed_forward(tokens: int) -> Patch:
         from freescale.substitutes import Chunked  # a class of torch's
 
         children = [child._replace(substitute=Chunked(child.module, tokens)) for child in _children(unet, (".ff",))]
-        with _replaced(children):
+        with replaced(children):
             yield
 
     return patch
 
 
-class _Child(NamedTuple):
-    """A child of a module, and the module that is to replace it."""
-
-    parent: nn.Module
-    name: str
-    module: nn.Module
-    substitute: nn.Module | None = None
-
-    @property
-    def is_present(self) -> bool:
-        """Whether the parent still has this child."""
-        return self.parent._modules.get(self.name) is self.module
-
-
-def _children(unet: nn.Module, endings: tuple[str, ...]) -> list[_Child]:
+def _children(unet: nn.Module, endings: tuple[str, ...]) -> list[Child]:
     """Return the modules of transformer blocks whose names end with one of `endings`."""
     names = [n for n, _ in unet.named_modules() if n.endswith(endings) and ".transformer_blocks." in n]
     split = [(unet.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
-    return [_Child(parent, name, getattr(parent, name)) for parent, name in split]
-
-
-@contextmanager
-def _replaced(children: Sequence[_Child]) -> Iterator[None]:
-    """Put the substitutes in place of the children for the body of the `with`.
-
-    `setattr` of a module is too slow for every step; the dictionary `_modules` is where it writes.
-    """
-    try:
-        for parent, name, _, substitute in children:
-            parent._modules[name] = substitute
-        yield
-    finally:
-        for parent, name, module, _ in children:
-            parent._modules[name] = module
+    return [Child(parent, name, getattr(parent, name)) for parent, name in split]

@@ -121,7 +121,9 @@ class Schedule:
         sigma = self.sigmas[i]
         if self.prediction_type == "v_prediction":
             return model_output / math.sqrt(1.0 + sigma**2) + latents * (sigma / (1.0 + sigma**2))
-        return (latents - model_output) / sigma if self.prediction_type == "sample" else model_output
+        if self.prediction_type == "sample":  # without noise, an inversion's first step: the least that was trained
+            return (latents - model_output) / (sigma or self.train_sigmas[0])
+        return model_output
 
     def noise_sigma(self, i: int) -> float:
         """Return the deviation of the fresh noise that step `i` adds; 0 for none.
@@ -156,7 +158,12 @@ class Schedule:
 
 
 def ancestral(sigma: float, following: float, eta: float) -> float:
-    """Return the deviation of fresh noise in a step from `sigma` to `following`; eta 0: none, 1: ancestral."""
+    """Return the deviation of fresh noise in a step from `sigma` to `following`; eta 0: none, 1: ancestral.
+
+    A step to as much noise or more adds none.
+    """
+    if following >= sigma:
+        return 0.0
     return eta * following * math.sqrt(max(sigma**2 - following**2, 0.0)) / sigma
 
 

@@ -9,7 +9,7 @@ hook left.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +39,35 @@ def together(*patches: Patch) -> Patch:
             yield
 
     return patch
+
+
+class Child(NamedTuple):
+    """A child of a module, and what is to replace it: a module, or None for nothing."""
+
+    parent: nn.Module
+    name: str
+    module: nn.Module
+    substitute: nn.Module | None = None
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the parent still has this child."""
+        return self.parent._modules.get(self.name) is self.module
+
+
+@contextmanager
+def replaced(children: Sequence[Child]) -> Iterator[None]:
+    """Put the substitutes in place of the children for the body of the `with`.
+
+    `setattr` of a module is too slow for every step; the dictionary `_modules` is where it writes.
+    """
+    try:
+        for parent, name, _, substitute in children:
+            parent._modules[name] = substitute
+        yield
+    finally:
+        for parent, name, module, _ in children:
+            parent._modules[name] = module
 
 
 def spatial_self_attentions(unet: nn.Module) -> list[tuple[str, Any]]:

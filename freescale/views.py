@@ -46,14 +46,19 @@ class Views:
         """Return the views (views * B, C, [F,] vh, vw) of a canvas (B, C, [F,] h, w), views outermost."""
         return torch.cat([self._read(canvas, y, x) for y, x in zip(self.rows, self.columns, strict=True)])
 
-    def add(self, parts: Tensor, total: Tensor, count: Tensor) -> None:
-        """Add the views `parts` (as from `take`) to `total` (as the canvas), and 1 to `count` (h, w) at each cell."""
+    def add(self, parts: Tensor, total: Tensor, count: Tensor, weights: Tensor | None = None) -> None:
+        """Add the views `parts` (as from `take`) to `total` (as the canvas), and 1 to `count` (h, w) at each cell.
+
+        With `weights` (vh, vw) a cell of a view counts by its weight, in both.
+        """
         sets = zip(parts.chunk(len(self)), self.rows, self.columns, strict=True)
         for part, y, x in sets:
             rows, columns = (_is_inside(at, n) for at, n in zip((y, x), self.canvas, strict=True))
             cells = y[rows][:, None], x[columns]
-            total[..., *cells] += part[..., rows, :][..., columns].to(total)
-            count[cells] += 1
+            inside = part[..., rows, :][..., columns].to(total)
+            share = None if weights is None else weights[rows][:, columns]
+            total[..., *cells] += inside if share is None else share.to(total) * inside
+            count[cells] += 1 if share is None else share.to(count)
 
     def _read(self, canvas: Tensor, y: Tensor, x: Tensor) -> Tensor:
         h, w = self.canvas
@@ -62,6 +67,13 @@ class Views:
             is_inside = _is_inside(y, h)[:, None] & _is_inside(x, w)
             read = torch.where(is_inside.to(read.device), read, torch.zeros_like(read))
         return read
+
+
+def feather(view: Grid, width: float) -> Tensor:
+    """Return weights (vh, vw), float32, that fall from a view's centre: a Gaussian, `width` sides of the view wide."""
+    axes = [(torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / (width * n) for n in view]
+    y, x = (torch.exp(-(axis**2) / 2) for axis in axes)
+    return (y[:, None] * x).float()
 
 
 def _is_inside(at: Tensor, length: int) -> Tensor:

@@ -1,11 +1,13 @@
 """Walks: the noise levels of one level of a cascade, where they are not those of the whole schedule.
 
-A walk is a `Schedule` with timesteps of its own, in variance-exploding coordinates. Three ways to make one:
+A walk is a `Schedule` with timesteps of its own, in variance-exploding coordinates. Four ways to make one:
 
 * `relay` leaves a level early: the last noise level becomes 0, and an Euler step from sigma to 0 gives x0 itself.
   RectifiedHR and FreCaS hand that x0 to the next level.
 * `span` takes some steps of the schedule, and ends at 0.
 * `descent` goes from a timestep to 0 in equal strides of timesteps.
+* `inversion` goes up through the noise levels of a walk first, from 0, and then down through them. DDIM inversion is
+  this: Euler steps upwards. It starts from the clean reference itself, and needs no noise.
 
 A picture enlarged by rho has rho^2 cells for one, so noise of one deviation destroys less of it: `shifted` is the noise
 level that keeps the ratio of signal to noise, SNR' = SNR / rho^gamma (FreCaS, arXiv:2410.18410).
@@ -14,6 +16,7 @@ level that keeps the ratio of signal to noise, SNR' = SNR / rho^gamma (FreCaS, a
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -52,6 +55,17 @@ def descent(schedule: Schedule, start: float, steps: int) -> Schedule:
     return along(schedule, [start * (1.0 - i / steps) for i in range(steps)])
 
 
+def inversion(down: Schedule) -> Schedule:
+    """Return the walk from sigma = 0 up through the noise levels of a walk that falls, then down again to 0."""
+    levels = pairs_of(down)[:-1]
+    return walked(down, ((0.0, 0.0), *levels[:0:-1], *levels, (0.0, 0.0)))
+
+
+def rises(walk: Schedule, i: int) -> bool:
+    """Return whether step `i` goes up, to more noise."""
+    return walk.sigmas[i + 1] > walk.sigmas[i]
+
+
 def along(schedule: Schedule, timesteps: Sequence[float]) -> Schedule:
     """Return the walk over falling timesteps, whole or not, to x0."""
     return walked(schedule, (*((t, schedule.sigma_at(t)) for t in timesteps), (0.0, 0.0)))
@@ -71,7 +85,10 @@ def shifted(schedule: Schedule, timestep: float, growth: float, gamma: float) ->
 
 
 def walked(schedule: Schedule, pairs: Sequence[tuple[float, float]]) -> Schedule:
-    """Return the walk of (timestep, sigma) before each step and (0, sigma) after the last, as `pairs_of` gives it."""
+    """Return the walk of (timestep, sigma) before each step and (0, sigma) after the last, as `pairs_of` gives it.
+
+    A walk that rises has Euler's solver without fresh noise, the only one that is defined upwards from 0.
+    """
     if schedule.scales:
         raise ValueError("a walk of a model with a dynamic scale is not known, allowed: models for pictures")
     sigmas = tuple(sigma for _, sigma in pairs)
@@ -85,6 +102,8 @@ def walked(schedule: Schedule, pairs: Sequence[tuple[float, float]]) -> Schedule
         fresh=(),
         by_time=False,
     )
+    if any(after > before for before, after in itertools.pairwise(sigmas)):
+        plain = replace(plain, solver="euler", eta=0.0)
     return for_solver(plain)
 
 

@@ -26,6 +26,7 @@ from freescale import (
     region_map,
     video_noise,
 )
+from freescale.deepcache import DeepCache, full_steps
 from freescale.noise_levels import SIGMAS
 from freescale.walk import walked
 from stages.conditioning import conditioning
@@ -89,18 +90,18 @@ class Sampling:
 
     def schedule(self, models: Models, walk: Walk = ()) -> Schedule:
         """The noise levels of this model for these steps, or those of a `walk`."""
-        whole = self.schedule_on(models.info.scheduler)
-        return walked(whole, walk) if walk else whole
+        return self.schedule_on(models.info.scheduler, walk)
 
-    def schedule_on(self, scheduler: Mapping[str, Any]) -> Schedule:
-        """The noise levels of a scheduler's configuration for these steps. Raises `ValueError` where there are none."""
+    def schedule_on(self, scheduler: Mapping[str, Any], walk: Walk = ()) -> Schedule:
+        """The noise levels of a scheduler's configuration, for these steps or a walk. Raises `ValueError` for none."""
         config = dict(scheduler)
         if self.sigmas != "auto":
             config |= {f"use_{kind}_sigmas": kind == self.sigmas for kind in SIGMAS}
             config["sigma_range"] = "training"
         if self.timestep_spacing != "auto":
             config["timestep_spacing"] = self.timestep_spacing
-        return make_schedule(config, self.steps, self.solver, self.eta, self.timesteps)
+        whole = make_schedule(config, self.steps, self.solver, self.eta, self.timesteps)
+        return walked(whole, walk) if walk else whole
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class DenoiseStage(Stage):
     chunks: int = not_in_key(1)  # of the prompts: the rows that it attends to
     walk: Walk = added(())  # of the level; empty: the whole schedule
     sizes: tuple[tuple[int, int], ...] = added(())  # of all levels, for methods that ask for them
+    deepcache: tuple[int, ...] = added(())  # (interval, branch); empty: the whole UNet at every step
+    thinning: tuple[float, ...] = added(())  # of keys and values, (height, width); empty: none
     grows: bool = added(False)  # whether levels follow level 0, for methods that ask for it
 
     @classmethod
@@ -163,12 +166,19 @@ class DenoiseStage(Stage):
         """First step and one past the last."""
         return self.start, self.stop
 
+    def full_steps(self, schedule: Schedule) -> frozenset[int]:
+        """With DeepCache, the steps at which the whole UNet runs, and the one past the last; `schedule` is the walk."""
+        also = list(method_of(self.method).switches(schedule)) if self.level else []
+        if self.sampling.guidance_interval is not None:  # a negative pass begins, of which nothing is kept
+            also.append(schedule.step_at(self.sampling.guidance_interval[0]))
+        return full_steps(self.start, self.stop, self.deepcache[0], schedule.calls, also)
+
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
         """The UNet, once a step or more often, under the method's patches; the VAE both ways in steps that use it."""
         unet = networks.denoise(self, frames)
         if "vae" not in self.parts:
             return unet
-        method, schedule = method_of(self.method), self.sampling.schedule_on({})
+        method, schedule = method_of(self.method), self.sampling.schedule_on({}, self.walk)
         used = sum(method.uses_vae(step, schedule) for step in range(self.start, self.stop))
         held = 2 * picture_bytes(self.size) + 4 * networks.latent_bytes(self.size)
         passes = networks.decode(self.size, held), networks.encode(self.size, self.size, held)
@@ -179,6 +189,7 @@ class DenoiseStage(Stage):
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
         method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
         level = self._level(parents, models, options)
+        cache = DeepCache(self.full_steps(schedule), self.deepcache[1]) if self.deepcache else None
         denoiser = Denoiser(
             models.unet,
             conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
@@ -186,6 +197,7 @@ class DenoiseStage(Stage):
             guidance_rescale=self.sampling.guidance_rescale,
             guidance_interval=self.sampling.guidance_interval,
             compute=options.compute,
+            deep_cache=cache,
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))
@@ -206,7 +218,7 @@ class DenoiseStage(Stage):
             latents = step.latents
             if not torch.isfinite(latents).all():
                 raise StageError(f"{self.name} level {self.level}: latents are not finite after step {step.index + 1}")
-            yield step
+            yield step if cache is None else replace(step, resumable=step.index + 1 in cache.full)
         return {"latents": latents.float().cpu()}
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
@@ -215,6 +227,8 @@ class DenoiseStage(Stage):
     def _level(self, parents: Parents, models: Models, options: RunOptions) -> Level:
         frames, device = models.info.frames, models.device
         level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
+        if self.thinning:
+            level = replace(level, thinning=(self.thinning[0], self.thinning[1]))
         if self.level == 0 or "reference" not in parents:
             return replace(level, grows=self.grows)
         reference = parents["reference"]["latents"]

@@ -25,6 +25,7 @@ from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
 from stages.models.upscaler import find_upscaler
+from stages.planner.accelerations import accelerated, check_accelerations
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, cells_of, method_record
@@ -66,6 +67,7 @@ def make_plan(
     known already. Raises `SpecError`.
     """
     spec = settled(spec, info)
+    check_accelerations(spec, info)
     sizes, base = level_sizes(spec, info)
     builder = _Builder(spec, info, input_root, pictures or {}, base, resolve(spec, info, sizes))
     try:
@@ -240,8 +242,7 @@ class _Builder:
 
     def _masks(self, settings: StageSettings) -> dict[str, Call]:
         """The masks of a stage, by the names that it knows them by."""
-        regions = enumerate(settings.regions)
-        return {f"mask{i}": self._picture(f"regions.{i}.mask", region.mask, "L") for i, region in regions}
+        return {f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L") for i, r in enumerate(settings.regions)}
 
     def _export(self, level: LevelSettings) -> Export | ExportVideo:
         spec, provenance = self.spec, self._provenance(level.level)
@@ -255,6 +256,7 @@ class _Builder:
         model = "+".join(self.info.fingerprints[part] for part in stage.parts)
         if stage.part in ("text", "unet"):
             model += f":{self.spec.model.dtype}"
+        stage = accelerated(stage, self.spec)
         return Call(stage, level.level, dict(parents), model, level.size, self.spec.frames or 1, self.info.cell)
 
     def _picture(self, field: str, path: str, mode: str) -> Call:
@@ -283,7 +285,6 @@ class _Builder:
         return self._sampling(self.levels[0].base_denoise).schedule_on(self.info.scheduler)
 
     def _walk(self, method: Method, level: int) -> Schedule:
-        """The noise levels of one level."""
         return method.walk(self.schedule, level, self._sizes)
 
     def _pairs(self, walk: Schedule) -> Walk:

@@ -28,20 +28,22 @@ Made: TypeAlias = "dict[str, Tensor | Pieces]"  # a stage's result, to be commit
 
 @dataclass
 class Progress:
-    """The last step of a long stage that is done; None before the first."""
+    """The last step of a long stage that a run can go on from; None before the first."""
 
     last: Step | None
 
 
 def noted(running: Running, progress: Progress) -> Generator[int, None, Made]:
-    """Run a long stage: note each step and yield its number, from 1; return the result."""
+    """Run a long stage: note each step that a run can go on from, yield its number, from 1; return the result."""
     while True:
         try:
-            progress.last = next(running)
+            step = next(running)
         except StopIteration as end:
             result: Tensors = end.value
             return dict(result)
-        yield progress.last.index + 1
+        if step.resumable:
+            progress.last = step
+        yield step.index + 1
 
 
 def filled(result: Mapping[str, Tensor | Stream], unfinished: Unfinished) -> Generator[int, None, Made]:
@@ -63,7 +65,7 @@ def filled(result: Mapping[str, Tensor | Stream], unfinished: Unfinished) -> Gen
 
 
 def save(checkpoints: Checkpoints, progress: Progress) -> None:
-    """Write a checkpoint of the last step, if one is done."""
+    """Write a checkpoint of the last step that a run can go on from, if there is one."""
     step = progress.last
     if step is not None:
         tensors = {"latents": step.latents, **{f"history{i}": h for i, h in enumerate(step.history)}}

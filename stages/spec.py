@@ -162,7 +162,10 @@ class RenderSpec(FrozenModel):
     """All that decides the bytes of one picture or video."""
 
     later = frozenset(
-        {"prompt_syntax", "emphasis", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"}
+        {
+            *("prompt_syntax", "emphasis", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
+            *("deepcache", "deepcache_branch", "deepcache_levels", "todo"),
+        }
     )
 
     prompt: str = Field(min_length=1, max_length=4000, description="What to draw.")
@@ -206,6 +209,10 @@ class RenderSpec(FrozenModel):
     guidance_interval: sampling.Interval = Field(
         None, description="(start, end): shares of the steps between which guidance is on. None: all of them."
     )
+    deepcache: sampling.DeepCache = Field(None, description="Every how many steps the whole UNet runs. None: all.")
+    deepcache_branch: sampling.Branch = Field(2, description="Skip connection from which outwards all steps run.")
+    deepcache_levels: sampling.DeepCacheLevels = Field("base", description="`base`: level 0. `all`: every level.")
+    todo: sampling.Thinned = Field(None, description="Factor that thins keys and values; `auto`: a level's scale.")
     image: str | None = Field(None, max_length=4096, description="A picture to enlarge, in place of level 0.")
     regions: tuple[Region, ...] = Field((), max_length=16, description="Parts with a detail scale of their own.")
     redo: tuple[Redo, ...] = Field((), max_length=16, description="Changes from a stage of a level on, in order.")

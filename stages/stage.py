@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 from freescale import METHODS
+from freescale.methods.base import LATER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -237,17 +238,24 @@ def picture_cost(size: Size) -> Cost:
 
 
 def method_record(method: Method) -> dict[str, Any]:
-    """A method as plain values, for a stage's parameters; without fields of how references are made."""
-    values = dataclasses.asdict(method)
-    kept = {f.name: values[f.name] for f in dataclasses.fields(method) if not f.metadata.get("of_reference")}
+    """A method as plain values, for a stage's parameters; without fields of how references are made.
+
+    Fields that came later than others are left out at their default.
+    """
+    values, left_out = dataclasses.asdict(method), set[str]()
+    for each in dataclasses.fields(method):
+        is_unsaid = bool(each.metadata.get(LATER)) and values[each.name] == each.default
+        if is_unsaid or each.metadata.get("of_reference"):
+            left_out.add(each.name)
+    kept = {name: value for name, value in values.items() if name not in left_out}
     return {"name": method.name, "version": method.version, **kept}
 
 
 def method_of(record: Mapping[str, Any]) -> Method:
     """The method `method_record` described."""
     kind = METHODS[record["name"]]
-    fields = (f for f in dataclasses.fields(kind) if not f.metadata.get("of_reference"))
-    return kind(**{f.name: _tupled(record[f.name]) for f in fields})
+    said = [each.name for each in dataclasses.fields(kind) if each.name in record or not each.metadata]
+    return kind(**{name: _tupled(record[name]) for name in said})
 
 
 def _tupled(value: Any) -> Any:

@@ -109,13 +109,17 @@ def goes_on(
     return whole
 
 
+class UNet2DConditionModel(nn.Module):
+    """A UNet by name, without layers."""
+
+
 class Toward:
     """The perfect denoiser of one picture; its UNet is there to be patched and never runs."""
 
     compute = Compute()
 
     def __init__(self, truth: Tensor, unet: nn.Module | None = None) -> None:
-        self.truth, self.network = truth, unet or nn.Module()
+        self.truth, self.network = truth, unet or UNet2DConditionModel()
 
     def for_views(self, views: Views, batch: int) -> Toward:
         return Toward(views.take(self.truth), self.network)

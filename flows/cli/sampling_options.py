@@ -42,6 +42,26 @@ class Levels:
         str | None,
         text(SAMPLING, "START:END", "Shares of the steps between which guidance is on: 0.2:0.8. Default: all steps."),
     ] = None
+    deepcache: Annotated[
+        str | None,
+        text(SAMPLING, "N", "Run the whole UNet at every N-th step only, 2 or more. Changes pictures. Default: none."),
+    ] = None
+    deepcache_branch: Annotated[
+        str | None,
+        text(SAMPLING, "NUMBER", "Skip connection at which the layers begin that run at every step. Default: 2."),
+    ] = None
+    deepcache_levels: Annotated[
+        str | None, text(SAMPLING, "NAME", "Levels with --deepcache: base (level 0) or all. Default: base.")
+    ] = None
+    todo: Annotated[
+        str | None,
+        text(
+            SAMPLING,
+            "FACTOR",
+            "Thin keys and values of self-attention by this factor a side; auto: the scale. Changes pictures. "
+            "Default: none.",
+        ),
+    ] = None
     prediction: Annotated[
         str | None,
         text(

@@ -80,7 +80,6 @@ def _row(evaluation: Evaluation, cell: Cell, score: Score) -> dict[str, Any]:
         "n_reference": score.n_reference,
         "crops": score.rows,
         "crops_reference": score.rows_reference,
-        "separates": found.word if (found := judged(evaluation, score.metric)) else None,
         "protocol": evaluation.spec.reference.protocol if compared else None,
         "network": weights.name if weights else None,
         "weights_sha256": weights.sha256 if weights else None,
@@ -202,6 +201,11 @@ def as_json(evaluation: Evaluation, cells: Sequence[Cell], readings: Readings) -
         "evaluation": evaluation.name,
         "spec": evaluation.spec.model_dump(mode="json"),
         "rows": rows(evaluation, cells),
+        "seen": {
+            score.metric: {"verdict": seen.word, "worse": seen.worse, "better": seen.better}
+            for score in (cells[0].scores if cells else ())
+            if (seen := judged(evaluation, score.metric))
+        },
         "failed": {picture.name: why for picture, why in readings.failed.items()},
         "pictures": pictures,
     }

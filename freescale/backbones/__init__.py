@@ -25,7 +25,7 @@ __all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "to_r
 
 def backbone_of(network: nn.Module) -> Backbone:
     """Return the view of a network that the denoiser calls. Raises `ValueError` for a class that is not known."""
-    for kind in type(network).__mro__:
+    for kind in network.__class__.__mro__:
         if kind.__name__ in BACKBONES:
             return BACKBONES[kind.__name__](network)
     raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(BACKBONES)}")

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from freescale.cascade import Size
+    from freescale.positions import PositionRule
+    from freescale.scale_fusion import Fusion
+    from freescale.unet_patches import Patch
+
 BackboneKind = Literal["unet", "flow"]
 """What a method must know of a network: whether it is a UNet, or a transformer that was trained by flow matching."""
 
@@ -37,6 +42,18 @@ class Backbone(Protocol):
 
     def run(self, given: Tensor, timestep: float, rows: Rows) -> Tensor:
         """Return the raw prediction (B, C, [F,] h, w) for latents of that shape, `Schedule.model_input`'s."""
+
+    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
+        """Return the patch that fuses scales in every self-attention over the image."""
+
+    def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
+        """Return the patch that turns positions by a rule, for latents of a network trained on `trained` cells.
+
+        Raises `ValueError` for a network that has no rotary positions.
+        """
+
+    def tempered(self, factor: float) -> Patch:
+        """Return the patch that multiplies the logits of joint attention. Raises `ValueError` for a UNet."""
 
 
 def to_rows(x: Tensor, rows: int) -> Tensor:

@@ -7,19 +7,30 @@ has no whole numbers above 256, so the stock pipeline confuses rows of pictures 
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from freescale.backbones.base import to_rows
+from freescale.joint_fusion import JointFusion
+from freescale.positions import Positions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
 
     from freescale.backbones.base import BackboneKind, Rows
+    from freescale.cascade import Size
+    from freescale.joint_fusion import Rotary
+    from freescale.positions import PositionRule
+    from freescale.scale_fusion import Fusion
+    from freescale.unet_patches import Patch
 
 PATCH = 2  # latent cells of a token's side
+AXES = (None, 0, 1)  # what the three ids of a token count: nothing, rows, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +65,76 @@ class Flux:
             return_dict=False,
         )[0]
         return unpack(output, (given.shape[2], given.shape[3]))
+
+    def attentions(self) -> list[tuple[str, Any]]:
+        """Return (name, module) of every joint attention."""
+        named = self.network.named_modules()
+        return [(name, module) for name, module in named if name.endswith(".attn") and "transformer_blocks." in name]
+
+    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
+        """Put `JointFusion` in place of every processor of joint attention."""
+        grid = tokens_of(latent_hw)
+
+        def rotary_of(window: Size) -> Rotary:
+            """Return the network's own table, whatever hooks a rule of positions has put on it."""
+            table: Rotary = self.network.pos_embed.forward(image_ids(window, self.network.device))
+            return table
+
+        @contextmanager
+        def patch(network: nn.Module) -> Iterator[None]:
+            with ExitStack() as stack:
+                for name, attention in self.attentions():
+                    stack.callback(attention.set_processor, attention.processor)
+                    attention.set_processor(JointFusion(attention.processor, name, grid, rotary_of, fusion))
+                yield
+
+        return patch
+
+    def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
+        """Make the table of rotations anew from the positions that the network was given, which text shares."""
+        positions = Positions(rule, tokens_of(latent_hw), tokens_of(trained))
+
+        def table(module: Any, given: tuple[Tensor], own: Rotary) -> Rotary:
+            """Return cosines and sines by the rule, in the dtype of the network's own."""
+            cosines, sines = [], []
+            for axis, dims in zip(AXES, module.axes_dim, strict=True):
+                turns = torch.tensor(positions.frequencies(axis, dims, float(module.theta)), dtype=torch.float64)
+                angles = torch.outer(given[0][:, AXES.index(axis)].double(), turns.to(given[0].device))
+                cosines.append(positions.magnitude(axis) * angles.cos())
+                sines.append(positions.magnitude(axis) * angles.sin())
+            cosine, sine = (torch.cat(parts, dim=1).repeat_interleave(2, dim=1) for parts in (cosines, sines))
+            return cosine.to(own[0]), sine.to(own[1])
+
+        @contextmanager
+        def patch(network: nn.Module) -> Iterator[None]:
+            module: Any = network.pos_embed
+            handle = module.register_forward_hook(table)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+        return patch
+
+    def tempered(self, factor: float) -> Patch:
+        """Multiply the queries of image and text after their norm; a rotation is linear, so that all logits grow."""
+
+        @contextmanager
+        def patch(network: nn.Module) -> Iterator[None]:
+            with ExitStack() as stack:
+                for _, attention in self.attentions():
+                    for norm in (attention.norm_q, getattr(attention, "norm_added_q", None)):
+                        if norm is not None:
+                            handle = norm.register_forward_hook(lambda _m, _a, output: output * factor)
+                            stack.callback(handle.remove)
+                yield
+
+        return patch
+
+
+def tokens_of(latent_hw: Size) -> Size:
+    """Return the token grid (h, w) of latents."""
+    return latent_hw[0] // PATCH, latent_hw[1] // PATCH
 
 
 def pack(latents: Tensor) -> Tensor:

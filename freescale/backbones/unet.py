@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from freescale.backbones.base import to_rows
+from freescale.scale_fusion import scale_fusion
 from freescale.unet_patches import has_motion_modules
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.backbones.base import BackboneKind, Rows
+    from freescale.cascade import Size
+    from freescale.positions import PositionRule
+    from freescale.scale_fusion import Fusion
+    from freescale.unet_patches import Patch
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,3 +46,15 @@ class UNet:
         dtype = next(self.network.parameters()).dtype
         output: Tensor = self.network(given.to(dtype), time, **options)[0]
         return output
+
+    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
+        """Return `scale_fusion`; every layer's grid is recorded while the UNet runs."""
+        return scale_fusion(fusion)
+
+    def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
+        """Raise `ValueError`: a UNet has no rotary positions."""
+        raise ValueError(f"positions is {rule!r}, allowed: 'none' with a UNet")
+
+    def tempered(self, factor: float) -> Patch:
+        """Raise `ValueError`: the temperature is for joint attention."""
+        raise ValueError("temperature is 'entropy', allowed: 'off' with a UNet")

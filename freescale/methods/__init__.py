@@ -13,7 +13,9 @@ from freescale.methods.fouriscale.method import FouriScale
 from freescale.methods.frecas import FreCaS
 from freescale.methods.freescale import FreeScale
 from freescale.methods.hidiffusion.method import HiDiffusion
+from freescale.methods.hiwave import HiWave
 from freescale.methods.mrflow import MrFlow
+from freescale.methods.pixelrush import PixelRush
 from freescale.methods.rectifiedhr import RectifiedHR
 from freescale.methods.scalecrafter.method import ScaleCrafter
 from freescale.methods.scalediff import ScaleDiff
@@ -35,6 +37,8 @@ METHODS: dict[str, type[Method]] = {
     "fam": FAM,
     "ap_ldm": APLDM,
     "mrflow": MrFlow,
+    "pixelrush": PixelRush,
+    "hiwave": HiWave,
     "enlarge": Enlarge,
 }
 
@@ -51,8 +55,10 @@ __all__ = [
     "FreCaS",
     "FreeScale",
     "HiDiffusion",
+    "HiWave",
     "Method",
     "MrFlow",
+    "PixelRush",
     "RectifiedHR",
     "ScaleCrafter",
     "ScaleDiff",

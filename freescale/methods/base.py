@@ -6,16 +6,19 @@ A method is a frozen dataclass and its fields are its configuration. It holds no
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - the specs resolve the hints of a method
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from freescale.backbones import BackboneKind  # noqa: TC001
 from freescale.cascade import CELL
+from freescale.flow_levels import ShiftRule  # noqa: TC001
 from freescale.long_videos import video_noise
 from freescale.moment import Moment
 from freescale.unet_patches import patched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -28,10 +31,21 @@ if TYPE_CHECKING:
     from freescale.structure import BandFilter
     from freescale.unet_patches import Patch
 
+FeatureLevels = Literal["none", "base", "all"]
+"""Levels at which a method goes with DeepCache: `base` is level 0."""
+
 
 def of_reference(default: Any = None) -> Any:
     """Return a field of how a level's reference is made and of nothing else, so that no denoising depends on it."""
     return field(default=default, metadata={"of_reference": True})
+
+
+LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """Return a field that came after others: a record of a method leaves it out at its default, so that keys stay."""
+    return field(default=default, metadata={LATER: True})
 
 
 @dataclass(frozen=True)
@@ -49,12 +63,26 @@ class Method:
     asks_growth: ClassVar[bool] = False  # whether level 0 depends on whether levels follow: `Level.grows`
     asks_vae: ClassVar[bool] = False  # whether steps above level 0 decode and encode: `Level.codec`, `uses_vae`
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
+    backbones: ClassVar[frozenset[BackboneKind]] = frozenset({"unet"})  # what it can be used with
+    only: ClassVar[Mapping[BackboneKind, Mapping[str, Any]]] = {}  # the one value that a field has with a backbone
+    shift_rule: ClassVar[ShiftRule] = "cap"  # of a flow model's noise levels above its training size
+    keeps_features: ClassVar[FeatureLevels] = "none"  # where the UNet is one and the same but for `switches`
 
     def check_choices(self, choices: Mapping[str, Sequence[str | None]]) -> None:
         """Raise `ValueError` for a field whose value is none of its `choices`, with all of them."""
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
+
+    def check_backbone(self, kind: BackboneKind) -> None:
+        """Raise `ValueError` for a kind of network that the method has no meaning for, or that a field has none for."""
+        if kind not in self.backbones:
+            raise ValueError(
+                f"{self.name!r} is for {' and '.join(sorted(self.backbones))} models, not for {kind} models"
+            )
+        for name, allowed in self.only.get(kind, {}).items():
+            if (value := getattr(self, name)) != allowed:
+                raise ValueError(f"{name} is {value!r}, allowed: {allowed!r} with {kind} models")
 
     @classmethod
     def check(cls, latents: Tensor) -> None:
@@ -111,6 +139,15 @@ class Method:
         The loop applies it at every step, before the method's own patches (`freescale/freeu.py`).
         """
         return None
+
+    @property
+    def thins(self) -> bool:
+        """Whether the method goes with thinned keys and values (`freescale/todo.py`) at every level."""
+        return False
+
+    def switches(self, schedule: Schedule) -> tuple[int, ...]:
+        """Return the steps at which a level's UNet becomes another one: features of the step before are not its own."""
+        return ()
 
     @property
     def solver(self) -> tuple[Solver, float] | None:
@@ -185,6 +222,10 @@ class Method:
     def uses_vae(self, step: int, schedule: Schedule) -> bool:
         """Return whether a step above level 0 decodes and encodes once, where the method asks for the VAE."""
         return False
+
+    def kept(self, moment: Moment) -> tuple[str, ...]:
+        """Return the names of the tensors, in the shape of the latents, that `moment.extra` has before this step."""
+        return ()
 
     def finish(self, latents: Tensor, moment: Moment) -> Tensor:
         """Return the level's result, given the latents after its last step; part of that step."""

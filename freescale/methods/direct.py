@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from freescale.methods.base import Method
+from freescale.backbones.changes import Temperature, reaching
+from freescale.methods.base import FeatureLevels, Method, later
+from freescale.positions import PositionRule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from freescale.backbones import BackboneKind
+    from freescale.moment import Moment
+    from freescale.unet_patches import Patch
+
+_ONLY: Mapping[BackboneKind, Mapping[str, Any]] = {
+    "unet": {"positions": "none", "temperature": "off"},
+    "flow": {"freeu": None},
+}
 
 
 @dataclass(frozen=True)
@@ -14,5 +28,25 @@ class Direct(Method):
 
     name: ClassVar[str] = "direct"
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "all"
+
+    backbones = frozenset({"unet", "flow"})
+    only = _ONLY
+    shift_rule = "sqrt"
 
     freeu: tuple[float, float, float, float] | None = None  # b1, b2, s1, s2
+    positions: PositionRule = later("none")  # of a flow model's tokens
+    temperature: Temperature = later("off")
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning."""
+        self.check_choices({"positions": get_args(PositionRule), "temperature": get_args(Temperature)})
+
+    def patches(self, moment: Moment) -> Iterator[Patch]:
+        """Yield the rule of positions and the temperature."""
+        yield from reaching(self.positions, self.temperature, moment.level)
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True

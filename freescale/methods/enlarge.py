@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 
 from freescale.cascade import CELL
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method, of_reference
+from freescale.methods.base import FeatureLevels, Method, of_reference
 
 if TYPE_CHECKING:
     from freescale.cascade import Size
@@ -24,6 +24,7 @@ class Enlarge(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     in_pixels: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     filter: PictureFilter = "bicubic"
     upscaler: str | None = of_reference()  # a file of a network that enlarges in place of the filter

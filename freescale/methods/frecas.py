@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.structure import low_band
 from freescale.walk import along, shifted
 
@@ -39,6 +39,7 @@ class FreCaS(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     asks_sizes: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     shift: float | None = None  # gamma; None: 1.5 with two levels, 2 with more (SDXL); SD 2.1: 3
     high_guidance: float = 4.667  # w_h: factor of the guidance scale for high frequencies; released: 35 for 7.5
@@ -70,6 +71,11 @@ class FreCaS(Method):
     def clamps(self) -> bool:
         """As `clamp` has it."""
         return self.clamp
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size, its doublings below the target, and the target."""

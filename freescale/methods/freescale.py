@@ -9,29 +9,37 @@ fused from two scales (`scale_fusion`) and, up to a step, dilated convolutions (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 
+from freescale.backbones.changes import Temperature, fusing, reaching
 from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight, reference_weight
 from freescale.dilation import DilatedLayers, DilationRule, dilation_factor, restrained_dilation
 from freescale.enlarge import Interpolation
 from freescale.forward_process import generator
 from freescale.frequency import BlurBorder, gaussian_taps
-from freescale.methods.base import Method
-from freescale.scale_fusion import Bands, Fusion, scale_fusion
+from freescale.methods.base import FeatureLevels, Method, later
+from freescale.positions import PositionRule
+from freescale.scale_fusion import Bands, Fusion
 from freescale.windows import Grid, WindowBorder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from freescale.backbones import BackboneKind
     from freescale.cascade import Level, Size
     from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
+
+_ONLY: Mapping[BackboneKind, Mapping[str, Any]] = {
+    "unet": {"positions": "none", "temperature": "off"},
+    "flow": {"dilate": False, "channel_blur": False, "border": "clamp", "fast": False, "freeu": None},
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class FreeScale(Method):
 
     name: ClassVar[str] = "freescale"
     steady: ClassVar[bool] = True
+    backbones = frozenset({"unet", "flow"})
+    only = _ONLY
+    keeps_features: ClassVar[FeatureLevels] = "all"
 
     detail_scale: float = 2.0  # alpha: with a larger one the reference's weight falls sooner; the paper has 1 at 8k
     restart: float = 0.3  # 15 of 50 steps, timestep 681 (paper: K = 700); turbo: 0.5
@@ -62,6 +73,8 @@ class FreeScale(Method):
     interpolation: Interpolation | None = None  # of latents; None: bicubic; bilinear for video
     posterior: Literal["sample", "mode"] = "sample"
     freeu: tuple[float, float, float, float] | None = (1.1, 1.2, 0.6, 0.4)  # b1, b2, s1, s2
+    positions: PositionRule = later("none")  # of a flow model's tokens
+    temperature: Temperature = later("off")
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
@@ -97,13 +110,25 @@ class FreeScale(Method):
         """Return the step where dilation ends."""
         return schedule.step_at(self.dilation[1])
 
+    def switches(self, schedule: Schedule) -> tuple[int, ...]:
+        """Return the first step with dilation and the first one without."""
+        return tuple(schedule.step_at(share) for share in self.dilation) if self.dilate else ()
+
+    @property
+    def thins(self) -> bool:
+        """Unless global attention is in phases or absent; without fusion attention is the model's."""
+        return not self.fusion or (not self.fast and self.bands != "local")
+
     def patches(self, moment: Moment) -> Iterator[Patch]:
-        """Yield scale fusion and dilation above level 0 where the scale rounds to 2 or more; nothing elsewhere."""
+        """Yield scale fusion and dilation above level 0 where the scale rounds to 2 or more; nothing at level 0."""
         level, schedule = moment.level, moment.schedule
-        if level.is_base or round(level.factor) < 2:
+        if level.is_base:
+            return
+        yield from reaching(self.positions, self.temperature, level)
+        if round(level.factor) < 2:
             return
         if self.fusion:
-            yield scale_fusion(self.fusion_at(moment))
+            yield fusing(self.fusion_at(moment), level)
         if self.dilate and schedule.step_at(self.dilation[0]) <= moment.step < self.detail_step(schedule):
             factor = dilation_factor(level, self.dilation_rule)
             yield restrained_dilation(self.dilated_layers, factor, moment.compute.phase_convs)
@@ -140,6 +165,7 @@ class FreeScale(Method):
             phases=(rows, columns) if self.fast else (1, 1),
             jitter=jitter if self.jitter else None,
             window_rows=moment.compute.window_rows,
+            thinning=level.thinning,
         )
 
     def kernel_at(self, level: Level) -> int:
@@ -160,4 +186,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "upsample": ("rgb", "latent"),
     "interpolation": (*get_args(Interpolation), None),
     "posterior": ("sample", "mode"),
+    "positions": get_args(PositionRule),
+    "temperature": get_args(Temperature),
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.cascade import CELL
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method, of_reference
+from freescale.methods.base import FeatureLevels, Method, of_reference
 from freescale.noise_levels import timestep_of
 from freescale.walk import descent
 
@@ -33,6 +33,7 @@ class MrFlow(Method):
     name: ClassVar[str] = "mrflow"
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     sigma: float = 0.136  # noise level that the target starts at: 0.12 of a flow, sigma = t / (1 - t)
     steps: int = 1  # at the target, in equal strides of timesteps
@@ -54,6 +55,11 @@ class MrFlow(Method):
     def picture_filter(self) -> PictureFilter:
         """The filter."""
         return self.filter
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size and the target."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.cascade import CELL, sizes_between
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.walk import span
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class RectifiedHR(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     asks_sizes: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     levels: int | None = None  # None: 2 up to twice the training size, 3 beyond
     first: float = 0.8  # T_min: share of the steps before the first refresh; released for 2048x2048: 0.6
@@ -67,6 +68,11 @@ class RectifiedHR(Method):
     def picture_filter(self) -> PictureFilter:
         """The filter."""
         return self.filter
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return sizes whose sides grow by equal steps from the training size to the target."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.cascade import CELL, cascade_sizes
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 
@@ -35,6 +35,7 @@ class ScaleDiff(Method):
     version: ClassVar[int] = 1
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     restart: float = 0.6  # 30 of 50 steps, timestep 381 (paper: 400); the README's example: 0.4
     patches_only: bool = True  # self-attention in patches; false: over the whole grid (the paper's ablation)

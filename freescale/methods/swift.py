@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.dilation import DilatedLayers, dilation_factor, restrained_dilation
-from freescale.methods.base import Method, of_reference
+from freescale.methods.base import FeatureLevels, Method, of_reference
 from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 from freescale.walk import descent, relay
@@ -44,6 +44,7 @@ class Swift(Method):
 
     name: ClassVar[str] = "swift"
     video: ClassVar[bool] = False
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     leave: float = 0.8  # share of level 0's steps that are taken; 1: all
     growth: float = 4.0  # of a level over the one below, at most

@@ -48,6 +48,8 @@ class MethodPreset:
     says: str
     values: Mapping[str, Values]
     calls: Mapping[str, tuple[int, int, int]]  # by family and scale, with 50 steps: what the plan says
+    tflop: tuple[int, int, int]  # of SDXL, the VAE included
+    unet_gib: tuple[float, float, float]  # of SDXL's UNet in bfloat16 with its weights, without any saving
     measured: Measured
     few_steps: Values = field(default_factory=dict)  # with a model for few steps, of any family
 
@@ -64,6 +66,8 @@ TABLE: Mapping[str, MethodPreset] = {
         "FreeScale as it stands; all is measured against it",
         values={"sdxl": {}, "sd2-768": {}, "sd": {}},
         calls={"sdxl": (281, 2006, 20992), "sd2-768": (407, 3907, 49255), "sd": (307, 2430, 27480)},
+        tflop=(3889, 27723, 289879),
+        unet_gib=(6.1, 9.8, 24.7),
         measured=Measured(48, {"2x": (90, 4), "4x": (77, 6)}, {"2x": 0.56, "4x": 0.40}),
     ),
     "swift": MethodPreset(
@@ -75,6 +79,8 @@ TABLE: Mapping[str, MethodPreset] = {
             "sd":      {"leave": 0.8, "start_timestep": 394.0, "steps": 8, "guidance": 1.0},
         },
         calls={"sdxl": (72, 167, 675), "sd2-768": (72, 168, 679), "sd": (72, 168, 677)},
+        tflop=(1056, 2779, 15066),
+        unet_gib=(6.1, 9.8, 24.6),
         measured=Measured(48, {"2x": (88, 5), "4x": (81, 6)}, {"2x": 0.68, "4x": 0.57}),
         few_steps={"leave": 1.0, "start_timestep": 499.0, "steps": 2},
     ),
@@ -86,6 +92,8 @@ TABLE: Mapping[str, MethodPreset] = {
             "sd":      {"leave": 0.8, "start_timestep": 101.0, "steps": 2, "guidance": 0.0},
         },
         calls={"sdxl": (44, 56, 119), "sd2-768": (44, 56, 120), "sd": (44, 56, 120)},
+        tflop=(680, 1276, 7550),
+        unet_gib=(5.4, 7.3, 14.7),
         measured=Measured(48, {"2x": (90, 4), "4x": (81, 6)}, {"2x": 0.63, "4x": 0.47}),
         few_steps={"leave": 1.0, "start_timestep": 249.0, "steps": 1},
     ),

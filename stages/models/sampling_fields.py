@@ -39,6 +39,16 @@ def _interval(value: Any) -> Any:
     return start, end
 
 
+def _factor(value: Any) -> Any:
+    """Return `auto` or a number above 1 as they are. Raises `ValueError` for another value."""
+    try:
+        if value in (None, "auto") or (not isinstance(value, bool) and 1.0 < float(value) <= MOST_THINNED):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"is not auto or a factor above 1, to {MOST_THINNED:g}, such as 2")
+
+
 def _listed(value: Any) -> Any:
     """Return the whole numbers of a text such as `999,499`; other values stay."""
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
@@ -58,6 +68,11 @@ Preset = Annotated[
     PresetName | tuple[PresetName, ...] | None,
     BeforeValidator(checked_preset, json_schema_input_type=PresetName | tuple[PresetName, ...] | str | None),
 ]
+MOST_THINNED = 16.0  # times a side
+DeepCache = Annotated[int | None, Field(ge=2, le=50)]
+Branch = Annotated[int, Field(ge=0, le=64)]
+DeepCacheLevels = Literal["base", "all"]
+Thinned = Annotated[Literal["auto"] | float | None, BeforeValidator(_factor)]
 Interval = Annotated[
     tuple[float, float] | None, BeforeValidator(lambda value: None if value is None else _interval(value))
 ]

@@ -8,6 +8,7 @@ the plain import, it only fails, and is then made there (`stages/planner/apart.p
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import operator
 import sys
@@ -28,7 +29,11 @@ UNUSED = (
     "diffusers.loaders",
     "diffusers.quantizers",
     "diffusers.utils.dynamic_modules_utils",
+    "diffusers.utils.hub_utils",
     "diffusers.utils.loading_utils",
+    "huggingface_hub.file_download",
+    "huggingface_hub.hf_api",
+    "requests",
     "sympy",
     "transformers",
 )
@@ -41,6 +46,10 @@ def _same(given: Any, *_: Any, **__: Any) -> Any:
 
 def _nothing() -> None:
     pass
+
+
+def _absent(_: Any) -> None:
+    raise ValueError("no weights are offloaded")
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -57,6 +66,7 @@ def _any(*given: bool) -> bool:
 
 
 PROVIDED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "diffusers.hooks.group_offloading": {"_get_group_onload_device": _absent},  # where a network's device is asked for
     "torch._dynamo": {"allow_in_graph": _same, "disable": _same},  # what they say to a compiler, which is not there
     "torch.fx.experimental.symbolic_shapes": {  # of sizes that are numbers; its own import brings sympy
         **dict.fromkeys(("expect_true", "guard_or_false", "guard_or_true", "guarding_hint_or_throw"), _same),
@@ -73,13 +83,15 @@ PROVIDED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 
 
 class _StandIn(ModuleType):
-    """A module of which every class is empty; any other name is a stand-in too, if it is imported."""
+    """A module, or a name in one, that is empty: a class to inherit from, or what raises if it is called."""
 
-    def __getattr__(self, name: str) -> type:
-        if not name[:1].isupper():
+    def __getattr__(self, name: str) -> Any:
+        """Return a name of the module; kept."""
+        if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {})
-        setattr(self, name, made)
+        path = f"{self.__name__}.{name}"
+        made = importlib.import_module(path) if path in PROVIDED else _StandIn(path)
+        setattr(self, name, made := type(name, (), {}) if name[0].isupper() else made)
         return made
 
     def __call__(self, *_: Any, **__: Any) -> None:

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 
-from freescale import SOLVERS, Step
+from freescale import SOLVERS, Level, Moment, Step
 from freescale.cascade import CELL
 from freescale.frequency import blur_matrix, low_pass_mask
 from freescale.vae.codec import Codec
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
+from freescale.walk import rises
 from stages.errors import SpecError
 from stages.models.folder import cell_of
+from stages.planner.blanks import TOKENS, BlankInfo, BlankModels, BlankPicture, blank_parents, pooled_width
 from stages.planner.configurations import Configs, configurations, text_weights
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
-    from torch import Tensor
-
+    from freescale import Schedule
     from freescale.vae.layers import Half
     from stages.denoise import DenoiseStage
     from stages.models.folder import ModelInfo
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 Way = Literal["decode", "encode"]
 FLOAT32 = 4  # bytes
-TOKENS = 77  # of CLIP's context
 TEXT_WIDTH = 2048  # of a row; an encoder holds eight of them a token
 
 
@@ -63,7 +62,7 @@ class TracedNetworks:
     def text_bytes(self, chunks: int = 1) -> int:
         """Bytes of the float32 rows of one encoded prompt of so many chunks, SDXL's pooled one included."""
         config = self.info.configs["unet"]
-        return (chunks * TOKENS * int(config["cross_attention_dim"]) + _pooled(config)) * FLOAT32
+        return (chunks * TOKENS * int(config["cross_attention_dim"]) + pooled_width(config)) * FLOAT32
 
     def encode_text(self, chunks: int = 1) -> Cost:
         """Encode both prompts, chunk by chunk: a multiply-add a parameter and token. All of their rows are held."""
@@ -176,21 +175,20 @@ def _traced_steps(
 ) -> tuple[float, float]:
     """Bytes at the worst moment of a stage, and the floating-point operations of all of its steps.
 
-    Steps with guidance and steps without are traced separately, in the UNet without weights.
+    In the UNet without weights. Steps with guidance and without are traced separately; so are, with DeepCache, full
+    steps and those between, and the steps of an inversion that go up and down.
     """
-    from stages.planner.skeleton import skeleton_of
+    from stages.planner.skeleton import FOLDED, skeleton_of
 
-    unet = skeleton_of(configs, dtype)
-    schedule = stage.sampling.schedule_on({})
+    unet = skeleton_of(configs, dtype, FOLDED[:1] if stage.deepcache else FOLDED)  # a step that is not full runs a part
+    schedule = _schedule(stage)
+    full = stage.full_steps(schedule) if stage.deepcache else None
+    kinds: dict[tuple[bool, ...], list[int]] = {}
+    for i in range(stage.start, stage.stop):
+        is_guided = schedule.is_within(i, stage.sampling.guidance_interval)
+        kinds.setdefault((is_guided, full is None or i in full, rises(schedule, i)), []).append(i)
     activations, flops = 0, 0.0
-    for guided in (True, False):
-        steps = [
-            i
-            for i in range(stage.start, stage.stop)
-            if schedule.is_within(i, stage.sampling.guidance_interval) == guided
-        ]
-        if not steps:
-            continue
+    for steps in kinds.values():
         traced = {steps[min(1, len(steps) - 1)]}
         if not method_of(stage.method).steady:
             traced.add(steps[-1])
@@ -200,58 +198,9 @@ def _traced_steps(
     return activations, flops
 
 
-@dataclass(frozen=True)
-class _Scheduled:
-    """What a stage asks of a model beside its networks. No cost depends on noise levels: any schedule will do."""
-
-    latent_channels: int
-    cell: int
-    frames: int | None = None
-    scheduler: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Network:
-    """Stands in for `Models`: a UNet, with or without weights."""
-
-    unet: Any
-    info: _Scheduled
-    device: torch.device
-
-    @property
-    def vae(self) -> _BlankVae:
-        """What steps that use the VAE call."""
-        return _BlankVae(self.info)
-
-
-@dataclass(frozen=True)
-class _BlankVae:
-    """Stands in for a VAE inside a step: pictures and latents of the right shapes. A stage counts its work apart."""
-
-    info: _Scheduled
-    config = SimpleNamespace(scaling_factor=1.0)
-
-    def decode(self, latents: Tensor) -> Any:
-        """Return a blank picture on the device of the latents."""
-        height, width = (self.info.cell * side for side in latents.shape[-2:])
-        return SimpleNamespace(sample=latents.new_zeros(1, 3, height, width))
-
-    def encode(self, image: Tensor) -> Any:
-        """Return a posterior of zeros on the host, where latents go from an encoder."""
-        zeros = torch.zeros(latent_shape((image.shape[-2], image.shape[-1]), self.info.latent_channels, self.info.cell))
-        return SimpleNamespace(latent_dist=SimpleNamespace(mean=zeros, std=zeros))
-
-
-@dataclass(frozen=True)
-class _BlankPicture:
-    """Stands in for a picture on disk."""
-
-    size: Size
-    device: torch.device
-
-    def region(self, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-        """Return zeros of the region's shape."""
-        return torch.zeros(1, 3, rows[1] - rows[0], columns[1] - columns[0], device=self.device)
+def _schedule(stage: DenoiseStage) -> Schedule:
+    """The walk of a stage. No cost depends on noise levels: those of any scheduler will do."""
+    return stage.sampling.schedule_on({}, stage.walk)
 
 
 def run_step(
@@ -267,16 +216,38 @@ def run_step(
 
     `video` are the frames, and those that the model was trained for; a latent cell has `cell` pixels a side.
     """
+    next(_before(stage, unet, options, step, device, video, cell))
+
+
+def _before(
+    stage: DenoiseStage,
+    unet: Any,
+    options: RunOptions,
+    step: int,
+    device: torch.device,
+    video: tuple[int, int] | None,
+    cell: int,
+) -> Iterator[Step]:
+    """Return the run of a stage that stands before a step; with DeepCache it has run from the last full one on."""
     frames, native = video or (None, None)
     channels = int(unet.config["in_channels"])
     latents = torch.zeros(latent_shape(stage.size, channels, cell, frames))
-    resume = Step(step - 1, latents, (latents,) * SOLVERS[stage.sampling.solver].remembers)
-    models: Any = _Network(unet, _Scheduled(channels, cell, native), device)
-    parents: dict[str, Any] = _parents(stage, unet.config, latents, cell)
+    schedule = _schedule(stage)
+    full = stage.full_steps(schedule) if stage.deepcache else {step}
+    first = max(i for i in full if i <= step)
+    level = Level(stage.level, stage.size, stage.base_size, cell, sizes=stage.sizes)
+    names = method_of(stage.method).kept(Moment(level, first, schedule, stage.seed))
+    history = (latents,) * SOLVERS[stage.sampling.solver].remembers
+    resume = Step(first - 1, latents, history, dict.fromkeys(names, latents))
+    models: Any = BlankModels(unet, BlankInfo(channels, cell, native), device)
+    parents: dict[str, Any] = blank_parents(stage, unet.config, latents, cell)
     if "vae" in stage.parts:
-        parents["image"] = {"image": _BlankPicture(stage.base_size, device)}
+        parents["image"] = {"image": BlankPicture(stage.base_size, device)}
         options = options.model_copy(update={"vae_memory": None})
-    next(iter(stage.run(parents, models, options, resume)))
+    running = iter(stage.run(parents, models, options, resume))
+    for _ in range(first, step):
+        next(running)
+    return running
 
 
 def trace_step(
@@ -293,31 +264,18 @@ def trace_step(
     from stages.planner.skeleton import CallsFolded
     from stages.planner.trace import Trace
 
-    network: Any = CallsFolded(unet) if method_of(stage.method).by_views else unet.module
+    network: Any = CallsFolded(unet) if method_of(stage.method).by_views and not stage.deepcache else unet.module
     with Trace() as trace, torch.no_grad():
         unet.trace = trace
         try:
             trace.hold((*unet.module.parameters(), *unet.module.buffers()))
             before = trace.live
-            run_step(stage, network, options, step, torch.device("meta"), video, cell)
+            running = _before(stage, network, options, step, torch.device("meta"), video, cell)
+            trace.flops = 0
+            next(running)
         finally:
             unet.trace = None
     return Cost(trace.peak - before, float(trace.flops))
-
-
-def _parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) -> dict[str, dict[str, Tensor]]:
-    """Inputs of a stage, on the host as a store gives them, of the right shapes."""
-    text = {"prompt_embeds": torch.zeros(1, stage.chunks * TOKENS, int(config["cross_attention_dim"]))}
-    if config.get("addition_embed_type") == "text_time":
-        text["text_embeds"] = torch.zeros(1, _pooled(config))
-    if stage.sampling.guidance_scale > 1:
-        text |= {f"negative_{name.removeprefix('prompt_')}": value for name, value in text.items()}
-    parents = {"text": text, "latents": {"latents": latents}}
-    if stage.level:
-        parents["reference"] = {"latents": latents}
-        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *cells_of(stage.base_size, cell))}
-    masks = {role: {"picture": torch.zeros(*latents.shape[-2:], 1, dtype=torch.uint8)} for role, _ in stage.regions}
-    return parents | masks
 
 
 def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], device: torch.device) -> None:
@@ -356,9 +314,3 @@ def _traced_vae(configs: Configs, way: Way, size: tuple[int, int], source: tuple
         finally:
             vae.trace = None
     return trace.peak - before, float(trace.flops)
-
-
-def _pooled(config: Mapping[str, Any]) -> int:
-    """Width of SDXL's pooled text row, by its UNet's configuration; 0 for a model without."""
-    width = int(config.get("projection_class_embeddings_input_dim") or 0)
-    return max(0, width - 6 * int(config.get("addition_time_embed_dim") or 0))

@@ -29,13 +29,13 @@ FOLDED = ("transformer_blocks", "attentions")  # lists whose members have one sh
 class Skeleton:
     """One part of a model on the meta device. `trace` is the trace that its layers report to, while there is one."""
 
-    def __init__(self, module: nn.Module, *, folded: bool = True) -> None:
+    def __init__(self, module: nn.Module, *, folded: bool = True, lists: tuple[str, ...] = FOLDED) -> None:
         self.module = module
         self.weights = weight_bytes(module)
         self.trace: Trace | None = None
         if folded:
             for name, child in list(module.named_modules()):
-                if name.rpartition(".")[2] in FOLDED and isinstance(child, nn.ModuleList):
+                if name.rpartition(".")[2] in lists and isinstance(child, nn.ModuleList):
                     self._fold(child)
 
     def _fold(self, layers: nn.ModuleList) -> None:
@@ -57,6 +57,11 @@ class CallsFolded:
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
         self._seen: dict[Any, tuple[int, int, torch.Size, torch.dtype]] = {}
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[misc]  # as a mock has it
+        """The network's class, by which a denoiser finds how to call it."""
+        return type(self.skeleton.module)
 
     def __getattr__(self, name: str) -> Any:
         """All else is the network's."""
@@ -132,6 +137,7 @@ def skeleton(info: ModelInfo, part: str, dtype: str) -> Skeleton:
 
 
 @lru_cache(maxsize=8)
-def skeleton_of(configs: Configs, dtype: str) -> Skeleton:
-    """The folded network of the configurations that `configurations` returns; kept."""
-    return Skeleton(empty_part(json.loads(configs[0]), getattr(torch, dtype), *map(json.loads, configs[1:])))
+def skeleton_of(configs: Configs, dtype: str, lists: tuple[str, ...] = FOLDED) -> Skeleton:
+    """The network of the configurations that `configurations` returns, with the layers of `lists` folded; kept."""
+    module = empty_part(json.loads(configs[0]), getattr(torch, dtype), *map(json.loads, configs[1:]))
+    return Skeleton(module, lists=lists)

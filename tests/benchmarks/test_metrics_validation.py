@@ -102,12 +102,12 @@ def test_the_file_says_of_every_metric_what_it_sees() -> None:
 @pytest.mark.parametrize(
     ("metric", "sees", "does_not_see"),
     [
-        ("right", "repeated", "enlarged"),
+        ("right", "objects repeated", "enlarged"),
         ("fid", "tiled", "blurred"),
         ("detail_2", "enlarged", "other words"),
         ("seams", "seams", "blurred"),
-        ("period_right", "small texture", "noisy"),
-        ("repetition", "tiled", "small texture"),
+        ("period_right", "texture too small", "noisy"),
+        ("repetition", "tiled", "texture too small"),
     ],
 )
 def test_what_the_metrics_are_for(metric: str, sees: str, does_not_see: str) -> None:

@@ -63,6 +63,25 @@ def test_few_steps_of_demofusion_are_told(tmp_path: Path, values: dict[str, Any]
     assert [sentence.partition(";")[0] for sentence in said] == ["with 19 steps DemoFusion leaves grain"] * told
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, []),
+        ({"deepcache": 5}, ["deepcache 5 runs the whole UNet at 4 of 20 steps, which changes the picture"]),
+        ({"deepcache": 5, "deepcache_levels": "all"}, ["deepcache 5 runs the whole UNet at 6 of 22 steps"]),
+        ({"todo": "auto"}, ["todo auto thins keys and values at 192x128, which changes the picture"]),
+        ({"todo": "auto", "width": 64, "height": 64}, ["todo auto thins nothing here"]),
+    ],
+    ids=["none", "deepcache", "all levels", "todo", "todo without effect"],
+)
+def test_an_acceleration_is_told_with_its_error(tmp_path: Path, values: dict[str, Any], told: list[str]) -> None:
+    said = remarks([("", job(tmp_path, steps=20, **values))], torch.device("cpu"))
+    assert len(said) == len(told)
+    for sentence, begins in zip(said, told, strict=True):
+        assert sentence.startswith(begins)
+        assert "PSNR" in sentence or "nothing" in sentence
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("able", [True, False])
 def test_an_emulated_dtype_is_told_once(

@@ -109,13 +109,14 @@ def test_the_table_says_what_each_column_was_shown_to_see(whole: tuple[Evaluatio
     found = list(cells(evaluation, readings))
     right = shown("right")
     assert right is not None
-    assert {row["separates"] for row in rows(evaluation, found) if row["metric"] == "right"} == {right.word}
+    told = as_json(evaluation, found, readings)["seen"]["right"]
+    assert told == {"verdict": right.word, "worse": right.worse, "better": right.better}
     page = as_markdown(evaluation, found)
     (line,) = (line for line in page.splitlines() if line.startswith("* ") and " right" in line)
     assert line.endswith(f": {', '.join(right.worse)}")
     assert "No column can judge on shapes: scale fusion" in page
     other = replace(evaluation, spec=evaluation.spec.model_copy(update={"prompts": ("a", "b", "c")}))
-    assert {row["separates"] for row in rows(other, found)} == {None}
+    assert as_json(other, found, readings)["seen"] == {}
     assert "No column was tested on true and damaged pictures of this kind" in as_markdown(other, found)
 
 

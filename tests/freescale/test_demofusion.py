@@ -20,9 +20,10 @@ from freescale.frequency import blur_plane, gaussian_taps, is_identity
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import DemoFusion, Direct
 from freescale.methods.demofusion.method import dilated_factor
-from freescale.methods.demofusion.views import dilated_views, match_moments, predict_views, window_views
+from freescale.methods.demofusion.views import dilated_views, match_moments
 from freescale.moment import Moment
 from freescale.schedule import Schedule, make_schedule
+from freescale.view_prediction import predict_views, window_views
 from freescale.windows import Windows, place_windows
 from tests.oracles import demofusion as oracle
 from tests.toys import level_at, render

@@ -18,13 +18,13 @@ from freescale.forward_process import normal, renoise
 from freescale.freeu import touched_resnets
 from freescale.guidance import Denoiser
 from freescale.methods import METHODS, DemoFusion, Direct, FreeScale, Method, ScaleCrafter
-from freescale.methods.demofusion.views import predict_views, window_views
 from freescale.methods.scalecrafter.redilation import factors_under
 from freescale.methods.scalecrafter.settings import setting_for
 from freescale.moment import Moment
 from freescale.scale_fusion import scale_fusion
 from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched, spatial_self_attentions
+from freescale.view_prediction import predict_views, window_views
 from tests.oracles import scale_fusion as fusion_oracle
 from tests.oracles import videos as oracle
 from tests.toys import VIDEO_KINDS, goes_on, is_same, points, run_from, snapshot, video_text, video_unet

@@ -52,6 +52,7 @@ def folder(family: str, root: Path) -> ModelSpec:
 
 
 def planned(model: ModelSpec, root: Path, **values: Any) -> Plan:
+    model = model.model_copy(update={"dtype": "bfloat16"})
     spec = make_spec({"prompt": "x", "width": 2048, "height": 2048, "model": model, **values})
     return make_plan(spec, describe(spec.model, root, has_weights=False))
 
@@ -108,9 +109,13 @@ def test_the_costs_are_those_of_the_plan(family: str, tmp_path: Path) -> None:
     for name, preset in TABLE.items():
         for scale, expected in zip(SCALES, preset.calls[family], strict=True):
             plan = planned(model, tmp_path, width=scale * side, height=scale * side, preset=name)
-            work = [estimate(call, plan.info, RunOptions()).flops for call in plan.calls if call.stage.part == "unet"]
-            calls = sum(work) / call_flops(plan.calls, plan.info, RunOptions())
-            assert calls == pytest.approx(expected, rel=0.01)
+            costs = [(call.stage.part, estimate(call, plan.info, RunOptions())) for call in plan.calls]
+            calls = sum(cost.flops for part, cost in costs if part == "unet")
+            assert calls / call_flops(plan.calls, plan.info, RunOptions()) == pytest.approx(expected, rel=0.01)
+            if family == "sdxl":
+                place, memory = SCALES.index(scale), max(cost.memory for part, cost in costs if part == "unet")
+                assert sum(cost.flops for _, cost in costs) / 1e12 == pytest.approx(preset.tflop[place], rel=0.01)
+                assert memory / 2**30 == pytest.approx(preset.unet_gib[place], rel=0.02)
 
 
 def test_reference_is_what_no_preset_is(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_every_shape_with_every_texture(shape: str, texture: str) -> None:
 
 
 def test_texture_of_the_training_size_has_the_right_word_and_the_wrong_period() -> None:
-    pattern, right, ratio = judged("small texture").T
+    pattern, right, ratio = judged("texture too small").T
     assert right.all(), "so the word alone does not see it"
     assert ratio[pattern == 1] == pytest.approx(0.5, abs=0.06)
 
@@ -93,7 +93,7 @@ def test_a_word_of_fewer_than_two_pictures_has_no_value() -> None:
 
 
 def test_seams_of_a_hundredth_are_found_and_nothing_else_passes_for_one() -> None:
-    usual = max(float(seams(fault).max()) for fault in ("drawn", "blurred", "noisy", "small texture"))
+    usual = max(float(seams(fault).max()) for fault in ("drawn", "blurred", "noisy", "texture too small"))
     assert usual < 0.5
     assert seams("seams").min() > 2 * usual
 

@@ -18,8 +18,9 @@ from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
 from freescale.forward_process import generator
 from freescale.frequency import blur_plane, gaussian_taps, is_identity
-from freescale.methods.base import Method
-from freescale.methods.demofusion.views import Crops, dilated_views, match_moments, predict_views, window_views
+from freescale.methods.base import FeatureLevels, Method
+from freescale.methods.demofusion.views import dilated_views, match_moments
+from freescale.view_prediction import Crops, predict_views, window_views
 from freescale.windows import Windows, place_windows
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class DemoFusion(Method):
     name: ClassVar[str] = "demofusion"
     by_views: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     phases: Literal["multiples", "doublings"] = "multiples"  # doublings: ours, FreeScale's sizes; 0.4 of the work at 8x
     skip_scale: float = 3.0  # alpha_1: with a larger one the enlarged picture's weight falls sooner

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from freescale.cascade import Level, Size
-    from freescale.guidance import Denoiser, Side
+    from freescale.deepcache import Side
+    from freescale.guidance import Denoiser
     from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.solvers import Solver

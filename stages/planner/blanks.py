@@ -1,0 +1,96 @@
+"""What stands in for a model, a picture and the inputs of a stage where a step is run without numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from stages.stage import cells_of, latent_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from stages.denoise import DenoiseStage
+    from stages.stage import Size
+
+TOKENS = 77  # of CLIP's context
+
+
+@dataclass(frozen=True)
+class BlankInfo:
+    """What a stage asks of a model beside its networks. No cost depends on noise levels: any schedule will do."""
+
+    latent_channels: int
+    cell: int
+    frames: int | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BlankModels:
+    """Stands in for `Models`: a UNet, with or without weights."""
+
+    unet: Any
+    info: BlankInfo
+    device: torch.device
+
+    @property
+    def vae(self) -> BlankVae:
+        """What steps that use the VAE call."""
+        return BlankVae(self.info)
+
+
+@dataclass(frozen=True)
+class BlankVae:
+    """Stands in for a VAE inside a step: pictures and latents of the right shapes. A stage counts its work apart."""
+
+    info: BlankInfo
+    config: ClassVar = {"scaling_factor": 1.0}
+
+    def decode(self, latents: Tensor) -> Any:
+        """Return a blank picture on the device of the latents."""
+        height, width = (self.info.cell * side for side in latents.shape[-2:])
+        return SimpleNamespace(sample=latents.new_zeros(1, 3, height, width))
+
+    def encode(self, image: Tensor) -> Any:
+        """Return a posterior of zeros on the host, where latents go from an encoder."""
+        zeros = torch.zeros(latent_shape((image.shape[-2], image.shape[-1]), self.info.latent_channels, self.info.cell))
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=zeros, std=zeros))
+
+
+@dataclass(frozen=True)
+class BlankPicture:
+    """Stands in for a picture on disk."""
+
+    size: Size
+    device: torch.device
+
+    def region(self, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """Return zeros of the region's shape."""
+        return torch.zeros(1, 3, rows[1] - rows[0], columns[1] - columns[0], device=self.device)
+
+
+def blank_parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) -> dict[str, dict[str, Tensor]]:
+    """Inputs of a stage, on the host as a store gives them, of the right shapes."""
+    text = {"prompt_embeds": torch.zeros(1, stage.chunks * TOKENS, int(config["cross_attention_dim"]))}
+    if config.get("addition_embed_type") == "text_time":
+        text["text_embeds"] = torch.zeros(1, pooled_width(config))
+    if stage.sampling.guidance_scale > 1:
+        text |= {f"negative_{name.removeprefix('prompt_')}": value for name, value in text.items()}
+    parents = {"text": text, "latents": {"latents": latents}}
+    if stage.level:
+        parents["reference"] = {"latents": latents}
+        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *cells_of(stage.base_size, cell))}
+    masks = {role: {"picture": torch.zeros(*latents.shape[-2:], 1, dtype=torch.uint8)} for role, _ in stage.regions}
+    return parents | masks
+
+
+def pooled_width(config: Mapping[str, Any]) -> int:
+    """Width of SDXL's pooled text row, by its UNet's configuration; 0 for a model without."""
+    width = int(config.get("projection_class_embeddings_input_dim") or 0)
+    return max(0, width - 6 * int(config.get("addition_time_embed_dim") or 0))
