@@ -90,7 +90,7 @@ class _StandIn(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         path = f"{self.__name__}.{name}"
-        made = importlib.import_module(path) if path in PROVIDED else _StandIn(path)
+        made: Any = importlib.import_module(path) if path in PROVIDED else _StandIn(path)
         setattr(self, name, made := type(name, (), {}) if name[0].isupper() else made)
         return made
 
