@@ -7,7 +7,6 @@ with `traced_apart`. What cannot be traced there, for whatever reason, is traced
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import sys
 from contextlib import contextmanager
@@ -52,6 +51,8 @@ class _Child:
 
     def _answer(self, work: Callable[[], T]) -> T | Exception:
         if self._connection is None:
+            import multiprocessing  # here, since a second plan needs none
+
             # A fork has all modules, but a torch that has worked may hang in it.
             context: Any = multiprocessing.get_context("fork" if _may_fork() else "spawn")
             self._connection, theirs = context.Pipe()
