@@ -59,7 +59,7 @@ def _halves(x: Tensor, wavelet: Wavelet) -> tuple[Tensor, Tensor]:
     at = torch.arange(2 - taps.shape[-1], 2 * count).remainder(2 * n)
     padded = x[..., torch.minimum(at, 2 * n - 1 - at)]
     halves = F.conv1d(padded.reshape(-1, 1, padded.shape[-1]), taps.flip(-1), stride=2)
-    low, high = halves.view(*x.shape[:-1], *halves.shape[1:]).unbind(-2)
+    low, high = halves.reshape(*x.shape[:-1], *halves.shape[-2:]).unbind(-2)
     return low, high
 
 

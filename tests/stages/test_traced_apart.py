@@ -83,8 +83,8 @@ def works(names: tuple[str, ...], home: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("names", "functions"),
     [
-        pytest.param(("shapes", "hidiffusion", "sdxl"), {"_answer"}, id="pictures"),
-        pytest.param(("regions", "video"), set(), id="others", marks=pytest.mark.thorough),
+        pytest.param(("shapes", "hidiffusion"), {"_answer"}, id="pictures"),
+        pytest.param(("regions", "sdxl", "video"), set(), id="others", marks=pytest.mark.thorough),
     ],
 )
 def test_as_the_plain_import_finds_them(
