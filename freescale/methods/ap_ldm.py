@@ -54,8 +54,7 @@ class APLDM(Method):
             raise ValueError(f"levels is {self.levels}, allowed: 1 or more")
         if not 0.0 <= self.restart < 1.0:
             raise ValueError(f"restart is {self.restart}, allowed: 0 to below 1")
-        if self.posterior not in ("sample", "mode"):
-            raise ValueError(f"posterior is {self.posterior!r}, allowed: sample, mode")
+        self.check_choices({"posterior": ("sample", "mode")})
 
     @property
     def clamps(self) -> bool:

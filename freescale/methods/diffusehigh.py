@@ -54,8 +54,7 @@ class DiffuseHigh(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 0 or more")
         if self.sharpen_sigma <= 0.0:
             raise ValueError(f"sharpen_sigma is {self.sharpen_sigma}, allowed: above 0")
-        if self.posterior not in ("sample", "mode"):
-            raise ValueError(f"posterior is {self.posterior!r}, allowed: sample, mode")
+        self.check_choices({"posterior": ("sample", "mode")})
 
     @property
     def solver(self) -> tuple[Solver, float]:

@@ -41,8 +41,7 @@ class FAM(Method):
         """Refuse values that have no meaning."""
         if not 0.0 <= self.cutoff <= 1.0:
             raise ValueError(f"cutoff is {self.cutoff}, allowed: 0 to 1")
-        if self.posterior not in ("sample", "mode"):
-            raise ValueError(f"posterior is {self.posterior!r}, allowed: sample, mode")
+        self.check_choices({"posterior": ("sample", "mode")})
 
     @property
     def thins(self) -> bool:

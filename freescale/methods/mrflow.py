@@ -47,9 +47,7 @@ class MrFlow(Method):
         if self.sigma <= 0.0 or self.guidance < 0.0 or self.steps < 1:
             given = f"sigma {self.sigma}, steps {self.steps}, guidance {self.guidance}"
             raise ValueError(f"{given}, allowed: sigma above 0, steps of 1 or more, guidance of 0 or more")
-        for name, allowed in (("filter", get_args(PictureFilter)), ("posterior", ("sample", "mode"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices({"filter": get_args(PictureFilter), "posterior": ("sample", "mode")})
 
     @property
     def picture_filter(self) -> PictureFilter:

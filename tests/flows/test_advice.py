@@ -10,6 +10,8 @@ import torch
 from flows.home import Home
 from flows.rendering.advice import remarks
 from flows.rendering.job import prepare
+from stages import plan
+from stages.models.upscaler import UpscalerFile
 from stages.spec import make_spec
 
 if TYPE_CHECKING:
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 
 def job(home: Path, **values: Any) -> Job:
     return prepare(make_spec({"prompt": "a red disc", "width": 192, "height": 128} | values), Home(home))
+
+
+def test_what_an_upscaler_takes_is_not_in_the_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = UpscalerFile("/net.safetensors", "0" * 64)
+    monkeypatch.setattr(plan, "find_upscaler", lambda given, root: file)
+    made = job(tmp_path, width=256, height=256, method={"name": "enlarge", "upscaler": "net.safetensors"})
+    assert remarks([("", made)], torch.device("cpu")) == [
+        "the estimates of time and memory leave out the network of net.safetensors"
+    ]
 
 
 @pytest.mark.parametrize(
