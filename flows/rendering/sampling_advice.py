@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STRONG = 5.0  # guidance from which zero terminal SNR overexposes (arXiv:2305.08891, section 3.4)
 DEEPCACHE_ERRORS = "46, 40 and 32 dB with 2, 3 and 5"  # PSNR at level 0 of `shapes` (docs/lab/speed.md)
-TODO_ERRORS = "58 dB with freescale and 35 dB with direct"  # at twice the training size of `shapes`
+TODO_ERRORS = "62 dB with freescale and 39 dB with direct"  # at twice the training size of `shapes`
 NOISE_ALONE = 0.9  # of the training time: a restart there keeps next to nothing of the level below
 
 
