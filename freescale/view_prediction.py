@@ -61,14 +61,16 @@ def predict_views(
     return _averaged(denoiser, latents, views, moment, ask, weights)
 
 
-def pair_views(denoiser: Denoiser, latents: Tensor, views: Views, moment: Moment) -> tuple[Tensor, Tensor]:
+def pair_views(
+    denoiser: Denoiser, latents: Tensor, views: Views, moment: Moment, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the raw (negative, positive) outputs, each as the latents, made view by view and averaged."""
 
     def ask(denoiser: Denoiser, seen: Tensor) -> Tensor:
         """Return both outputs of some views, one after the other along the channels."""
         return torch.cat(denoiser.pair(seen, moment.step, moment.schedule), 1)
 
-    negative, positive = _averaged(denoiser, latents, views, moment, ask, sides=2).chunk(2, 1)
+    negative, positive = _averaged(denoiser, latents, views, moment, ask, weights, sides=2).chunk(2, 1)
     return negative, positive
 
 

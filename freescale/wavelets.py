@@ -59,7 +59,7 @@ def _halves(x: Tensor, wavelet: Wavelet) -> tuple[Tensor, Tensor]:
     at = torch.arange(2 - taps.shape[-1], 2 * count).remainder(2 * n)
     padded = x[..., torch.minimum(at, 2 * n - 1 - at)]
     halves = F.conv1d(padded.reshape(-1, 1, padded.shape[-1]), taps.flip(-1), stride=2)
-    low, high = halves.unflatten(0, x.shape[:-1]).unbind(-2)
+    low, high = halves.reshape(*x.shape[:-1], *halves.shape[-2:]).unbind(-2)
     return low, high
 
 
@@ -68,7 +68,7 @@ def _whole(low: Tensor, high: Tensor, wavelet: Wavelet, length: int) -> Tensor:
     taps = _taps(wavelet, low)
     halves = torch.stack([low, high], -2).flatten(0, -3)
     rows = F.conv_transpose1d(halves, taps.flip(-1), stride=2)[:, 0, taps.shape[-1] - 2 :]
-    return rows[:, :length].unflatten(0, low.shape[:-1])
+    return rows[:, :length].reshape(*low.shape[:-1], length)
 
 
 def _taps(wavelet: Wavelet, like: Tensor) -> Tensor:

@@ -203,16 +203,16 @@ class _Builder:
         method, seed, frames = level.upscale.method, level.upscale.seed, self.spec.frames
         if method.upsample == "latent":
             return self._call(UpscaleLatents(level.size, method.interpolation), level, {"latents": latents})
-        how = (seed, level.level, level.size, method.posterior)
+        file = find_upscaler(method.upscaler, self.root)
+        pixels = (method.picture_filter, method.clamps, method.sharpening, file.path, file.sha256)
+        how = (seed, level.level, level.size, method.posterior, *pixels)
         if method.upsample == "mixed":
-            band = method.mixed_band(*(cells_of(size, self.info.cell) for size in (level.size, self.base)))
-            mixed = UpscaleMixed(*how, method.picture_filter, method.clamps, band=band[0], band_filter=band[1])
+            band, kind = method.mixed_band(*(cells_of(size, self.info.cell) for size in (level.size, self.base)))
+            mixed = UpscaleMixed(*how, band, kind)
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
-            return self._call(UpscaleVideo(*how, frames), level, {"image": image})
-        file = find_upscaler(method.upscaler, self.root)
-        upscale = Upscale(*how, method.picture_filter, method.clamps, method.sharpening, file.path, file.sha256)
-        return self._call(upscale, level, {"image": image})
+            return self._call(UpscaleVideo(*how[:4], frames), level, {"image": image})
+        return self._call(Upscale(*how), level, {"image": image})
 
     def _denoise(
         self,

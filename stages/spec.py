@@ -209,24 +209,10 @@ class RenderSpec(FrozenModel):
     guidance_interval: sampling.Interval = Field(
         None, description="(start, end): shares of the steps between which guidance is on. None: all of them."
     )
-    deepcache: int | None = Field(
-        None,
-        ge=2,
-        le=50,
-        description="Every how many steps the whole UNet runs (arXiv:2312.00858). None: at every one.",
-    )
-    deepcache_branch: int = Field(
-        2,
-        ge=0,
-        le=64,
-        description="The skip connection at which the layers begin that run at every step; 0: the least.",
-    )
+    deepcache: sampling.DeepCache = Field(None, description="Every how many steps the whole UNet runs. None: all.")
+    deepcache_branch: sampling.Branch = Field(2, description="Skip connection from which outwards all steps run.")
     deepcache_levels: sampling.DeepCacheLevels = Field("base", description="`base`: level 0. `all`: every level.")
-    todo: sampling.Thinned = Field(
-        None,
-        description="Factor a side by which keys and values of self-attention are thinned (arXiv:2402.13573). `auto`: "
-        "each level's scale. None: all are kept.",
-    )
+    todo: sampling.Thinned = Field(None, description="Factor that thins keys and values; `auto`: a level's scale.")
     image: str | None = Field(None, max_length=4096, description="A picture to enlarge, in place of level 0.")
     regions: tuple[Region, ...] = Field((), max_length=16, description="Parts with a detail scale of their own.")
     redo: tuple[Redo, ...] = Field((), max_length=16, description="Changes from a stage of a level on, in order.")

@@ -27,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from stages.shapes.scenes import BACKGROUNDS, COLORS, SHAPES, TEXTURES, draw, sample_scene, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from diffusers.models.attention_processor import Attention
 
@@ -179,24 +179,42 @@ class Training:
             slow.lerp_(fast, 1 - warm)
 
 
-def training(modules: dict[str, nn.Module], path: Path, rate: float, decay: float) -> Training:
+def training(
+    modules: dict[str, nn.Module],
+    path: Path,
+    rate: float,
+    decay: float,
+    optimizer: type[torch.optim.AdamW] = torch.optim.AdamW,
+) -> Training:
     from copy import deepcopy
 
     held = nn.ModuleDict(modules)
-    optimizer = torch.optim.AdamW(held.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=decay)
-    state = Training(held, deepcopy(held).requires_grad_(False), optimizer, path)
+    chosen = optimizer(held.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+    state = Training(held, deepcopy(held).requires_grad_(False), chosen, path)
     state.load()
     return state
 
 
-def steps(state: Training, total: int, rate: float, log: Path, every: int = 100) -> Iterator[tuple[int, list[float]]]:
-    """Yield (step, losses to append to), with warm-up and cosine decay, saving and logging as it goes."""
+def cosine(step: int, total: int) -> float:
+    """Return the share of the learning rate at `step`: up over 100 steps, then down a cosine to a fiftieth."""
+    return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
+
+
+def steps(
+    state: Training,
+    total: int,
+    rate: float,
+    log: Path,
+    every: int = 100,
+    share: Callable[[int, int], float] = cosine,
+) -> Iterator[tuple[int, list[float]]]:
+    """Yield (step, losses to append to), the learning rate at its `share` of `rate`, saving and logging as it goes."""
     losses: list[float] = []
     began = saved = time.monotonic()
+    worked = time.process_time()
     for step in range(state.step, total):
-        warm = min(1.0, (step + 1) / 100)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
+            group["lr"] = rate * share(step, total)
         yield step, losses
         state.step = step + 1
         if state.step % every == 0 or state.step == total:
@@ -204,6 +222,7 @@ def steps(state: Training, total: int, rate: float, log: Path, every: int = 100)
                 "step": state.step,
                 "loss": sum(losses) / len(losses),
                 "seconds": round(time.monotonic() - began, 1),
+                "cpu_seconds": round(time.process_time() - worked, 1),
             }
             losses.clear()
             with log.open("a") as file:

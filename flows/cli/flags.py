@@ -189,6 +189,8 @@ def _own(name: str, given: dict[str, Any], options: Sequence[str]) -> dict[str, 
             found = nearest(flag, [*(f"--{one.replace('_', '-')}" for one in known), *options])
             hint = f"`{LISTS_METHODS}` lists the parameters" if found is None else f"the nearest is {found}"
             raise SpecError(f"{flag}: there is no such option, and no such parameter of method {name!r}; {hint}")
+    if isinstance(given.get("upscaler"), str):  # relative to the working folder, whatever the input root
+        return given | {"upscaler": str(user_path(given["upscaler"]).absolute())}
     return given
 
 

@@ -21,8 +21,8 @@ def presets(as_json: JsonOption = False) -> None:
 
     if as_json:
         of_methods = {name: {"method": METHOD_PRESETS[name], **dataclasses.asdict(one)} for name, one in TABLE.items()}
-        few = {name: dataclasses.asdict(one) for name, one in PRESETS.items()}
-        typer.echo(json.dumps({"methods": of_methods, "few_steps": few}))
+        of_steps = {name: dataclasses.asdict(one) for name, one in PRESETS.items()}
+        typer.echo(json.dumps({"methods": of_methods, "few_steps": of_steps}))
         return
     typer.echo("A method with its values. A model's card comes before them, and what you say before both.")
     for name, preset in TABLE.items():

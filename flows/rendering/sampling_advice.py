@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freescale.walk import walked
 from stages.denoise import DenoiseStage
 from stages.models.card import values_for
 from stages.models.method_presets import FAMILIES, family_of
 from stages.models.presets import METHOD_PRESETS, PRESETS, few_steps_in, method_preset_in, named_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from flows.rendering.job import Job
+    from freescale import Schedule
     from stages.denoise import Sampling
 
 STRONG = 5.0  # guidance from which zero terminal SNR overexposes (arXiv:2305.08891, section 3.4)
+DEEPCACHE_ERRORS = "46, 40 and 32 dB with 2, 3 and 5"  # PSNR at level 0 of `shapes` (docs/lab/speed.md)
+TODO_ERRORS = "62 dB with freescale and 39 dB with direct"  # at twice the training size of `shapes`
 NOISE_ALONE = 0.9  # of the training time: a restart there keeps next to nothing of the level below
 
 
@@ -31,6 +35,7 @@ def sampling_remarks(job: Job) -> Iterator[str]:
         yield info.scheduler_remark
     yield from _prediction(job, sampling)
     yield from _preset(job, sampling)
+    yield from _accelerations(job, stages)
     yield from _method_preset(job)
     schedule = sampling.schedule_on(info.scheduler)
     above = [stage for stage in stages if stage.level and stage.start == 0]
@@ -79,6 +84,34 @@ def _preset(job: Job, sampling: Sampling) -> Iterator[str]:
             f"the name {Path(job.plan.info.name).name} speaks of few steps, and {sampling.steps} are taken; "
             f"--preset {hint} samples it as its authors do"
         )
+
+
+def _accelerations(job: Job, stages: Sequence[DenoiseStage]) -> Iterator[str]:
+    """Remarks on accelerations that change the picture, with the error that was measured."""
+    spec = job.spec
+    if cached := [stage for stage in stages if stage.deepcache]:
+        full = sum(len(stage.full_steps(_walk(job, stage))) - 1 for stage in cached)  # one past the last is no step
+        steps = sum(stage.passes for stage in cached)
+        yield (
+            f"deepcache {spec.deepcache} runs the whole UNet at {full} of {steps} steps, which changes the picture; on "
+            f"shapes its PSNR to the picture without it is {DEEPCACHE_ERRORS}"
+        )
+    if spec.todo is None:
+        return
+    if thinned := [f"{stage.size[1]}x{stage.size[0]}" for stage in stages if stage.thinning]:
+        where = ", ".join(dict.fromkeys(thinned))
+        yield (
+            f"todo {spec.todo} thins keys and values at {where}, which changes the picture; on shapes its PSNR to the "
+            f"picture without it is {TODO_ERRORS}"
+        )
+    else:
+        yield "todo auto thins nothing here: no level is larger than the training size"
+
+
+def _walk(job: Job, stage: DenoiseStage) -> Schedule:
+    """The noise levels of a stage."""
+    whole = stage.sampling.schedule_on(job.plan.info.scheduler)
+    return walked(whole, stage.walk) if stage.walk else whole
 
 
 def _method_preset(job: Job) -> Iterator[str]:

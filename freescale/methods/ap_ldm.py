@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from freescale.attention import prefer_backends
 from freescale.cascade import CELL, sizes_between
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ class APLDM(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     asks_growth: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     attention: float = 0.005  # strength of attentive guidance; 0: none; default of the release: 0.001
     attention_steps: tuple[float, float] = (0.06, 0.36)  # shares of level 0: after steps 3 to 18 of 50; released: all
@@ -53,12 +54,16 @@ class APLDM(Method):
             raise ValueError(f"levels is {self.levels}, allowed: 1 or more")
         if not 0.0 <= self.restart < 1.0:
             raise ValueError(f"restart is {self.restart}, allowed: 0 to below 1")
-        if self.posterior not in ("sample", "mode"):
-            raise ValueError(f"posterior is {self.posterior!r}, allowed: sample, mode")
+        self.check_choices({"posterior": ("sample", "mode")})
 
     @property
     def clamps(self) -> bool:
         """Always; as released it is done after the enlargement."""
+        return True
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
         return True
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:

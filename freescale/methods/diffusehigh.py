@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from freescale.cascade import CELL, sizes_between
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.wavelets import dwt2, idwt2
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class DiffuseHigh(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     asks_vae: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     restart: float = 0.7  # 15 of 50 steps are taken
     structure: float = 0.8  # share of the schedule up to which x0 is held: 5 steps; `restart` or less: none
@@ -53,8 +54,7 @@ class DiffuseHigh(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 0 or more")
         if self.sharpen_sigma <= 0.0:
             raise ValueError(f"sharpen_sigma is {self.sharpen_sigma}, allowed: above 0")
-        if self.posterior not in ("sample", "mode"):
-            raise ValueError(f"posterior is {self.posterior!r}, allowed: sample, mode")
+        self.check_choices({"posterior": ("sample", "mode")})
 
     @property
     def solver(self) -> tuple[Solver, float]:
@@ -70,6 +70,11 @@ class DiffuseHigh(Method):
     def sharpening(self) -> tuple[float, float] | None:
         """The amount and the deviation."""
         return (self.sharpen, self.sharpen_sigma) if self.sharpen else None
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return sizes in equal steps, two or as many as bring about the training size each: 1.5, 2; 2, 3, 4."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from freescale.cascade import CELL
 from freescale.forward_process import renoise
 from freescale.frequency import box_mask, fourier_filter
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,7 @@ class FAM(Method):
     name: ClassVar[str] = "fam"
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     cutoff: float = 0.5  # c: of the box, which at the end is this share of the spectrum on each axis; 0: no pull
     posterior: Literal["sample", "mode"] = "sample"
@@ -40,8 +41,12 @@ class FAM(Method):
         """Refuse values that have no meaning."""
         if not 0.0 <= self.cutoff <= 1.0:
             raise ValueError(f"cutoff is {self.cutoff}, allowed: 0 to 1")
-        if self.posterior not in ("sample", "mode"):
-            raise ValueError(f"posterior is {self.posterior!r}, allowed: sample, mode")
+        self.check_choices({"posterior": ("sample", "mode")})
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size and the target."""

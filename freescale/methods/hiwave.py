@@ -19,8 +19,9 @@ import torch
 from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.view_prediction import pair_views, predict_views, window_views
+from freescale.views import feather
 from freescale.walk import inversion, rises
 from freescale.wavelets import WAVELETS, Wavelet, detail_of
 from freescale.windows import place_windows
@@ -45,18 +46,20 @@ class HiWave(Method):
     video: ClassVar[bool] = False
     by_views: ClassVar[bool] = True
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     detail_guidance: float = 1.0  # w_d: factor of the guidance scale for the bands of detail; paper: w_d is 7.5
     wavelet: Wavelet = "sym4"
     skip: float | None = None  # share of the steps down with the residual; None: 0.3 up to twice the size, else 0.6
     skip_scale: float = 3.0  # exponent of the residual's weight, which falls with the timestep; DemoFusion's
     as_printed: bool = False  # the residual's weights with their roles as the paper prints them, the other way round
+    feather: float = 0.2  # deviation of the patches' weights, in sides of a patch; 0: all cells count alike
     filter: PictureFilter = "lanczos"
     posterior: Literal["sample", "mode"] = "sample"
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
-        for name in ("detail_guidance", "skip_scale"):
+        for name in ("detail_guidance", "skip_scale", "feather"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 0 or more")
         if self.skip is not None and not 0.0 <= self.skip <= 1.0:
@@ -129,10 +132,12 @@ class HiWave(Method):
         level, schedule = moment.level, moment.schedule
         if level.is_base or level.factor <= 1.0:
             return denoiser(latents, moment.step, schedule)
-        views = window_views(place_windows(level.latent_hw, level.scale), level.cell)
+        windows = place_windows(level.latent_hw, level.scale)
+        views = window_views(windows, level.cell)
+        weights = feather(windows.window, self.feather) if self.feather else None
         if rises(schedule, moment.step) or not denoiser.is_guided(moment.step, schedule):
-            return predict_views(replace(denoiser, guidance_scale=1.0), latents, views, moment)
-        negative, positive = pair_views(denoiser, latents, views, moment)
+            return predict_views(replace(denoiser, guidance_scale=1.0), latents, views, moment, weights)
+        negative, positive = pair_views(denoiser, latents, views, moment, weights)
         output = self.guide(denoiser, negative, positive)
         return schedule.to_noise(output, latents, moment.step)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.cascade import CELL
 from freescale.enlarge import PictureFilter
-from freescale.methods.base import Method, of_reference
+from freescale.methods.base import FeatureLevels, Method, of_reference
 from freescale.noise_levels import timestep_of
 from freescale.walk import descent
 
@@ -33,6 +33,7 @@ class MrFlow(Method):
     name: ClassVar[str] = "mrflow"
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     sigma: float = 0.136  # noise level that the target starts at: 0.12 of a flow, sigma = t / (1 - t)
     steps: int = 1  # at the target, in equal strides of timesteps
@@ -46,14 +47,17 @@ class MrFlow(Method):
         if self.sigma <= 0.0 or self.guidance < 0.0 or self.steps < 1:
             given = f"sigma {self.sigma}, steps {self.steps}, guidance {self.guidance}"
             raise ValueError(f"{given}, allowed: sigma above 0, steps of 1 or more, guidance of 0 or more")
-        for name, allowed in (("filter", get_args(PictureFilter)), ("posterior", ("sample", "mode"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+        self.check_choices({"filter": get_args(PictureFilter), "posterior": ("sample", "mode")})
 
     @property
     def picture_filter(self) -> PictureFilter:
         """The filter."""
         return self.filter
+
+    @property
+    def thins(self) -> bool:
+        """Its attention is the model's."""
+        return True
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size and the target."""

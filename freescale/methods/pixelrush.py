@@ -19,7 +19,7 @@ import torch
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.forward_process import normal
-from freescale.methods.base import Method
+from freescale.methods.base import FeatureLevels, Method
 from freescale.view_prediction import predict_views, window_views
 from freescale.views import feather
 from freescale.walk import descent, inversion, rises
@@ -45,6 +45,7 @@ class PixelRush(Method):
     video: ClassVar[bool] = False
     by_views: ClassVar[bool] = True
     steady: ClassVar[bool] = True
+    keeps_features: ClassVar[FeatureLevels] = "base"
 
     start_timestep: float = 249.0  # K: how far up a level is inverted; the last of SDXL-Turbo's four timesteps
     steps: int = 1  # of a level, on the way up and on the way down each
@@ -95,11 +96,12 @@ class PixelRush(Method):
         if level.is_base or level.factor <= 1.0:
             return denoiser(latents, moment.step, schedule)
         is_up = rises(schedule, moment.step)
-        scale = denoiser.guidance_scale * (self.inversion_guidance if is_up else self.guidance)
+        factor = self.inversion_guidance if is_up else self.guidance
+        if factor != 1.0:
+            denoiser = replace(denoiser, guidance_scale=denoiser.guidance_scale * factor)
         windows = place_windows(level.latent_hw, level.scale)
         weights = feather(windows.window, self.feather) if self.feather else None
-        guided = replace(denoiser, guidance_scale=scale)
-        noise_pred = predict_views(guided, latents, window_views(windows, level.cell), moment, weights)
+        noise_pred = predict_views(denoiser, latents, window_views(windows, level.cell), moment, weights)
         if is_up or self.injection == 1.0:
             return noise_pred
         return self.inject(noise_pred, latents, moment)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.dilation import DilatedLayers, dilation_factor, restrained_dilation
-from freescale.methods.base import FeatureLevels, Method
+from freescale.methods.base import FeatureLevels, Method, of_reference
 from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 from freescale.walk import descent, relay
@@ -60,6 +60,7 @@ class Swift(Method):
     band: float = 1.0  # the low band, as a share of level 0's grid on each axis
     band_filter: BandFilter = "bilinear"
     posterior: Literal["sample", "mode"] = "sample"
+    upscaler: str | None = of_reference()  # a file of a network that enlarges; without one bicubic
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""

@@ -105,7 +105,7 @@ def family_of(info: ModelInfo) -> str | None:
     """Return the family of a picture model by its training size and whether it is told sizes; None for others."""
     cells = {side // info.cell for side in info.native}
     found = (name for name, one in FAMILIES.items() if {one.cells} == cells and one.is_xl == info.size_ids)
-    return None if info.is_video else next(found, None)
+    return next(found, None) if info.unet_class == "UNet2DConditionModel" and not info.is_video else None
 
 
 def preset_values(preset: Any, info: ModelInfo, *, few_steps: bool) -> dict[str, Values]:

@@ -69,6 +69,8 @@ Preset = Annotated[
     BeforeValidator(checked_preset, json_schema_input_type=PresetName | tuple[PresetName, ...] | str | None),
 ]
 MOST_THINNED = 16.0  # times a side
+DeepCache = Annotated[int | None, Field(ge=2, le=50)]
+Branch = Annotated[int, Field(ge=0, le=64)]
 DeepCacheLevels = Literal["base", "all"]
 Thinned = Annotated[Literal["auto"] | float | None, BeforeValidator(_factor)]
 Interval = Annotated[

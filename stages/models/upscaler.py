@@ -51,7 +51,7 @@ def find_upscaler(given: str | None, root: Path | None) -> UpscalerFile:
     if path.suffix.lower() != SUFFIX:
         raise SpecError(f"method.upscaler: {given!r} is not a {SUFFIX} file, and others may run code; convert it")
     if not path.is_file():
-        raise SpecError(f"method.upscaler: {given!r} is not on disk (looked at {path})")
+        raise SpecError(f"method.upscaler: {path} is not on disk")
     found = UpscalerFile(str(path), _sha256(str(path), path.stat().st_mtime_ns, path.stat().st_size))
     load_upscaler(found, "cpu")
     return found

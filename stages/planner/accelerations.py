@@ -7,7 +7,7 @@ is above 1. Both are parameters of the stages that they act in, and of no other.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from freescale import METHODS
 from freescale.deepcache import branches
@@ -21,16 +21,15 @@ if TYPE_CHECKING:
     from stages.stage import Stage
 
 UNETS = ("UNet2DConditionModel",)  # in whose blocks the accelerations are known to be right
-S = TypeVar("S", bound="Stage")
 
 
 def check_accelerations(spec: RenderSpec, info: ModelInfo) -> None:
     """Raise `SpecError` for an acceleration that the model or the method cannot have; `spec` is settled."""
     if spec.deepcache is None and {"deepcache_branch", "deepcache_levels"} & spec.model_fields_set:
         raise SpecError("deepcache: it is off, so deepcache_branch and deepcache_levels say nothing; set it, such as 2")
-    for name in ("deepcache", "todo"):
-        if getattr(spec, name) is not None and (info.is_video or info.unet_class not in UNETS):
-            raise SpecError(f"{name}: {getattr(spec, name)} is for pictures of a {UNETS[0]}, and {info.name} has none")
+    for name, value in (("deepcache", spec.deepcache), ("todo", spec.todo)):
+        if value is not None and (info.is_video or info.unet_class not in UNETS):
+            raise SpecError(f"{name}: {value} is for picture models with a {UNETS[0]}, and {info.name} is none")
     if spec.deepcache is None:
         return
     levels, found = spec.deepcache_levels, METHODS[spec.method.name].keeps_features
@@ -48,7 +47,7 @@ def check_accelerations(spec: RenderSpec, info: ModelInfo) -> None:
         raise SpecError(f"deepcache_branch: {spec.deepcache_branch} is beyond {most}, the last one of {info.name}")
 
 
-def accelerated(stage: S, spec: RenderSpec) -> S:
+def accelerated(stage: Stage, spec: RenderSpec) -> Stage:
     """Return a stage with the accelerations that act in it. Raises `SpecError` where its method cannot have one."""
     if not isinstance(stage, DenoiseStage):
         return stage

@@ -7,12 +7,11 @@ with `traced_apart`. What cannot be traced there, for whatever reason, is traced
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.errors import SpecError
 from stages.planner.light_import import import_lightly
@@ -52,14 +51,17 @@ class _Child:
 
     def _answer(self, work: Callable[[], T]) -> T | Exception:
         if self._connection is None:
+            import multiprocessing  # here, since a second plan needs none
+
             # A fork has all modules, but a torch that has worked may hang in it.
-            context = multiprocessing.get_context("fork" if _may_fork() else "spawn")
+            context: Any = multiprocessing.get_context("fork" if _may_fork() else "spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(theirs, self._connection), daemon=True)
             self._process.start()
             theirs.close()
         self._connection.send(work)
-        return self._connection.recv()
+        answer: T | Exception = self._connection.recv()
+        return answer
 
     def close(self) -> None:
         """End the process."""

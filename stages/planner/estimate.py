@@ -62,14 +62,15 @@ def estimate(call: Call, info: ModelInfo, options: RunOptions, device: str = "cu
 def call_flops(calls: Sequence[Call], info: ModelInfo, options: RunOptions) -> float:
     """Floating-point operations of one call of the UNet at the training size, as level 0 makes it; 0 without a UNet.
 
-    With guidance it is that of both halves. A render without a level 0 of its own has one all the same: at the size
-    that its cascade begins at.
+    With guidance it is that of both halves, and with no acceleration. A render without a level 0 of its own has one all
+    the same: at the size that its cascade begins at.
     """
     found = [(call, call.stage) for call in calls if isinstance(call.stage, DenoiseStage)]
     if not found:
         return 0.0
     call, stage = found[0]
-    if stage.level or stage.size != stage.base_size or stage.sampling.guidance_interval:
+    saves = stage.sampling.guidance_interval or stage.deepcache
+    if stage.level or stage.size != stage.base_size or saves:
         stage = BaseDenoise(
             seed=0,
             level=0,

@@ -12,13 +12,14 @@ import importlib
 import importlib.metadata
 import operator
 import sys
+from enum import Enum
 from functools import reduce
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 UNLISTED = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diffusers.models.unets")
 """Packages whose own code imports every network of a kind; the one that is asked for is imported by its path."""
@@ -48,6 +49,10 @@ def _nothing() -> None:
     pass
 
 
+def _absent(_: Any) -> None:
+    raise ValueError("no weights are offloaded")
+
+
 def _equal(one: Any, other: Any) -> bool:
     """Compare sizes that are numbers."""
     return bool(one == other if isinstance(one, int) else tuple(one) == tuple(other))
@@ -61,7 +66,14 @@ def _any(*given: bool) -> bool:
     return reduce(operator.or_, given)
 
 
-PROVIDED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+PROVIDED: Mapping[str, Mapping[str, Any]] = {
+    "diffusers.hooks.group_offloading": {  # asked of a network for its device, and when it moves
+        "_get_group_onload_device": _absent,
+        "_is_group_offload_enabled": lambda _: False,
+    },
+    "diffusers.quantizers.quantization_config": {  # that a network is compared with which moves to a device
+        "QuantizationMethod": Enum("QuantizationMethod", "BITS_AND_BYTES GGUF MODELOPT QUANTO TORCHAO"),
+    },
     "torch._dynamo": {"allow_in_graph": _same, "disable": _same},  # what they say to a compiler, which is not there
     "torch.fx.experimental.symbolic_shapes": {  # of sizes that are numbers; its own import brings sympy
         **dict.fromkeys(("expect_true", "guard_or_false", "guard_or_true", "guarding_hint_or_throw"), _same),
@@ -74,7 +86,7 @@ PROVIDED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     },
     "transformers.utils.logging": {"disable_progress_bar": _nothing, "set_verbosity_error": _nothing},
 }
-"""Functions that are called, and do here what they do of plain numbers outside of a compiler."""
+"""What is used: functions do here what they do of plain numbers outside of a compiler."""
 
 
 class _StandIn(ModuleType):
@@ -85,7 +97,7 @@ class _StandIn(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         path = f"{self.__name__}.{name}"
-        made = importlib.import_module(path) if path in PROVIDED else _StandIn(path)
+        made: Any = importlib.import_module(path) if path in PROVIDED else _StandIn(path)
         setattr(self, name, made := type(name, (), {}) if name[0].isupper() else made)
         return made
 

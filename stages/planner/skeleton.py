@@ -59,7 +59,7 @@ class CallsFolded:
         self.skeleton = skeleton
         self._seen: dict[Any, tuple[int, int, torch.Size, torch.dtype]] = {}
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # as a mock has it
     def __class__(self) -> Any:
         """The network's class, by which a denoiser finds how to call it."""
         return type(self.skeleton.module)

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import checkpointing
+from benchmarks import accelerations, checkpointing
 from benchmarks.attention import Case, layer, variants
 from benchmarks.harness import Measurement, count_flop, measure, peak_memory, ratio, report, side_by_side
 from benchmarks.sdxl import ON_GPU, Scale, make_denoiser, make_level
 from benchmarks.unet import METHODS, SAVINGS, call
 from freescale.forward_process import normal
+from stages.spec import make_spec
 
 CPU = torch.device("cpu")
 SMALL = Case(16, 2, {2: 8, 4: 8}, 1, torch.float64)
@@ -119,3 +120,15 @@ def test_checkpoints_cost_two_percent_at_most() -> None:
             assert checkpointing.share_of(seconds, writes, every) <= 0.02
     cheap = dict.fromkeys(checkpointing.FLOOR, 0.1)
     assert checkpointing.share_of(seconds, cheap, 60.0) == pytest.approx(0.1 / 60, rel=0.01)
+
+
+def test_the_rows_of_accelerations_can_be_rendered_and_compared() -> None:
+    rows = [(table, row) for table in accelerations.tables() for row in table.rows]
+    specs = [make_spec({"prompt": "a red disc on sand", **table.plain, **row.fields}) for table, row in rows]
+    assert len({spec.model_dump_json() for spec in specs}) == len(specs)
+    plain: list[dict[str, Any]] = [
+        {"psnr": None, "right": True, "texture": True, "seconds": each} for each in (1.0, 2.0, 3.0)
+    ]
+    fast = [line | {"psnr": 40.0 + i, "right": i > 0, "seconds": line["seconds"] / 2} for i, line in enumerate(plain)]
+    assert accelerations.summary("fast", fast, plain) == "| fast | 67 | 100 | 41 dB | 1.00 | 0.50 |"
+    assert accelerations.summary("plain", plain, plain) == "| plain | 100 | 100 | - | 2.00 | 1.00 |"

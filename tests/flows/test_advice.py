@@ -10,6 +10,8 @@ import torch
 from flows.home import Home
 from flows.rendering.advice import remarks
 from flows.rendering.job import prepare
+from stages import plan
+from stages.models.upscaler import UpscalerFile
 from stages.spec import make_spec
 
 if TYPE_CHECKING:
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 
 def job(home: Path, **values: Any) -> Job:
     return prepare(make_spec({"prompt": "a red disc", "width": 192, "height": 128} | values), Home(home))
+
+
+def test_what_an_upscaler_takes_is_not_in_the_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = UpscalerFile("/net.safetensors", "0" * 64)
+    monkeypatch.setattr(plan, "find_upscaler", lambda given, root: file)
+    made = job(tmp_path, width=256, height=256, method={"name": "enlarge", "upscaler": "net.safetensors"})
+    assert remarks([("", made)], torch.device("cpu")) == [
+        "the estimates of time and memory leave out the network of net.safetensors"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +61,25 @@ def test_a_dilation_without_a_step_is_told(tmp_path: Path, values: dict[str, Any
 def test_few_steps_of_demofusion_are_told(tmp_path: Path, values: dict[str, Any], told: bool) -> None:
     said = remarks([("", job(tmp_path, method={"name": "demofusion"}, **values))], torch.device("cpu"))
     assert [sentence.partition(";")[0] for sentence in said] == ["with 19 steps DemoFusion leaves grain"] * told
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, []),
+        ({"deepcache": 5}, ["deepcache 5 runs the whole UNet at 4 of 20 steps, which changes the picture"]),
+        ({"deepcache": 5, "deepcache_levels": "all"}, ["deepcache 5 runs the whole UNet at 6 of 22 steps"]),
+        ({"todo": "auto"}, ["todo auto thins keys and values at 192x128, which changes the picture"]),
+        ({"todo": "auto", "width": 64, "height": 64}, ["todo auto thins nothing here"]),
+    ],
+    ids=["none", "deepcache", "all levels", "todo", "todo without effect"],
+)
+def test_an_acceleration_is_told_with_its_error(tmp_path: Path, values: dict[str, Any], told: list[str]) -> None:
+    said = remarks([("", job(tmp_path, steps=20, **values))], torch.device("cpu"))
+    assert len(said) == len(told)
+    for sentence, begins in zip(said, told, strict=True):
+        assert sentence.startswith(begins)
+        assert "PSNR" in sentence or "nothing" in sentence
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -8,17 +8,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.cli.app import main
 from stages import device
-from stages.planner import networks, trace_cache
-from stages.planner.networks import trace_step
-
-if TYPE_CHECKING:
-    from stages.stage import Stage
 
 DRIVEN = not device._has_no_driver()  # an accelerator may be there
 ROOT = Path(__file__).parents[2]
@@ -77,22 +70,18 @@ def test_a_light_command_imports_no_heavy_package(tmp_path: Path) -> None:
     assert len(modules) <= 500
 
 
-def test_a_second_plan_imports_neither_torch_nor_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one, in this process, traces the networks, which needs diffusers; what it found is kept in the home."""
-    monkeypatch.setattr(trace_cache, "SHIPPED", tmp_path / "none")
-    words = ("plan", "a red disc", "--size", "128x128", "--home", str(tmp_path))
-    traced: list[Stage] = []
-    monkeypatch.setattr(networks, "trace_step", lambda *of: traced.append(of[0]) or trace_step(*of))
-    monkeypatch.setattr(sys, "argv", ["freescale", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    assert traced
-    assert "diffusers" in sys.modules
-    assert (tmp_path / "cache" / "traces.json").is_file()
-    modules = imported(shlex.join(("freescale", *words)))
-    assert modules & (HEAVY - {"numpy", "PIL"} - ({"torch"} if DRIVEN else set())) == set()
-    assert len(modules) <= (1800 if DRIVEN else 700)
+def test_a_first_plan_traces_in_another_process_and_a_second_one_not_at_all(tmp_path: Path) -> None:
+    """The networks are those of a size that is not shipped; what the other process found is kept in the home."""
+    words = shlex.join(("freescale", "plan", "a red disc", "--size", "136x136", "--home", str(tmp_path)))
+    first = imported(words)
+    kept = (tmp_path / "cache" / "traces.json").read_text()
+    assert len(json.loads(kept)) > 4
+    second = imported(words)
+    assert (tmp_path / "cache" / "traces.json").read_text() == kept
+    for modules in (first, second):
+        assert modules & (HEAVY - {"numpy", "PIL"} - ({"torch"} if DRIVEN else set())) == set()
+        assert len(modules) <= (1800 if DRIVEN else 700)
+    assert "multiprocessing" in first - second
 
 
 @pytest.mark.skipif(DRIVEN, reason="torch is asked for the memory of an accelerator")

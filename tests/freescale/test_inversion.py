@@ -241,15 +241,15 @@ def test_wavelet_guidance_is_that_of_x0(denoiser: Denoiser, scheduler_config: di
     walk, level, step = walk_of(HiWave(), scheduler_config), level_at(1), 4
     latents, sigma = normal((1, 4, 17, 20), 1), walk.sigmas[4]
     moment = Moment(level, step, walk, 7)
-    views = window_views(place_windows((17, 20), level.scale), 8)
-    negative, positive = (latents - sigma * output for output in pair_views(denoiser, latents, views, moment))
+    views, weights = window_views(place_windows((17, 20), level.scale), 8), feather((8, 10), 0.2)
+    negative, positive = (latents - sigma * output for output in pair_views(denoiser, latents, views, moment, weights))
     (_, fine_u), (low, fine_c) = (dwt2(x0, "sym4") for x0 in (negative, positive))
     guided: Any = tuple(u + 8.0 * (c - u) for u, c in zip(fine_u, fine_c, strict=True))
     wanted = idwt2(low, guided, "sym4", (17, 20))
     noise_pred = HiWave(detail_guidance=2.0).predict(denoiser, latents, moment)
     torch.testing.assert_close(latents - sigma * noise_pred, wanted, atol=1e-4, rtol=1e-4)
     alike = HiWave(detail_guidance=0.25).predict(denoiser, latents, moment)  # w_d = 1: the conditional prediction
-    plain = predict_views(dataclasses.replace(denoiser, guidance_scale=1.0), latents, views, moment)
+    plain = predict_views(dataclasses.replace(denoiser, guidance_scale=1.0), latents, views, moment, weights)
     torch.testing.assert_close(alike, plain, atol=1e-5, rtol=1e-5)
 
 
@@ -341,6 +341,7 @@ def test_at_the_training_size_a_level_comes_back_as_it_was(name: str, scheduler_
         ("pixelrush", {"posterior": "mean"}),
         ("hiwave", {"detail_guidance": -1.0}),
         ("hiwave", {"skip": 1.2}),
+        ("hiwave", {"feather": -0.1}),
         ("hiwave", {"wavelet": "haar"}),
         ("hiwave", {"filter": "area"}),
     ],

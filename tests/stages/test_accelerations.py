@@ -69,7 +69,7 @@ def test_what_cannot_be_had_is_refused_in_words(fields: dict[str, Any], says: st
 @pytest.mark.parametrize("field", [{"deepcache": 3}, {"todo": 2}])
 def test_a_unet_of_another_class_is_refused(field: dict[str, Any], info: ModelInfo) -> None:
     other = dataclasses.replace(info, unet_class="UNetMotionModel")
-    with pytest.raises(SpecError, match=f"{next(iter(field))}: .* is for pictures of a UNet2DConditionModel"):
+    with pytest.raises(SpecError, match=f"{next(iter(field))}: .* is for picture models with a UNet2DConditionModel"):
         check_accelerations(make_spec(SMALL | field), other)
 
 
@@ -94,7 +94,7 @@ def test_an_acceleration_is_a_parameter_of_the_stages_that_it_acts_in(info: Mode
     "fields",
     [
         {"deepcache": 2, "deepcache_branch": 5, "guidance_interval": [0.34, 1.0]},
-        {"deepcache": 3},
+        pytest.param({"deepcache": 3}, marks=pytest.mark.thorough),
     ],
 )
 def test_a_plan_counts_full_steps_and_those_between(fields: dict[str, Any], info: ModelInfo) -> None:

@@ -230,3 +230,21 @@ def test_losses_are_told_with_their_number_and_interval() -> None:
         assert re.search(r"n = \d+, ± one standard error: at 2x \d+ ± \d+ % right", says_measured(name))
         assert says_measured(name).endswith("not measured on SDXL")
     assert UNET["sample_size"] == FAMILIES["sdxl"].cells
+
+
+@pytest.mark.thorough
+def test_calls_are_counted_in_whole_guided_ones(tmp_path: Path) -> None:
+    """Whatever a render does at level 0, and where it has none."""
+
+    def calls(**values: Any) -> float:
+        side = values.pop("side", 128)
+        plan = planned(ModelSpec(), tmp_path, width=side, height=side, steps=4, **values)
+        costs = [estimate(call, plan.info, RunOptions()).flops for call in plan.calls if call.stage.part == "unet"]
+        return sum(costs) / call_flops(plan.calls, plan.info, RunOptions()) if costs else 0.0
+
+    assert calls() == pytest.approx(4)
+    assert calls(guidance_interval=[0.5, 1.0]) == pytest.approx(3)  # two without guidance are half of one each
+    assert calls(guidance_scale=1.0) == pytest.approx(4)
+    assert 2 < calls(deepcache=2) < 4
+    assert calls(side=256, method={"name": "direct"}) == pytest.approx(16, rel=0.01)  # it has hardly any attention
+    assert calls(side=256, method={"name": "enlarge"}) == pytest.approx(4)

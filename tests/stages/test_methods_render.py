@@ -70,6 +70,8 @@ EARLY: dict[str, dict[str, Any]] = {  # so that every stage has steps to do
     "swift": {"steps": 4, "start_timestep": 600.0},
     "draft": {"steps": 4},
     "rectifiedhr": {"first": 0.5},
+    "pixelrush": {"steps": 4},
+    "hiwave": {"skip": 0.9},
     "diffusehigh": {"restart": 0.3, "structure": 0.6},
     "ap_ldm": {"restart": 0.3},
     "mrflow": {"steps": 4},

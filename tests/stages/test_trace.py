@@ -16,11 +16,13 @@ from freescale.compute import Compute
 from freescale.frequency import blur_matrix
 from freescale.guidance import Conditioning
 from freescale.sampling import denoise
+from stages.denoise import DenoiseStage
 from stages.models.load import EMBEDDED, describe
 from stages.models.networks import empty_part
 from stages.plan import make_plan
 from stages.planner.configurations import text_weights
 from stages.planner.estimate import estimate
+from stages.planner.networks import TracedNetworks
 from stages.planner.skeleton import Skeleton
 from stages.planner.trace import Trace
 from stages.spec import ModelSpec, RunOptions, make_spec
@@ -175,3 +177,14 @@ def test_text_encoders_weigh_what_transformers_makes_of_them(tmp_path: Path) -> 
         total += sum(p.numel() for p in module.parameters())
     info = describe(ModelSpec(name=str(tmp_path)), tmp_path, has_weights=False)
     assert text_weights(info, "float16") == 2 * total
+
+
+@pytest.mark.parametrize(("name", "samples"), [("pixelrush", 9 * (1 + 2)), ("hiwave", 9 * 4 * (1 + 2))])
+def test_views_and_the_ways_up_and_down_are_counted(name: str, samples: int, tmp_path: Path) -> None:
+    """Nine patches at twice the size: one sample of the UNet for each step up, two for each step down."""
+    spec = {"prompt": "a red disc", "width": 256, "height": 256, "steps": 4, "method": {"name": name}}
+    info = describe(ModelSpec(), tmp_path)
+    networks = TracedNetworks(info, "float32", RunOptions())
+    stages = [call.stage for call in make_plan(make_spec(spec), info).calls if isinstance(call.stage, DenoiseStage)]
+    base, higher = (networks.denoise(stage, 1).flops for stage in stages)
+    assert higher / (base / (4 * 2)) == pytest.approx(samples, rel=1e-3)
