@@ -10,6 +10,7 @@ import torch
 from freescale import Conditioning
 from stages.prompts.encode import TextSettings, encode_prompts
 from stages.prompts.reading import emphasis_of, equal_chunks, layers_skipped, read, syntax_of
+from stages.prompts.t5 import encode_with_t5
 from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_key
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class EncodePrompt(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Encode both prompts as the stock pipeline of this model does."""
-        return encode_prompts(models, self.prompt, self.negative_prompt)
+        encode = encode_prompts if models.info.text_tokens is None else encode_with_t5
+        return encode(models, self.prompt, self.negative_prompt)
 
     @property
     def chunks(self) -> int:
@@ -106,12 +108,17 @@ def text_stage(spec: RenderSpec, info: ModelInfo, negative_prompt: str | None) -
 
 
 def conditioning(
-    text: Tensors, time_ids: tuple[int, int] | None, like: Tensor, motion_fps: float | None = None
+    text: Tensors,
+    time_ids: tuple[int, int] | None,
+    like: Tensor,
+    motion_fps: float | None = None,
+    guidance: float | None = None,
 ) -> Conditioning:
     """Return the kernel's conditioning, on the device and in the dtype of `like`.
 
     `time_ids` is the (height, width) in pixels that a size-conditioned model gets as original and target size, with
-    crop 0: SDXL's micro-conditioning (arXiv:2307.01952, §2.2). `motion_fps` is for a video model with an fps branch.
+    crop 0: SDXL's micro-conditioning (arXiv:2307.01952, §2.2). `motion_fps` is for a video model with an fps branch,
+    `guidance` for a network that guidance was distilled into. A pooled row without a size is that of a FLUX.
     """
     rows = {name: tensor.to(like) for name, tensor in text.items()}
     added: dict[str, Tensor] = {}
@@ -121,5 +128,9 @@ def conditioning(
         added = {"text_embeds": rows["text_embeds"], "time_ids": ids}
         if "negative_text_embeds" in rows:
             negative_added = {"text_embeds": rows["negative_text_embeds"], "time_ids": ids}
+    elif "text_embeds" in rows:
+        added = {"pooled_projections": rows["text_embeds"]}
+        if "negative_text_embeds" in rows:
+            negative_added = {"pooled_projections": rows["negative_text_embeds"]}
     fps = None if motion_fps is None else torch.tensor([motion_fps]).to(like)
-    return Conditioning(rows["prompt_embeds"], rows.get("negative_embeds"), added, negative_added, fps)
+    return Conditioning(rows["prompt_embeds"], rows.get("negative_embeds"), added, negative_added, fps, guidance)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale import Method, Solver
+    from freescale.flow_levels import ShiftRule
     from stages.models.load import Models
     from stages.spec import RunOptions
 
@@ -88,19 +89,30 @@ class Sampling:
         later = ("sigmas", "timestep_spacing", "timesteps", "guidance_interval")
         return {name: value for name, value in values.items() if name not in later or value not in ("auto", (), None)}
 
-    def schedule(self, models: Models, walk: Walk = ()) -> Schedule:
-        """The noise levels of this model for these steps, or those of a `walk`."""
-        return self.schedule_on(models.info.scheduler, walk)
+    def schedule(self, models: Models, walk: Walk = (), size: Size = (0, 0), rule: ShiftRule = "cap") -> Schedule:
+        """The noise levels of this model for these steps, or those of a `walk`, at a `size` in pixels.
 
-    def schedule_on(self, scheduler: Mapping[str, Any], walk: Walk = ()) -> Schedule:
-        """The noise levels of a scheduler's configuration, for these steps or a walk. Raises `ValueError` for none."""
+        The size, by a `rule`, decides those of a flow model alone.
+        """
+        grain = models.info.cell * models.info.patch
+        return self.schedule_on(models.info.scheduler, walk, size[0] * size[1] // grain**2 or None, rule)
+
+    def schedule_on(
+        self, scheduler: Mapping[str, Any], walk: Walk = (), tokens: int | None = None, rule: ShiftRule = "cap"
+    ) -> Schedule:
+        """The noise levels of a scheduler's configuration, for these steps or a walk. Raises `ValueError` for none.
+
+        Without `tokens` those of a flow model are the levels of its training size.
+        """
         config = dict(scheduler)
+        tokens = tokens or int(config.get("max_image_seq_len", 4096))
         if self.sigmas != "auto":
             config |= {f"use_{kind}_sigmas": kind == self.sigmas for kind in SIGMAS}
             config["sigma_range"] = "training"
         if self.timestep_spacing != "auto":
             config["timestep_spacing"] = self.timestep_spacing
-        whole = make_schedule(config, self.steps, self.solver, self.eta, self.timesteps)
+        options: dict[str, Any] = {"tokens": tokens, "shift_rule": rule}
+        whole = make_schedule(config, self.steps, self.solver, self.eta, self.timesteps, **options)
         return walked(whole, walk) if walk else whole
 
 
@@ -187,13 +199,16 @@ class DenoiseStage(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
-        method, schedule = method_of(self.method), self.sampling.schedule(models, self.walk)
+        method = method_of(self.method)
+        schedule = self.sampling.schedule(models, self.walk, self.size, method.shift_rule)
+        takes_guidance = bool(models.unet.config.get("guidance_embeds"))
+        guidance = self.sampling.guidance_scale if takes_guidance else None
         level = self._level(parents, models, options)
         cache = DeepCache(self.full_steps(schedule), self.deepcache[1]) if self.deepcache else None
         denoiser = Denoiser(
             models.unet,
-            conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps),
-            guidance_scale=self.sampling.guidance_scale,
+            conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps, guidance),
+            guidance_scale=1.0 if takes_guidance else self.sampling.guidance_scale,
             guidance_rescale=self.sampling.guidance_rescale,
             guidance_interval=self.sampling.guidance_interval,
             compute=options.compute,

@@ -42,7 +42,7 @@ class Renoise(Stage):
         frames, cell = models.info.frames, models.info.cell
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         level = Level(self.level, self.size, self.base_size, cell, reference=reference, noise=noise, frames=frames)
-        moment = Moment(
-            level=level, step=self.start, schedule=self.sampling.schedule(models, self.walk), seed=self.seed
-        )
-        return {"latents": method_of(self.method).start(tuple(reference.shape), moment)}
+        method = method_of(self.method)
+        schedule = self.sampling.schedule(models, self.walk, self.size, method.shift_rule)
+        moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)
+        return {"latents": method.start(tuple(reference.shape), moment)}

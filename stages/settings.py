@@ -130,12 +130,39 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
         loras = tuple(each for each in spec.model.loras if each not in idle)
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"loras": loras})})
     method = spec.method
+    if info.backbone == "flow":
+        _check_flow(spec, info)
     if info.is_video and not method.build().video:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
         raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")
     video = _video_settings(spec, info) if info.is_video else _picture_settings(spec, info)
     method = settled_method(method, info, spec.preset)
+    _check_backbone(method, info)
     return spec.model_copy(update={"method": method, **video, **settled_prompts(spec, info)})
+
+
+def _check_backbone(method: MethodSpec, info: ModelInfo) -> None:
+    """Raise `SpecError` for a method, or a value of it, that has no meaning with the model's network."""
+    able = [name for name, kind in METHODS.items() if info.backbone in kind.backbones]
+    if method.name not in able:
+        raise SpecError(
+            f"method: {method.name!r} is for UNets, and {info.name} is none; {', '.join(able)} work with it"
+        )
+    try:
+        method.build().check_backbone(info.backbone)
+    except ValueError as error:
+        raise SpecError(f"method: {error}, such as {info.name}") from None
+
+
+def _check_flow(spec: RenderSpec, info: ModelInfo) -> None:
+    """Raise `SpecError` for a field that a transformer trained by flow matching has no meaning for."""
+    for name in ("prompt_syntax", "emphasis", "preset", "deepcache", "todo", "timesteps"):
+        if (value := getattr(spec, name)) and (name, value) != ("prompt_syntax", "plain"):
+            raise SpecError(f"{name}: {value!r} is for UNets, and {info.name} is a transformer; leave it out")
+    if spec.timestep_spacing != "auto":
+        raise SpecError(f"timestep_spacing: {spec.timestep_spacing!r} is for UNets; leave it out with {info.name}")
+    if info.takes_guidance and spec.negative_prompt:
+        raise SpecError(f"negative_prompt: guidance was distilled into {info.name}, which reads none; leave it out")
 
 
 def settled_method(method: MethodSpec, info: ModelInfo, preset: Any = None) -> MethodSpec:

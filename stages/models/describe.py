@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.adapters.applied import adapted, applied
 from stages.adapters.bundled import with_bundled
+from stages.errors import SpecError
 from stages.models.fields import TEXT_CLASSES
 from stages.models.files.says import header_of
 from stages.models.folder import describe as describe_base
@@ -27,8 +28,18 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     """
     base = describe_base(spec, home, has_weights=has_weights)
     header = None if base.file is None else header_of(base.file, has_weights=has_weights)
+    if base.backbone == "flow":
+        return check_flow_model(base, spec)
     info = _at_its_size(decided(base, spec, home, header))
     return _with_adapters(known(info, spec, home), spec, home)
+
+
+def check_flow_model(info: ModelInfo, spec: ModelSpec) -> ModelInfo:
+    """Return the model. Raises `SpecError` for a field of its spec that only UNets have a meaning for."""
+    for name in ("prediction", "ztsnr", "clip_skip", "embeddings", "loras", "vae"):
+        if (value := getattr(spec, name)) != type(spec).model_fields[name].default:
+            raise SpecError(f"model.{name}: {value!r} is for UNets, and {info.name} is a transformer; leave it out")
+    return info
 
 
 def _at_its_size(info: ModelInfo) -> ModelInfo:

@@ -10,12 +10,15 @@ by `stages.models.card`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
 from stages.models.checks import check_card, check_index, check_weights, read_folder
 from stages.models.fields import read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
+from stages.models.flux_folder import KIND as FLUX_KIND
+from stages.models.flux_folder import flux_info
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import CELL, ModelInfo
 from stages.models.locate import EMBEDDED, EMBEDDED_MODELS, INDEX, available, locate, models_folder
@@ -153,8 +156,10 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
 
     index = read_json(root / INDEX)
     kind = index.get("_class_name")
+    if kind == FLUX_KIND:
+        return flux_info(spec, root, home, partial(_method_values, root), has_weights=has_weights)
     if kind not in (*IMAGE_KINDS, *VIDEO_KINDS):
-        known = ", ".join((*IMAGE_KINDS, *VIDEO_KINDS))
+        known = ", ".join((*IMAGE_KINDS, *VIDEO_KINDS, FLUX_KIND))
         raise SpecError(f"model: {root} is a {kind}; what can be rendered is {known}")
     check_index(root / INDEX, index)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}

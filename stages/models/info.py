@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stages.models.fields import TEXT_CLASSES
 
@@ -46,6 +46,8 @@ class ModelInfo:
     motion_adapter: Path | None = None  # the folder that makes a Stable Diffusion model a video model
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
+    folders: Mapping[str, str] = field(default_factory=dict)  # of its parts, where they are named otherwise
+    text_tokens: int | None = None  # of a prompt that T5 reads; None: a model without T5
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each network, by part
     weight_bytes: int = 0  # of its files
@@ -63,6 +65,16 @@ class ModelInfo:
     def texts(self) -> dict[str, Mapping[str, Any]]:
         """The configurations of its text encoders, by part."""
         return {part: self.configs[part] for part in TEXT_CLASSES if part in self.configs}
+
+    @property
+    def backbone(self) -> Literal["unet", "flow"]:
+        """Whether it denoises with a UNet, or with a transformer that was trained by flow matching."""
+        return "flow" if self.unet_class == "FluxTransformer2DModel" else "unet"
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether guidance was distilled into the network, which then takes its scale as an input."""
+        return bool(self.configs.get("unet", {}).get("guidance_embeds"))
 
     @property
     def grain(self) -> int:

@@ -78,7 +78,7 @@ class Models:
             unet = self._with_motion(unet, self.info.motion_adapter)
         if self.stored == STORED:
             unet = stored_in_8_bits(unet)
-        unet.register_forward_pre_hook(self._count)
+        unet.register_forward_pre_hook(self._count, with_kwargs=True)
         return unet
 
     def _with_motion(self, unet: Any, folder: Path) -> Any:
@@ -119,8 +119,9 @@ class Models:
             if loaded is not None:
                 loaded.to("cpu" if leaves else self.device)
 
-    def _count(self, unet: Any, inputs: tuple[Tensor, ...]) -> None:
-        self.unet_samples += inputs[0].shape[0]
+    def _count(self, unet: Any, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        given = inputs[0] if inputs else named["hidden_states"]
+        self.unet_samples += given.shape[0]
 
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
@@ -132,14 +133,15 @@ class Models:
         """Return a part on the host, from a single file or from the model's folder."""
         if part in self.info.networks:
             return load_network(self.info.networks[part], dtype)
+        folder = self.info.folders.get(part, part)
         module, found = kind.from_pretrained(
             self.info.folder,
-            subfolder=part,
+            subfolder=folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            variant=variant_of(self.info.folder / part, stem_of(kind.__name__)),
+            variant=variant_of(self.info.folder / folder, stem_of(kind.__name__)),
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
@@ -156,6 +158,12 @@ class Models:
         import transformers
 
         return self._load(getattr(transformers, TEXT_CLASSES[part]), part, self.dtype)
+
+    def t5(self) -> Any:
+        """Return the T5 of a transformer model, in the spec's dtype; it is not kept."""
+        import transformers
+
+        return self._load(transformers.T5EncoderModel, "t5", self.dtype)
 
     def tokenizer(self, part: str) -> Any:
         """Return the CLIP tokenizer of a text encoder, with the token that it fills prompts up with."""

@@ -30,10 +30,16 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
 def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
     """Return a network of the class `name` on the meta device: shapes and no weights.
 
-    `name` is a UNet's class, `AutoencoderKL`, `MotionAdapter` or one of those of `TEXT_CLASSES`.
+    `name` is the class of a UNet or transformer, `AutoencoderKL`, `MotionAdapter`, `T5EncoderModel` or one of those of
+    `TEXT_CLASSES`.
     """
     quiet_diffusers()
     with torch.device("meta"):
+        if name == "T5EncoderModel":
+            import transformers
+
+            t5: nn.Module = transformers.T5EncoderModel(transformers.T5Config(**config))
+            return t5
         if name in TEXT_CLASSES.values():
             import transformers
 

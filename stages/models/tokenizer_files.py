@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 WHOLE = "tokenizer.json"
 SPLIT = ("vocab.json", "merges.txt")
 SETTINGS = "tokenizer_config.json"
-READ = (WHOLE, *SPLIT, SETTINGS, "special_tokens_map.json", "added_tokens.json")
+READ = (WHOLE, *SPLIT, SETTINGS, "special_tokens_map.json", "added_tokens.json", "spiece.model")
 CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", None)
 
 

@@ -25,10 +25,13 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
 
     None where it reads all. What has fewer bytes than the model reads tokens cannot be too long, and is not counted.
     """
-    most = chunk_length(info.texts)
+    most = chunk_length(info.texts) if info.text_tokens is None else info.text_tokens - 1  # T5 ends a prompt with </s>
     if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
         return None
-    tokens = _tokenizer(info.words and info.words / "tokenizer").encode(text, add_special_tokens=False)
+    folder = None if info.words is None else info.words / ("tokenizer" if info.text_tokens is None else "tokenizer_2")
+    if folder is not None and info.text_tokens is not None and not (folder / "tokenizer.json").is_file():
+        return None  # `spiece.model` alone is read by transformers
+    tokens = _tokenizer(folder).encode(text, add_special_tokens=False)
     if len(tokens.ids) <= most:
         return None
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.stage import Size
 
 TOKENS = 77  # of CLIP's context
+T5_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class BlankInfo:
     latent_channels: int
     cell: int
     frames: int | None = None
+    patch: int = 1
     scheduler: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -77,10 +79,11 @@ class BlankPicture:
 
 def blank_parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) -> dict[str, dict[str, Tensor]]:
     """Inputs of a stage, on the host as a store gives them, of the right shapes."""
-    text = {"prompt_embeds": torch.zeros(1, stage.chunks * TOKENS, int(config["cross_attention_dim"]))}
-    if config.get("addition_embed_type") == "text_time":
-        text["text_embeds"] = torch.zeros(1, pooled_width(config))
-    if stage.sampling.guidance_scale > 1:
+    tokens, width, pooled = text_rows(config)
+    text = {"prompt_embeds": torch.zeros(1, stage.chunks * tokens, width)}
+    if pooled:
+        text["text_embeds"] = torch.zeros(1, pooled)
+    if stage.sampling.guidance_scale > 1 and not config.get("guidance_embeds"):
         text |= {f"negative_{name.removeprefix('prompt_')}": value for name, value in text.items()}
     parents = {"text": text, "latents": {"latents": latents}}
     if stage.level:
@@ -90,7 +93,24 @@ def blank_parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) 
     return parents | masks
 
 
-def pooled_width(config: Mapping[str, Any]) -> int:
+def text_rows(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Rows of a prompt and their width, and the width of the pooled row, by the configuration of a UNet or transformer.
+
+    A transformer may read fewer than T5's 512 tokens; 0 is the width of no pooled row.
+    """
+    if "joint_attention_dim" in config:
+        return T5_TOKENS, int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
+    return TOKENS, int(config["cross_attention_dim"]), _pooled_width(config)
+
+
+def latent_channels(config: Mapping[str, Any]) -> int:
+    """Channels of the latents of a UNet, or of a transformer, whose tokens are 2 x 2 cells."""
+    return int(config["in_channels"]) // (4 if "joint_attention_dim" in config else 1)
+
+
+def _pooled_width(config: Mapping[str, Any]) -> int:
     """Width of SDXL's pooled text row, by its UNet's configuration; 0 for a model without."""
+    if config.get("addition_embed_type") != "text_time":
+        return 0
     width = int(config.get("projection_class_embeddings_input_dim") or 0)
     return max(0, width - 6 * int(config.get("addition_time_embed_dim") or 0))

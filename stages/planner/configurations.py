@@ -45,9 +45,20 @@ def computed(dtype: str) -> str:
 
 
 def text_weights(info: ModelInfo, dtype: str) -> int:
-    """Bytes of the CLIP text encoders of a model, from their configurations."""
+    """Bytes of the text encoders of a model, from their configurations."""
     kinds = {part: kind for part, kind in TEXT_CLASSES.items() if part in info.configs}
-    return sum(_encoder_parameters(info.configs[part], kind) for part, kind in kinds.items()) * ITEM_BYTES[dtype]
+    count = sum(_encoder_parameters(info.configs[part], kind) for part, kind in kinds.items())
+    return (count + (_t5_parameters(info.configs["t5"]) if "t5" in info.configs else 0)) * ITEM_BYTES[dtype]
+
+
+def _t5_parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of T5's encoder: embeddings, layers of attention and feed-forward, norms, and places."""
+    width, layers, heads = int(config["d_model"]), int(config["num_layers"]), int(config["num_heads"])
+    attention = 4 * width * heads * int(config["d_kv"])
+    gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
+    forward = (3 if gated else 2) * width * int(config["d_ff"])
+    places = int(config.get("relative_attention_num_buckets", 32)) * heads
+    return int(config["vocab_size"]) * width + layers * (attention + forward + 2 * width) + width + places
 
 
 def _encoder_parameters(given: Mapping[str, Any], kind: str) -> int:

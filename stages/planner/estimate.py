@@ -12,7 +12,7 @@ accelerator's context, workspaces inside a kernel, the allocator's rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from freescale import METHODS
 from stages.denoise import BaseDenoise, DenoiseStage
@@ -21,7 +21,7 @@ from stages.planner.networks import FLOAT32, TracedNetworks, part_weights
 from stages.stage import method_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stages.call import Call
     from stages.models.folder import ModelInfo
@@ -136,11 +136,18 @@ def rough_bytes(call: Call, info: ModelInfo) -> int:
     files = info.weight_bytes
     if call.stage.part == "text":
         return 2 * files
-    first = int(info.configs[call.stage.part]["block_out_channels"][0])
     vae = ROUGH_VAE * int(info.configs["vae"]["block_out_channels"][0]) * height * width * FLOAT32
     if call.stage.part == "vae":
         return 2 * files + vae
+    first = _width(info.configs["unet"])
     pixels = max(height * width, 16 * info.native[0] * info.native[1])  # views at once, at the training size
     cells = pixels // info.cell**2
     unet = 2 * ROUGH_UNET * first * cells * call.frames * FLOAT32
     return 2 * files + (max(unet, vae) if "vae" in call.stage.parts else unet)
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    """Channels of a UNet's first blocks, or of a transformer's tokens, which are four cells each."""
+    if "block_out_channels" in config:
+        return int(config["block_out_channels"][0])
+    return int(config["num_attention_heads"]) * int(config["attention_head_dim"]) // 4

@@ -23,7 +23,15 @@ from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from freescale.walk import rises
 from stages.errors import SpecError
 from stages.models.folder import cell_of
-from stages.planner.blanks import TOKENS, BlankInfo, BlankModels, BlankPicture, blank_parents, pooled_width
+from stages.planner.blanks import (
+    TOKENS,
+    BlankInfo,
+    BlankModels,
+    BlankPicture,
+    blank_parents,
+    latent_channels,
+    text_rows,
+)
 from stages.planner.configurations import Configs, configurations, text_weights
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
@@ -62,13 +70,14 @@ class TracedNetworks:
     def text_bytes(self, chunks: int = 1) -> int:
         """Bytes of the float32 rows of one encoded prompt of so many chunks, SDXL's pooled one included."""
         config = self.info.configs["unet"]
-        return (chunks * TOKENS * int(config["cross_attention_dim"]) + pooled_width(config)) * FLOAT32
+        tokens, width, pooled = text_rows(config)
+        return (chunks * tokens * width + pooled) * FLOAT32
 
     def encode_text(self, chunks: int = 1) -> Cost:
         """Encode both prompts, chunk by chunk: a multiply-add a parameter and token. All of their rows are held."""
-        parameters = text_weights(self.info, "float32") // FLOAT32
-        held = 2 * (chunks - 1) * TOKENS * TEXT_WIDTH * FLOAT32
-        return Cost(2 * TOKENS * 8 * TEXT_WIDTH * FLOAT32 + held, 2.0 * 2 * chunks * TOKENS * parameters)
+        parameters, tokens = text_weights(self.info, "float32") // FLOAT32, self.info.text_tokens or TOKENS
+        held = 2 * (chunks - 1) * tokens * TEXT_WIDTH * FLOAT32
+        return Cost(2 * tokens * 8 * TEXT_WIDTH * FLOAT32 + held, 2.0 * 2 * chunks * tokens * parameters)
 
     def denoise(self, stage: DenoiseStage, frames: int) -> Cost:
         """Run all steps of a denoising stage, over `frames` of a video."""
@@ -230,7 +239,7 @@ def _before(
 ) -> Iterator[Step]:
     """Return the run of a stage that stands before a step; with DeepCache it has run from the last full one on."""
     frames, native = video or (None, None)
-    channels = int(unet.config["in_channels"])
+    channels = latent_channels(unet.config)
     latents = torch.zeros(latent_shape(stage.size, channels, cell, frames))
     schedule = _schedule(stage)
     full = stage.full_steps(schedule) if stage.deepcache else {step}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from stages.models.folder import ModelInfo
     from stages.planner.trace import Trace
 
-FOLDED = ("transformer_blocks", "attentions")  # lists whose members have one shape
+Returns = Literal["tensor", "tuple", "pair"]
+FOLDED = ("transformer_blocks", "single_transformer_blocks", "attentions")  # lists whose members have one shape
 
 
 class Skeleton:
@@ -42,7 +43,7 @@ class Skeleton:
         if len(layers) < 2 or len({_shapes(layer) for layer in layers}) > 1:
             return
         for index in range(len(layers) - 1):
-            layers[index] = _Folded(is_tuple=hasattr(layers[-1], "transformer_blocks"))
+            layers[index] = _Folded(_returns(layers[-1]))
         fold = _Fold(self, len(layers) - 1)
         layers[-1].register_forward_pre_hook(fold.before)
         layers[-1].register_forward_hook(fold.after)
@@ -85,23 +86,31 @@ class CallsFolded:
         return output
 
 
+def _returns(layer: nn.Module) -> Returns:
+    """Return what a layer gives back: a spatial transformer a tuple, a block of FLUX text and image."""
+    if type(layer).__name__.startswith("Flux"):
+        return "pair"
+    return "tuple" if hasattr(layer, "transformer_blocks") else "tensor"
+
+
 def _shapes(layer: nn.Module) -> tuple[Any, ...]:
     return tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
 
 
 class _Folded(nn.Module):
-    """In place of a layer that another one of the same shape is counted for.
+    """In place of a layer that another one of the same shape is counted for."""
 
-    A spatial transformer returns a tuple, a block a tensor.
-    """
-
-    def __init__(self, *, is_tuple: bool) -> None:
+    def __init__(self, returns: Returns) -> None:
         super().__init__()
-        self.is_tuple = is_tuple
+        self.returns = returns
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         output = torch.empty_like(hidden_states)
-        return (output,) if self.is_tuple else output
+        if encoder_hidden_states is not None and self.returns == "pair":
+            return torch.empty_like(encoder_hidden_states), output
+        return (output,) if self.returns == "tuple" else output
 
 
 class _Fold:
@@ -118,9 +127,9 @@ class _Fold:
     def after(self, _: Any, __: Any, output: Any) -> None:
         if (trace := self.skeleton.trace) is None:
             return
-        made = output[0] if isinstance(output, tuple) else output
+        made = sum(each.nbytes for each in (output if isinstance(output, tuple) else (output,)))
         trace.flops += self.others * (trace.flops - self.flops)
-        trace.keep(self.others * max(0, trace.live - self.live - made.nbytes))
+        trace.keep(self.others * max(0, trace.live - self.live - made))
 
 
 def weight_bytes(module: nn.Module) -> int:
