@@ -26,6 +26,7 @@ from pydantic import (
 
 from freescale import METHODS, Compute, Method
 from freescale.methods.ablations import CHANGES
+from freescale.methods.base import LATER
 from stages.errors import SpecError, nearest_size, not_one_of, sentence
 from stages.models import sampling_fields as sampling
 from stages.models.spec import EmbeddingSpec as EmbeddingSpec  # names of this module, too
@@ -63,7 +64,9 @@ def _method_models() -> list[type[_MethodSpec]]:
         hints = typing.get_type_hints(method)
         fields: dict[str, Any] = {f.name: (hints[f.name], f.default) for f in dataclasses.fields(method)}
         fields = {"name": (Literal[name], name), **fields}
-        models.append(create_model(f"{name}_method", __base__=_MethodSpec, __doc__=method.__doc__, **fields))
+        model = create_model(f"{name}_method", __base__=_MethodSpec, __doc__=method.__doc__, **fields)
+        model.later = frozenset(f.name for f in dataclasses.fields(method) if LATER in f.metadata)
+        models.append(model)
     return models
 
 

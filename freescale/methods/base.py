@@ -35,17 +35,17 @@ FeatureLevels = Literal["none", "base", "all"]
 """Levels at which a method goes with DeepCache: `base` is level 0."""
 
 
-def of_reference(default: Any = None) -> Any:
-    """Return a field of how a level's reference is made and of nothing else, so that no denoising depends on it."""
-    return field(default=default, metadata={"of_reference": True})
-
-
 LATER = "later"
 
 
 def later(default: Any) -> Any:
     """Return a field that came after others: a record of a method leaves it out at its default, so that keys stay."""
     return field(default=default, metadata={LATER: True})
+
+
+def of_reference(default: Any = None) -> Any:
+    """Return a field of how a level's reference is made and of nothing else, so that no denoising depends on it."""
+    return field(default=default, metadata={"of_reference": True, LATER: True})
 
 
 @dataclass(frozen=True)

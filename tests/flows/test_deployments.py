@@ -35,7 +35,14 @@ def test_short_forms_pass_the_servers_check() -> None:
     assert spec.sizes == ((512, 512), (64, 64))
 
 
-@pytest.mark.parametrize("preset", ["swift", "lightning-4,swift", ["swift", "lightning-4"], "reference", None])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "lightning-4,swift",
+        ["swift", "lightning-4"],
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in ("swift", "reference", None)),
+    ],
+)
 def test_presets_pass_the_servers_check(preset: Any) -> None:
     from flows.deployments.render import render
 

@@ -236,6 +236,7 @@ def test_the_tiles_of_a_videos_frames_over_workers_are_the_same(
     assert helped == [f"{label}, frame {index}" for label in ("upscale 1", "decode 1") for index in range(2)]
 
 
+@pytest.mark.thorough
 def test_a_worker_killed_at_a_frame_changes_nothing(
     tmp_path: Path, client: Client, strikes: Path, clip: dict[str, Any], video: tuple[Home, Result]
 ) -> None:

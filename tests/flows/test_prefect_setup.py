@@ -59,6 +59,7 @@ def empty() -> None:
             client.delete_work_pool("gpu-local")
 
 
+@pytest.mark.thorough
 def test_once_makes_all_and_twice_doubles_nothing(prefect_server: str) -> None:
     server = prefect_server
     empty()

@@ -63,6 +63,7 @@ def gone(home: Home, **wanted: Any) -> set[str]:
     return {one.name for one in prune(home, found, found)[0]}
 
 
+@pytest.mark.thorough
 def test_pictures_stay_and_what_they_were_made_from_is_made_again(home: Home) -> None:
     job, first = done(home)
     exports = {call.key for call in job.plan.exports}

@@ -75,6 +75,7 @@ def test_the_halves_of_two_machines_make_the_table_of_one(
     assert file.take(evaluation, third.store) == 0
 
 
+@pytest.mark.thorough
 def test_a_file_keeps_what_others_put_there(homes: tuple[Home, Home], files: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "kept.safetensors"
     path.write_bytes(files[1].read_bytes())

@@ -94,6 +94,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "border"),
     points(LAYERS, ("sink", "mask"), kept=lambda options, border: (border == "mask") == ("qk_norm" in options)),

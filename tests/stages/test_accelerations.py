@@ -90,6 +90,7 @@ def test_an_acceleration_is_a_parameter_of_the_stages_that_it_acts_in(info: Mode
     assert "deepcache" not in make_spec(SMALL).model_dump()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "fields",
     [

@@ -137,6 +137,7 @@ def test_sdxl_at_8192_decodes_by_tiles_where_the_whole_would_not_fit(sdxl: Path)
     assert found.estimate.memory < 24 << 30
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "level", "side"), [("direct", 0, 8192), pytest.param("freescale", 3, 8192, marks=pytest.mark.thorough)]
 )
@@ -229,15 +230,15 @@ def test_out_of_memory_takes_the_next_saving_and_the_pixels_stay(
     failures: int, plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raised in the third UNet call and the next ones, so that steps are done before: the stage goes on from them."""
-    run, calls = guidance.Denoiser._run, []
+    run, calls = guidance.Denoiser.passes, []
 
-    def scarce(self: Any, *given: Any) -> torch.Tensor:
+    def scarce(self: Any, *given: Any) -> tuple[torch.Tensor, ...]:
         calls.append(self)
         if 3 <= len(calls) < 3 + failures:
             raise torch.OutOfMemoryError("no memory left")
         return run(self, *given)
 
-    monkeypatch.setattr(guidance.Denoiser, "_run", scarce)
+    monkeypatch.setattr(guidance.Denoiser, "passes", scarce)
     result = render(tmp_path)
     assert np.abs(levels(result) - levels(plain)).max() <= 1
     wanted = tuple(saving.name for saving in SAVINGS if "unet" in saving.parts)[:failures]
@@ -277,9 +278,9 @@ def test_a_decoding_out_of_memory_sends_the_unet_away(
             raise torch.OutOfMemoryError("no memory left")
         return decode(self, parents, models, options, resume)
 
-    def asking(self: Models, part: str, offload: bool) -> None:
-        asked.append((part, offload))
-        make_room(self, part, offload)
+    def asking(self: Models, parts: tuple[str, ...], offload: bool) -> None:
+        asked.append((parts, offload))
+        make_room(self, parts, offload)
 
     monkeypatch.setattr(Decode, "run", scarce)
     monkeypatch.setattr(Models, "make_room", asking)
@@ -287,7 +288,7 @@ def test_a_decoding_out_of_memory_sends_the_unet_away(
     assert result.pixels_sha256 == plain.pixels_sha256
     taken = ("the VAE by exact tiles within 6 GiB", "the UNet off the device")
     assert savings_of(tmp_path, result)["decode 0"] == taken
-    assert asked[2:5] == [("vae", False), ("vae", False), ("vae", True)]
+    assert asked[2:5] == [(("vae",), False), (("vae",), False), (("vae",), True)]
     assert len(failed) == 4
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from flows.rendering.job import prepare
 from freescale import guidance, heads
+from freescale.backbones.base import to_rows
 from stages.spec import make_spec
 from tests.homes import session_in
 
@@ -33,6 +34,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return render(tmp_path_factory.mktemp("home"))
 
 
+@pytest.mark.thorough
 def test_windows_and_checkpoints_are_exact_to_the_bit(plain: Result, tmp_path: Path) -> None:
     assert render(tmp_path, window_rows=3, checkpoint_every=0.0).pixels_sha256 == plain.pixels_sha256
 
@@ -46,7 +48,7 @@ def test_text_and_chunks_are_exact_to_the_bit(plain: Result, tmp_path: Path, mon
 
 
 def _afresh(self: guidance.Denoiser, sides: Any, batch: int) -> Any:
-    return torch.cat([guidance._rows(self._conditioning_of(side)[0], batch) for side in sides])
+    return torch.cat([to_rows(self._conditioning_of(side)[0], batch) for side in sides])
 
 
 @pytest.mark.thorough

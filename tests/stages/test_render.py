@@ -131,15 +131,15 @@ def test_without_guidance_a_few_steps(tmp_path: Path) -> None:
 def test_out_of_memory_takes_the_next_saving(first: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from freescale import guidance
 
-    run, failed = guidance.Denoiser._run, []
+    run, failed = guidance.Denoiser.passes, []
 
-    def once(self: Any, given: torch.Tensor, *rest: Any) -> torch.Tensor:
-        if given.shape[0] == 2 and len(failed) < 3:
+    def once(self: Any, latents: torch.Tensor, i: int, schedule: Any, *sides: Any) -> tuple[torch.Tensor, ...]:
+        if len(sides) == 2 and len(failed) < 3:
             failed.append(1)
             raise torch.OutOfMemoryError("no memory left")
-        return run(self, given, *rest)
+        return run(self, latents, i, schedule, *sides)
 
-    monkeypatch.setattr(guidance.Denoiser, "_run", once)
+    monkeypatch.setattr(guidance.Denoiser, "passes", once)
     result = render(tmp_path, make_spec(SMALL | {"steps": 3}))
     savings = [Home(tmp_path).store.find(o.key).savings for o in result.outcomes]  # type: ignore[union-attr]
     assert ("split guidance",) in savings
@@ -148,8 +148,8 @@ def test_out_of_memory_takes_the_next_saving(first: Result, tmp_path: Path, monk
 def test_not_a_number_fails_the_stage_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from freescale import guidance
 
-    run = guidance.Denoiser._run
-    monkeypatch.setattr(guidance.Denoiser, "_run", lambda *a: run(*a) * float("nan"))
+    run = guidance.Denoiser.passes
+    monkeypatch.setattr(guidance.Denoiser, "passes", lambda *a: tuple(one * float("nan") for one in run(*a)))
     spec = make_spec(SMALL)
     with pytest.raises(StageError, match="after step 1"):
         render(tmp_path, spec)

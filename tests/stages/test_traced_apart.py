@@ -80,6 +80,7 @@ def works(names: tuple[str, ...], home: Path, monkeypatch: pytest.MonkeyPatch) -
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("names", "functions"),
     [

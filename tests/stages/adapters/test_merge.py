@@ -247,6 +247,7 @@ def test_the_scales_of_peft_are_applied(home: Path, plain: Models, tmp_path: Pat
     torch.testing.assert_close(weight(unet, UNET_MODULE).double(), wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_in_one_file_gets_what_a_folder_gets(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "shapes-original.safetensors"
     save_file(shapes_original(), file)
