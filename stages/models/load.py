@@ -165,6 +165,19 @@ class Models:
 
         return self._load(transformers.T5EncoderModel, "t5", self.dtype)
 
+    def text_pipeline(self) -> Any:
+        """Return the stock pipeline of FLUX with its text encoders and tokenizers alone; it is not kept."""
+        from diffusers import FluxPipeline
+        from transformers import AutoTokenizer
+
+        parts: dict[str, Any] = {
+            "text_encoder": self.text_encoder("text_encoder"),
+            "text_encoder_2": self.t5(),
+            "tokenizer": self.tokenizer("text_encoder"),
+            "tokenizer_2": AutoTokenizer.from_pretrained(self.info.folder / "tokenizer_2", local_files_only=True),
+        }
+        return FluxPipeline(scheduler=None, vae=None, transformer=None, **parts)
+
     def tokenizer(self, part: str) -> Any:
         """Return the CLIP tokenizer of a text encoder, with the token that it fills prompts up with."""
         from transformers import CLIPTokenizer

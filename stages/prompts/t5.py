@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from freescale.gradients import without_gradients
 from stages.errors import StageError
@@ -19,18 +19,7 @@ def encode_with_t5(models: Models, prompt: str, negative_prompt: str | None) -> 
 
     All in float32. Raises `StageError` for rows that are not finite.
     """
-    from diffusers import FluxPipeline
-    from transformers import AutoTokenizer
-
-    info = models.info
-    assert info.words is not None
-    parts: dict[str, Any] = {
-        "text_encoder": models.text_encoder("text_encoder"),
-        "text_encoder_2": models.t5(),
-        "tokenizer": models.tokenizer("text_encoder"),
-        "tokenizer_2": AutoTokenizer.from_pretrained(info.words / "tokenizer_2", local_files_only=True),
-    }
-    pipeline: Any = FluxPipeline(scheduler=None, vae=None, transformer=None, **parts)
+    info, pipeline = models.info, models.text_pipeline()
     found: dict[str, Tensor] = {}
     for name, text in (("", prompt), ("negative_", negative_prompt)):
         if text is not None:
