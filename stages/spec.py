@@ -59,7 +59,7 @@ class _MethodSpec(FrozenModel):
 
 
 def _method_models() -> list[type[_MethodSpec]]:
-    models = []
+    models: list[type[_MethodSpec]] = []
     for name, method in METHODS.items():
         hints = typing.get_type_hints(method)
         fields: dict[str, Any] = {f.name: (hints[f.name], f.default) for f in dataclasses.fields(method)}
