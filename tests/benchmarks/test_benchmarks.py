@@ -93,6 +93,7 @@ def test_a_report_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str])
     assert (record["benchmark"], record["extra"], record["matmul_tflops"]) == ("title", {"a": 1}, 4.0)
 
 
+@pytest.mark.thorough
 def test_the_unet_of_the_benchmarks_is_sdxl(full_sdxl_unet: Any) -> None:
     from benchmarks.sdxl import make_unet
 
@@ -102,6 +103,7 @@ def test_the_unet_of_the_benchmarks_is_sdxl(full_sdxl_unet: Any) -> None:
     assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.thorough
 def test_every_row_of_the_unet_benchmark_runs() -> None:
     denoiser, level = make_denoiser(TINY, CPU), make_level(TINY, 1, 2, CPU)
     with torch.no_grad():

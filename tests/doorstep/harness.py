@@ -69,11 +69,11 @@ SPENT: list[float] = []
 def table(*cases: Case) -> Any:
     """Return the decorator that runs a test once a case, as its argument `case`.
 
-    Of a long table every third case runs with the thorough tests only.
+    Of a long table every second case runs with the thorough tests only.
     """
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases have one name"
-    thorough = set(range(2, len(cases), 3)) if len(cases) >= LONG else set()
+    thorough = set(range(1, len(cases), 2)) if len(cases) >= LONG else set()
     marks = [pytest.mark.thorough if i in thorough else () for i in range(len(cases))]
     return pytest.mark.parametrize(
         "case", [pytest.param(c, id=n, marks=m) for c, n, m in zip(cases, names, marks, strict=True)]

@@ -94,6 +94,7 @@ def in_hand(home: Path) -> str:
     return next((f"{call.stage} {call.level}" for call in plan if place.store.find(call.key) is None), "after the last")
 
 
+@pytest.mark.thorough
 def test_killed_anywhere_ends_with_the_same_bytes(quiet: dict[str, Any], tmp_path: Path) -> None:
     draw = random.Random(int(os.environ.get("FREESCALE_SEED", "0")))
     kills: Counter[str] = Counter()

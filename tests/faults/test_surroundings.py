@@ -118,6 +118,7 @@ def test_an_output_that_is_lost_ends_no_work(folder: Path, lose: Callable[[Path]
 OTHERS = [pytest.param(number, marks=pytest.mark.thorough) for number in (signal.SIGHUP, signal.SIGINT)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
 def test_a_signal_stops_with_a_checkpoint_and_is_held_against_no_job(folder: Path, number: signal.Signals) -> None:
     home = Home(folder / "home")
@@ -139,6 +140,7 @@ def test_a_signal_stops_with_a_checkpoint_and_is_held_against_no_job(folder: Pat
     complete(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("boot", ["this", pytest.param("another", marks=pytest.mark.thorough)])
 def test_a_process_that_is_killed_costs_no_job_its_night(folder: Path, boot: str) -> None:
     """With kill -9 in three nights, or with a machine that was started again; the fourth night does the rest."""

@@ -93,6 +93,7 @@ def test_the_poison_is_set_aside_and_the_others_are_as_in_a_quiet_run(
     assert tried.count("a poison square") == 3
 
 
+@pytest.mark.thorough
 def test_a_passing_fault_costs_a_retry(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = failing(monkeypatch, OSError("the cable"), times=2)
     states = night(home, tmp_path).run(queue(home, tmp_path))
@@ -157,6 +158,7 @@ def test_command_line(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
 
 
+@pytest.mark.thorough
 def test_a_pause_frees_the_device_and_keeps_the_step(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

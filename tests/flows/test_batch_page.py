@@ -68,6 +68,7 @@ def test_the_record_has_seconds_memory_attempts_and_the_reason(told: tuple[Home,
     assert "picture" not in later
 
 
+@pytest.mark.thorough
 def test_a_picture_damaged_since_costs_its_place_and_no_more(tmp_path: Path) -> None:
     home = Home(tmp_path)
     (tmp_path / "jobs.txt").write_text("a red disc on sand\na green ring on snow\n", encoding="utf-8")

@@ -117,6 +117,7 @@ def test_a_worker_that_is_spawned_makes_the_same_bytes(tmp_path: Path) -> None:
     assert stored(home, queued).pixels_sha256 == alone(home, queued)
 
 
+@pytest.mark.thorough
 def test_a_killed_workers_job_goes_on_elsewhere(home: Home, client: Client) -> None:
     (queued,) = queue(home, "a purple square on snow", steps=10)
     states: list[dict[str, State]] = []

@@ -157,6 +157,7 @@ def test_done_again_nothing_is_made(whole: tuple[Evaluation, Readings], home: Pa
     assert numbers(*again) == numbers(*whole)
 
 
+@pytest.mark.thorough
 def test_other_crops_render_nothing(whole: tuple[Evaluation, Readings], home: Path, making: list[str]) -> None:
     evaluation, readings = measured(make_evaluation(SMALL | {"crops": {"side": 64, "grid": True}}), home)
     assert set(making) == {"render_features"}

@@ -85,6 +85,7 @@ def test_a_file_keeps_what_others_put_there(homes: tuple[Home, Home], files: lis
     assert all(torch.equal(kept[name], tensor) for name, tensor in theirs.items())
 
 
+@pytest.mark.thorough
 def test_from_the_command_line(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,7 @@ def test_paused_the_device_is_free_and_resumed_it_goes_on(home: Home) -> None:
         assert end.result(120).result()["tally"] == {"done": 2}
 
 
+@pytest.mark.thorough
 def test_cancelled_it_ends_with_a_checkpoint_and_the_next_night_goes_on(home: Home) -> None:
     jobs(home.root / "jobs", one=job("a red disc", steps=20))
     with running(home) as (run, end):

@@ -113,6 +113,7 @@ assert sys.modules["torch"] is torch
 """
 
 
+@pytest.mark.thorough
 def test_torch_takes_the_place_of_its_stand_ins_at_the_first_use() -> None:
     """Also where four threads use it first."""
     subprocess.run([sys.executable, "-c", LAZY], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

@@ -105,6 +105,7 @@ def test_a_picture_with_the_spec_and_other_pixels_is_kept_at_the_end(tmp_path: P
     assert put(last, out, fetch, digest, overwrite=True).read_bytes() != kept
 
 
+@pytest.mark.thorough
 def test_resume_writes_where_the_run_first_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +128,7 @@ def test_resume_writes_where_the_run_first_wrote(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_the_previews_of_a_video_lie_beside_it(tmp_path: Path) -> None:
     home, out = Home(tmp_path / "home"), tmp_path / "out" / "here.zip"
     values = {"prompt": "a red disc", "model": {"name": "shapes-motion"}, "width": 64, "height": 64, "frames": 2}

@@ -201,7 +201,7 @@ class TestNoTrace:
     @pytest.mark.parametrize(
         ("name", "where", "any_denoiser"),
         points(
-            METHODS, PLACES, TOPOLOGIES, kept=lambda name, where, unet: is_one_of(2, name, PLACES.index(where), unet)
+            METHODS, PLACES, TOPOLOGIES, kept=lambda name, where, unet: is_one_of(4, name, PLACES.index(where), unet)
         ),
         indirect=["any_denoiser"],
     )

@@ -439,6 +439,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{}, *OTHERS], ids=str)
 def test_interrupted_is_uninterrupted(denoiser: Denoiser, scheduler_config: Any, options: Any) -> None:
     """In one part more, at the start, in the middle and before the last step; and in parts of one step."""

@@ -93,6 +93,7 @@ OTHERS = [pytest.param(kind, marks=pytest.mark.thorough) for kind in ("modelscop
 KINDS = ["videocrafter2", "animatediff", *OTHERS]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_against_its_definition(kind: str) -> None:
     """Each attention over frames, in float64, for 11 frames: more than the positions' table has."""

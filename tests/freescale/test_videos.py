@@ -177,6 +177,7 @@ class TestFps:
         assert views.fps.tolist() == [8.0, 24.0] * 3
 
 
+@pytest.mark.thorough
 def test_scale_fusion_frame_by_frame(scheduler_config: Any) -> None:
     """Every spatial self-attention of the UNet, in float64, against the slow definition, frame by frame."""
     import copy
@@ -284,6 +285,7 @@ class TestLayers:
         assert len(over_time) == 88
         assert not set(over_time) & set(everything)
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("kind", ["videocrafter2", "animatediff"])
     def test_sizes_stay(self, kind: str, scheduler_config: Any) -> None:
         """Dilated, every listed convolution gives the size it gave."""

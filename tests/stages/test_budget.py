@@ -248,6 +248,7 @@ def test_out_of_memory_takes_the_next_saving_and_the_pixels_stay(
     assert len(calls) - failures < whole_steps * 4 + steps * 8, "no step was done twice"
 
 
+@pytest.mark.thorough
 def test_at_the_end_of_the_savings_the_stage_fails_and_what_is_done_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +267,7 @@ def test_at_the_end_of_the_savings_the_stage_fails_and_what_is_done_stays(
     render(tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_decoding_out_of_memory_sends_the_unet_away(
     plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

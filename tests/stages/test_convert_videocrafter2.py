@@ -116,6 +116,7 @@ class TestNumbers:
         assert ((output - expected).norm() / expected.norm()).item() < 3e-6
         assert expected.std() > 0.1
 
+    @pytest.mark.thorough
     def test_vae(self, weights: dict[str, Tensor], converted: Path) -> None:
         from diffusers import AutoencoderKL
 
@@ -161,6 +162,7 @@ def test_deepspeeds_form_and_a_plain_one(weights: dict[str, Tensor], tmp_path: P
         assert read_checkpoint(tmp_path / name).keys() == weights.keys()
 
 
+@pytest.mark.thorough
 def test_one_error_lists_what_does_not_fit(weights: dict[str, Tensor], tmp_path: Path) -> None:
     names = [f"model.diffusion_model.{name}" for name in ("input_blocks.3.0.op.weight", "out.0.bias", "out.2.bias")]
     broken = dict(weights)
@@ -242,6 +244,7 @@ class TestTheFolder:
             convert(converted.parent / "model.ckpt", tmp_path / "out", EMBEDDED_TOKENIZER, SMALL_ARCHITECTURE)
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.thorough
     def test_no_room(self, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1024})())
         with pytest.raises(SpecError, match="MiB free"):

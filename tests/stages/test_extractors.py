@@ -180,6 +180,7 @@ def test_missing_weights_say_which_file_and_where_it_goes(name: str, tmp_path: P
     assert "\n" not in said
 
 
+@pytest.mark.thorough
 def test_weights_of_another_checksum_or_network_are_refused(tmp_path: Path, inception_file: Path) -> None:
     with pytest.raises(SpecError, match=r"weights\.inception\.sha256: .* has [0-9a-f]{64}, not 0000"):
         find_weights("inception", tmp_path, str(inception_file), "0" * 64)

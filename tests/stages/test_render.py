@@ -61,6 +61,7 @@ def test_split_guidance_changes_rounding_at_most(first: Result, home: Path, tmp_
     assert (pair[0] - pair[1]).abs().max() <= 1
 
 
+@pytest.mark.thorough
 def test_redo_from_the_detail_pass_reuses_everything_before(first: Result, home: Path) -> None:
     spec = redo_spec(make_spec(SMALL), "detail_pass", 1, {"seed": None, "guidance_scale": None, "mask": None},
                      ["--detail-scale", "0.5"])  # fmt: skip
@@ -105,6 +106,7 @@ def test_a_flipped_bit_is_found_and_healed(first: Result, home: Path, where: str
     assert store.verify(key) is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("width", "height"), [pytest.param(200, 88, marks=pytest.mark.thorough), (88, 256), (64, 64)])
 def test_any_aspect(tmp_path: Path, width: int, height: int) -> None:
     result = render(tmp_path, make_spec(SMALL | {"width": width, "height": height, "steps": 3}))
@@ -122,6 +124,7 @@ def test_a_picture_and_a_mask(first: Result, tmp_path: Path) -> None:
     assert render(tmp_path, spec).pixels_sha256 != render(tmp_path, plain).pixels_sha256
 
 
+@pytest.mark.thorough
 def test_without_guidance_a_few_steps(tmp_path: Path) -> None:
     spec = make_spec(SMALL | {"steps": 3, "guidance_scale": 0.0, "solver": "euler_ancestral"})
     result = render(tmp_path, spec)

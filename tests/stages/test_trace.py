@@ -155,6 +155,7 @@ KNOWN = {1024: 6.8, 2048: 35.9, 4096: 287.8, 8192: 3460.0}  # TFLOP of one UNet 
 THOROUGH = pytest.mark.thorough
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("side", [1024, 4096, pytest.param(2048, marks=THOROUGH), pytest.param(8192, marks=THOROUGH)])
 def test_sdxl_costs_what_is_known_of_it(side: int, tmp_path: Path) -> None:
     folder = str(write_sdxl(tmp_path))

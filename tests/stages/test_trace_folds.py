@@ -128,6 +128,7 @@ class Dispatched(Trace):
         return super().__torch_dispatch__(*args, **kwargs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{}, LESS], ids=["plain", "savings"])
 def test_operations_do_not_grow_with_the_picture(options: dict[str, Any], tmp_path: Path) -> None:
     """Four times the picture has four times the windows; one portion more of each layer is run at most."""

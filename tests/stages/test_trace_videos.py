@@ -107,6 +107,7 @@ def test_a_videos_step_without_numbers_as_with_them(
     assert planned.weights == sum(p.nbytes for p in (*unet.parameters(), *unet.buffers()))
 
 
+@pytest.mark.thorough
 def test_the_fold_counts_what_it_leaves_out_of_a_video(model: str, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, model)
     stage, config = denoising(plan).stage, read_json(plan.info.folder / "unet" / "config.json")

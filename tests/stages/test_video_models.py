@@ -192,6 +192,7 @@ def test_shapes_motion_is_named_or_missed(
     assert list(module.available(tmp_path)) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", points(VIDEO_KINDS[2:], kept=lambda kind: kind == "animatediff-sdxl"))
 def test_a_folder_that_diffusers_saved(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """The stock pipeline's own folder, its motion adapter and empty parts included."""
@@ -227,6 +228,7 @@ def test_a_folder_that_diffusers_saved(kind: str, folders: dict[str, Path], tmp_
     assert all(torch.equal(saved[name], x) for name, x in own.items())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", points(VIDEO_KINDS[1:], kept=lambda kind: kind == "modelscope"))
 def test_direct_render_is_the_stock_pipeline(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """From words to latents, guided, with DDIM; VideoCrafter2 has no stock pipeline (`test_vc2_by_hand`)."""

@@ -180,6 +180,7 @@ class Stopper(Terminal):
             self.stop.set()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("stage", "step"), [("highres_denoise", 2), pytest.param("decode", 2, marks=pytest.mark.thorough)]
 )
@@ -208,6 +209,7 @@ def rgb(first: Result, home: Path, model: Path) -> Result:
     return render(home, values(model, method=RGB))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "label", "taken"),
     [
@@ -292,6 +294,7 @@ def test_rgb_upsampling_is_the_ablation(first: Result, rgb: Result) -> None:
     assert rgb.pixels_sha256 != first.pixels_sha256
 
 
+@pytest.mark.thorough
 def test_more_frames_than_the_model_knows(first: Result, home: Path, model: Path) -> None:
     result = render(home, values(model, width=80, height=64, frames=VIDEO_FRAMES + 2, fps=8, steps=2))
     rate, size, times = listed(result.outputs[0])
@@ -299,6 +302,7 @@ def test_more_frames_than_the_model_knows(first: Result, home: Path, model: Path
     assert "base_denoise 0" in made_of(result.outcomes)
 
 
+@pytest.mark.thorough
 def test_motion_fps_decides_the_video_and_fps_only_the_file(first: Result, home: Path, model: Path) -> None:
     assert made_of(render(home, values(model, fps=30)).outcomes) == {"export 0", "export 1"}
     job = prepare(make_spec(values(model, motion_fps=8)), Home(home))
@@ -331,6 +335,7 @@ def test_export_in_other_formats(first: Result, home: Path, model: Path, tmp_pat
         export_level(Home(home), first.run, exports, format, None, tmp_path, False, **how)
 
 
+@pytest.mark.thorough
 def test_a_damaged_frame_is_found_and_the_video_made_again(
     first: Result, home: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -218,6 +218,7 @@ def test_runs_are_seen_by_every_machine(machine: Callable[[str], Backend], key: 
         pass
 
 
+@pytest.mark.thorough
 def test_a_lease_of_a_killed_holder_is_taken_over(
     machine: Callable[[str], Backend], key: str, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +288,7 @@ def test_killed_in_mid_commit_nothing_is_torn_or_lost(
     assert store.backend.entries("trash/*") == []
 
 
+@pytest.mark.thorough
 @killed_in
 def test_killed_in_mid_checkpoint_the_old_or_the_new_is_there(
     machine: Callable[[str], Backend], key: str, tmp_path: Path, processes: Processes

@@ -84,6 +84,7 @@ def test_no_buffer_of_a_text_encoder_is_left_without_numbers(checkpoint: Path, t
         assert [each.tolist() for each in positions] == [[list(range(16))]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.thorough)])
 def test_numbers_are_cast_as_a_folder_casts_them(dtype: str, checkpoint: Path, tmp_path: Path) -> None:
     one = Models(info_of(checkpoint, tmp_path), dtype, CPU).unet.state_dict()
@@ -271,6 +272,7 @@ def folder_numbers(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
             "text": encode_prompts(models, "a blue", None)}  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("unet", "texts", "vae"),
     [
