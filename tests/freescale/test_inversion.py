@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning, Denoiser
 from freescale.methods import METHODS, HiWave, Method, PixelRush
@@ -203,6 +204,7 @@ class Guided:
     truth: Any
     network: Any = dataclasses.field(default_factory=torch.nn.Module)
     guidance_scale: float = 4.0
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
     def for_views(self, views: Any, batch: int) -> Guided:
         return dataclasses.replace(self, truth=views.take(self.truth))
