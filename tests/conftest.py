@@ -30,11 +30,10 @@ settings.register_profile(
 )
 settings.load_profile("house")
 
-# What some files share is slow to start and lives as long as the process of pytest that started it: a Prefect server
-# (20 s of a core), the process that forks command lines and Dask workers (10 s), a server of buckets and the processes
-# of the store's tests (10 s). A file that has one of these words uses it.
+# What some files share is slow to start and lives as long as the process of pytest that started it: the process that
+# forks command lines and Dask workers (10 s of a core), a server of buckets and the processes of the store's tests (10
+# s). A file that has one of these words uses it.
 ON_ONE_WORKER = {
-    "server": ("prefect_server",),
     "forks": ("tests.processes", "tests.doorstep.harness"),
     "buckets": ("Processes",),
 }

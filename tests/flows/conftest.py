@@ -102,9 +102,9 @@ class Browser:
         self.process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser for all tests."""
+    """A browser for the tests of a file: one that nobody looks at would go on working."""
     if CHROMIUM is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium on this machine; .ci/run installs it")
     browser = Browser(tmp_path_factory.mktemp("chromium"))
@@ -112,9 +112,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect_server() -> Iterator[str]:
-    """The address of one temporary server for all tests: its start is most of what such tests cost."""
+    """The address of a temporary server for the tests of a file: its loops take a fifth of a core while it is there."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 

@@ -38,6 +38,7 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
         yield client
 
 
+@pytest.mark.thorough
 @pytest.mark.server
 def test_all_is_well(client: SyncPrefectClient) -> None:
     found = list(health.server_health())

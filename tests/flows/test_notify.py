@@ -86,6 +86,7 @@ def test_a_hook_that_fails_never_fails_the_night(
     assert capsys.readouterr().err.count("was not told") == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.server
 @pytest.mark.filterwarnings("default")  # Prefect's own warnings are not ours
 def test_blocks_saved_on_a_server_are_called_by_their_name(
