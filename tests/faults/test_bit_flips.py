@@ -104,6 +104,7 @@ def is_run_read(root: Path) -> bool:
     return True
 
 
+@pytest.mark.thorough
 def test_every_flipped_bit_is_found_before_use(pristine: Path, tmp_path: Path) -> None:
     """As many flips for each file, as many files of each kind as there are."""
     draw, found = random.Random(SEED), Counter[str]()

@@ -121,6 +121,7 @@ def test_every_method_has_every_number(whole: tuple[Evaluation, Readings]) -> No
     assert by["direct", "flicker"]["network"] is None
 
 
+@pytest.mark.thorough
 def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Readings], home: Path) -> None:
     evaluation, readings = whole
     network = load_video_network(evaluation.weights[0], CPU, "clean")
@@ -145,6 +146,7 @@ def test_the_numbers_are_those_of_the_stored_frames(whole: tuple[Evaluation, Rea
         assert float(one.tensors["flicker"]) == pytest.approx(float(sum(steps)) / len(steps))
 
 
+@pytest.mark.thorough
 def test_captions_are_of_moving_scenes_and_the_reference_is_another_draw(whole: tuple[Evaluation, Readings]) -> None:
     evaluation, _ = whole
     groups: dict[str, list[Picture]] = {}
@@ -156,6 +158,7 @@ def test_captions_are_of_moving_scenes_and_the_reference_is_another_draw(whole: 
     assert not {p.seed for p in groups[REFERENCE]} & {p.seed for p in groups["direct"]}
 
 
+@pytest.mark.thorough
 def test_done_again_nothing_is_rendered_and_the_tables_agree(
     whole: tuple[Evaluation, Readings], small: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +175,7 @@ def test_done_again_nothing_is_rendered_and_the_tables_agree(
     assert {"run", "motion", "ground_flicker", "flicker"} <= record["pictures"][0].keys()
 
 
+@pytest.mark.thorough
 def test_true_videos_are_drawn_at_the_target_size_and_rate(
     whole: tuple[Evaluation, Readings], small: dict[str, Any], home: Path
 ) -> None:
@@ -210,6 +214,7 @@ def judges(tmp_path: Path) -> dict[str, dict[str, str]]:
     return {"clip": {"path": str(folder)}, "aesthetic": {"path": str(head)}}
 
 
+@pytest.mark.thorough
 def test_the_aesthetic_score_is_the_head_over_each_frame(
     whole: tuple[Evaluation, Readings], small: dict[str, Any], home: Path, judges: dict[str, dict[str, str]]
 ) -> None:

@@ -150,6 +150,7 @@ def rendered(home: Home, client: Client | None, spec: dict[str, Any] = SMALL, op
         return session.render(prepare(make_spec(spec), home))
 
 
+@pytest.mark.thorough
 def test_a_render_over_workers_has_the_same_pixels(
     tmp_path: Path, client: Client, strikes: Path, alone: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:

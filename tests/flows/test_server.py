@@ -48,7 +48,11 @@ if TYPE_CHECKING:
 
 OPTIONS = RunOptions(threads=1)
 
-pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]  # Prefect's own warnings are not ours
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.thorough,
+    pytest.mark.filterwarnings("default"),  # Prefect's own warnings are not ours
+]
 
 
 @pytest.fixture(autouse=True)

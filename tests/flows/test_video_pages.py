@@ -50,6 +50,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     return root / "comparison", root / "night", results[0].outputs[0].parent
 
 
+@pytest.mark.thorough
 def test_the_records_name_video_and_preview(told: tuple[Path, Path, Path]) -> None:
     cells = json.loads((told[0] / "comparison.json").read_text())["rows"][0]["cells"]
     for cell in cells:

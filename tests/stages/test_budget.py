@@ -182,6 +182,7 @@ def test_what_is_done_needs_no_memory(plain: Result) -> None:
     assert all(outcome.reused for outcome in render(home.root, memory=1).outcomes)
 
 
+@pytest.mark.thorough
 def test_a_budget_changes_rounding_at_most_and_is_in_the_manifest(plain: Result, tmp_path: Path) -> None:
     plan = prepare(make_spec(SMALL), Home(tmp_path)).plan
     needs = {c: estimate(c, plan.info, RunOptions(), "cpu").memory for c in plan.calls if c.stage.part == "unet"}

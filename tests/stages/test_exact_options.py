@@ -39,6 +39,7 @@ def test_windows_and_checkpoints_are_exact_to_the_bit(plain: Result, tmp_path: P
     assert render(tmp_path, window_rows=3, checkpoint_every=0.0).pixels_sha256 == plain.pixels_sha256
 
 
+@pytest.mark.thorough
 def test_text_and_chunks_are_exact_to_the_bit(plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt projected at every step and all windows in one call: without both savings, every bit is equal."""
     monkeypatch.setattr(heads, "CACHE_BYTES", 2**40)

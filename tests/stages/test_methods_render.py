@@ -100,7 +100,7 @@ def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[T
 
 NAMES = points(
     [name for name, method in METHODS.items() if not method.in_pixels],
-    kept=lambda name: name in ("freescale", "swift"),  # all of them without the runner, too
+    kept=lambda name: name == "swift",  # all of them without the runner, too
 )
 
 

@@ -268,6 +268,7 @@ def test_prune_finds_the_same_in_both(
     assert store.verify(kept) is None
 
 
+@pytest.mark.thorough
 @killed_in
 def test_killed_in_mid_commit_nothing_is_torn_or_lost(
     machine: Callable[[str], Backend], tmp_path: Path, processes: Processes
