@@ -142,6 +142,7 @@ def check(root: Path, noted: list[str], doing: str) -> None:
     assert not (root / "trash").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", [10, pytest.param(4, marks=pytest.mark.thorough)])
 def test_a_power_cut_at_any_point_tears_and_loses_nothing(tmp_path: Path, every: int) -> None:
     """By default at one point of ten."""

@@ -171,7 +171,7 @@ def _one_chunk_at_a_time() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=points(CASES, kept=lambda name: name in ("an artifact", "a checkpoint")))
+@pytest.fixture(params=points(CASES, kept=lambda name: name == "a checkpoint"))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 

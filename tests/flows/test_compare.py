@@ -63,6 +63,7 @@ def record(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "comparison.json").read_text()))
 
 
+@pytest.mark.thorough
 def test_a_cell_is_the_picture_that_render_makes(folder: Path, home: Path) -> None:
     row = record(folder)["rows"][0]
     for cell in row["cells"]:

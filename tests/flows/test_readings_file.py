@@ -152,6 +152,7 @@ def test_a_reading_that_its_stage_would_not_give_is_refused(tmp_path: Path, name
     assert home.store.find(key) is None
 
 
+@pytest.mark.thorough
 def test_a_damaged_reading_is_left_out(homes: tuple[Home, Home], files: list[Path], tmp_path: Path) -> None:
     """It does not stop the others from being kept."""
     home = Home(tmp_path / "home")

@@ -72,6 +72,7 @@ def test_captions_of_a_video_model_say_what_moves(tmp_path: Path) -> None:
     assert [row.prompt for row in rows] == [sample_video(FIRST_SCENE + index).caption for index in range(3)]
 
 
+@pytest.mark.thorough
 def test_the_preview_of_a_level_is_small_enough_for_prefect(told: tuple[Path, Path, Path]) -> None:
     strip = next(told[2].glob("level-*-strip.png"))
     assert picture_link("level 0", strip).startswith("![level 0](data:image/jpeg;base64,")

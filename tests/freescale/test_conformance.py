@@ -122,7 +122,7 @@ def is_one_of(few: int, name: str, turn: int, topology: str) -> bool:
     return (list(METHODS).index(name) + turn) % few == 0 and is_next(name, turn, topology)
 
 
-TURNS = points(METHODS, TOPOLOGIES, kept=lambda name, unet: is_next(name, 0, unet))  # by default a method on one
+TURNS = points(METHODS, TOPOLOGIES, kept=lambda name, unet: is_one_of(3, name, 0, unet))  # by default a third
 
 
 class TestScaleOne:

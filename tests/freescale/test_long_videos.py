@@ -149,6 +149,7 @@ class TestUNet:
                 one = denoiser(latents, 1, schedule)
         assert (plain - one).abs().max() < 1e-4
 
+    @pytest.mark.thorough
     def test_a_long_video(self, kind: str, scheduler_config: Any) -> None:
         """11 frames of a model for 4: differs from attending to all, resumes to the same bits, leaves no trace."""
         level = Level(0, (64, 80), (64, 80), frames=NATIVE)

@@ -226,6 +226,7 @@ def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
     assert next_saving((), (), RunOptions()) is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("failures", [4, *(pytest.param(n, marks=THOROUGH) for n in (1, 2, 3))])
 def test_out_of_memory_takes_the_next_saving_and_the_pixels_stay(
     failures: int, plain: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -129,6 +129,7 @@ class TestNumbers:
             assert (decoded - lvdm.vae_half(own, "decoder", latents, 4)).abs().max() < 1e-9
         assert vae.config.scaling_factor == 0.18215
 
+    @pytest.mark.thorough
     def test_text(self, weights: dict[str, Tensor], models: Models) -> None:
         """The prompt is filled up with token 0."""
         text = encode_prompts(models, "a blue square", "")
@@ -139,6 +140,7 @@ class TestNumbers:
             assert (text[name] - expected).abs().max() < 1e-4
 
 
+@pytest.mark.thorough
 def test_the_folder_is_a_model(models: Models, weights: dict[str, Tensor]) -> None:
     """It says what the release says, and takes a step."""
     info = models.info

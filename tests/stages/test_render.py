@@ -71,7 +71,7 @@ def test_redo_from_the_detail_pass_reuses_everything_before(first: Result, home:
     assert result.pixels_sha256 != first.pixels_sha256
 
 
-@pytest.mark.parametrize("where", ["manifest", "chunk"])
+@pytest.mark.parametrize("where", [pytest.param("manifest", marks=pytest.mark.thorough), "chunk"])
 @pytest.mark.parametrize(
     "stage",
     [

@@ -109,7 +109,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.thorough), MANY], ids=["plain", "portions"])
-@pytest.mark.parametrize("way", points(WAYS, kept=lambda way: way in ("freescale", "mask")))
+@pytest.mark.parametrize("way", points(WAYS, kept=lambda way: way == "freescale"))
 def test_what_is_folded_is_counted(way: str, options: dict[str, Any], tmp_path: Path) -> None:
     spec = {"prompt": "x", "width": 256, "height": 208, "steps": 6, "method": {"name": "freescale"} | WAYS[way]}
     stage, folder = step_of(spec, tmp_path)

@@ -35,6 +35,7 @@ def wait_for(path: Path, count: int, seconds: float = 30.0) -> list[str]:
     return found
 
 
+@pytest.mark.thorough
 def test_killed_in_mid_commit_nothing_is_torn_or_lost(
     store: ArtifactStore, tmp_path: Path, processes: Processes
 ) -> None:
