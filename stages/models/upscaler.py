@@ -52,7 +52,7 @@ def find_upscaler(given: str | None, root: Path | None) -> UpscalerFile:
         raise SpecError(f"method.upscaler: {given!r} is not a {SUFFIX} file, and others may run code; convert it")
     if not path.is_file():
         raise SpecError(f"method.upscaler: {path} is not on disk")
-    found = UpscalerFile(str(path), _sha256(str(path), path.stat().st_mtime_ns, path.stat().st_size))
+    found = UpscalerFile(str(path), _sha256(path))
     load_upscaler(found, "cpu")
     return found
 
@@ -69,7 +69,7 @@ def load_upscaler(file: UpscalerFile, device: str) -> Upscaler:
         import spandrel
     except ImportError:
         raise SpecError("method.upscaler: needs the extra upscalers; pip install 'spandrel>=0.4' adds it") from None
-    if _sha256(file.path, path.stat().st_mtime_ns, path.stat().st_size) != file.sha256:
+    if _sha256(path) != file.sha256:
         raise StageError(f"the upscaler {path} has changed since it was checked; render again")
     try:
         found = spandrel.ModelLoader(device).load_from_file(path)
@@ -84,8 +84,7 @@ def load_upscaler(file: UpscalerFile, device: str) -> Upscaler:
     return Upscaler(found, found.scale, found.tiling == spandrel.ModelTiling.SUPPORTED)
 
 
-@lru_cache(maxsize=16)
-def _sha256(path: str, changed: int, size: int) -> str:
-    """The hash of a file's content; `changed` and `size` tell whether it is as it was."""
-    with open(path, "rb") as file:
+def _sha256(path: Path) -> str:
+    """The hash of a file's content, read anew: two files of one size may be written within a tick of the clock."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -217,6 +217,7 @@ def test_a_full_disk_for_the_pictures_is_waited_for(folder: Path, small_disk: Pa
     assert len(list(small_disk.glob("*.png"))) == JOBS
 
 
+@pytest.mark.thorough
 def test_a_full_home_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write into the store is refused, from the first on, until somebody makes room."""
     home = Home(folder / "home")

@@ -228,6 +228,7 @@ def plain_tall(tall: Level, sdxl_unet: Any, conditioning: Conditioning, schedule
     return render(Denoiser(sdxl_unet, conditioning, 4.0), FreeScale(), tall, make_schedule(scheduler_config, 2))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [

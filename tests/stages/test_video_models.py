@@ -42,6 +42,7 @@ def rewritten(folder: Path, **card: Any) -> None:
     (folder / "freescale.json").write_text(json.dumps(card))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", points(VIDEO_KINDS, kept=lambda kind: kind in ("videocrafter2", "animatediff")))
 def test_describe(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     info = describe(ModelSpec(name=str(folders[kind])), tmp_path)
