@@ -65,6 +65,11 @@ class Level:
         return self.size[0] // self.cell, self.size[1] // self.cell
 
     @property
+    def base_hw(self) -> Size:
+        """Latent cells (h, w) of level 0."""
+        return self.base_size[0] // self.cell, self.base_size[1] // self.cell
+
+    @property
     def scale(self) -> tuple[float, float]:
         """Size over level 0's size, (height, width)."""
         return self.size[0] / self.base_size[0], self.size[1] / self.base_size[1]
@@ -91,7 +96,7 @@ def cascade_sizes(size: Size, base_size: Size, *, growth: float = 2.0, cell: int
     """
     if growth <= 1:
         raise ValueError(f"growth is {growth}, allowed: above 1")
-    factor = max(size[0] / base_size[0], size[1] / base_size[1])
+    factor = growth_between(size, base_size)
     if factor <= 1:
         return (size,)
     sizes = [base_size]
@@ -104,6 +109,16 @@ def cascade_sizes(size: Size, base_size: Size, *, growth: float = 2.0, cell: int
         )
         sizes.append((height, width))
     return (*sizes, size)
+
+
+def growth_between(size: Size, base_size: Size) -> float:
+    """Return how many times larger a size is on the axis that grows most."""
+    return max(size[0] / base_size[0], size[1] / base_size[1])
+
+
+def jump_sizes(size: Size, base_size: Size) -> tuple[Size, ...]:
+    """Return the training size and the target, or the target alone where its area is no larger."""
+    return (base_size, size) if size[0] * size[1] > base_size[0] * base_size[1] else (size,)
 
 
 def sizes_between(

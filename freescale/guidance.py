@@ -182,3 +182,8 @@ class Denoiser:
         axes = tuple(range(1, guided.ndim))
         rescaled = guided * (positive.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
         return torch.lerp(guided, rescaled, self.guidance_rescale)
+
+
+def scaled_guidance(denoiser: Denoiser, factor: float) -> Denoiser:
+    """Return the denoiser with `factor` times its guidance scale; itself where the factor is 1."""
+    return denoiser if factor == 1.0 else replace(denoiser, guidance_scale=denoiser.guidance_scale * factor)

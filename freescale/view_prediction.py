@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from freescale.portions import each
-from freescale.views import Views
+from freescale.views import Views, feather
+from freescale.windows import place_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
+    from freescale.cascade import Level
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
     from freescale.views import Outside
@@ -43,6 +45,12 @@ def window_views(windows: Windows, cell: int, outside: Outside = "mirror", crops
     }
     rows, columns = origins[:, :1] + torch.arange(wh), origins[:, 1:] + torch.arange(ww)
     return Views(windows.grid, rows, columns, told[crops] * cell, outside)
+
+
+def feathered_views(level: Level, width: float) -> tuple[Views, Tensor | None]:
+    """Return windows of the training size, half overlapping, and their weights (`views.feather`); none for width 0."""
+    windows = place_windows(level.latent_hw, level.scale)
+    return window_views(windows, level.cell), feather(windows.window, width) if width else None
 
 
 def predict_views(

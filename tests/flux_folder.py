@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stages.models.folder import EMBEDDED
+from tests.toys import new_flux
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,24 +19,14 @@ T5_TOKENS = 12
 
 def flux_folder(folder: Path, *, embedded: bool = False, dynamic: bool = True) -> Path:
     """Write the folder; `embedded`: with distilled guidance. VAE and CLIP's configuration are the embedded model's."""
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
     config = json.loads((EMBEDDED / "text_encoder" / "config.json").read_text())
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -1.0) for word in WORDS)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transformer = FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            pooled_projection_dim=int(config["hidden_size"]),
-            guidance_embeds=embedded,
-            axes_dims_rope=(4, 6, 6),
-        )
+        transformer = new_flux(int(config["hidden_size"]), embedded=embedded)
         t5 = T5EncoderModel(
             T5Config(vocab_size=len(vocabulary), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3)
         )

@@ -151,24 +151,29 @@ def sd_text() -> Conditioning:
     return Conditioning(normal((1, 5, 32), 1), normal((1, 5, 32), 2))
 
 
-@cache
-def flux_network(embedded: bool = False) -> Any:
-    """A `FluxTransformer2DModel` for latents of four channels with random weights; `embedded`: with guidance."""
+def new_flux(pooled: int, *, embedded: bool) -> Any:
+    """A small `FluxTransformer2DModel` for latents of four channels and pooled rows of a width."""
     from diffusers import FluxTransformer2DModel
 
+    return FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=pooled,
+        guidance_embeds=embedded,
+        axes_dims_rope=(4, 6, 6),
+    )
+
+
+@cache
+def flux_network(embedded: bool = False) -> Any:
+    """A small FLUX with random weights; `embedded`: with guidance."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            pooled_projection_dim=20,
-            guidance_embeds=embedded,
-            axes_dims_rope=(4, 6, 6),
-        )
+        network = new_flux(20, embedded=embedded)
     return network.eval().requires_grad_(False)
 
 

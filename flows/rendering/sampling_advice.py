@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freescale.walk import walked
 from stages.denoise import DenoiseStage
 from stages.models.card import values_for
 from stages.models.method_presets import FAMILIES, family_of
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from flows.rendering.job import Job
-    from freescale import Schedule
     from stages.denoise import Sampling
 
 STRONG = 5.0  # guidance from which zero terminal SNR overexposes (arXiv:2305.08891, section 3.4)
@@ -88,9 +86,11 @@ def _preset(job: Job, sampling: Sampling) -> Iterator[str]:
 
 def _accelerations(job: Job, stages: Sequence[DenoiseStage]) -> Iterator[str]:
     """Remarks on accelerations that change the picture, with the error that was measured."""
-    spec = job.spec
+    spec, info = job.spec, job.plan.info
     if cached := [stage for stage in stages if stage.deepcache]:
-        full = sum(len(stage.full_steps(_walk(job, stage))) - 1 for stage in cached)  # one past the last is no step
+        full = sum(
+            len(stage.full_steps(stage.sampling.schedule_on(info.scheduler, stage.walk))) - 1 for stage in cached
+        )  # one past the last is no step
         steps = sum(stage.passes for stage in cached)
         yield (
             f"deepcache {spec.deepcache} runs the whole UNet at {full} of {steps} steps, which changes the picture; on "
@@ -106,12 +106,6 @@ def _accelerations(job: Job, stages: Sequence[DenoiseStage]) -> Iterator[str]:
         )
     else:
         yield "todo auto thins nothing here: no level is larger than the training size"
-
-
-def _walk(job: Job, stage: DenoiseStage) -> Schedule:
-    """The noise levels of a stage."""
-    whole = stage.sampling.schedule_on(job.plan.info.scheduler)
-    return walked(whole, stage.walk) if stage.walk else whole
 
 
 def _method_preset(job: Job) -> Iterator[str]:

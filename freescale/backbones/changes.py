@@ -27,7 +27,7 @@ def fusing(fusion: Fusion, level: Level) -> Patch:
 
 def reaching(rule: PositionRule, tempered: Temperature, level: Level) -> Iterator[Patch]:
     """Yield what lets attention reach over a grid that is larger than the trained one: positions and temperature."""
-    (h, w), base = level.latent_hw, (level.base_size[0] // level.cell, level.base_size[1] // level.cell)
+    (h, w), base = level.latent_hw, level.base_hw
     if rule != "none":
         yield _of_backbone(lambda backbone: backbone.positioned(rule, (h, w), base))
     if tempered == "entropy":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch.nn.functional as F
 
 from freescale.attention import prefer_backends
-from freescale.cascade import CELL, sizes_between
+from freescale.cascade import CELL, growth_between, sizes_between
 from freescale.methods.base import FeatureLevels, Method
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class APLDM(Method):
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return sizes whose areas grow by equal steps from the training size to the target."""
-        factor = max(size[0] / base_size[0], size[1] / base_size[1])
+        factor = growth_between(size, base_size)
         if factor <= 1:
             return (size,)
         ratio = size[0] * size[1] / (base_size[0] * base_size[1])

@@ -8,11 +8,12 @@ what comes of it is encoded again: the VAE works inside these steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from freescale.cascade import CELL, sizes_between
+from freescale.cascade import CELL, growth_between, sizes_between
+from freescale.guidance import scaled_guidance
 from freescale.methods.base import FeatureLevels, Method
 from freescale.wavelets import dwt2, idwt2
 
@@ -78,7 +79,7 @@ class DiffuseHigh(Method):
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return sizes in equal steps, two or as many as bring about the training size each: 1.5, 2; 2, 3, 4."""
-        factor = max(size[0] / base_size[0], size[1] / base_size[1])
+        factor = growth_between(size, base_size)
         if factor <= 1:
             return (size,)
         steps = max(2, math.ceil(factor) - 1)
@@ -106,9 +107,7 @@ class DiffuseHigh(Method):
         level, step, schedule = moment.level, moment.step, moment.schedule
         if level.reference is None or level.factor <= 1.0:
             return denoiser(latents, step, schedule)
-        if self.guidance != 1.0:
-            denoiser = replace(denoiser, guidance_scale=denoiser.guidance_scale * self.guidance)
-        noise_pred = denoiser(latents, step, schedule)
+        noise_pred = scaled_guidance(denoiser, self.guidance)(latents, step, schedule)
         if not self.uses_vae(step, schedule):
             return noise_pred
         x0 = hold_pixels(latents - moment.sigma * noise_pred, level)

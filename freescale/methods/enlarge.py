@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_args
 
-from freescale.cascade import CELL
+from freescale.cascade import CELL, jump_sizes
 from freescale.enlarge import PictureFilter
 from freescale.methods.base import FeatureLevels, Method, of_reference
 
@@ -41,8 +41,7 @@ class Enlarge(Method):
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size and the target."""
-        is_larger = size[0] * size[1] > base_size[0] * base_size[1]
-        return (base_size, size) if is_larger else (size,)
+        return jump_sizes(size, base_size)
 
     def at_base(self) -> Enlarge:
         """Return the method with FreeU's field only."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from freescale.cascade import CELL
+from freescale.cascade import CELL, jump_sizes
 from freescale.forward_process import renoise
 from freescale.frequency import box_mask, fourier_filter
 from freescale.methods.base import FeatureLevels, Method
@@ -50,7 +50,7 @@ class FAM(Method):
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size and the target."""
-        return (base_size, size) if size[0] * size[1] > base_size[0] * base_size[1] else (size,)
+        return jump_sizes(size, base_size)
 
     def at_base(self) -> FAM:
         """Return the defaults: level 0 is plain sampling."""

@@ -20,11 +20,9 @@ from freescale.cascade import CELL, cascade_sizes
 from freescale.detail import detail_weight
 from freescale.enlarge import PictureFilter
 from freescale.methods.base import FeatureLevels, Method
-from freescale.view_prediction import pair_views, predict_views, window_views
-from freescale.views import feather
+from freescale.view_prediction import feathered_views, pair_views, predict_views
 from freescale.walk import inversion, rises
 from freescale.wavelets import WAVELETS, Wavelet, detail_of
-from freescale.windows import place_windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,9 +130,7 @@ class HiWave(Method):
         level, schedule = moment.level, moment.schedule
         if level.is_base or level.factor <= 1.0:
             return denoiser(latents, moment.step, schedule)
-        windows = place_windows(level.latent_hw, level.scale)
-        views = window_views(windows, level.cell)
-        weights = feather(windows.window, self.feather) if self.feather else None
+        views, weights = feathered_views(level, self.feather)
         if rises(schedule, moment.step) or not denoiser.is_guided(moment.step, schedule):
             return predict_views(replace(denoiser, guidance_scale=1.0), latents, views, moment, weights)
         negative, positive = pair_views(denoiser, latents, views, moment, weights)

@@ -6,11 +6,12 @@ from noise level 0.12 of its flow, which is sigma = 0.136 here. Level 0's steps 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from freescale.cascade import CELL
+from freescale.cascade import CELL, jump_sizes
 from freescale.enlarge import PictureFilter
+from freescale.guidance import scaled_guidance
 from freescale.methods.base import FeatureLevels, Method, of_reference
 from freescale.noise_levels import timestep_of
 from freescale.walk import descent
@@ -61,7 +62,7 @@ class MrFlow(Method):
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return the training size and the target."""
-        return (base_size, size) if size[0] * size[1] > base_size[0] * base_size[1] else (size,)
+        return jump_sizes(size, base_size)
 
     def at_base(self) -> MrFlow:
         """Return the defaults: level 0 is plain sampling."""
@@ -79,6 +80,6 @@ class MrFlow(Method):
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction, above level 0 with its own guidance."""
-        if not moment.level.is_base and moment.level.factor > 1.0 and self.guidance != 1.0:
-            denoiser = replace(denoiser, guidance_scale=denoiser.guidance_scale * self.guidance)
+        if not moment.level.is_base and moment.level.factor > 1.0:
+            denoiser = scaled_guidance(denoiser, self.guidance)
         return denoiser(latents, moment.step, moment.schedule)

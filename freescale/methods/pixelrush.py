@@ -12,18 +12,17 @@ method is meant for models that are distilled themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.forward_process import normal
+from freescale.guidance import scaled_guidance
 from freescale.methods.base import FeatureLevels, Method
-from freescale.view_prediction import predict_views, window_views
-from freescale.views import feather
+from freescale.view_prediction import feathered_views, predict_views
 from freescale.walk import descent, inversion, rises
-from freescale.windows import place_windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,12 +95,9 @@ class PixelRush(Method):
         if level.is_base or level.factor <= 1.0:
             return denoiser(latents, moment.step, schedule)
         is_up = rises(schedule, moment.step)
-        factor = self.inversion_guidance if is_up else self.guidance
-        if factor != 1.0:
-            denoiser = replace(denoiser, guidance_scale=denoiser.guidance_scale * factor)
-        windows = place_windows(level.latent_hw, level.scale)
-        weights = feather(windows.window, self.feather) if self.feather else None
-        noise_pred = predict_views(denoiser, latents, window_views(windows, level.cell), moment, weights)
+        denoiser = scaled_guidance(denoiser, self.inversion_guidance if is_up else self.guidance)
+        views, weights = feathered_views(level, self.feather)
+        noise_pred = predict_views(denoiser, latents, views, moment, weights)
         if is_up or self.injection == 1.0:
             return noise_pred
         return self.inject(noise_pred, latents, moment)

@@ -7,12 +7,13 @@ square; more guidance above level 0 gives it back ("energy rectification").
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from freescale.cascade import CELL, sizes_between
+from freescale.cascade import CELL, growth_between, sizes_between
 from freescale.enlarge import PictureFilter
+from freescale.guidance import scaled_guidance
 from freescale.methods.base import FeatureLevels, Method
 from freescale.walk import span
 
@@ -76,7 +77,7 @@ class RectifiedHR(Method):
 
     def sizes(self, size: Size, base_size: Size, cell: int = CELL) -> tuple[Size, ...]:
         """Return sizes whose sides grow by equal steps from the training size to the target."""
-        factor = max(size[0] / base_size[0], size[1] / base_size[1])
+        factor = growth_between(size, base_size)
         if factor <= 1:
             return (size,)
         count = self.levels or (2 if factor <= 2 else 3)
@@ -111,10 +112,7 @@ class RectifiedHR(Method):
 
     def predict(self, denoiser: Denoiser, latents: Tensor, moment: Moment) -> Tensor:
         """Return the prediction, guided by the level's share of the largest factor."""
-        factor = self.guidance_at(moment)
-        if factor != 1.0:
-            denoiser = replace(denoiser, guidance_scale=denoiser.guidance_scale * factor)
-        return denoiser(latents, moment.step, moment.schedule)
+        return scaled_guidance(denoiser, self.guidance_at(moment))(latents, moment.step, moment.schedule)
 
     def guidance_at(self, moment: Moment) -> float:
         """Return the factor of the guidance scale: omega_r = (omega_max - 1) (r / (N - 1))^M_omega + 1."""

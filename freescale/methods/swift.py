@@ -16,11 +16,12 @@ measured on it; a model's card has its own (`docs/lab/results.md`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.dilation import DilatedLayers, dilation_factor, restrained_dilation
+from freescale.guidance import scaled_guidance
 from freescale.methods.base import FeatureLevels, Method, of_reference
 from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from freescale.cascade import Level, Size
+    from freescale.cascade import Size
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
     from freescale.schedule import Schedule
@@ -123,9 +124,8 @@ class Swift(Method):
         level = moment.level
         if level.reference is None or level.factor <= 1.0:
             return denoiser(latents, moment.step, moment.schedule)
-        denoiser = replace(denoiser, guidance_scale=denoiser.guidance_scale * self.guidance)
-        noise_pred = denoiser(latents, moment.step, moment.schedule)
-        band = self.mixed_band(level.latent_hw, _base_grid(level))
+        noise_pred = scaled_guidance(denoiser, self.guidance)(latents, moment.step, moment.schedule)
+        band = self.mixed_band(level.latent_hw, level.base_hw)
         return guide_structure(noise_pred, latents, moment.sigma, level.reference, self.structure, *band)
 
 
@@ -139,10 +139,6 @@ class Draft(Swift):
     steps: int = 2
     guidance: float = 0.0
     dilation: float = 0.0
-
-
-def _base_grid(level: Level) -> Size:
-    return level.base_size[0] // level.cell, level.base_size[1] // level.cell
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
