@@ -9,8 +9,8 @@ import torch
 
 from freescale import Conditioning
 from stages.prompts.encode import TextSettings, encode_prompts
+from stages.prompts.flow import encode_for_flow
 from stages.prompts.reading import emphasis_of, equal_chunks, layers_skipped, read, syntax_of
-from stages.prompts.t5 import encode_with_t5
 from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_key
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from stages.models.folder import ModelInfo
     from stages.models.load import Models
     from stages.spec import RenderSpec, RunOptions
+
+
+FURTHER = {"text_embeds": "pooled_projections"}  # what a transformer calls a row
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class EncodePrompt(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Encode both prompts as the stock pipeline of this model does."""
-        encode = encode_prompts if models.info.text_tokens is None else encode_with_t5
+        encode = encode_prompts if models.info.pipeline is None else encode_for_flow
         return encode(models, self.prompt, self.negative_prompt)
 
     @property
@@ -118,9 +121,10 @@ def conditioning(
 
     `time_ids` is the (height, width) in pixels that a size-conditioned model gets as original and target size, with
     crop 0: SDXL's micro-conditioning (arXiv:2307.01952, §2.2). `motion_fps` is for a video model with an fps branch,
-    `guidance` for a network that guidance was distilled into. A pooled row without a size is that of a FLUX.
+    `guidance` for a network that guidance was distilled into. Without `time_ids` all further rows are added under the
+    names of the family, a pooled row as `pooled_projections`; masks stay bool.
     """
-    rows = {name: tensor.to(like) for name, tensor in text.items()}
+    rows = {name: tensor.to(like if tensor.is_floating_point() else like.device) for name, tensor in text.items()}
     added: dict[str, Tensor] = {}
     negative_added: dict[str, Tensor] = {}
     if time_ids is not None:
@@ -128,9 +132,9 @@ def conditioning(
         added = {"text_embeds": rows["text_embeds"], "time_ids": ids}
         if "negative_text_embeds" in rows:
             negative_added = {"text_embeds": rows["negative_text_embeds"], "time_ids": ids}
-    elif "text_embeds" in rows:
-        added = {"pooled_projections": rows["text_embeds"]}
-        if "negative_text_embeds" in rows:
-            negative_added = {"pooled_projections": rows["negative_text_embeds"]}
+    else:
+        for name in rows.keys() - {"prompt_embeds", "negative_embeds"}:
+            side = negative_added if name.startswith("negative_") else added
+            side[FURTHER.get(name.removeprefix("negative_"), name.removeprefix("negative_"))] = rows[name]
     fps = None if motion_fps is None else torch.tensor([motion_fps]).to(like)
     return Conditioning(rows["prompt_embeds"], rows.get("negative_embeds"), added, negative_added, fps, guidance)

@@ -17,8 +17,8 @@ from stages.errors import SpecError
 from stages.models.checks import check_card, check_index, check_weights, read_folder
 from stages.models.fields import read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
-from stages.models.flux_folder import KIND as FLUX_KIND
-from stages.models.flux_folder import flux_info
+from stages.models.flow import FLOW_FAMILIES
+from stages.models.flow.folder import flow_info
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import CELL, ModelInfo
 from stages.models.locate import EMBEDDED, EMBEDDED_MODELS, INDEX, available, locate, models_folder
@@ -154,12 +154,12 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
     """Return what a model folder says of itself. Raises `SpecError` for a folder that cannot serve."""
     from stages.models.schedulers import check_schedule, read_scheduler  # here, since the kernel brings torch
 
-    index = read_json(root / INDEX)
-    kind = index.get("_class_name")
-    if kind == FLUX_KIND:
-        return flux_info(spec, root, home, partial(_method_values, root), has_weights=has_weights)
+    kind = str((index := read_json(root / INDEX)).get("_class_name"))
+    if kind in FLOW_FAMILIES:
+        values = partial(_method_values, root)
+        return flow_info(FLOW_FAMILIES[kind], spec, root, home, values, has_weights=has_weights)
     if kind not in (*IMAGE_KINDS, *VIDEO_KINDS):
-        known = ", ".join((*IMAGE_KINDS, *VIDEO_KINDS, FLUX_KIND))
+        known = ", ".join((*IMAGE_KINDS, *VIDEO_KINDS, *FLOW_FAMILIES))
         raise SpecError(f"model: {root} is a {kind}; what can be rendered is {known}")
     check_index(root / INDEX, index)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
@@ -197,7 +197,7 @@ def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) 
         weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
         words=root,
     )
-    info = _as_video(info, str(kind), folder, card, hashes) if is_video else info
+    info = _as_video(info, kind, folder, card, hashes) if is_video else info
     check_schedule(path, info.scheduler)
     return info
 

@@ -46,8 +46,9 @@ class ModelInfo:
     motion_adapter: Path | None = None  # the folder that makes a Stable Diffusion model a video model
     pad_token_id: int | None = None  # what prompts are filled up with; None: the tokenizer's own
     unet_class: str = "UNet2DConditionModel"
+    pipeline: str | None = None  # the class of a transformer's; None: a model with a UNet
     folders: Mapping[str, str] = field(default_factory=dict)  # of its parts, where they are named otherwise
-    text_tokens: int | None = None  # of a prompt that T5 reads; None: a model without T5
+    text_tokens: int | None = None  # of a prompt that a transformer reads; None: what CLIP does
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each network, by part
     weight_bytes: int = 0  # of its files
@@ -69,7 +70,7 @@ class ModelInfo:
     @property
     def backbone(self) -> Literal["unet", "flow"]:
         """Whether it denoises with a UNet, or with a transformer that was trained by flow matching."""
-        return "flow" if self.unet_class == "FluxTransformer2DModel" else "unet"
+        return "unet" if self.pipeline is None else "flow"
 
     @property
     def takes_guidance(self) -> bool:

@@ -19,6 +19,7 @@ from stages.models.describe import describe
 from stages.models.eight_bits import STORED, computed, stored_in_8_bits
 from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.open import load_network
+from stages.models.flow import FLOW_FAMILIES
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import network_class, quiet_diffusers, with_motion
 from stages.models.weights import stem_of, variant_of
@@ -154,29 +155,28 @@ class Models:
         return module
 
     def text_encoder(self, part: str) -> Any:
-        """Return a text encoder, `text_encoder` or SDXL's `text_encoder_2`, in the spec's dtype; it is not kept."""
+        """Return a text encoder, `text_encoder` or another one of the model's, in the spec's dtype; it is not kept."""
         import transformers
 
-        return self._load(getattr(transformers, TEXT_CLASSES[part]), part, self.dtype)
-
-    def t5(self) -> Any:
-        """Return the T5 of a transformer model, in the spec's dtype; it is not kept."""
-        import transformers
-
-        return self._load(transformers.T5EncoderModel, "t5", self.dtype)
+        name = TEXT_CLASSES[part] if self.info.pipeline is None else self.info.configs[part]["_class_name"]
+        return self._load(getattr(transformers, name), part, self.dtype)
 
     def text_pipeline(self) -> Any:
-        """Return the stock pipeline of FLUX with its text encoders and tokenizers alone; it is not kept."""
-        from diffusers import FluxPipeline
+        """Return the stock pipeline of a transformer with its text encoders and tokenizers alone; it is not kept."""
+        import diffusers
         from transformers import AutoTokenizer
 
-        parts: dict[str, Any] = {
-            "text_encoder": self.text_encoder("text_encoder"),
-            "text_encoder_2": self.t5(),
-            "tokenizer": self.tokenizer("text_encoder"),
-            "tokenizer_2": AutoTokenizer.from_pretrained(self.info.folder / "tokenizer_2", local_files_only=True),
-        }
-        return FluxPipeline(scheduler=None, vae=None, transformer=None, **parts)
+        family = FLOW_FAMILIES[str(self.info.pipeline)]
+        parts: dict[str, Any] = {"scheduler": None}
+        for part, kind in family.parts.items():
+            parts[kind.folder] = None if part in ("unet", "vae") else self.text_encoder(part)
+        for words in family.words:
+            if family.parts[words.part].name.startswith("CLIP"):
+                parts[words.folder] = self.tokenizer(words.part)
+            else:
+                folder = self.info.folder / words.folder
+                parts[words.folder] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return getattr(diffusers, family.pipeline)(**parts)
 
     def tokenizer(self, part: str) -> Any:
         """Return the CLIP tokenizer of a text encoder, with the token that it fills prompts up with."""

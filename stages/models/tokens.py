@@ -7,6 +7,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from stages.models.clip_tokenizer import bundled
+from stages.models.flow import FLOW_FAMILIES
 from stages.prompts.chunks import chunk_length
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
 
     None where it reads all. What has fewer bytes than the model reads tokens cannot be too long, and is not counted.
     """
-    most = chunk_length(info.texts) if info.text_tokens is None else info.text_tokens - 1  # T5 ends a prompt with </s>
+    family = None if info.pipeline is None else FLOW_FAMILIES[info.pipeline]
+    most = chunk_length(info.texts) if family is None else (info.text_tokens or family.most_tokens) - family.ends
     if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
         return None
-    folder = None if info.words is None else info.words / ("tokenizer" if info.text_tokens is None else "tokenizer_2")
-    if folder is not None and info.text_tokens is not None and not (folder / "tokenizer.json").is_file():
+    folder = None if info.words is None else info.words / ("tokenizer" if family is None else family.tokens.folder)
+    if folder is not None and family is not None and not (folder / "tokenizer.json").is_file():
         return None  # `spiece.model` alone is read by transformers
     tokens = _tokenizer(folder).encode(text, add_special_tokens=False)
     if len(tokens.ids) <= most:

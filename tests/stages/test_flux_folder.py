@@ -49,7 +49,7 @@ def test_a_folder_says_what_it_is(folders: dict[str, Path], tmp_path: Path) -> N
     assert plain.text_tokens == T5_TOKENS
     assert (plain.takes_guidance, dev.takes_guidance, dev.guidance_scale) == (False, True, 3.5)
     models = Models(plain, "float32", torch.device("cpu"))
-    loaded = [*models.text_encoder("text_encoder").parameters(), *models.t5().parameters()]
+    loaded = [*models.text_encoder("text_encoder").parameters(), *models.text_encoder("t5").parameters()]
     assert text_weights(plain, "float32") == sum(each.nbytes for each in loaded)
 
 

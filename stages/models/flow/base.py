@@ -1,0 +1,143 @@
+"""What a family of transformers says of its folders: the parts of its pipeline, what they may hold, and its defaults.
+
+The transformer is the part `unet` here as in every store: the network that denoises. Its folder is `transformer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stages.models.fields import (
+    ANY,
+    COUNT,
+    FLAG,
+    INDEX,
+    NONE,
+    NOTES,
+    NUMBER,
+    OFF,
+    POSITIVE,
+    TABLES,
+    WHOLE,
+    Table,
+    one_of,
+    or_null,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from stages.models.card import MethodValues
+
+    Configs = Mapping[str, Mapping[str, Any]]  # of each network, by part
+    Misfit = tuple[str, Any, Any, str]  # a field of the transformer's, its value, the one that fits, and to what
+
+
+@dataclass(frozen=True)
+class PartKind:
+    """One network of a pipeline: its folder, its class and what its configuration may say."""
+
+    folder: str
+    name: str  # of the class
+    fields: Table
+
+
+@dataclass(frozen=True)
+class WordsKind:
+    """One tokenizer of a pipeline: of which text encoder it is, and the files of which any one will do."""
+
+    folder: str
+    part: str
+    any_of: tuple[str, ...] = ("tokenizer.json",)
+
+
+@dataclass(frozen=True)
+class FlowFamily:
+    """One class of pipeline around a transformer that was trained by flow matching."""
+
+    pipeline: str  # the class that a folder names
+    parts: Mapping[str, PartKind]  # `unet`, `vae` and text encoders
+    words: tuple[WordsKind, ...]
+    index: Table  # what `model_index.json` may say
+    scheduler: Table
+    methods: MethodValues  # what methods have by default here
+    defaults: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[int, float]]  # steps, guidance scale
+    misfits: Callable[[Configs], Iterator[Misfit]]  # what parts hand to each other, each as it is and as it must be
+    latent_channels: Callable[[Configs], int]  # of what the network is given before it makes tokens
+    cell: Callable[[Configs], int]  # pixels of a latent cell's side
+    tokens: WordsKind  # the tokenizer that counts a prompt
+    most_tokens: int  # of a prompt
+    ends: int = 0  # tokens that the tokenizer adds to a prompt
+    patch: int = 2  # latent cells of a token's side
+    side: int = 1024  # pixels, of the training size, where no card says it
+    grid: Mapping[str, Any] = field(default_factory=lambda: {"sigma_grid": "steps"})  # how noise levels are laid out
+
+
+def index_of(*parts: str) -> Table:
+    """Return what `model_index.json` may say, with further `parts`."""
+    return {**INDEX, **dict.fromkeys(parts, ANY)}
+
+
+def halved(configs: Configs) -> int:
+    """Return the pixels of a cell of an `AutoencoderKL`, which halves the sides after each block but the last."""
+    return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
+
+
+def of_vae(configs: Configs) -> int:
+    """Return the channels of an `AutoencoderKL`'s latents."""
+    return int(configs["vae"].get("latent_channels", 4))
+
+
+SHIFTED_VAE: Table = {**TABLES["AutoencoderKL"], "shift_factor": or_null(NUMBER)}
+T5: Table = {
+    **NOTES,
+    "model_type": one_of("t5"),
+    "vocab_size": WHOLE,
+    "d_model": WHOLE,
+    "d_kv": WHOLE,
+    "d_ff": WHOLE,
+    "num_layers": WHOLE,
+    "num_heads": WHOLE,
+    "relative_attention_num_buckets": WHOLE,
+    "relative_attention_max_distance": WHOLE,
+    "layer_norm_epsilon": POSITIVE,
+    "feed_forward_proj": one_of("relu", "gated-gelu"),
+    "dense_act_fn": one_of("relu", "gelu_new"),
+    "is_gated_act": FLAG,
+    "is_decoder": OFF,
+    "pad_token_id": COUNT,
+    "eos_token_id": COUNT,
+    "quantization_config": NONE,
+    **dict.fromkeys(  # of the decoder, of training, and of numbers on disk
+        (
+            *("architectures", "num_decoder_layers", "dropout_rate", "classifier_dropout", "initializer_factor"),
+            *("is_encoder_decoder", "use_cache", "output_past", "tie_word_embeddings", "scale_decoder_outputs"),
+            *("decoder_start_token_id", "n_positions", "task_specific_params"),
+            *("transformers_version", "torch_dtype", "dtype", "tie_encoder_decoder", "bos_token_id"),
+        ),
+        ANY,
+    ),
+}
+SCHEDULER: Table = {
+    **NOTES,
+    "num_train_timesteps": WHOLE,
+    "shift": POSITIVE,
+    "use_dynamic_shifting": FLAG,
+    "base_shift": or_null(NUMBER),
+    "max_shift": or_null(NUMBER),
+    "base_image_seq_len": WHOLE,
+    "max_image_seq_len": WHOLE,
+    "shift_terminal": or_null(POSITIVE),
+    "time_shift_type": one_of("exponential", "linear"),
+    "invert_sigmas": OFF,
+    "stochastic_sampling": OFF,
+    "use_karras_sigmas": OFF,
+    "use_exponential_sigmas": OFF,
+    "use_beta_sigmas": OFF,
+}
+METHODS: MethodValues = {
+    "*": {"freeu": None},
+    "freescale": {"dilate": False, "channel_blur": False, "blur_border": "renormalize", "detail_scale": 3.6},
+}
+"""What methods have by default. A detail scale of 3.6 over sigma has the weights of 2 over SDXL's timesteps."""

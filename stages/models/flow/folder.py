@@ -1,0 +1,139 @@
+"""What a folder of a transformer says of itself: its parts, its noise levels, and what it can be asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import SpecError
+from stages.models.cache_file import CacheFile
+from stages.models.checks import check_card
+from stages.models.fields import check_fields, read_json
+from stages.models.hashes import Hashes, with_decided
+from stages.models.info import ModelInfo
+from stages.models.locate import INDEX
+from stages.models.tokenizer_files import check_tokenizer, tokenizer_files
+from stages.models.weights import Part, check_part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from stages.models.card import MethodValues
+    from stages.models.flow.base import FlowFamily, PartKind
+    from stages.spec import ModelSpec
+
+CARD = "freescale.json"
+
+
+def flow_info(
+    family: FlowFamily,
+    spec: ModelSpec,
+    root: Path,
+    home: Path,
+    values: Callable[[Mapping[str, Any], MethodValues], MethodValues],
+    *,
+    has_weights: bool,
+) -> ModelInfo:
+    """Return what a folder of the family says of itself; `values` joins what holds of methods here with its card's.
+
+    Raises `SpecError` for a folder that cannot serve.
+    """
+    check_fields(root / INDEX, family.index, read_json(root / INDEX), family.pipeline)
+    card = read_json(root / CARD) if (root / CARD).is_file() else {}
+    check_card(root / CARD, card, is_video=False)
+    parts = {name: _part(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
+    configs = {name: part.config for name, part in parts.items()}
+    for name, given, wanted, of in family.misfits(configs):
+        if given != wanted:
+            raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
+    path = root / "scheduler" / "scheduler_config.json"
+    scheduler = _scheduler(path, family)
+    if has_weights:
+        _check_weights(root, family, parts, home)
+    cell = family.cell(configs)
+    steps, guidance = family.defaults(configs["unet"], scheduler)
+    return ModelInfo(
+        name=spec.name,
+        folder=root,
+        native=_native(root, card, family.side, family.patch * cell),
+        steps=card.get("steps", steps),
+        guidance_scale=card.get("guidance_scale", guidance),
+        negative_prompt=card.get("negative_prompt", ""),
+        solver="euler",
+        scheduler=scheduler,
+        size_ids=False,
+        latent_channels=family.latent_channels(configs),
+        cell=cell,
+        patch=family.patch,
+        fingerprints=_fingerprints(root, family, parts, path, Hashes(home)),
+        method_defaults=values(card, family.methods),
+        pipeline=family.pipeline,
+        unet_class=family.parts["unet"].name,
+        folders={name: kind.folder for name, kind in family.parts.items() if kind.folder != name},
+        configs={name: {"_class_name": part.kind, **part.config} for name, part in parts.items()},
+        weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
+        words=root,
+        text_tokens=_text_tokens(root, family),
+    )
+
+
+def _scheduler(path: Path, family: FlowFamily) -> dict[str, Any]:
+    """Return the configuration of the noise levels."""
+    from freescale.flow_levels import FLOW_CLASS
+
+    config = read_json(path)
+    if (name := config.get("_class_name")) != FLOW_CLASS:
+        raise SpecError(f"model: {path} is of the class {name}; {FLOW_CLASS} works with a {family.pipeline}")
+    check_fields(path, family.scheduler, config, FLOW_CLASS)
+    return {**config, **family.grid}
+
+
+def _part(folder: Path, kind: PartKind, has_weights: bool) -> Part:
+    """Return one network of the folder with its configuration, checked field by field."""
+    config = read_json(folder / "config.json")
+    if (named := config.get("_class_name", kind.name)) != kind.name:
+        raise SpecError(f"model: {folder} is of the class {named}; {kind.name} works there")
+    check_fields(folder / "config.json", kind.fields, config, kind.name)
+    return Part(folder, kind.name, config, has_weights)
+
+
+def _check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], home: Path) -> None:
+    """Check the weights of every part by their headers, and that the tokenizers are there. Raises `SpecError`."""
+    known = CacheFile(home / "cache" / "weights.json")
+    for part in parts.values():
+        check_part(part, known)
+    for words in family.words:
+        if parts[words.part].kind.startswith("CLIP"):
+            check_tokenizer(root / words.folder, parts[words.part].config)
+        elif not any((root / words.folder / name).is_file() for name in words.any_of):
+            raise SpecError(f"model: {root / words.folder} has no {' and no '.join(words.any_of)}; download it again")
+    known.save()
+
+
+def _fingerprints(
+    root: Path, family: FlowFamily, parts: Mapping[str, Part], scheduler: Path, hashes: Hashes
+) -> dict[str, str]:
+    words = [path for each in family.words for path in tokenizer_files(root / each.folder)]
+    texts = [path for name, part in parts.items() if name not in ("unet", "vae") for path in part.files]
+    return {
+        "text": with_decided(hashes.files(root, [*texts, *words]), {"tokens": _text_tokens(root, family)}),
+        "unet": hashes.files(root, [*parts["unet"].files, scheduler]),
+        "vae": hashes.files(root, parts["vae"].files),
+    }
+
+
+def _text_tokens(root: Path, family: FlowFamily) -> int:
+    """Return how many tokens of a prompt are read: the family's, or as many as the tokenizer says."""
+    path = root / family.tokens.folder / "tokenizer_config.json"
+    length = read_json(path).get("model_max_length", family.most_tokens) if path.is_file() else family.most_tokens
+    return int(min(length, family.most_tokens))
+
+
+def _native(root: Path, card: Mapping[str, Any], side: int, grain: int) -> tuple[int, int]:
+    """Return (height, width) in pixels: the card's `native`, else the family's."""
+    given = card.get("native", [side, side])
+    if not (isinstance(given, list) and len(given) == 2 and all(isinstance(n, int) and n >= 64 for n in given)):
+        raise SpecError(f"model: {root} gives the native size {given}; two sides of 64 pixels or more work")
+    if any(side % grain for side in given):
+        raise SpecError(f"model: {root} gives the native size {given}; sides in multiples of {grain} work")
+    return given[0], given[1]
