@@ -38,6 +38,8 @@ class EncodePrompt(Stage):
         "negative_embeds": "BTD",
         "text_embeds": "BD",
         "negative_text_embeds": "BD",
+        "text_mask": "BT",
+        "negative_text_mask": "BT",
     }
 
     prompt: str

@@ -177,6 +177,31 @@ def flux_network(embedded: bool = False) -> Any:
     return network.eval().requires_grad_(False)
 
 
+def new_zimage() -> Any:
+    """A small `ZImageTransformer2DModel` for latents of four channels, with a table of 12 tokens a side."""
+    from diffusers import ZImageTransformer2DModel
+
+    return ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=2,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[4, 6, 6],
+        axes_lens=[256, 12, 12],
+    )
+
+
+@cache
+def zimage_network() -> Any:
+    """A small Z-Image with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return lively(new_zimage())
+
+
 def snapshot(unet: nn.Module) -> dict[str, dict[str, Any]]:
     """Every attribute of every module; dictionaries (hooks, children, parameters) by their content."""
     return {
@@ -197,7 +222,7 @@ VIDEO_SIZE, VIDEO_FRAMES = (64, 80), 4  # pixels and frames that the toy video m
 _DOWN3, _UP3 = ("CrossAttnDownBlock{0}",) * 3 + ("DownBlock{0}",), ("UpBlock{0}",) + ("CrossAttnUpBlock{0}",) * 3
 
 
-def _lively(module: Any) -> Any:
+def lively(module: Any) -> Any:
     """The module with its zero tensors (temporal layers start as the identity) made small random ones."""
     stream = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -224,14 +249,14 @@ def video_unet(kind: str, layers: int = 2) -> Any:
     sizes |= {"layers_per_block": layers}
     if kind in ("videocrafter2", "modelscope"):
         unet3d: Any = VideoCrafterUNet if kind == "videocrafter2" else UNet3DConditionModel
-        return _lively(unet3d(block_out_channels=(8, 16, 32, 32), attention_head_dim=8, **sizes))
+        return lively(unet3d(block_out_channels=(8, 16, 32, 32), attention_head_dim=8, **sizes))
     sizes |= {"motion_num_attention_heads": 2, "motion_max_seq_length": 8}
     if kind == "animatediff":
         sd: dict[str, Any] = {"block_out_channels": (8, 16, 32, 32), "num_attention_heads": 2}
         blocks = {"down_block_types": tuple(b.format("Motion") for b in _DOWN3)}
         blocks |= {"up_block_types": tuple(b.format("Motion") for b in _UP3)}
-        return _lively(UNetMotionModel(**sizes, **sd, **blocks))
-    return _lively(
+        return lively(UNetMotionModel(**sizes, **sd, **blocks))
+    return lively(
         UNetMotionModel(
             block_out_channels=(8, 16, 32),
             down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion", "CrossAttnDownBlockMotion"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from freescale.backbones.base import Backbone, BackboneKind, Rows, to_rows
 from freescale.backbones.flux import Flux
 from freescale.backbones.unet import UNet
+from freescale.backbones.zimage import ZImage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +18,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "UNetMotionModel": UNet,
     "VideoCrafterUNet": UNet,
     "FluxTransformer2DModel": Flux,
+    "ZImageTransformer2DModel": ZImage,
 }
 """By the name of a network's class, or of one that it inherits."""
 

@@ -121,8 +121,7 @@ class Models:
                 loaded.to("cpu" if leaves else self.device)
 
     def _count(self, unet: Any, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        given = inputs[0] if inputs else named["hidden_states"]
-        self.unet_samples += given.shape[0]
+        self.unet_samples += len(inputs[0] if inputs else named["hidden_states"])
 
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)

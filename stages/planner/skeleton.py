@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from stages.planner.trace import Trace
 
 Returns = Literal["tensor", "tuple", "pair"]
-FOLDED = ("transformer_blocks", "single_transformer_blocks", "attentions")  # lists whose members have one shape
+FOLDED = (  # lists whose members have one shape
+    *("transformer_blocks", "single_transformer_blocks", "attentions"),
+    *("layers", "noise_refiner", "context_refiner"),
+)
 
 
 class Skeleton:

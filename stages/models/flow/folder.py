@@ -11,7 +11,7 @@ from stages.models.fields import check_fields, read_json
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import ModelInfo
 from stages.models.locate import INDEX
-from stages.models.tokenizer_files import check_tokenizer, tokenizer_files
+from stages.models.tokenizer_files import check_template, check_tokenizer, tokenizer_files
 from stages.models.weights import Part, check_part
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def _check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], ho
             check_tokenizer(root / words.folder, parts[words.part].config)
         elif not any((root / words.folder / name).is_file() for name in words.any_of):
             raise SpecError(f"model: {root / words.folder} has no {' and no '.join(words.any_of)}; download it again")
+        elif words.has_template:
+            check_template(root / words.folder)
     known.save()
 
 
