@@ -202,6 +202,41 @@ def zimage_network() -> Any:
         return lively(new_zimage())
 
 
+def new_flux2() -> Any:
+    """A small `Flux2Transformer2DModel` for latents of four channels."""
+    from diffusers import Flux2Transformer2DModel
+
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+
+
+@cache
+def flux2_network() -> Any:
+    """A small FLUX.2 with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return new_flux2().eval().requires_grad_(False)
+
+
+def new_flux2_vae() -> Any:
+    """A small `AutoencoderKLFlux2` with statistics of every place in a patch."""
+    from diffusers import AutoencoderKLFlux2
+
+    widths = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1, "latent_channels": 4}
+    vae: Any = AutoencoderKLFlux2(**widths)
+    vae.bn.running_mean.copy_(normal((16,), 1))
+    vae.bn.running_var.copy_(normal((16,), 2).square() + 0.1)
+    return vae.eval().requires_grad_(False)
+
+
 def snapshot(unet: nn.Module) -> dict[str, dict[str, Any]]:
     """Every attribute of every module; dictionaries (hooks, children, parameters) by their content."""
     return {

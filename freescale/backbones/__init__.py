@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from freescale.backbones.base import Backbone, BackboneKind, Rows, to_rows
 from freescale.backbones.flux import Flux
+from freescale.backbones.flux2 import Flux2
 from freescale.backbones.unet import UNet
 from freescale.backbones.zimage import ZImage
 
@@ -18,6 +19,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "UNetMotionModel": UNet,
     "VideoCrafterUNet": UNet,
     "FluxTransformer2DModel": Flux,
+    "Flux2Transformer2DModel": Flux2,
     "ZImageTransformer2DModel": ZImage,
 }
 """By the name of a network's class, or of one that it inherits."""

@@ -97,9 +97,9 @@ class Models:
 
         On a CPU its weights are laid out channels last, as its convolutions like them (`docs/lab/speed.md`).
         """
-        from diffusers import AutoencoderKL
-
-        vae: AutoencoderKL = self._load(AutoencoderKL, "vae", torch.float32)
+        vae: AutoencoderKL = self._load(
+            network_class(str(self.info.configs["vae"]["_class_name"])), "vae", torch.float32
+        )
         return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
 
     def tiles(self, frame: int = 0) -> Run | None:

@@ -38,7 +38,7 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
-    check_fields(root / INDEX, family.index, read_json(root / INDEX), family.pipeline)
+    check_fields(root / INDEX, family.index, index := read_json(root / INDEX), family.pipeline)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
     check_card(root / CARD, card, is_video=False)
     parts = {name: _part(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
@@ -51,7 +51,8 @@ def flow_info(
     if has_weights:
         _check_weights(root, family, parts, home)
     cell = family.cell(configs)
-    steps, guidance = family.defaults(configs["unet"], scheduler)
+    is_distilled = bool(index.get("is_distilled"))
+    steps, guidance = family.defaults({**configs["unet"], "is_distilled": is_distilled}, scheduler)
     return ModelInfo(
         name=spec.name,
         folder=root,
@@ -74,6 +75,7 @@ def flow_info(
         weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
         words=root,
         text_tokens=_text_tokens(root, family),
+        is_distilled=is_distilled,
     )
 
 
