@@ -58,9 +58,9 @@ def test_a_distilled_model_has_no_guidance(base: Path, tmp_path: Path) -> None:
     assert (info.native, info.steps, info.guidance_scale) == ((1024, 1024), 4, 0.0)
     plan = make_plan(spec_of(distilled), info)
     assert next(call.stage.params()["negative_prompt"] for call in plan.calls if call.stage.part == "text") is None
-    with pytest.raises(SpecError, match="negative_prompt: .* was distilled to work without guidance; leave it out"):
+    with pytest.raises(SpecError, match=r"negative_prompt: .* was distilled to work without guidance; leave it out"):
         make_plan(spec_of(distilled, negative_prompt="blurry"), info)
-    with pytest.raises(SpecError, match="guidance_scale: 3 with .*, which was distilled to work without; 1 works"):
+    with pytest.raises(SpecError, match=r"guidance_scale: 3 with .*, which was distilled to work without; 1 works"):
         make_plan(spec_of(distilled, guidance_scale=3), info)
 
 
@@ -145,7 +145,7 @@ def test_a_folded_trace_counts_every_block(base: Path, tmp_path: Path) -> None:
             "transformer/config.json",
             "joint_attention_dim",
             32,
-            "joint_attention_dim = 32; three layers of its Qwen3 gives",
+            "joint_attention_dim = 32; 3 times the width of its Qwen3 gives 24",
         ),
         ("transformer/config.json", "in_channels", 128, "in_channels = 128; 2 x 2 latent cells of its VAE gives 16"),
         ("transformer/config.json", "guidance_embeds", True, "guidance_embeds = true; for Flux2.* it must be false"),

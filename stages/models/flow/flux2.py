@@ -66,7 +66,7 @@ def _misfits(configs: Configs) -> Iterator[Misfit]:
     network, text = configs["unet"], configs["qwen3"]
     yield "in_channels", network.get("in_channels"), PATCH**2 * of_vae(configs), "2 x 2 latent cells of its VAE"
     width = len(LAYERS) * text["hidden_size"]
-    yield "joint_attention_dim", network.get("joint_attention_dim"), width, "three layers of its Qwen3"
+    yield "joint_attention_dim", network.get("joint_attention_dim"), width, "3 times the width of its Qwen3"
 
 
 KLEIN = FlowFamily(
