@@ -128,10 +128,6 @@ class _Builder:
         """The encoded prompts, which every level shares; a negative one where guidance is on anywhere."""
         scales = [s.guidance_scale for level in self.levels for s in (level.base_denoise, level.detail_pass)]
         negative = None
-        if max(scales) > 1 and self.info.is_distilled:
-            raise SpecError(
-                f"guidance_scale: {max(scales):g} with {self.info.name}, which was distilled to work without; 1 works"
-            )
         if max(scales) > 1 and not self.info.takes_guidance:
             given = self.spec.negative_prompt
             negative = self.info.negative_prompt if given is None else given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from freescale.backbones.base import Backbone, BackboneKind, Rows, to_rows
+from freescale.backbones.base import Backbone, BackboneKind, Rows, dtype_of, to_rows
 from freescale.backbones.flux import Flux
 from freescale.backbones.flux2 import Flux2
 from freescale.backbones.unet import UNet
@@ -24,7 +24,7 @@ BACKBONES: dict[str, type[Backbone]] = {
 }
 """By the name of a network's class, or of one that it inherits."""
 
-__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "to_rows"]
+__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "dtype_of", "to_rows"]
 
 
 def backbone_of(network: nn.Module) -> Backbone:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from freescale.backbones.base import to_rows
+from freescale.backbones.base import dtype_of, to_rows
 from freescale.joint_fusion import JointFusion
 from freescale.positions import Positions
 
@@ -47,7 +47,7 @@ class Flux:
         Raises `ValueError` for latents of other sides, and for a guidance that the network does not take or lacks.
         """
         batch, device = given.shape[0], given.device
-        dtype = next(self.network.parameters()).dtype
+        dtype = dtype_of(self.network)
         self.check_guidance(rows)
         tokens = pack(given.to(dtype))
         time = torch.tensor(timestep, dtype=torch.float32, device=device).to(dtype).expand(batch) / 1000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from freescale.backbones.base import to_rows
+from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.flux import PATCH, Flux, image_ids, pack, tokens_of, unpack
 from freescale.heads import Heads
 from freescale.joint_fusion import JointFusion, fused
@@ -41,7 +41,7 @@ class Flux2(Flux):
         Raises `ValueError` for latents of other sides, and for a guidance that the network does not take or lacks.
         """
         batch, device = given.shape[0], given.device
-        dtype = next(self.network.parameters()).dtype
+        dtype = dtype_of(self.network)
         self.check_guidance(rows)
         time = torch.tensor(timestep, dtype=torch.float32, device=device).to(dtype).expand(batch) / 1000
         output: Tensor = self.network(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from freescale.backbones.base import to_rows
+from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.flux import PATCH, image_ids, tokens_of
 from freescale.heads import Heads, output_of, project
 from freescale.joint_fusion import check_joint, fused
@@ -58,7 +58,7 @@ class ZImage:
         if rows.guidance is not None:
             raise ValueError(f"guidance is {rows.guidance}, allowed: None with this network")
         captions = _captions(rows, len(given))
-        pictures = given.to(next(self.network.parameters()).dtype).unsqueeze(2).unbind()
+        pictures = given.to(dtype_of(self.network)).unsqueeze(2).unbind()
         time = (1000 - torch.tensor(timestep, dtype=torch.float32, device=given.device)) / 1000
         output: dict[int, Tensor] = {}
         with _within_table(self.network, (h // PATCH, w // PATCH)):

@@ -18,6 +18,7 @@ from freescale.methods import Direct, FreeScale
 from freescale.scale_fusion import Fusion
 from freescale.unet_patches import patched
 from freescale.vae.codec import codec_of
+from stages.models.eight_bits import stored_in_8_bits
 from tests.oracles import row_fusion as oracle
 from tests.toys import flux2_network, goes_on, is_same, new_flux2_vae, snapshot
 
@@ -92,6 +93,18 @@ def test_latents_are_normalised_by_place_and_enlarged_as_the_vaes() -> None:
     torch.testing.assert_close(there[:, 2, 4, 3], (latents[:, 2, 4, 3] - mean) / (variance + 1e-4).sqrt())
     before, after = codec.to_model(enlarge_latents(latents, (12, 16))), enlarge_latents(there, (12, 16))
     assert not torch.allclose(before, after, atol=0.1)
+
+
+def test_weights_in_8_bits_are_computed_with_in_16() -> None:
+    """No linear layer of it has a bias, so that its first parameters are all of 8 bits."""
+    network = copy.deepcopy(flux2_network()).bfloat16()
+    text, schedule, noise = conditioning(), make_schedule(SCHEDULER, 3, tokens=16), normal((1, 4, 8, 8), 0)
+    rows = Conditioning(text.prompt_embeds.bfloat16())
+    with torch.no_grad():
+        (whole,) = Denoiser(network, rows).passes(noise, 1, schedule, "positive")
+        (stored,) = Denoiser(stored_in_8_bits(network), rows).passes(noise, 1, schedule, "positive")
+    assert stored.dtype == torch.float32
+    torch.testing.assert_close(stored, whole, atol=0.1 * float(whole.abs().max()), rtol=0)
 
 
 def double() -> Any:

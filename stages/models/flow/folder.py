@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stages.models.card import MethodValues
-    from stages.models.flow.base import FlowFamily, PartKind
+    from stages.models.flow.base import Configs, FlowFamily, PartKind
     from stages.spec import ModelSpec
 
 CARD = "freescale.json"
@@ -43,9 +43,7 @@ def flow_info(
     check_card(root / CARD, card, is_video=False)
     parts = {name: _part(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     configs = {name: part.config for name, part in parts.items()}
-    for name, given, wanted, of in family.misfits(configs):
-        if given != wanted:
-            raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
+    _check_misfits(root, family, configs)
     path = root / "scheduler" / "scheduler_config.json"
     scheduler = _scheduler(path, family)
     if has_weights:
@@ -77,6 +75,13 @@ def flow_info(
         text_tokens=_text_tokens(root, family),
         is_distilled=is_distilled,
     )
+
+
+def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
+    """Raise `SpecError` for parts that do not belong together."""
+    for name, given, wanted, of in family.misfits(configs):
+        if given != wanted:
+            raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
 
 
 def _scheduler(path: Path, family: FlowFamily) -> dict[str, Any]:
