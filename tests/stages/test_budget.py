@@ -282,9 +282,9 @@ def test_a_decoding_out_of_memory_sends_the_unet_away(
             raise torch.OutOfMemoryError("no memory left")
         return decode(self, parents, models, options, resume)
 
-    def asking(self: Models, parts: tuple[str, ...], offload: bool) -> None:
+    def asking(self: Models, parts: tuple[str, ...], offload: bool, by_blocks: bool) -> None:
         asked.append((parts, offload))
-        make_room(self, parts, offload)
+        make_room(self, parts, offload, by_blocks)
 
     monkeypatch.setattr(Decode, "run", scarce)
     monkeypatch.setattr(Models, "make_room", asking)
