@@ -216,7 +216,7 @@ def test_the_rough_bound_is_one_for_sdxl(side: int, sdxl: Path) -> None:
 
 
 def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
-    given = RunOptions(split_guidance=True, feed_forward_tokens=1000, window_rows=4)
+    given = RunOptions(split_guidance=True, feed_forward_tokens=1000, window_rows=4, by_blocks=True)
     saving = next_saving(("unet",), (), given)
     assert saving is not None
     assert saving.name == "attention windows one at a time"

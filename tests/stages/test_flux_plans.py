@@ -16,7 +16,6 @@ from stages.spec import ModelSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from stages.models.info import ModelInfo
     from stages.plan import Plan
