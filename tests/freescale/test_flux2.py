@@ -148,7 +148,7 @@ def fusion(**changes: Any) -> Fusion:
     return Fusion(**(given | changes))
 
 
-@pytest.mark.parametrize("block", ["double", "single"])
+@pytest.mark.parametrize("block", [pytest.param("double", marks=pytest.mark.thorough), "single"])
 def test_fusion_is_the_formula(block: str) -> None:
     network = double()
     blocks = network.transformer_blocks if block == "double" else network.single_transformer_blocks
@@ -185,9 +185,8 @@ def test_a_rule_of_positions_leaves_time_and_numbers_of_text_alone() -> None:
     torch.testing.assert_close(sine[:, 1::2], angles.sin().float(), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"positions": "yarn", "temperature": "entropy"}, pytest.param({}, marks=pytest.mark.thorough)], ids=str
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("changes", [{"positions": "yarn", "temperature": "entropy"}, {}], ids=str)
 def test_a_render_goes_on_where_it_was_cut_and_leaves_nothing_behind(changes: dict[str, Any]) -> None:
     denoiser, schedule = Denoiser(flux2_network(), conditioning(), 3.0), make_schedule(SCHEDULER, 4, tokens=48)
     reference, noise = normal((1, 4, 16, 12), 5), normal((1, 4, 16, 12), 6)
