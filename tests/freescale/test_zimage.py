@@ -39,12 +39,21 @@ def conditioning() -> Conditioning:
 
 
 @pytest.mark.parametrize(
-    ("guidance", "cells"),
-    [(3.0, (10, 14)), pytest.param(0.0, (8, 8), marks=pytest.mark.thorough)],
-    ids=["guided", "turbo"],
+    ("guidance", "cells", "truncation", "interval"),
+    [
+        (3.0, (10, 14), 1.0, None),
+        pytest.param(0.0, (8, 8), 1.0, None, marks=pytest.mark.thorough),
+        pytest.param(3.0, (8, 8), 0.3, (0.0, 0.6), marks=pytest.mark.thorough),
+    ],
+    ids=["guided", "turbo", "truncated"],
 )
-def test_latents_are_those_of_the_stock_pipeline(guidance: float, cells: tuple[int, int]) -> None:
-    """Captions of two lengths, and a grid of 35 tokens, which is filled up by 29."""
+def test_latents_are_those_of_the_stock_pipeline(
+    guidance: float, cells: tuple[int, int], truncation: float, interval: tuple[float, float] | None
+) -> None:
+    """Captions of two lengths, and a grid of 35 tokens, which is filled up by 29.
+
+    The pipeline ends guidance where 1 - sigma is above `cfg_truncation`, here after three of five steps.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
 
     network, noise = zimage_network(), normal((2, 4, *cells), 0)
@@ -60,10 +69,11 @@ def test_latents_are_those_of_the_stock_pipeline(guidance: float, cells: tuple[i
         width=size[1],
         num_inference_steps=5,
         guidance_scale=guidance,
+        cfg_truncation=truncation,
         output_type="latent",
     ).images
     schedule = make_schedule(SCHEDULER, 5)
-    denoiser = Denoiser(network, conditioning(), 1.0 + guidance)
+    denoiser = Denoiser(network, conditioning(), 1.0 + guidance, guidance_interval=interval)
     *_, last = denoise(denoiser, noise, schedule, Direct(), Level(0, size, size), seed=0)
     torch.testing.assert_close(last.latents, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(last.latents, noise, atol=0.1)

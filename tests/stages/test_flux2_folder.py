@@ -49,6 +49,8 @@ def test_a_folder_says_what_it_is(base: Path, tmp_path: Path) -> None:
     assert (info.text_tokens, info.takes_guidance, info.guidance_scale, info.latent_channels) == (TOKENS, False, 4.0, 4)
     loaded = Models(info, "float32", torch.device("cpu")).text_encoder("qwen3")
     assert text_weights(info, "float32") == sum(each.nbytes for each in loaded.parameters())
+    other = info_of(changed(base, tmp_path / "other", "vae/config.json", batch_norm_eps=1e-3), tmp_path)
+    assert other.fingerprints["unet"] != info.fingerprints["unet"]
 
 
 def test_a_distilled_model_has_no_guidance(base: Path, tmp_path: Path) -> None:

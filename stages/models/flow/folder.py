@@ -124,11 +124,14 @@ def _fingerprints(
 ) -> dict[str, str]:
     words = [path for each in family.words for path in tokenizer_files(root / each.folder)]
     texts = [path for name, part in parts.items() if name not in ("unet", "vae") for path in part.files]
-    return {
+    found = {
         "text": with_decided(hashes.files(root, [*texts, *words]), {"tokens": _text_tokens(root, family)}),
         "unet": hashes.files(root, [*parts["unet"].files, scheduler]),
         "vae": hashes.files(root, parts["vae"].files),
     }
+    if "batch_norm_eps" in parts["vae"].config:  # its statistics say what the network's latents are
+        found["unet"] = with_decided(found["unet"], {"vae": found["vae"]})
+    return found
 
 
 def _text_tokens(root: Path, family: FlowFamily) -> int:
