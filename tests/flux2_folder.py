@@ -31,5 +31,5 @@ def klein_folder(folder: Path, *, is_distilled: bool = False) -> Path:
         "is_distilled": is_distilled,
     }
     Flux2KleinPipeline(**parts).save_pretrained(folder)
-    (folder / "freescale.json").write_text(json.dumps({"native": [64, 64], "steps": 4}))
+    (folder / "freescale.json").write_text(json.dumps({"native": [128, 128], "steps": 4}))
     return folder

@@ -55,5 +55,5 @@ def zimage_folder(folder: Path, *, shift: float = 6.0) -> Path:
         "transformer": transformer,
     }
     ZImagePipeline(**parts).save_pretrained(folder)
-    (folder / "freescale.json").write_text(json.dumps({"native": [64, 64], "steps": 4}))
+    (folder / "freescale.json").write_text(json.dumps({"native": [128, 128], "steps": 4}))
     return folder

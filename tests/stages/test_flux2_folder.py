@@ -45,7 +45,7 @@ def info_of(folder: Path, home: Path) -> Any:
 
 def test_a_folder_says_what_it_is(base: Path, tmp_path: Path) -> None:
     info = info_of(base, tmp_path)
-    assert (info.backbone, info.native, info.steps, info.grain) == ("flow", (64, 64), 4, 16)
+    assert (info.backbone, info.native, info.steps, info.grain) == ("flow", (128, 128), 4, 16)
     assert (info.text_tokens, info.takes_guidance, info.guidance_scale, info.latent_channels) == (TOKENS, False, 4.0, 4)
     loaded = Models(info, "float32", torch.device("cpu")).text_encoder("qwen3")
     assert text_weights(info, "float32") == sum(each.nbytes for each in loaded.parameters())
@@ -115,11 +115,11 @@ def test_freescale_draws_a_cascade_and_at_the_training_size_what_direct_does(
     from flows.rendering.job import prepare
 
     home = Home(tmp_path / "home")
-    job = prepare(spec_of(base, (128, 128), method={"name": "freescale", **fields}), home)
-    assert job.plan.sizes == ((64, 64), (128, 128))
+    job = prepare(spec_of(base, (256, 256), method={"name": "freescale", **fields}), home)
+    assert job.plan.sizes == ((128, 128), (256, 256))
     result = session_in(home.root).render(job)
-    assert [path.name for path in result.outputs] == ["level-1-128x128.png", "level-0-64x64.png"]
-    direct = prepare(spec_of(base, method={"name": "direct"}), home)
+    assert [path.name for path in result.outputs] == ["level-1-256x256.png", "level-0-128x128.png"]
+    direct = prepare(spec_of(base, (128, 128), method={"name": "direct"}), home)
     session_in(home.root).render(direct)
     latents = [
         home.store.read(next(call.key for call in each.plan.calls if call.stage.name == "base_denoise"))["latents"]
