@@ -71,6 +71,7 @@ class Flux2(Flux):
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Put them in for the body of the `with`."""
             with ExitStack() as stack:
                 for name, attention in self.attentions():
                     stack.callback(attention.set_processor, attention.processor)
