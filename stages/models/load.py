@@ -134,15 +134,14 @@ class Models:
         """Return a part on the host, from a single file or from the model's folder."""
         if part in self.info.networks:
             return load_network(self.info.networks[part], dtype)
-        folder = self.info.folders.get(part, part)
+        folder = self.info.folder / self.info.folders.get(part, part)
         module, found = kind.from_pretrained(
-            self.info.folder,
-            subfolder=folder,
+            folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            variant=variant_of(self.info.folder / folder, stem_of(kind.__name__)),
+            variant=variant_of(folder, stem_of(kind.__name__)),
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
@@ -174,7 +173,7 @@ class Models:
             if family.parts[words.part].name.startswith("CLIP"):
                 parts[words.folder] = self.tokenizer(words.part)
             else:
-                folder = self.info.folder / words.folder
+                folder = (self.info.words or self.info.folder) / words.folder
                 parts[words.folder] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return getattr(diffusers, family.pipeline)(**parts)
 

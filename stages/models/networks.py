@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,6 +70,7 @@ def network_class(name: str) -> Any:
 
 def quiet_diffusers() -> None:
     """Silence the progress bars and notices of diffusers and transformers, which would break ours."""
+    warnings.filterwarnings("ignore", message="`FluxPosEmbed` is deprecated", category=FutureWarning)  # of Chroma's own
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -67,7 +67,7 @@ CASES = {
     "flux": Case(
         {"double_blocks.0.img_attn.qkv.weight": (9, 3)},
         {},
-        ("model", "transformer model, such as Flux or SD3", "", "", None),
+        ("model", "transformer", "FLUX.1", "", None),
     ),
     "vae": Case({"decoder.conv_in.weight": (512, 4, 3, 3)}, {}, ("vae", "VAE", "", "", None)),
     "kohya": Case(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
 
 from stages.errors import StageError
 from stages.models.files.header import read_header
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from stages.models.files.record import NetworkFile
 
@@ -42,10 +43,13 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
     module = empty_network(network.kind, network.config)
     scales = scales_of(read_header(network.path))
     with open_tensors(network.path) as file:
-        state = {
-            name: _tensor(file, network, current(name, network.kind), scales, dtype) for name in module.state_dict()
-        }
+        state = dict[str, Tensor]()
+        for name, first in _first_names(module):
+            stored = current(first, network.kind)
+            state[name] = state[first] if first in state else _tensor(file, network, stored, scales, dtype)
     module.load_state_dict(state, strict=True, assign=True)
+    if network.kind == "T5EncoderModel":
+        module.set_input_embeddings(module.shared)
     _fill_buffers(module)
     if empty := [name for name, each in (*module.named_parameters(), *module.named_buffers()) if each.is_meta]:
         raise StageError(f"{network.kind} was loaded from {network.path} without {empty[0]}")
@@ -77,6 +81,13 @@ def _tensor(file: Tensors, network: NetworkFile, name: str, scales: dict[str, st
     if "diffusers" not in network.layout:
         found = unpacked(network.layout, name, found)  # type: ignore[arg-type]
     return found.to(dtype).contiguous()
+
+
+def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the names of a network's tensors, each with the first name of the same tensor: T5's embeddings have two."""
+    first: dict[int, str] = {}
+    for name, each in module.state_dict(keep_vars=True).items():
+        yield name, first.setdefault(id(each), name)
 
 
 def _fill_buffers(module: nn.Module) -> None:
