@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from freescale.backbones.base import Backbone, BackboneKind, Rows, to_rows
+from freescale.backbones.chroma import Chroma
 from freescale.backbones.flux import Flux
 from freescale.backbones.unet import UNet
 
@@ -17,6 +18,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "UNetMotionModel": UNet,
     "VideoCrafterUNet": UNet,
     "FluxTransformer2DModel": Flux,
+    "ChromaTransformer2DModel": Chroma,
 }
 """By the name of a network's class, or of one that it inherits."""
 

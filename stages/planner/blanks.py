@@ -99,7 +99,7 @@ def text_rows(config: Mapping[str, Any]) -> tuple[int, int, int]:
     A transformer may read fewer than T5's 512 tokens; 0 is the width of no pooled row.
     """
     if "joint_attention_dim" in config:
-        return T5_TOKENS, int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
+        return T5_TOKENS, int(config["joint_attention_dim"]), int(config.get("pooled_projection_dim", 0))
     return TOKENS, int(config["cross_attention_dim"]), _pooled_width(config)
 
 

@@ -91,8 +91,12 @@ def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _fill_buffers(module: nn.Module) -> None:
-    """Make the positions of a text encoder, which its class keeps in a buffer that no file has."""
+    """Make the tables that classes keep in buffers which no file has: a text encoder's positions, Chroma's places."""
     for name, buffer in list(module.named_buffers()):
         if name.endswith("position_ids") and buffer.is_meta:
             owner = module.get_submodule(name.rpartition(".")[0])
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
+        elif name.endswith("time_text_embed.mod_proj"):
+            owner = module.get_submodule(name.rpartition(".")[0])
+            made = type(owner)(num_channels=buffer.shape[1] // 2, out_dim=buffer.shape[0]).mod_proj
+            owner.register_buffer("mod_proj", made, persistent=False)

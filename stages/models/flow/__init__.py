@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stages.models.flow.chroma import CHROMA
 from stages.models.flow.flux import FLUX
 
 if TYPE_CHECKING:
@@ -11,5 +12,5 @@ if TYPE_CHECKING:
 
     from stages.models.flow.base import FlowFamily
 
-FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX,)}
+FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, CHROMA)}
 """By the class of pipeline that a folder names."""

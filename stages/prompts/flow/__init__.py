@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from freescale.gradients import without_gradients
 from stages.errors import StageError
+from stages.prompts.flow.chroma import chroma_rows
 from stages.prompts.flow.flux import flux_rows
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from stages.models.load import Models
 
 
-ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {"FluxPipeline": flux_rows}
+ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {
+    "FluxPipeline": flux_rows,
+    "ChromaPipeline": chroma_rows,
+}
 """What returns the named rows of a prompt from a pipeline with text encoders alone, by the class of pipeline."""
 
 
