@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 FIRST = {"flux": "double_blocks.0.img_attn.qkv.weight", "diffusers": "transformer_blocks.0.attn.to_q.weight"}
+EMBEDDERS = ("img_in.weight", "x_embedder.weight")
+OTHER_INPUTS = {384: "FLUX.1 Fill, an inpainting model", 128: "FLUX.1 Canny or Depth, which reads a picture"}
 T5_PREFIXES = ("text_encoders.t5xxl.transformer.", "transformer.", "")
 T5_FIRST = "encoder.block.0.layer.0.SelfAttention.q.weight"
 OPTIONS = {"vae": "--vae FILE gives one of the same family", "text": "--text-encoders gives it"}
@@ -155,6 +157,9 @@ def _transformer(header: FileHeader, part: Part) -> NetworkFile:
         works = f"; a file of {READ} works" if kind is None else ""
         works = f", and {part.folder} is of a {part.kind}; a folder of the same model works" if is_read else works
         raise SpecError(f"model: {header.path} {says}{works}")
+    width = next((each.shape[-1] for n, each in header.tensors.items() if n.endswith(EMBEDDERS) and each.shape), 0)
+    if width in OTHER_INPUTS and width != part.config.get("in_channels"):
+        raise SpecError(f"model: {header.path} is {OTHER_INPUTS[width]}; FLUX.1 [dev], [schnell] or Krea works")
     for layout, first in FIRST.items():
         for prefix in PREFIXES if layout == "flux" else ("", "transformer.", *PREFIXES[:2]):
             if prefix + first in header.tensors:

@@ -19,6 +19,8 @@ from stages.models.files.header import read_header
 from stages.models.files.keys import diffusers_names, unpacked, unpacked_shape
 from stages.models.files.strict import misfit
 from stages.models.files.transformers import TRANSFORMERS
+from stages.models.flow import FLOW_FAMILIES
+from stages.models.folder import IMAGE_KINDS, VIDEO_KINDS
 from stages.models.load import Models
 from stages.models.networks import empty_network
 from stages.plan import make_plan
@@ -38,7 +40,7 @@ CPU = torch.device("cpu")
 FP8 = torch.float8_e4m3fn
 needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="needs the extra gguf")
 LAYOUTS = ("original", "prefixed", "diffusers", "prefixed-diffusers")
-ASKED: dict[str, Any] = {"prompt": "a red disc on blue clay", "width": 64, "height": 64, "steps": 2, "seed": 3}
+ASKED: dict[str, Any] = {"prompt": "a (red:1.3) disc on blue clay", "width": 64, "height": 64, "steps": 2, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +375,26 @@ def test_a_file_of_another_family_is_told_beside_a_folder_of_flux(
     )
     with pytest.raises(SpecError, match=r"is Qwen-Image, which is not read from a single file; Stable Diffusion 1.x"):
         describe(ModelSpec(name=str(qwen), config=str(configurations)), tmp_path, has_weights=False)
+
+
+@pytest.mark.parametrize(("width", "said"), [(384, "FLUX.1 Fill, an inpainting model"), (128, "FLUX.1 Canny or Depth")])
+def test_members_that_read_a_picture_are_told(width: int, said: str, configurations: Path, tmp_path: Path) -> None:
+    shapes = {"double_blocks.0.img_attn.qkv.weight": (96, 32), "img_in.weight": (32, width)}
+    file = write_header(tmp_path / "x.safetensors", shapes)
+    with pytest.raises(SpecError, match=said):
+        describe(ModelSpec(name=str(file), config=str(configurations)), tmp_path, has_weights=False)
+
+
+def test_every_other_pipeline_of_diffusers_is_refused_by_its_name(tmp_path: Path) -> None:
+    import diffusers
+
+    every = [name for name in dir(diffusers) if name.endswith("Pipeline") and name != "DiffusionPipeline"]
+    works = (*IMAGE_KINDS, *VIDEO_KINDS, *FLOW_FAMILIES)
+    assert len(every) > 150
+    for name in sorted({*every} - {*works}):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+        wanted = f"model: {tmp_path} is a {name}; what can be rendered is {', '.join(works)}"
+        assert refused(tmp_path, tmp_path) == wanted
 
 
 def test_no_family_hides_another() -> None:
