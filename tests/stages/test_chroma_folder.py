@@ -106,6 +106,7 @@ def test_a_folder_says_what_it_is(folder: Path, tmp_path: Path) -> None:
     assert text_weights(info, "float32") == sum(each.nbytes for each in models.text_encoder("t5").parameters())
 
 
+@pytest.mark.thorough
 def test_freescale_draws_a_cascade_and_is_planned(folder: Path, tmp_path: Path) -> None:
     """Scale fusion and positions are FLUX.1's; a folded trace counts every block."""
     from flows.home import Home

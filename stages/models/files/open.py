@@ -74,13 +74,12 @@ def _tensor(file: Tensors, network: NetworkFile, name: str, scales: dict[str, st
     stored = network.stored(name)
     try:
         found = file.get_tensor(stored)
-        if stored in scales:
-            found = scaled(found, file.get_tensor(scales[stored]))
+        scale = file.get_tensor(scales[stored]) if stored in scales else None
     except Exception as error:  # the library has its own for a name that is gone
         raise StageError(f"{network.path} was read without {stored}: it has changed ({error})") from None
     if "diffusers" not in network.layout:
         found = unpacked(network.layout, name, found)  # type: ignore[arg-type]
-    return found.to(dtype).contiguous()
+    return (found if scale is None else scaled(found, scale)).to(dtype).contiguous()
 
 
 def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:

@@ -81,7 +81,7 @@ TRANSFORMERS: tuple[Transformer, ...] = (  # the first that fits
     _of("PixArt, Latte or Allegro", "adaln_single.", "t_block."),
     _of("Sana or a kin of it", "blocks.0.cross_attn.kv_linear."),
     _of("PRX", "time_in. txt_in. blocks.0."),
-    _of("Wan or a kin of it", "patch_embedding. blocks.0.", "head.modulation", "motion_encoder.dec."),
+    _of("Wan or a kin of it", "patch_embedding. blocks.0.", "head.modulation", "motion_encoder.dec.", "vace_blocks."),
     _of("an audio model", "preprocess_conv.", "proj_in_conv."),
     _of("a transformer of no family that is known", f"{BLOCKS}to_q", "txt_in.", "x_embedder."),
 )  # fmt: skip
