@@ -102,9 +102,10 @@ def _joined(fingerprint: str, adapters: list[list[Any]] | None) -> str:
 def _adapter(lora: LoraSpec, home: Path, model: str, networks: Networks, known: CacheFile) -> Adapter:
     file = read_adapter(find("lora", lora.file, home))
     unmatched, blocks = _checked(file, lora, model, networks, known)
-    if wrong := [name for name in lora.blocks if name not in blocks and name not in ("IN", "OUT")]:
-        names = ", ".join(sorted(blocks))
-        raise SpecError(f"lora: blocks: {wrong[0]!r} is not in the model {model!r}; it has {names}, and IN and OUT")
+    sides = [side for side in ("IN", "OUT") if any(block.startswith(side) for block in blocks)]
+    if wrong := [name for name in lora.blocks if name not in (*blocks, *sides)]:
+        names = " and ".join([", ".join(sorted(blocks)), *sides])
+        raise SpecError(f"lora: blocks: {wrong[0]!r} is not in the model {model!r}; it has {names}")
     halves, (weight, text_weight) = contents(file, Hashes(home)), lora.weights
     return Adapter(
         file.path,

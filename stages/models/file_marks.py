@@ -69,7 +69,7 @@ MARKS: tuple[Mark, ...] = (  # the first that fits
     Mark("vae", "VAE", r"^(first_stage_model\.|vae\.)?decoder\.conv_in\.weight$"),
     Mark(None, "CLIP vision network", r"^vision_model\."),
     Mark("text_encoder", "text encoder", r"(^|\.)text_model\.encoder\.layers\.|(^|\.)transformer\.resblocks\."),
-    Mark(None, "T5 text encoder", r"(^|\.)encoder\.block\.0\.layer\.0\.SelfAttention"),
+    Mark("text_encoder", "T5 text encoder", r"(^|\.)encoder\.block\.0\.layer\.0\.SelfAttention"),
 )
 """What files hold, by names of their tensors; `kind` is None for what no field of a spec takes."""
 WIDTHS: Mapping[int, str] = {768: "SD 1.5", 1024: "SD 2.x", 1280: "SDXL refiner", 2048: "SDXL"}  # of text, in attn2
@@ -78,6 +78,8 @@ ENCODERS: Mapping[int, str] = {768: "CLIP-L", 1024: "OpenCLIP-H", 1280: "OpenCLI
 CHANNELS: Mapping[int, str] = {9: " inpainting", 8: " image editing"}  # of the UNet's input; 4 is the usual
 NATIVE: Mapping[str, int] = {"SD 1.5": 512, "SD 2.x": 512, "SDXL": 1024, "SDXL refiner": 1024}
 NAMED = (  # in metadata: `modelspec.architecture`, `ss_base_model_version`
+    (r"flux\W?2", "FLUX.2"),
+    (r"flux", "FLUX.1"),
     (r"refiner", "SDXL refiner"),
     (r"xl", "SDXL"),
     (r"v2|sd_?2", "SD 2.x"),

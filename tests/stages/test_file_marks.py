@@ -115,7 +115,9 @@ CASES = {
         {},
         ("text_encoder", "text encoder", "CLIP-L", "", None),
     ),
-    "t5": Case({"encoder.block.0.layer.0.SelfAttention.q.weight": (1,)}, {}, (None, "T5 text encoder", "", "", None)),
+    "t5": Case(
+        {"encoder.block.0.layer.0.SelfAttention.q.weight": (1,)}, {}, ("text_encoder", "T5 text encoder", "", "", None)
+    ),
     "upscaler": Case({"model.0.weight": (64, 3, 3, 3)}, {}, (None, "unknown", "", "", None)),
     "empty": Case({}, {}, (None, "unknown", "", "", None)),
 }

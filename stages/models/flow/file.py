@@ -39,6 +39,8 @@ EMBEDDERS = ("img_in.weight", "x_embedder.weight")
 OTHER_INPUTS = {384: "FLUX.1 Fill, an inpainting model", 128: "FLUX.1 Canny or Depth, which reads a picture"}
 T5_PREFIXES = ("text_encoders.t5xxl.transformer.", "transformer.", "")
 T5_FIRST = "encoder.block.0.layer.0.SelfAttention.q.weight"
+BESIDE = {"vae": ELSEWHERE["vae"], "text_encoder": ("text_encoders.clip_l.",), "t5": ("text_encoders.t5xxl.",)}
+"""What the names of a part begin with in the file of a transformer."""
 OPTIONS = {"vae": "--vae FILE gives one of the same family", "text": "--text-encoders gives it"}
 
 
@@ -117,7 +119,10 @@ def _found(
     networks = {"unet": _transformer(checkpoint, parts["unet"])}
     for name, part in parts.items():
         given = {"unet": [], "vae": vae}.get(name, texts)
-        if name != "unet" and (found := _network(given, part) or _network([checkpoint], part)) is not None:
+        is_given = spec.text_encoders is not None and part.folder.parent == Path(spec.text_encoders).expanduser()
+        if name == "unet" or is_given:
+            continue
+        if (found := _network(given, part) or _network([checkpoint], part)) is not None:
             networks[name] = found
     headers = {each.path: each for each in (checkpoint, *vae, *texts)}
     used = {network.path for network in networks.values()}
@@ -196,8 +201,7 @@ def _elsewhere(networks: Mapping[str, NetworkFile]) -> tuple[str, ...]:
     """What the names of tensors begin with that a file has and that are not taken from it."""
     if "unet" not in networks:
         return ()
-    taken = {"vae" if name == "vae" else "text" for name in networks if name != "unet"}
-    return tuple(prefix for part, prefixes in ELSEWHERE.items() if part not in taken for prefix in prefixes)
+    return tuple(prefix for part, prefixes in BESIDE.items() if part not in networks for prefix in prefixes)
 
 
 def _fingerprints(root: Path, family: FlowFamily, made: Mapping[str, str], hashes: Hashes) -> dict[str, str]:

@@ -271,6 +271,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
+def test_there_are_no_blocks_to_weigh_apart(folder: Path, tmp_path: Path) -> None:
+    file = lora_file(tmp_path / "x.safetensors", low_rank({"double_blocks.0.img_attn.qkv": (96, 32)}))
+    for name in ("IN", "IN04", "OUT", "MID"):
+        with pytest.raises(SpecError, match=rf"blocks: '{name}' is not in the model .*; it has BASE$"):
+            describe(ModelSpec(name=str(folder), loras=[{"file": str(file), "blocks": {name: 0.5}}]), tmp_path)
+
+
 def test_an_adapter_of_flux_does_not_fit_a_unet(tmp_path: Path) -> None:
     file = lora_file(tmp_path / "x.safetensors", low_rank({"lora_unet_single_blocks_0_linear1": (224, 32)}))
     with pytest.raises(SpecError, match="it was made for Flux"):
