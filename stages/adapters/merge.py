@@ -54,7 +54,7 @@ class _Change:
         value = changed(value, group, self.strength, self.scaling)
         if not pieces:
             return {self.target.module: value}
-        parts = dict(zip(pieces, value.split([len(each) for each in rows]), strict=True))
+        parts = dict(zip(pieces, torch.split(value, [len(each) for each in rows]), strict=True))
         return {
             module: torch.cat([parts[piece] for piece in sorted(pieces) if piece[0] == module])
             for module in self.target.modules

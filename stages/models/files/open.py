@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 
 from stages.errors import StageError
 from stages.models.files.header import read_header
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from stages.models.files.record import NetworkFile
 
@@ -43,7 +42,7 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
     module = empty_network(network.kind, network.config)
     scales = scales_of(read_header(network.path))
     with open_tensors(network.path) as file:
-        state = dict[str, Tensor]()
+        state: dict[str, Tensor] = {}
         for name, first in _first_names(module):
             stored = current(first, network.kind)
             state[name] = state[first] if first in state else _tensor(file, network, stored, scales, dtype)
@@ -97,5 +96,5 @@ def _fill_buffers(module: nn.Module) -> None:
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
         elif name.endswith("time_text_embed.mod_proj"):
             owner = module.get_submodule(name.rpartition(".")[0])
-            made = type(owner)(num_channels=buffer.shape[1] // 2, out_dim=buffer.shape[0]).mod_proj
+            made: Any = type(owner)(num_channels=buffer.shape[1] // 2, out_dim=buffer.shape[0]).mod_proj
             owner.register_buffer("mod_proj", made, persistent=False)

@@ -42,7 +42,7 @@ TRANSFORMERS: tuple[Transformer, ...] = (  # the first that fits
     _of("a ControlNet of Stable Diffusion 3", "pos_embed_input.proj. controlnet_"),
     _of("Chroma Radiance", "distilled_guidance_layer. nerf_"),
     _of("Chroma", "distilled_guidance_layer.", network="ChromaTransformer2DModel"),
-    _of("FLUX.3", "early_stream_modulations.", "mode_blocks."),
+    _of("FLUX.3", "early_stream_modulations.", "mode_blocks.", "ref_time_in."),
     _of("FLUX.2", "double_stream_modulation_img.", "single_stream_modulation."),
     _of("HunyuanVideo or HunyuanImage", "txt_in.individual_token_refiner.", "context_embedder.token_refiner."),
     _of("JoyImage", "double_blocks. condition_embedder."),
