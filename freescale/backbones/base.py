@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor, nn
 
     from freescale.cascade import Size
@@ -54,6 +55,11 @@ class Backbone(Protocol):
 
     def tempered(self, factor: float) -> Patch:
         """Return the patch that multiplies the logits of joint attention. Raises `ValueError` for a UNet."""
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits."""
+    return next(each.dtype for each in network.parameters() if each.dtype.itemsize > 1)
 
 
 def to_rows(x: Tensor, rows: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from freescale.backbones.base import to_rows
+from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.flux import PATCH, Flux, image_ids, pack, unpack
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Chroma(Flux):
         if rows.guidance is not None:
             raise ValueError(f"guidance is {rows.guidance}, allowed: None with this network")
         batch, device = given.shape[0], given.device
-        dtype = next(self.network.parameters()).dtype
+        dtype = dtype_of(self.network)
         output: Tensor = self.network(
             hidden_states=pack(given.to(dtype)),
             timestep=torch.tensor(timestep, dtype=torch.float32, device=device).to(dtype).expand(batch) / 1000,

@@ -14,6 +14,14 @@ from stages.models.fields import TEXT_CLASSES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+ALIGNED = 64  # bytes that torch's own memory on a CPU begins at
+TEXT_CONFIGS = {
+    **dict.fromkeys(TEXT_CLASSES.values(), "CLIPTextConfig"),
+    "T5EncoderModel": "T5Config",
+    "Qwen3Model": "Qwen3Config",
+}
+"""The classes of the text encoders, and those of their configurations."""
+
 
 def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[str, Any] | None = None) -> nn.Module:
     """Return a UNet or VAE by its configuration, on the meta device: shapes and no weights.
@@ -31,23 +39,28 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
 def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
     """Return a network of the class `name` on the meta device: shapes and no weights.
 
-    `name` is the class of a UNet or transformer, `AutoencoderKL`, `MotionAdapter`, `T5EncoderModel` or one of those of
-    `TEXT_CLASSES`.
+    `name` is the class of a UNet or transformer, of a VAE, `MotionAdapter` or one of `TEXT_CONFIGS`.
     """
     quiet_diffusers()
     with torch.device("meta"):
-        if name == "T5EncoderModel":
+        if name in TEXT_CONFIGS:
             import transformers
 
-            t5: nn.Module = transformers.T5EncoderModel(transformers.T5Config(**config))
-            return t5
-        if name in TEXT_CLASSES.values():
-            import transformers
-
-            text: nn.Module = getattr(transformers, name)(transformers.CLIPTextConfig(**config))
+            text: nn.Module = getattr(transformers, name)(getattr(transformers, TEXT_CONFIGS[name])(**config))
             return text
         network: nn.Module = network_class(name).from_config(dict(config))
         return network
+
+
+def align(network: nn.Module) -> None:
+    """Copy weights whose memory does not begin at a whole number of `ALIGNED` bytes, such as those of a mapped file.
+
+    Sums of products on a CPU may differ in their last bit by where numbers lie. So equal weights are the same network,
+    whatever file they come from.
+    """
+    for each in (*network.parameters(), *network.buffers()):
+        if each.data_ptr() % ALIGNED:
+            each.data = each.data.clone()
 
 
 def with_motion(unet: Any, adapter: Any) -> Any:

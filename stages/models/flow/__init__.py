@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from stages.models.flow.chroma import CHROMA
 from stages.models.flow.flux import FLUX
+from stages.models.flow.flux2 import KLEIN
+from stages.models.flow.zimage import Z_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stages.models.flow.base import FlowFamily
 
-FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, CHROMA)}
+FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, CHROMA, KLEIN, Z_IMAGE)}
 """By the class of pipeline that a folder names."""

@@ -12,7 +12,7 @@ from stages.models.fields import check_fields, read_json
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import ModelInfo
 from stages.models.locate import INDEX
-from stages.models.tokenizer_files import check_tokenizer, tokenizer_files
+from stages.models.tokenizer_files import check_template, check_tokenizer, tokenizer_files
 from stages.models.weights import Part, check_part
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stages.models.card import MethodValues
-    from stages.models.flow.base import FlowFamily, PartKind
+    from stages.models.flow.base import Configs, FlowFamily, PartKind
     from stages.spec import ModelSpec
 
 CARD = "freescale.json"
@@ -60,16 +60,15 @@ def described(
     values: Callable[[Mapping[str, Any], MethodValues], MethodValues],
 ) -> ModelInfo:
     """Return what the configurations of the parts and a folder around them say; nothing of weights and fingerprints."""
-    check_fields(root / INDEX, family.index, read_json(root / INDEX), family.pipeline)
+    check_fields(root / INDEX, family.index, index := read_json(root / INDEX), family.pipeline)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
     check_card(root / CARD, card, is_video=False)
     configs = {name: part.config for name, part in parts.items()}
-    for name, given, wanted, of in family.misfits(configs):
-        if given != wanted:
-            raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
+    _check_misfits(root, family, configs)
     scheduler = _scheduler(root / SCHEDULER, family)
     cell = family.cell(configs)
-    steps, guidance = family.defaults(configs["unet"], scheduler)
+    is_distilled = bool(index.get("is_distilled"))
+    steps, guidance = family.defaults({**configs["unet"], "is_distilled": is_distilled}, scheduler)
     return ModelInfo(
         name=spec.name,
         folder=root,
@@ -89,7 +88,15 @@ def described(
         configs={name: {"_class_name": part.kind, **part.config} for name, part in parts.items()},
         words=root,
         text_tokens=text_tokens(root, family),
+        is_distilled=is_distilled,
     )
+
+
+def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
+    """Raise `SpecError` for parts that do not belong together."""
+    for name, given, wanted, of in family.misfits(configs):
+        if given != wanted:
+            raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
 
 
 def _scheduler(path: Path, family: FlowFamily) -> dict[str, Any]:
@@ -125,17 +132,22 @@ def check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], own
             check_tokenizer(root / words.folder, parts[words.part].config)
         elif not any((root / words.folder / name).is_file() for name in words.any_of):
             raise SpecError(f"model: {root / words.folder} has no {' and no '.join(words.any_of)}; download it again")
+        elif words.has_template:
+            check_template(root / words.folder)
     known.save()
 
 
 def _fingerprints(root: Path, family: FlowFamily, parts: Mapping[str, Part], hashes: Hashes) -> dict[str, str]:
     words = words_files(root, family)
     texts = [path for name, part in parts.items() if name not in ("unet", "vae") for path in part.files]
-    return {
+    found = {
         "text": with_decided(hashes.files(root, [*texts, *words]), {"tokens": text_tokens(root, family)}),
         "unet": hashes.files(root, [*parts["unet"].files, root / SCHEDULER]),
         "vae": hashes.files(root, parts["vae"].files),
     }
+    if "batch_norm_eps" in parts["vae"].config:  # its statistics say what the network's latents are
+        found["unet"] = with_decided(found["unet"], {"vae": found["vae"]})
+    return found
 
 
 def words_files(root: Path, family: FlowFamily) -> list[Path]:

@@ -8,6 +8,8 @@ from freescale.gradients import without_gradients
 from stages.errors import StageError
 from stages.prompts.flow.chroma import chroma_rows
 from stages.prompts.flow.flux import flux_rows
+from stages.prompts.flow.flux2 import klein_rows
+from stages.prompts.flow.zimage import zimage_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {
     "FluxPipeline": flux_rows,
     "ChromaPipeline": chroma_rows,
+    "Flux2KleinPipeline": klein_rows,
+    "ZImagePipeline": zimage_rows,
 }
 """What returns the named rows of a prompt from a pipeline with text encoders alone, by the class of pipeline."""
 
