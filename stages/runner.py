@@ -197,7 +197,7 @@ class Runner:
             self.models.helpers = self.helpers(call) if self.helpers is not None and able else None
             progress = Progress(resume)
             try:
-                self.models.make_room(call.stage.parts, options.offload)
+                self.models.make_room(call.stage.parts, options.offload, options.by_blocks)
                 running = call.stage.run(parents, self.models, options, progress.last)
                 if isinstance(running, dict):
                     return self._consume(call, filled(running, unfinished), unfinished.flush), savings

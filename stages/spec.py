@@ -318,6 +318,7 @@ class RunOptions(FrozenModel):
     window_rows: int | None = Field(None, ge=1, description="Most attention windows computed at once. None: by memory.")
     feed_forward_tokens: int | None = Field(None, ge=1, description="Most tokens in one feed-forward. None: all.")
     offload: bool = Field(False, description="Only the part of the model that works is on the accelerator.")
+    by_blocks: bool = Field(False, description="Of the UNet or transformer only the block that works is on it.")
     memory: Amount | None = Field(
         None, ge=1, description="Most memory to take, in bytes or as `16GiB`. None: what the device has free."
     )

@@ -57,7 +57,7 @@ def make_frame(task: CallTask, threads: int, device: str, folder: Path, options:
     (parents, models), current = _inputs_of(task, device), RunOptions.model_validate(options)
     stage = task.call.stage
     assert isinstance(stage, ByFrame)
-    models.make_room(task.call.stage.parts, current.offload)
+    models.make_room(task.call.stage.parts, current.offload, current.by_blocks)
     with _threads(threads):
         return Stored.put(stage.make_frame(parents, models, current, index), folder)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stages.adapters.merge import merge
 from stages.errors import SpecError, StageError
+from stages.models.by_blocks import ByBlocks
 from stages.models.clip_tokenizer import clip_tokenizer
 from stages.models.describe import describe
 from stages.models.eight_bits import STORED, computed, stored_in_8_bits
@@ -70,6 +71,8 @@ class Models:
         self.dtype = computed(self.stored)
         self.unet_samples = 0  # that went through the UNet since it was loaded
         self.helpers: Helpers | None = None  # who computes tiles and frames; None: this process
+        self._is_by_blocks = False  # the UNet, from `make_room` on
+        self._blocks: ByBlocks | None = None
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
@@ -79,6 +82,10 @@ class Models:
             unet = self._with_motion(unet, self.info.motion_adapter)
         if self.stored == STORED:
             unet = stored_in_8_bits(unet)
+        if self._is_by_blocks:
+            self._blocks = ByBlocks(unet, self.device)
+        else:
+            unet = unet.to(self.device)
         unet.register_forward_pre_hook(self._count, with_kwargs=True)
         return unet
 
@@ -89,7 +96,7 @@ class Models:
         adapter = MotionAdapter.from_pretrained(
             folder, dtype=self.dtype, use_safetensors=True, local_files_only=True, variant=variant
         )
-        return with_motion(unet, adapter).to(self.device).eval().requires_grad_(False)
+        return with_motion(unet, adapter).eval().requires_grad_(False)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -106,19 +113,29 @@ class Models:
         """Return what computes the VAE's tiles over the call's picture, or a frame of its video; None: this process."""
         return None if self.helpers is None else self.helpers.tiles(frame)
 
-    def make_room(self, parts: Collection[str], offload: bool) -> None:
+    def make_room(self, parts: Collection[str], offload: bool, by_blocks: bool = False) -> None:
         """Bring the `parts` of the next stage to the device, and the VAE off it unless it is among them.
 
-        With `offload` the UNet leaves as well while the VAE or the text encoders work. Nothing is loaded for this, and
-        text encoders are gone once a prompt is encoded. Where the host is the device, there is nothing to move.
+        With `offload` the UNet leaves as well while the VAE or the text encoders work; with `by_blocks` its blocks stay
+        on the host and are brought when they work. Nothing is loaded for this, and text encoders are gone once a prompt
+        is encoded. Where the host is the device, there is nothing to move.
         """
         if self.device.type == "cpu" or not parts:
             return
+        self._set_by_blocks(by_blocks)
         for name in ("unet", "vae"):
             loaded: nn.Module | None = self.__dict__.get(name)
             leaves = name not in parts and (offload or name == "vae")
-            if loaded is not None:
+            if loaded is not None and not (name == "unet" and self._blocks):
                 loaded.to("cpu" if leaves else self.device)
+
+    def _set_by_blocks(self, wanted: bool) -> None:
+        self._is_by_blocks, unet = wanted, self.__dict__.get("unet")
+        if wanted and unet is not None and self._blocks is None:
+            self._blocks = ByBlocks(unet, self.device)
+        elif not wanted and self._blocks is not None:
+            self._blocks.end()
+            self._blocks = None
 
     def _count(self, unet: Any, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         given = inputs[0] if inputs else named["hidden_states"]
@@ -127,8 +144,8 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
-        module = self._adapted(part, self._read(kind, part, dtype))
-        return module.to(self.device).eval().requires_grad_(False)
+        module = self._adapted(part, self._read(kind, part, dtype)).eval().requires_grad_(False)
+        return module if part == "unet" else module.to(self.device)
 
     def _read(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         """Return a part on the host, from a single file or from the model's folder."""

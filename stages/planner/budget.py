@@ -57,6 +57,7 @@ SAVINGS: tuple[Saving, ...] = (  # mildest first
     Saving("split guidance", {"split_guidance": True}, ("unet",)),
     Saving("feed-forward 16,384 tokens at a time", {"feed_forward_tokens": 16384}, ("unet",)),
     Saving("attention windows eight at a time", {"window_rows": 8}, ("unet",)),
+    Saving("the UNet or transformer block by block", {"by_blocks": True}, ("unet",)),
     Saving("attention windows one at a time", {"window_rows": 1}, ("unet",), is_planned=False),
     Saving("the VAE by exact tiles within 6 GiB", {"vae_memory": 6 << 30}, ("vae",)),  # enough at 8192x8192 for SDXL's
     Saving("the UNet off the device", {"offload": True}, ("text", "vae")),

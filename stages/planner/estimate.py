@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from freescale import METHODS
 from stages.denoise import BaseDenoise, DenoiseStage
 from stages.planner.configurations import computed, text_weights
-from stages.planner.networks import FLOAT32, TracedNetworks, part_weights
+from stages.planner.networks import FLOAT32, TracedNetworks, block_weights, part_weights
 from stages.stage import method_record
 
 if TYPE_CHECKING:
@@ -96,11 +96,13 @@ def dtype_of(call: Call) -> str:
 def resident(call: Call, info: ModelInfo, options: RunOptions, device: str) -> int:
     """Bytes of the weights that are on the device during a call; `Models.make_room` is what makes it so.
 
-    An accelerator keeps the UNet unless `offload` is on, and the VAE only while it works. A CPU keeps both.
+    An accelerator keeps the UNet unless `offload` is on, one block of it with `by_blocks`, and the VAE only while it
+    works. A CPU keeps both.
     """
     part = call.stage.part
     dtype = dtype_of(call) if part == "unet" else _unet_dtype(call)
-    unet = part_weights(info, "unet", dtype)
+    by_blocks = options.by_blocks and device != "cpu"
+    unet = block_weights(info, dtype) if by_blocks else part_weights(info, "unet", dtype)
     vae = part_weights(info, "vae", "float32")
     if part == "text":
         return text_weights(info, computed(dtype_of(call)))

@@ -140,11 +140,24 @@ def part_weights(info: ModelInfo, part: str, dtype: str) -> int:
     return int(found)
 
 
+def block_weights(info: ModelInfo, dtype: str) -> int:
+    """Bytes of a UNet or transformer of which one block is there at a time."""
+    configs = configurations(info, "unet")
+    (found,) = cached_trace(partial(_kept, configs, dtype), "weights by blocks", configs, dtype)
+    return int(found)
+
+
 def _counted(configs: Configs, dtype: str) -> tuple[float]:
     """Build a part without weights, and count its bytes."""
     from stages.planner.skeleton import skeleton_of
 
     return (skeleton_of(configs, dtype).weights,)
+
+
+def _kept(configs: Configs, dtype: str) -> tuple[float]:
+    from stages.planner.skeleton import skeleton_of
+
+    return (skeleton_of(configs, dtype).kept,)
 
 
 class _Asked:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from stages.models.by_blocks import blocks_of
 from stages.models.networks import empty_part
 from stages.planner.configurations import Configs, configurations
 
@@ -33,6 +34,8 @@ class Skeleton:
     def __init__(self, module: nn.Module, *, folded: bool = True, lists: tuple[str, ...] = FOLDED) -> None:
         self.module = module
         self.weights = weight_bytes(module)
+        blocks = [weight_bytes(block) for block in blocks_of(module)]
+        self.kept = self.weights - sum(blocks) + max(blocks, default=0)  # bytes, with one block at a time
         self.trace: Trace | None = None
         if folded:
             for name, child in list(module.named_modules()):

@@ -217,7 +217,7 @@ def test_the_rough_bound_is_one_for_sdxl(side: int, sdxl: Path) -> None:
 
 
 def test_a_saving_that_asks_for_no_less_is_left_out() -> None:
-    given = RunOptions(split_guidance=True, feed_forward_tokens=1000, window_rows=4)
+    given = RunOptions(split_guidance=True, feed_forward_tokens=1000, window_rows=4, by_blocks=True)
     saving = next_saving(("unet",), (), given)
     assert saving is not None
     assert saving.name == "attention windows one at a time"
@@ -283,9 +283,9 @@ def test_a_decoding_out_of_memory_sends_the_unet_away(
             raise torch.OutOfMemoryError("no memory left")
         return decode(self, parents, models, options, resume)
 
-    def asking(self: Models, parts: tuple[str, ...], offload: bool) -> None:
+    def asking(self: Models, parts: tuple[str, ...], offload: bool, by_blocks: bool) -> None:
         asked.append((parts, offload))
-        make_room(self, parts, offload)
+        make_room(self, parts, offload, by_blocks)
 
     monkeypatch.setattr(Decode, "run", scarce)
     monkeypatch.setattr(Models, "make_room", asking)
