@@ -17,6 +17,7 @@ from stages.planner.method_check import check_methods
 from stages.settings import resolve
 from stages.spec import ModelSpec, RunOptions, make_spec
 from tests.flux_folder import flux_folder
+from tests.stages.test_methods_render import Stopper, pixels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,3 +219,18 @@ def run_out(running: Any) -> tuple[list[Any], dict[str, torch.Tensor]]:
             steps.append(next(running))
         except StopIteration as end:
             return steps, end.value
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["hiflow", "imax", "cinescale_2026"])
+def test_a_render_that_was_stopped_at_any_level_ends_with_the_same_pixels(
+    name: str, flux: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(flux, tmp_path, method={"name": name}, steps=4)
+    models = Models(plan.info, "float32", torch.device("cpu"))
+    whole, none = pixels(tmp_path / "whole", plan, models, Stopper(0, set()))
+    assert none == 0
+    for level, steps in ((0, {1, 3}), (1, {2, 3})):
+        broken, stops = pixels(tmp_path / f"broken-{level}", plan, models, Stopper(level, set(steps)))
+        assert stops == len(steps)
+        assert torch.equal(broken, whole), level
