@@ -121,7 +121,8 @@ def butterworth_mask(
     rows = 2.0 * torch.fft.fftfreq(size[0], dtype=torch.float64)[:, None]
     columns = 2.0 * torch.fft.rfftfreq(size[1], dtype=torch.float64)
     squared = (rows**2 + columns**2) / cut_off**2
-    return (1.0 / (1.0 + squared**order)).to(device, dtype)
+    passes: Tensor = 1.0 / (1.0 + squared**order)
+    return passes.to(device, dtype)
 
 
 def fourier_filter(x: Tensor, mask: Tensor) -> Tensor:

@@ -25,13 +25,15 @@ from freescale.wavelets import haar_low
 from stages.models.card import values_for
 from stages.models.flow.base import METHODS as USUAL
 from tests.oracles import joint_fusion as oracle
-from tests.toys import flux_network, is_same, render, run_from, snapshot
+from tests.toys import flux_network, is_same, points, render, run_from, snapshot
 
 SCHEDULER = {"_class_name": FLOW_CLASS, "sigma_grid": "steps", "use_dynamic_shifting": True}
 BASE, SIZE, NEXT = (64, 48), (128, 96), (256, 192)  # pixels: 4 x 3 tokens, 8 x 6, and more above
 TEXT, STEPS = 3, 4
 NAMES = [name for name, kind in METHODS.items() if "flow" in kind.backbones]
 CASCADES = [name for name in NAMES if name != "direct"]
+NEW = ("cinescale", "cinescale_2026", "hiflow", "imax")
+TRIED = (*NEW, "swift")  # by default; the others are tested elsewhere or are alike
 AS_IT_IS: dict[str, Any] = {"stagger": False, "positions": "none", "temperature": "off"}
 
 
@@ -67,7 +69,7 @@ def whole_of(method: Method, level: Level, held: Denoiser) -> list[Step]:
     return run_from(held, method, level, walk, Step(first - 1, start))
 
 
-@pytest.mark.parametrize("name", CASCADES)
+@pytest.mark.parametrize("name", points(CASCADES, kept=lambda name: name in TRIED))
 def test_level_zero_is_direct(name: str) -> None:
     """But for the steps that a method leaves out, to the bit; with FreeU's fields off there is nothing else."""
     method = method_of(name)
@@ -77,7 +79,7 @@ def test_level_zero_is_direct(name: str) -> None:
     assert torch.equal(found, render(denoiser(), Direct(), Level(0, BASE, BASE), walk))
 
 
-@pytest.mark.parametrize("name", CASCADES)
+@pytest.mark.parametrize("name", points(CASCADES, kept=lambda name: name in TRIED))
 def test_at_the_training_size_the_prediction_is_the_models(name: str) -> None:
     method, held, latents = method_of(name), denoiser(), normal((1, 4, 8, 6), 1)
     walk = walk_of(method, 1)
@@ -88,7 +90,7 @@ def test_at_the_training_size_the_prediction_is_the_models(name: str) -> None:
         assert torch.equal(found, held(latents, 1, walk))
 
 
-@pytest.mark.parametrize("name", CASCADES)
+@pytest.mark.parametrize("name", points(CASCADES, kept=lambda name: name in TRIED))
 def test_a_level_goes_on_from_every_step_and_leaves_nothing_behind(name: str) -> None:
     method, held, level = method_of(name), denoiser(), level_at(1)
     before = snapshot(held.network)
@@ -102,7 +104,7 @@ def test_a_level_goes_on_from_every_step_and_leaves_nothing_behind(name: str) ->
         assert all(torch.equal(again.extra[key], value) for key, value in steps[-1].extra.items())
 
 
-@pytest.mark.parametrize("name", ["cinescale", "cinescale_2026", "hiflow", "imax"])
+@pytest.mark.parametrize("name", points(NEW, kept=lambda name: name == "imax"))
 def test_a_failure_leaves_nothing_behind(name: str) -> None:
     method, held, level = method_of(name), denoiser(), level_at(1)
     before = snapshot(held.network)
@@ -117,7 +119,7 @@ def test_a_failure_leaves_nothing_behind(name: str) -> None:
     assert is_same(before, snapshot(held.network))
 
 
-@pytest.mark.parametrize("name", CASCADES)
+@pytest.mark.parametrize("name", points(CASCADES, kept=lambda name: name in ("hiflow", "imax")))
 def test_what_is_kept_is_there_and_each_field_moves_the_picture(name: str) -> None:
     method, held, level = method_of(name), denoiser(), level_at(1)
     whole = whole_of(method, level, held)

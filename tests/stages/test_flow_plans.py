@@ -151,7 +151,7 @@ def test_a_picture_has_no_steps_to_follow(flux: Path, tmp_path: Path) -> None:
     [
         ("hiflow", [6, 4]),
         ("imax", [6, 6]),
-        ("cinescale_2026", [6, 4]),
+        pytest.param("cinescale_2026", [6, 4], marks=pytest.mark.thorough),
         pytest.param("cinescale", [6, 5, 5], marks=pytest.mark.thorough),
         pytest.param("swift", [4, 8], marks=pytest.mark.thorough),
     ],
@@ -179,24 +179,19 @@ def test_the_plan_says_what_a_method_takes(name: str, steps: list[int], flux: Pa
 
 
 def test_hiflow_hands_the_steps_of_a_level_on(flux: Path, tmp_path: Path) -> None:
-    """Through the runner, at both ends: level 0 keeps every x0, the last level none; the pictures differ by method."""
+    """Through the runner, at both ends: level 0 keeps every x0, the last level none."""
     from flows.home import Home
     from flows.rendering.job import prepare
     from tests.homes import session_in
 
     home = Home(tmp_path / "home")
     given = {"prompt": "a red disc", "width": 256, "height": 256, "steps": 3, "model": {"name": str(flux)}}
-    pictures = []
-    for name in ("hiflow", "imax"):
-        job = prepare(make_spec(given | {"method": {"name": name}}), home)
-        session_in(home.root).render(job)
-        pictures.append(home.store.read(job.plan.exports[-1].parents["image"].key)["image"])
-        if name == "hiflow":
-            base, above = (home.store.read(c.key) for c in job.plan.calls if isinstance(c.stage, DenoiseStage))
-            assert base["trajectory"].shape == (1, 3, 4, 16, 16)
-            torch.testing.assert_close(base["trajectory"][:, -1], base["latents"])
-            assert "trajectory" not in above
-    assert not torch.equal(*pictures)
+    job = prepare(make_spec(given | {"method": {"name": "hiflow"}}), home)
+    session_in(home.root).render(job)
+    base, above = (home.store.read(call.key) for call in job.plan.calls if isinstance(call.stage, DenoiseStage))
+    assert base["trajectory"].shape == (1, 3, 4, 16, 16)
+    torch.testing.assert_close(base["trajectory"][:, -1], base["latents"])
+    assert "trajectory" not in above
 
 
 def test_a_finished_stage_that_is_entered_again_hands_on_all_steps(flux: Path, tmp_path: Path) -> None:
