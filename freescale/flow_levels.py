@@ -35,9 +35,11 @@ FLOW_HONOURED: dict[str, tuple[Any, ...]] = {
     "stochastic_sampling": (False,),
     **{f"use_{kind}_sigmas": (False, True, None) for kind in SIGMAS},
     "sigma_grid": ("training", "steps"),
+    "shift_line": ("empirical",),
 }
 """The values of a flow model's scheduler that are read as they are meant. `sigma_grid`, a field of ours, says which
-even levels are shifted: from 1 to the last level of training, or to 1 / N, as the pipelines of some models ask."""
+even levels are shifted: from 1 to the last level of training, or to 1 / N, as the pipelines of some models ask.
+`shift_line`, another one, says that a shift by size is FLUX.2's, which depends on the number of steps as well."""
 
 
 def rule_at(rules: ShiftRules, level: int) -> ShiftRule:
@@ -54,7 +56,7 @@ def flow_sigmas(
     known, and where the shift leaves levels that do not fall.
     """
     _check(config, rule)
-    shift = _log_shift(config, tokens, rule)
+    shift = _log_shift(config, steps, tokens, rule)
     dynamic = config.get("use_dynamic_shifting", False)
     total = int(config.get("num_train_timesteps", 1000))
     if config.get("sigma_grid", "steps" if dynamic else "training") == "steps":
@@ -80,7 +82,7 @@ def _shifted(sigma: float, log_shift: float) -> float:
     return sigma / (sigma + (1.0 - sigma) * math.exp(-log_shift))
 
 
-def _log_shift(config: Mapping[str, Any], tokens: int | None, rule: ShiftRule) -> float:
+def _log_shift(config: Mapping[str, Any], steps: int, tokens: int | None, rule: ShiftRule) -> float:
     """Return the logarithm of the shift for a picture of `tokens`."""
     if not isinstance(rule, str):
         return math.log(rule)
@@ -89,18 +91,29 @@ def _log_shift(config: Mapping[str, Any], tokens: int | None, rule: ShiftRule) -
         if dynamic or rule == "sqrt":
             raise ValueError("tokens is None, allowed: the number of image tokens, where the shift depends on it")
         return math.log(float(config.get("shift", 1.0)))
-    log_shift = _line(config, tokens if rule == "stock" else min(tokens, trained), trained)
+    log_shift = _line(config, steps, tokens if rule == "stock" else min(tokens, trained), trained)
     return log_shift + (0.5 * math.log(max(tokens / trained, 1.0)) if rule == "sqrt" else 0.0)
 
 
-def _line(config: Mapping[str, Any], tokens: int, trained: int) -> float:
+def _line(config: Mapping[str, Any], steps: int, tokens: int, trained: int) -> float:
     """Return the logarithm of the model's own shift: mu, a line in the number of tokens, or that of a constant."""
     if not config.get("use_dynamic_shifting", False):
         return math.log(float(config.get("shift", 1.0)))
     base = int(config.get("base_image_seq_len", 256))
     low, high = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
     mu = low + (high - low) * (tokens - base) / (trained - base)
+    if config.get("shift_line") == "empirical":
+        mu = empirical_mu(tokens, steps)
     return mu if config.get("time_shift_type", "exponential") == "exponential" else math.log(mu)
+
+
+def empirical_mu(tokens: int, steps: int) -> float:
+    """Return FLUX.2's mu: lines in the tokens at 10 and at 200 steps, and a line in the steps between them.
+
+    Above 4300 tokens it is that at 200 steps. The numbers are `compute_empirical_mu`'s of the stock pipeline.
+    """
+    at_10, at_200 = 8.73809524e-05 * tokens + 1.89833333, 0.00016927 * tokens + 0.45666666
+    return at_200 if tokens > 4300 else at_200 + (at_200 - at_10) / 190.0 * (steps - 200)
 
 
 def _check(config: Mapping[str, Any], rule: ShiftRule) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from freescale.attention import prefer_backends
-from freescale.backbones import Rows, backbone_of, to_rows
+from freescale.backbones import Rows, backbone_of, dtype_of, to_rows
 from freescale.compute import Compute
 from freescale.savings import TextCache, chunk_feed_forward
 from freescale.unet_patches import patched
@@ -130,7 +130,7 @@ class Denoiser:
         They are float32 at least.
         """
         given, rows = schedule.model_input(latents, i), self._rows(sides, latents.shape[0])
-        dtype = next(self.network.parameters()).dtype
+        dtype = dtype_of(self.network)
         patches = [*self._savings(), *([] if self.deep_cache is None else [self.deep_cache.patch(i, sides)])]
         with patched(self.network, patches), prefer_backends(given.device, dtype):
             output = self.backbone.run(torch.cat([given] * len(sides)), schedule.timesteps[i], rows)

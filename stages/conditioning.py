@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from freescale import Conditioning
+from stages.errors import SpecError
 from stages.prompts.encode import TextSettings, encode_prompts
 from stages.prompts.flow import encode_for_flow
 from stages.prompts.reading import emphasis_of, equal_chunks, layers_skipped, read, syntax_of
@@ -38,6 +39,8 @@ class EncodePrompt(Stage):
         "negative_embeds": "BTD",
         "text_embeds": "BD",
         "negative_text_embeds": "BD",
+        "text_mask": "BT",
+        "negative_text_mask": "BT",
     }
 
     prompt: str
@@ -90,6 +93,8 @@ def text_stage(spec: RenderSpec, info: ModelInfo, negative_prompt: str | None) -
 
     What the stock pipeline encodes alike has its stage, whatever the syntax. Raises `SpecError` for what is refused.
     """
+    if info.is_distilled and negative_prompt is not None:
+        raise SpecError(f"guidance_scale: {info.name} was distilled to work without guidance; 1 or less works")
     syntax, skip = syntax_of(spec, info), layers_skipped(spec.model.clip_skip, info)
     texts = [spec.prompt] if negative_prompt is None else [spec.prompt, negative_prompt]
     readings = [read(text, syntax, info) for text in texts]

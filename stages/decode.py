@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from freescale.gradients import without_gradients
-from freescale.vae.codec import Codec
+from freescale.vae.codec import codec_of
 from freescale.vae.passes import decode_tiles
 from freescale.vae.plan import untiled_bytes
 from freescale.vae.tile import TiledVae, reader
@@ -188,7 +188,7 @@ def decoded_bands(latents: Tensor, models: Models, options: RunOptions) -> Itera
 
 def _scaled(latents: Tensor, models: Models) -> Tensor:
     """Return latents in the VAE's own scale."""
-    return Codec.of(models.vae.config).to_vae(latents)
+    return codec_of(models.vae).to_vae(latents)
 
 
 def frames_of(

@@ -26,6 +26,7 @@ from freescale import (
     region_map,
     video_noise,
 )
+from freescale.backbones import dtype_of
 from freescale.deepcache import DeepCache, full_steps
 from freescale.flow_levels import rule_at
 from freescale.methods.base import TRAJECTORY
@@ -212,11 +213,12 @@ class DenoiseStage(Stage):
         schedule = self.sampling.schedule(models.info, self.walk, self.size, self.base_size, rule)
         takes_guidance = bool(models.unet.config.get("guidance_embeds"))
         guidance = self.sampling.guidance_scale if takes_guidance else None
+        like = torch.empty(0, dtype=dtype_of(models.unet), device=models.device)
         level = self._level(parents, models, options)
         cache = DeepCache(self.full_steps(schedule), self.deepcache[1]) if self.deepcache else None
         denoiser = Denoiser(
             models.unet,
-            conditioning(parents["text"], self.time_ids, next(models.unet.parameters()), self.motion_fps, guidance),
+            conditioning(parents["text"], self.time_ids, like, self.motion_fps, guidance),
             guidance_scale=1.0 if takes_guidance else self.sampling.guidance_scale,
             guidance_rescale=self.sampling.guidance_rescale,
             guidance_interval=self.sampling.guidance_interval,

@@ -184,6 +184,8 @@ def _check_flow(spec: RenderSpec, info: ModelInfo) -> None:
         raise SpecError(f"timestep_spacing: {spec.timestep_spacing!r} is for UNets; leave it out with {info.name}")
     if info.takes_guidance and spec.negative_prompt:
         raise SpecError(f"negative_prompt: guidance was distilled into {info.name}, which reads none; leave it out")
+    if info.is_distilled and spec.negative_prompt:
+        raise SpecError(f"negative_prompt: {info.name} was distilled to work without guidance; leave it out")
 
 
 def settled_method(method: MethodSpec, info: ModelInfo, preset: Any = None) -> MethodSpec:

@@ -16,7 +16,7 @@ from freescale import Step, enlarge_latents, normal
 from freescale.enlarge import enlarged_by, enlarged_region, sharpened_region
 from freescale.gradients import without_gradients
 from freescale.structure import mix_bands
-from freescale.vae.codec import Codec
+from freescale.vae.codec import codec_of
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
 from stages.decode import BAND, FLOAT16, frames_of, is_tiled
@@ -118,7 +118,7 @@ class UpscaleMixed(Upscale):
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Mix both."""
         picture = super().run(parents, models, options)["latents"]
-        larger = enlarge_latents(parents["latents"]["latents"], (picture.shape[2], picture.shape[3]))
+        larger = larger_latents(models, parents["latents"]["latents"], (picture.shape[2], picture.shape[3]))
         return {"latents": mix_bands(picture, larger, self.band, self.band_filter)}
 
 
@@ -175,7 +175,7 @@ class UpscaleLatents(Stage):
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Enlarge to the latent cells of `size`, each frame for itself."""
         cells = cells_of(self.size, models.info.cell)
-        return {"latents": enlarge_latents(parents["latents"]["latents"], cells, self.mode)}
+        return {"latents": larger_latents(models, parents["latents"]["latents"], cells, self.mode)}
 
 
 @dataclass(frozen=True)
@@ -283,13 +283,21 @@ def encode(
     return drawn(models, distribution.mean, distribution.std, posterior, seed, *purpose)
 
 
+def larger_latents(models: Models, latents: Tensor, cells: Size, mode: Interpolation | None = None) -> Tensor:
+    """Return the network's latents enlarged, through the VAE's own where neighbours have different scales."""
+    if "batch_norm_eps" not in models.info.configs.get("vae", {}):
+        return enlarge_latents(latents, cells, mode)
+    codec = codec_of(models.vae)
+    return codec.to_model(enlarge_latents(codec.to_vae(latents), cells, mode))
+
+
 def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:
     """Return scaled latents of a posterior: its mean, or for `sample` a draw keyed by seed and purpose."""
     latents = mean
     if posterior == "sample":
         noise = normal(tuple(latents.shape), seed, "vae_posterior", *purpose)
         latents = latents + deviation * noise.to(latents.device)
-    return Codec.of(models.vae.config).to_model(latents).float().cpu()
+    return codec_of(models.vae).to_model(latents).float().cpu()
 
 
 def encoded(read: Read, size: tuple[int, int], models: Models, options: RunOptions, run: Run | None = None) -> Tensor:

@@ -181,6 +181,66 @@ def flux_network(embedded: bool = False) -> Any:
     return network.eval().requires_grad_(False)
 
 
+def new_zimage() -> Any:
+    """A small `ZImageTransformer2DModel` for latents of four channels, with a table of 12 tokens a side."""
+    from diffusers import ZImageTransformer2DModel
+
+    return ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=2,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[4, 6, 6],
+        axes_lens=[256, 12, 12],
+    )
+
+
+@cache
+def zimage_network() -> Any:
+    """A small Z-Image with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return lively(new_zimage())
+
+
+def new_flux2() -> Any:
+    """A small `Flux2Transformer2DModel` for latents of four channels."""
+    from diffusers import Flux2Transformer2DModel
+
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+
+
+@cache
+def flux2_network() -> Any:
+    """A small FLUX.2 with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return new_flux2().eval().requires_grad_(False)
+
+
+def new_flux2_vae() -> Any:
+    """A small `AutoencoderKLFlux2` with statistics of every place in a patch."""
+    from diffusers import AutoencoderKLFlux2
+
+    widths = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1, "latent_channels": 4}
+    vae: Any = AutoencoderKLFlux2(**widths)
+    vae.bn.running_mean.copy_(normal((16,), 1))
+    vae.bn.running_var.copy_(normal((16,), 2).square() + 0.1)
+    return vae.eval().requires_grad_(False)
+
+
 def snapshot(unet: nn.Module) -> dict[str, dict[str, Any]]:
     """Every attribute of every module; dictionaries (hooks, children, parameters) by their content."""
     return {
@@ -201,7 +261,7 @@ VIDEO_SIZE, VIDEO_FRAMES = (64, 80), 4  # pixels and frames that the toy video m
 _DOWN3, _UP3 = ("CrossAttnDownBlock{0}",) * 3 + ("DownBlock{0}",), ("UpBlock{0}",) + ("CrossAttnUpBlock{0}",) * 3
 
 
-def _lively(module: Any) -> Any:
+def lively(module: Any) -> Any:
     """The module with its zero tensors (temporal layers start as the identity) made small random ones."""
     stream = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -228,14 +288,14 @@ def video_unet(kind: str, layers: int = 2) -> Any:
     sizes |= {"layers_per_block": layers}
     if kind in ("videocrafter2", "modelscope"):
         unet3d: Any = VideoCrafterUNet if kind == "videocrafter2" else UNet3DConditionModel
-        return _lively(unet3d(block_out_channels=(8, 16, 32, 32), attention_head_dim=8, **sizes))
+        return lively(unet3d(block_out_channels=(8, 16, 32, 32), attention_head_dim=8, **sizes))
     sizes |= {"motion_num_attention_heads": 2, "motion_max_seq_length": 8}
     if kind == "animatediff":
         sd: dict[str, Any] = {"block_out_channels": (8, 16, 32, 32), "num_attention_heads": 2}
         blocks = {"down_block_types": tuple(b.format("Motion") for b in _DOWN3)}
         blocks |= {"up_block_types": tuple(b.format("Motion") for b in _UP3)}
-        return _lively(UNetMotionModel(**sizes, **sd, **blocks))
-    return _lively(
+        return lively(UNetMotionModel(**sizes, **sd, **blocks))
+    return lively(
         UNetMotionModel(
             block_out_channels=(8, 16, 32),
             down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion", "CrossAttnDownBlockMotion"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from freescale.backbones.base import Backbone, BackboneKind, Rows, to_rows
+from freescale.backbones.base import Backbone, BackboneKind, Rows, dtype_of, to_rows
 from freescale.backbones.flux import Flux
+from freescale.backbones.flux2 import Flux2
 from freescale.backbones.unet import UNet
+from freescale.backbones.zimage import ZImage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,10 +19,12 @@ BACKBONES: dict[str, type[Backbone]] = {
     "UNetMotionModel": UNet,
     "VideoCrafterUNet": UNet,
     "FluxTransformer2DModel": Flux,
+    "Flux2Transformer2DModel": Flux2,
+    "ZImageTransformer2DModel": ZImage,
 }
 """By the name of a network's class, or of one that it inherits."""
 
-__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "to_rows"]
+__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "dtype_of", "to_rows"]
 
 
 def backbone_of(network: nn.Module) -> Backbone:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor, nn
 
     from freescale.cascade import Size
@@ -66,6 +67,11 @@ class RotatesAnywhere(Protocol):
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that repeats the text at the origin of every trained grid that the latents' grid begins."""
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits."""
+    return next(each.dtype for each in network.parameters() if each.dtype.itemsize > 1)
 
 
 def to_rows(x: Tensor, rows: int) -> Tensor:

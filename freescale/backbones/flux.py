@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from freescale.backbones.base import to_rows
+from freescale.backbones.base import dtype_of, to_rows
 from freescale.joint_fusion import JointFusion
 from freescale.positions import Positions
 from freescale.rectified_attention import RectifiedAttention
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from freescale.unet_patches import Patch, Processor
 
 PATCH = 2  # latent cells of a token's side
-AXES = (None, 0, 1)  # what the three ids of a token count: nothing, rows, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +39,7 @@ class Flux:
     """A `FluxTransformer2DModel`."""
 
     kind: ClassVar[BackboneKind] = "flow"
+    axes: ClassVar[tuple[int | None, ...]] = (None, 0, 1)  # what the ids of a token count: nothing, rows, columns
 
     network: Any
 
@@ -49,10 +49,8 @@ class Flux:
         Raises `ValueError` for latents of other sides, and for a guidance that the network does not take or lacks.
         """
         batch, device = given.shape[0], given.device
-        dtype = next(self.network.parameters()).dtype
-        if (rows.guidance is None) == bool(self.network.config.guidance_embeds):
-            takes = "a number" if rows.guidance is None else "None"
-            raise ValueError(f"guidance is {rows.guidance}, allowed: {takes} with this network")
+        dtype = dtype_of(self.network)
+        self.check_guidance(rows)
         tokens = pack(given.to(dtype))
         time = torch.tensor(timestep, dtype=torch.float32, device=device).to(dtype).expand(batch) / 1000
         guidance = None if rows.guidance is None else torch.full((batch,), rows.guidance, device=device)
@@ -67,6 +65,12 @@ class Flux:
             return_dict=False,
         )[0]
         return unpack(output, (given.shape[2], given.shape[3]))
+
+    def check_guidance(self, rows: Rows) -> None:
+        """Raise `ValueError` for a guidance that the network does not take, and for none where it takes one."""
+        if (rows.guidance is None) == bool(self.network.config.guidance_embeds):
+            takes = "a number" if rows.guidance is None else "None"
+            raise ValueError(f"guidance is {rows.guidance}, allowed: {takes} with this network")
 
     def attentions(self) -> list[tuple[str, Any]]:
         """Return (name, module) of every joint attention."""
@@ -142,9 +146,9 @@ class Flux:
         def table(module: Any, given: tuple[Tensor], own: Rotary) -> Rotary:
             """Return cosines and sines by the rule, in the dtype of the network's own."""
             cosines, sines = [], []
-            for axis, dims in zip(AXES, module.axes_dim, strict=True):
+            for column, (axis, dims) in enumerate(zip(self.axes, module.axes_dim, strict=True)):
                 turns = torch.tensor(positions.frequencies(axis, dims, float(module.theta)), dtype=torch.float64)
-                angles = torch.outer(given[0][:, AXES.index(axis)].double(), turns.to(given[0].device))
+                angles = torch.outer(given[0][:, column].double(), turns.to(given[0].device))
                 cosines.append(positions.magnitude(axis) * angles.cos())
                 sines.append(positions.magnitude(axis) * angles.sin())
             cosine, sine = (torch.cat(parts, dim=1).repeat_interleave(2, dim=1) for parts in (cosines, sines))

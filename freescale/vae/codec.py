@@ -1,8 +1,8 @@
 """Between the latents that a VAE encodes and those that a network was trained on: one scale, shift or table a VAE.
 
 What a configuration says (diffusers' names): `scaling_factor` alone for the VAEs of Stable Diffusion, with
-`shift_factor` for that of FLUX.1, or `latents_mean` and `latents_std` of every channel. Latents have their channels on
-axis 1.
+`shift_factor` for that of FLUX.1, or `latents_mean` and `latents_std` of every channel. The VAE of FLUX.2 holds
+statistics of patches of cells, its batch norm `bn`. Latents have their channels on axis 1.
 """
 
 from __future__ import annotations
@@ -49,6 +49,43 @@ class Codec:
         if self.std:
             latents = latents * _along(self.std, latents)
         return latents + _along(self.mean, latents) if self.mean else latents
+
+
+@dataclass(frozen=True, eq=False)
+class PatchCodec:
+    """The latents of a network are (z - mean) / std by channel and by place in a patch (C, p, p).
+
+    Latents are enlarged as the VAE's, since among the network's neighbours have different scales.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def to_model(self, latents: Tensor) -> Tensor:
+        """Return the network's latents for those of the VAE, (B, C, h, w) of whole patches."""
+        patches, mean, std = self._patches(latents)
+        return ((patches - mean) / std).reshape(latents.shape)
+
+    def to_vae(self, latents: Tensor) -> Tensor:
+        """Return the VAE's latents for those of the network, (B, C, h, w) of whole patches."""
+        patches, mean, std = self._patches(latents)
+        return (patches * std + mean).reshape(latents.shape)
+
+    def _patches(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents (B, C, h / p, p, w / p, p), and mean and deviation (C, 1, p, 1, p)."""
+        channels, rows, columns = self.mean.shape
+        patches = latents.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
+        return patches, *(x.to(latents).view(channels, 1, rows, 1, columns) for x in (self.mean, self.std))
+
+
+def codec_of(vae: Any) -> Codec | PatchCodec:
+    """Return the codec of a VAE: of its batch norm where it has one, else of its configuration."""
+    norm = getattr(vae, "bn", None)
+    if norm is None:
+        return Codec.of(vae.config)
+    places = tuple(vae.config.patch_size)
+    variance = norm.running_var.unflatten(0, (-1, *places))
+    return PatchCodec(norm.running_mean.unflatten(0, (-1, *places)), (variance + norm.eps).sqrt())
 
 
 def _along(values: tuple[float, ...], latents: Tensor) -> Tensor:

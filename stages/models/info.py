@@ -49,6 +49,7 @@ class ModelInfo:
     pipeline: str | None = None  # the class of a transformer's; None: a model with a UNet
     folders: Mapping[str, str] = field(default_factory=dict)  # of its parts, where they are named otherwise
     text_tokens: int | None = None  # of a prompt that a transformer reads; None: what CLIP does
+    is_distilled: bool = False  # to few steps without guidance, by its index
     empty_prompt_is_zeros: bool = True  # SDXL: an empty negative prompt is not encoded
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each network, by part
     weight_bytes: int = 0  # of its files

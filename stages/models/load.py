@@ -104,9 +104,9 @@ class Models:
 
         On a CPU its weights are laid out channels last, as its convolutions like them (`docs/lab/speed.md`).
         """
-        from diffusers import AutoencoderKL
-
-        vae: AutoencoderKL = self._load(AutoencoderKL, "vae", torch.float32)
+        vae: AutoencoderKL = self._load(
+            network_class(str(self.info.configs["vae"]["_class_name"])), "vae", torch.float32
+        )
         return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
 
     def tiles(self, frame: int = 0) -> Run | None:
@@ -138,8 +138,7 @@ class Models:
             self._blocks = None
 
     def _count(self, unet: Any, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        given = inputs[0] if inputs else named["hidden_states"]
-        self.unet_samples += given.shape[0]
+        self.unet_samples += len(inputs[0] if inputs else named["hidden_states"])
 
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)

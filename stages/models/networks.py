@@ -13,6 +13,13 @@ from stages.models.fields import TEXT_CLASSES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TEXT_CONFIGS = {
+    **dict.fromkeys(TEXT_CLASSES.values(), "CLIPTextConfig"),
+    "T5EncoderModel": "T5Config",
+    "Qwen3Model": "Qwen3Config",
+}
+"""The classes of the text encoders, and those of their configurations."""
+
 
 def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[str, Any] | None = None) -> nn.Module:
     """Return a UNet or VAE by its configuration, on the meta device: shapes and no weights.
@@ -30,20 +37,14 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
 def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
     """Return a network of the class `name` on the meta device: shapes and no weights.
 
-    `name` is the class of a UNet or transformer, `AutoencoderKL`, `MotionAdapter`, `T5EncoderModel` or one of those of
-    `TEXT_CLASSES`.
+    `name` is the class of a UNet or transformer, of a VAE, `MotionAdapter` or one of `TEXT_CONFIGS`.
     """
     quiet_diffusers()
     with torch.device("meta"):
-        if name == "T5EncoderModel":
+        if name in TEXT_CONFIGS:
             import transformers
 
-            t5: nn.Module = transformers.T5EncoderModel(transformers.T5Config(**config))
-            return t5
-        if name in TEXT_CLASSES.values():
-            import transformers
-
-            text: nn.Module = getattr(transformers, name)(transformers.CLIPTextConfig(**config))
+            text: nn.Module = getattr(transformers, name)(getattr(transformers, TEXT_CONFIGS[name])(**config))
             return text
         network: nn.Module = network_class(name).from_config(dict(config))
         return network

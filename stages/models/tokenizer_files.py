@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 WHOLE = "tokenizer.json"
 SPLIT = ("vocab.json", "merges.txt")
 SETTINGS = "tokenizer_config.json"
-READ = (WHOLE, *SPLIT, SETTINGS, "special_tokens_map.json", "added_tokens.json", "spiece.model")
+TEMPLATE = "chat_template.jinja"
+READ = (WHOLE, *SPLIT, SETTINGS, "special_tokens_map.json", "added_tokens.json", "spiece.model", TEMPLATE)
 CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", None)
 
 
@@ -44,6 +45,13 @@ def check_tokenizer(folder: Path, text: Mapping[str, Any]) -> None:
     count, wanted = len(_tokens(folder)), text.get("vocab_size", 49408)
     if count != wanted:
         raise SpecError(f"model: {folder} has {count} tokens, and its text encoder {wanted}; they must be of one model")
+
+
+def check_template(folder: Path) -> None:
+    """Raise `SpecError` for a tokenizer without the chat template that prompts are put into."""
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    if "chat_template" not in settings and not (folder / TEMPLATE).is_file():
+        raise SpecError(f"model: {folder} has no {TEMPLATE} and no chat_template in {SETTINGS}; download it again")
 
 
 def _tokens(folder: Path) -> set[int]:

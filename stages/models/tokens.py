@@ -33,7 +33,8 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     folder = None if info.words is None else info.words / ("tokenizer" if family is None else family.tokens.folder)
     if folder is not None and family is not None and not (folder / "tokenizer.json").is_file():
         return None  # `spiece.model` alone is read by transformers
-    tokens = _tokenizer(folder).encode(text, add_special_tokens=False)
+    read = _tokenizer if family is None or folder is None else _whole_tokenizer
+    tokens = read(folder).encode(text, add_special_tokens=False)
     if len(tokens.ids) <= most:
         return None
     return len(tokens.ids), most, text[tokens.offsets[most][0] :]
@@ -60,6 +61,14 @@ class CLIPWords:
 def words_in(folder: Path | None) -> CLIPWords:
     """Return the words of the tokenizer in a folder; None: of CLIP's, which comes with the package."""
     return CLIPWords(_tokenizer(folder))
+
+
+@functools.cache
+def _whole_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder that is not CLIP's, from `tokenizer.json` alone."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 @functools.cache

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stages.stage import Size
 
 TOKENS = 77  # of CLIP's context
-T5_TOKENS = 512
+T5_TOKENS = 512  # of a transformer's prompt
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,10 @@ def text_rows(config: Mapping[str, Any]) -> tuple[int, int, int]:
 
     A transformer may read fewer than T5's 512 tokens; 0 is the width of no pooled row.
     """
+    if "cap_feat_dim" in config:
+        return T5_TOKENS, int(config["cap_feat_dim"]), 0
     if "joint_attention_dim" in config:
-        return T5_TOKENS, int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
+        return T5_TOKENS, int(config["joint_attention_dim"]), int(config.get("pooled_projection_dim", 0))
     return TOKENS, int(config["cross_attention_dim"]), _pooled_width(config)
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import TEXT_CLASSES
+from stages.models.flow.qwen3 import qwen3_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +49,9 @@ def text_weights(info: ModelInfo, dtype: str) -> int:
     """Bytes of the text encoders of a model, from their configurations."""
     kinds = {part: kind for part, kind in TEXT_CLASSES.items() if part in info.configs}
     count = sum(_encoder_parameters(info.configs[part], kind) for part, kind in kinds.items())
-    return (count + (_t5_parameters(info.configs["t5"]) if "t5" in info.configs else 0)) * ITEM_BYTES[dtype]
+    others = {"t5": _t5_parameters, "qwen3": qwen3_parameters}
+    count += sum(counted(info.configs[part]) for part, counted in others.items() if part in info.configs)
+    return count * ITEM_BYTES[dtype]
 
 
 def _t5_parameters(config: Mapping[str, Any]) -> int:

@@ -152,4 +152,6 @@ def _width(config: Mapping[str, Any]) -> int:
     """Channels of a UNet's first blocks, or of a transformer's tokens, which are four cells each."""
     if "block_out_channels" in config:
         return int(config["block_out_channels"][0])
+    if "dim" in config:
+        return int(config["dim"]) // 4
     return int(config["num_attention_heads"]) * int(config["attention_head_dim"]) // 4

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from freescale import SOLVERS, Level, Moment, Step
 from freescale.cascade import CELL
 from freescale.frequency import blur_matrix, low_pass_mask
-from freescale.vae.codec import Codec
+from freescale.vae.codec import codec_of
 from freescale.vae.plan import VaeMemoryError, plan_tiles, untiled_bytes
 from freescale.walk import rises
 from stages.errors import SpecError
@@ -304,7 +304,7 @@ def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], 
     """Decode latents of a picture of `size`, or enlarge one of `source` to `size` and encode it, whole, in float32."""
     if way == "decode":
         latents = torch.zeros(latent_shape(size, vae.config.latent_channels, cell_of(vae.config)), device=device)
-        image = vae.decode(Codec.of(vae.config).to_vae(latents)).sample
+        image = vae.decode(codec_of(vae).to_vae(latents)).sample
         torch.isfinite(image).all()
         return
     image = torch.zeros(1, 3, *source, device=device)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from stages.models.by_blocks import blocks_of
 from stages.models.networks import empty_part
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from stages.planner.trace import Trace
 
 Returns = Literal["tensor", "tuple", "pair"]
-FOLDED = ("transformer_blocks", "single_transformer_blocks", "attentions")  # lists whose members have one shape
+FOLDED = (  # lists whose members have one shape
+    *("transformer_blocks", "single_transformer_blocks", "attentions"),
+    *("layers", "noise_refiner", "context_refiner"),
+)
 
 
 class Skeleton:
@@ -60,7 +63,7 @@ class CallsFolded:
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
-        self._seen: dict[Any, tuple[int, int, torch.Size, torch.dtype]] = {}
+        self._seen: dict[Any, tuple[int, int, list[tuple[torch.Size, torch.dtype]], Any]] = {}
 
     @property  # type: ignore[misc]  # as a mock has it
     def __class__(self) -> Any:
@@ -72,19 +75,21 @@ class CallsFolded:
         return getattr(self.skeleton.module, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the output, of the right shape, in a tuple."""
+        """Return the output, of the right shapes."""
         trace = self.skeleton.trace
         assert trace is not None
         key = tuple(tuple(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if key in self._seen:
-            flops, held, shape, dtype = self._seen[key]
+            flops, held, shapes, form = self._seen[key]
             trace.flops += flops
             trace.peak = max(trace.peak, trace.live + held)
-            return (torch.empty(shape, dtype=dtype, device="meta"),)
+            return tree_unflatten([torch.empty(s, dtype=d, device="meta") for s, d in shapes], form)
         flops, live, peak = trace.flops, trace.live, trace.peak
         trace.peak = live
         output = self.skeleton.module(*args, **kwargs)
-        self._seen[key] = trace.flops - flops, trace.peak - live, output[0].shape, output[0].dtype
+        leaves, form = tree_flatten(output)
+        shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
+        self._seen[key] = trace.flops - flops, trace.peak - live, shapes, form
         trace.peak = max(trace.peak, peak)
         return output
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages.models.flow.flux import FLUX
+from stages.models.flow.flux2 import KLEIN
+from stages.models.flow.zimage import Z_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stages.models.flow.base import FlowFamily
 
-FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX,)}
+FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, KLEIN, Z_IMAGE)}
 """By the class of pipeline that a folder names."""

@@ -50,6 +50,7 @@ class WordsKind:
     folder: str
     part: str
     any_of: tuple[str, ...] = ("tokenizer.json",)
+    has_template: bool = False  # whether prompts are put into a chat template of its own
 
 
 @dataclass(frozen=True)

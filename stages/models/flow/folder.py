@@ -11,7 +11,7 @@ from stages.models.fields import check_fields, read_json
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import ModelInfo
 from stages.models.locate import INDEX
-from stages.models.tokenizer_files import check_tokenizer, tokenizer_files
+from stages.models.tokenizer_files import check_template, check_tokenizer, tokenizer_files
 from stages.models.weights import Part, check_part
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stages.models.card import MethodValues
-    from stages.models.flow.base import FlowFamily, PartKind
+    from stages.models.flow.base import Configs, FlowFamily, PartKind
     from stages.spec import ModelSpec
 
 CARD = "freescale.json"
@@ -38,20 +38,19 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
-    check_fields(root / INDEX, family.index, read_json(root / INDEX), family.pipeline)
+    check_fields(root / INDEX, family.index, index := read_json(root / INDEX), family.pipeline)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
     check_card(root / CARD, card, is_video=False)
     parts = {name: _part(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     configs = {name: part.config for name, part in parts.items()}
-    for name, given, wanted, of in family.misfits(configs):
-        if given != wanted:
-            raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
+    _check_misfits(root, family, configs)
     path = root / "scheduler" / "scheduler_config.json"
     scheduler = _scheduler(path, family)
     if has_weights:
         _check_weights(root, family, parts, home)
     cell = family.cell(configs)
-    steps, guidance = family.defaults(configs["unet"], scheduler)
+    is_distilled = bool(index.get("is_distilled"))
+    steps, guidance = family.defaults({**configs["unet"], "is_distilled": is_distilled}, scheduler)
     return ModelInfo(
         name=spec.name,
         folder=root,
@@ -74,7 +73,15 @@ def flow_info(
         weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
         words=root,
         text_tokens=_text_tokens(root, family),
+        is_distilled=is_distilled,
     )
+
+
+def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
+    """Raise `SpecError` for parts that do not belong together."""
+    for name, given, wanted, of in family.misfits(configs):
+        if given != wanted:
+            raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
 
 
 def _scheduler(path: Path, family: FlowFamily) -> dict[str, Any]:
@@ -107,6 +114,8 @@ def _check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], ho
             check_tokenizer(root / words.folder, parts[words.part].config)
         elif not any((root / words.folder / name).is_file() for name in words.any_of):
             raise SpecError(f"model: {root / words.folder} has no {' and no '.join(words.any_of)}; download it again")
+        elif words.has_template:
+            check_template(root / words.folder)
     known.save()
 
 
@@ -115,11 +124,14 @@ def _fingerprints(
 ) -> dict[str, str]:
     words = [path for each in family.words for path in tokenizer_files(root / each.folder)]
     texts = [path for name, part in parts.items() if name not in ("unet", "vae") for path in part.files]
-    return {
+    found = {
         "text": with_decided(hashes.files(root, [*texts, *words]), {"tokens": _text_tokens(root, family)}),
         "unet": hashes.files(root, [*parts["unet"].files, scheduler]),
         "vae": hashes.files(root, parts["vae"].files),
     }
+    if "batch_norm_eps" in parts["vae"].config:  # its statistics say what the network's latents are
+        found["unet"] = with_decided(found["unet"], {"vae": found["vae"]})
+    return found
 
 
 def _text_tokens(root: Path, family: FlowFamily) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from freescale.gradients import without_gradients
 from stages.errors import StageError
 from stages.prompts.flow.flux import flux_rows
+from stages.prompts.flow.flux2 import klein_rows
+from stages.prompts.flow.zimage import zimage_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
     from stages.models.load import Models
 
 
-ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {"FluxPipeline": flux_rows}
+ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {
+    "FluxPipeline": flux_rows,
+    "Flux2KleinPipeline": klein_rows,
+    "ZImagePipeline": zimage_rows,
+}
 """What returns the named rows of a prompt from a pipeline with text encoders alone, by the class of pipeline."""
 
 

@@ -1,0 +1,92 @@
+"""FLUX.2 klein, distilled or base: `Flux2KleinPipeline`, with rows of three layers of Qwen3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stages.models.fields import (
+    ANY,
+    FLAG,
+    NONE,
+    NOTES,
+    POSITIVE,
+    TABLES,
+    WHOLE,
+    Table,
+    Values,
+    is_whole,
+    listed,
+    one_of,
+    or_null,
+)
+from stages.models.flow.base import METHODS, SCHEDULER, FlowFamily, PartKind, halved, index_of, of_vae
+from stages.models.flow.qwen3 import QWEN3, WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from stages.models.flow.base import Configs, Misfit
+
+PATCH = 2  # latent cells of a token's side
+LAYERS = (9, 18, 27)  # of Qwen3 that a row is made of
+DEEP = Values(f"a whole number from {LAYERS[-1]} on", lambda given: is_whole(given, LAYERS[-1]))
+TRANSFORMER: Table = {
+    **NOTES,
+    "patch_size": one_of(1),
+    "in_channels": WHOLE,
+    "out_channels": NONE,
+    "num_layers": WHOLE,
+    "num_single_layers": WHOLE,
+    "attention_head_dim": WHOLE,
+    "num_attention_heads": WHOLE,
+    "joint_attention_dim": WHOLE,
+    "timestep_guidance_channels": WHOLE,
+    "mlp_ratio": POSITIVE,
+    "axes_dims_rope": listed(WHOLE),
+    "rope_theta": POSITIVE,
+    "eps": POSITIVE,
+    "guidance_embeds": one_of(False),
+}
+VAE: Table = {
+    **TABLES["AutoencoderKL"],
+    "decoder_block_out_channels": or_null(listed(WHOLE)),
+    "batch_norm_eps": POSITIVE,
+    "batch_norm_momentum": ANY,  # of training
+    "patch_size": one_of([PATCH, PATCH], (PATCH, PATCH)),
+    **dict.fromkeys(("scaling_factor", "shift_factor"), ANY),  # which statistics stand in for
+}
+
+
+def _defaults(network: Mapping[str, Any], scheduler: Mapping[str, Any]) -> tuple[int, float]:
+    """Return those of the distilled networks, which take no guidance, or of the base."""
+    return (4, 0.0) if network.get("is_distilled") else (50, 4.0)
+
+
+def _misfits(configs: Configs) -> Iterator[Misfit]:
+    network, text = configs["unet"], configs["qwen3"]
+    yield "in_channels", network.get("in_channels"), PATCH**2 * of_vae(configs), "2 x 2 latent cells of its VAE"
+    width = len(LAYERS) * text["hidden_size"]
+    yield "joint_attention_dim", network.get("joint_attention_dim"), width, "3 times the width of its Qwen3"
+
+
+KLEIN = FlowFamily(
+    pipeline="Flux2KleinPipeline",
+    parts={
+        "unet": PartKind("transformer", "Flux2Transformer2DModel", TRANSFORMER),
+        "vae": PartKind("vae", "AutoencoderKLFlux2", VAE),
+        "qwen3": PartKind("text_encoder", "Qwen3Model", QWEN3 | {"num_hidden_layers": DEEP}),
+    },
+    words=(WORDS,),
+    index=index_of("transformer") | {"is_distilled": FLAG},
+    scheduler=SCHEDULER,
+    methods=METHODS,
+    defaults=_defaults,
+    misfits=_misfits,
+    latent_channels=of_vae,
+    cell=halved,
+    tokens=WORDS,
+    most_tokens=512,
+    ends=12,  # of the template: three before a prompt, and nine after it with the empty place for thoughts
+    patch=PATCH,
+    grid={"sigma_grid": "steps", "shift_line": "empirical"},
+)

@@ -1,0 +1,77 @@
+"""Qwen3, the text encoder of several families: what its configuration may say, and the tokenizer beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stages.models.fields import (
+    ANY,
+    COUNT,
+    FLAG,
+    NONE,
+    NOTES,
+    OFF,
+    POSITIVE,
+    WHOLE,
+    Table,
+    Values,
+    listed,
+    one_of,
+    or_null,
+)
+from stages.models.flow.base import WordsKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WORDS = WordsKind("tokenizer", "qwen3", has_template=True)
+
+
+def _is_plain_rope(given: Any) -> bool:
+    """Return whether positions turn as the model was trained, at one pace for all layers."""
+    is_plain = isinstance(given, dict) and given.get("rope_type", "default") == "default"
+    return is_plain and given.keys() <= {"rope_type", "rope_theta"} and POSITIVE.holds(given.get("rope_theta", 1))
+
+
+QWEN3: Table = {
+    **NOTES,
+    "model_type": one_of("qwen3"),
+    "vocab_size": WHOLE,
+    "hidden_size": WHOLE,
+    "intermediate_size": WHOLE,
+    "num_hidden_layers": WHOLE,
+    "num_attention_heads": WHOLE,
+    "num_key_value_heads": WHOLE,
+    "head_dim": WHOLE,
+    "hidden_act": one_of("silu"),
+    "max_position_embeddings": WHOLE,
+    "rms_norm_eps": POSITIVE,
+    "rope_theta": POSITIVE,
+    "rope_scaling": NONE,
+    "rope_parameters": or_null(Values('{"rope_type": "default", "rope_theta": a number above 0}', _is_plain_rope)),
+    "attention_bias": FLAG,
+    "use_sliding_window": OFF,
+    "sliding_window": NONE,
+    "layer_types": or_null(listed(one_of("full_attention"))),
+    "tie_word_embeddings": FLAG,
+    "quantization_config": NONE,
+    "pad_token_id": or_null(COUNT),
+    **dict.fromkeys(  # of training, of generation, and of numbers on disk
+        (
+            *("architectures", "attention_dropout", "bos_token_id", "eos_token_id", "initializer_range"),
+            *("max_window_layers", "torch_dtype", "dtype", "transformers_version", "use_cache"),
+        ),
+        ANY,
+    ),
+}
+
+
+def qwen3_parameters(config: Mapping[str, Any]) -> int:
+    """Return the number of parameters of Qwen3 without the layer that names the next token."""
+    width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    pairs, size = int(config["num_key_value_heads"]), int(config["head_dim"])
+    attention = 2 * width * size * (heads + pairs) + 2 * size
+    if config.get("attention_bias"):
+        attention += size * (heads + 2 * pairs) + width
+    layer = attention + 3 * width * int(config["intermediate_size"]) + 2 * width
+    return int(config["vocab_size"]) * width + int(config["num_hidden_layers"]) * layer + width

@@ -1,0 +1,172 @@
+"""FLUX.2 klein folders: what they say of themselves, a whole render against the stock pipeline, what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from freescale import normal
+from stages.denoise import DenoiseStage
+from stages.errors import SpecError
+from stages.models.load import Models, describe
+from stages.models.networks import empty_network, empty_part
+from stages.plan import make_plan
+from stages.planner.configurations import configurations, text_weights
+from stages.planner.networks import trace_step
+from stages.planner.skeleton import Skeleton
+from stages.spec import ModelSpec, RunOptions, make_spec
+from tests.flux2_folder import klein_folder
+from tests.homes import session_in
+from tests.stages.test_zimage_folder import changed
+from tests.zimage_folder import TOKENS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROMPT = "a red disc on blue clay"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return klein_folder(tmp_path_factory.mktemp("klein") / "base")
+
+
+def spec_of(folder: Path, size: tuple[int, int] = (64, 64), **fields: Any) -> Any:
+    given = {"prompt": PROMPT, "model": {"name": str(folder)}, "width": size[0], "height": size[1], "seed": 3}
+    return make_spec(given | fields)
+
+
+def info_of(folder: Path, home: Path) -> Any:
+    return describe(ModelSpec(name=str(folder)), home)
+
+
+def test_a_folder_says_what_it_is(base: Path, tmp_path: Path) -> None:
+    info = info_of(base, tmp_path)
+    assert (info.backbone, info.native, info.steps, info.grain) == ("flow", (128, 128), 4, 16)
+    assert (info.text_tokens, info.takes_guidance, info.guidance_scale, info.latent_channels) == (TOKENS, False, 4.0, 4)
+    loaded = Models(info, "float32", torch.device("cpu")).text_encoder("qwen3")
+    assert text_weights(info, "float32") == sum(each.nbytes for each in loaded.parameters())
+    other = info_of(changed(base, tmp_path / "other", "vae/config.json", batch_norm_eps=1e-3), tmp_path)
+    assert other.fingerprints["unet"] != info.fingerprints["unet"]
+
+
+def test_a_distilled_model_has_no_guidance(base: Path, tmp_path: Path) -> None:
+    distilled = changed(base, tmp_path / "model", "model_index.json", is_distilled=True)
+    (distilled / "freescale.json").unlink()
+    info = info_of(distilled, tmp_path)
+    assert (info.native, info.steps, info.guidance_scale) == ((1024, 1024), 4, 0.0)
+    plan = make_plan(spec_of(distilled), info)
+    assert next(call.stage.params()["negative_prompt"] for call in plan.calls if call.stage.part == "text") is None
+    with pytest.raises(SpecError, match=r"negative_prompt: .* was distilled to work without guidance; leave it out"):
+        make_plan(spec_of(distilled, negative_prompt="blurry"), info)
+    with pytest.raises(SpecError, match=r"guidance_scale: .* was distilled to work without guidance; 1 or less works"):
+        make_plan(spec_of(distilled, guidance_scale=3), info)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "heads", "text", "parameters"),
+    [((5, 20), 24, 2560, 3_875_544_576), ((8, 24), 32, 4096, 9_078_581_248)],
+    ids=["4B", "9B"],
+)
+def test_the_released_networks_have_their_parameters(
+    blocks: tuple[int, int], heads: int, text: int, parameters: int
+) -> None:
+    config = {"num_layers": blocks[0], "num_single_layers": blocks[1], "num_attention_heads": heads}
+    config |= {"joint_attention_dim": 3 * text, "guidance_embeds": False}
+    network = empty_network("Flux2Transformer2DModel", config)
+    assert sum(each.numel() for each in network.parameters()) == parameters
+
+
+def test_a_picture_is_that_of_the_stock_pipeline(base: Path, tmp_path: Path) -> None:
+    """The text, the schedule, all steps, guidance and the VAE; an odd grid of tokens."""
+    from diffusers import Flux2KleinPipeline
+
+    from flows.home import Home
+    from flows.rendering.job import prepare
+
+    home = Home(tmp_path / "home")
+    job = prepare(spec_of(base, (112, 80), method={"name": "direct"}, guidance_scale=3.0), home)
+    session_in(home.root).render(job)
+    by_stage = {call.stage.name: home.store.read(call.key) for call in job.plan.calls}
+    pipeline: Any = Flux2KleinPipeline.from_pretrained(base)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = pipeline._patchify_latents(normal((1, 4, 10, 14), 3, "init_noise", 0))
+    options: dict[str, Any] = {"height": 80, "width": 112, "num_inference_steps": 4, "max_sequence_length": TOKENS}
+    expected = pipeline(prompt=PROMPT, output_type="latent", guidance_scale=3.0, latents=noise, **options).images
+    norm = pipeline.vae.bn
+    found = pipeline._patchify_latents(by_stage["base_denoise"]["latents"])
+    found = found * (norm.running_var + norm.eps).sqrt().view(1, -1, 1, 1) + norm.running_mean.view(1, -1, 1, 1)
+    torch.testing.assert_close(pipeline._unpatchify_latents(found), expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        image = pipeline.vae.decode(expected).sample
+    torch.testing.assert_close(by_stage["decode"]["image"].float(), image, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"upsample": "latent"}, pytest.param({"positions": "yarn"}, marks=pytest.mark.thorough)], ids=str
+)
+def test_freescale_draws_a_cascade_and_at_the_training_size_what_direct_does(
+    base: Path, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    from flows.home import Home
+    from flows.rendering.job import prepare
+
+    home = Home(tmp_path / "home")
+    job = prepare(spec_of(base, (256, 256), method={"name": "freescale", **fields}), home)
+    assert job.plan.sizes == ((128, 128), (256, 256))
+    result = session_in(home.root).render(job)
+    assert [path.name for path in result.outputs] == ["level-1-256x256.png", "level-0-128x128.png"]
+    direct = prepare(spec_of(base, (128, 128), method={"name": "direct"}), home)
+    session_in(home.root).render(direct)
+    latents = [
+        home.store.read(next(call.key for call in each.plan.calls if call.stage.name == "base_denoise"))["latents"]
+        for each in (job, direct)
+    ]
+    assert torch.equal(*latents)
+
+
+@pytest.mark.thorough
+def test_a_folded_trace_counts_every_block(base: Path, tmp_path: Path) -> None:
+    """Both kinds of block, under scale fusion."""
+    plan = make_plan(spec_of(base, (256, 256)), info_of(base, tmp_path))
+    stage = next(call.stage for call in reversed(plan.calls) if isinstance(call.stage, DenoiseStage))
+    configs, cost = configurations(plan.info, "unet"), {}
+    for folded in (True, False):
+        unet = Skeleton(empty_part(json.loads(configs[0]), torch.float32), folded=folded)
+        cost[folded] = trace_step(stage, unet, RunOptions(), stage.start + 1, None, 8)
+    assert cost[True].flops == cost[False].flops
+    assert cost[True].activations == pytest.approx(cost[False].activations, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "message"),
+    [
+        (
+            "transformer/config.json",
+            "joint_attention_dim",
+            32,
+            "joint_attention_dim = 32; 3 times the width of its Qwen3 gives 24",
+        ),
+        ("transformer/config.json", "in_channels", 128, "in_channels = 128; 2 x 2 latent cells of its VAE gives 16"),
+        ("transformer/config.json", "guidance_embeds", True, "guidance_embeds = true; for Flux2.* it must be false"),
+        ("transformer/config.json", "num_layers", 3, "does not hold the weights of a Flux2Transformer2DModel"),
+        ("text_encoder/config.json", "num_hidden_layers", 20, "must be a whole number from 27 on"),
+        ("vae/config.json", "patch_size", [1, 1], "patch_size = .1, 1.; for AutoencoderKLFlux2 it must be"),
+        ("vae/config.json", "_class_name", "AutoencoderKL", "is of the class AutoencoderKL; AutoencoderKLFlux2 works"),
+        (
+            "model_index.json",
+            "is_distilled",
+            "no",
+            'is_distilled = "no"; for Flux2KleinPipeline it must be true, false',
+        ),
+    ],
+    ids=str,
+)
+def test_parts_that_do_not_belong_together_are_refused(
+    base: Path, file: str, field: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        info_of(changed(base, tmp_path / "model", file, **{field: value}), tmp_path)
