@@ -80,7 +80,7 @@ class RectifiedAttention:
     name: str  # of the attention
     grid: Grid
     trained: Grid
-    rotary_at: Callable[[Tensor, Tensor], Rotary]  # of tokens by their rows and columns
+    rotary_at: Callable[[Tensor, Tensor, Tensor], Rotary]  # of tokens by rows, columns, and numbers in the text
     asked: Rectified
 
     def __call__(
@@ -92,7 +92,7 @@ class RectifiedAttention:
         image_rotary_emb: Rotary | None = None,
     ) -> Any:
         """Return the attention of image and text tokens, or of both in one row, as `inner` does."""
-        if all(side <= trained for side, trained in zip(self.grid, self.trained, strict=True)):
+        if self.is_trained:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
         if attention_mask is not None:
             raise ValueError(f"{self.name} has a mask, allowed: joint attention as FLUX.1 has it")
@@ -102,6 +102,11 @@ class RectifiedAttention:
         if encoder_hidden_states is None:
             return attended
         return output_of(attn, attended[:, text:]), attn.to_add_out(attended[:, :text])
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the grid is no larger than the trained one."""
+        return all(side <= trained for side, trained in zip(self.grid, self.trained, strict=True))
 
     def attended(self, heads: Heads, text: int) -> Tensor:
         """Return the attention (B, n + h * w, C) of all tokens, the first `text` of which are text."""
@@ -134,14 +139,13 @@ class RectifiedAttention:
 
         Text is at `begin`, where the positions of keys begin; the queries' own are whole.
         """
-        device = heads.query.device
+        device, words = heads.query.device, torch.arange(text, dtype=torch.float64)
         row, column = (x.flatten() for x in torch.meshgrid(rows, columns, indexing="ij"))
-        keys = self.rotary_at(_after(begin[0], text, row).to(device), _after(begin[1], text, column).to(device))
-        image = (queries - text).clamp(min=0)
-        is_text = queries < text
-        own_row = torch.where(is_text, 0, image // self.grid[1]).double()
-        own_column = torch.where(is_text, 0, image % self.grid[1]).double()
-        own = self.rotary_at(own_row.to(device), own_column.to(device))
+        places = _after(begin[0], text, row), _after(begin[1], text, column), torch.cat([words, torch.zeros_like(row)])
+        keys = self.rotary_at(*(x.to(device) for x in places))
+        image, is_text = (queries - text).clamp(min=0), queries < text
+        places = image // self.grid[1], image % self.grid[1], torch.where(is_text, queries, 0)
+        own = self.rotary_at(*(x.double().to(device) for x in places))
         query = rotated(heads.query[:, queries.to(device)], own)
         return sdpa(Heads(query, rotated(heads.key, keys), heads.value))
 

@@ -91,14 +91,13 @@ class Flux:
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Put `RectifiedAttention` in place of every processor of joint attention."""
 
-        def rotary_at(rows: Tensor, columns: Tensor) -> Rotary:
-            """Return the network's own table for tokens at these rows and columns."""
-            ids = torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).float()
-            table: Rotary = self.network.pos_embed.forward(ids)
-            return table
-
         grids = tokens_of(latent_hw), tokens_of(trained)
-        return self._processed(lambda name, inner: RectifiedAttention(inner, name, *grids, rotary_at, rectified))
+        return self._processed(lambda name, inner: RectifiedAttention(inner, name, *grids, self.rotary_at, rectified))
+
+    def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
+        """Return the network's own table for tokens at these rows and columns; text has no numbers here."""
+        table: Rotary = self.network.pos_embed.forward(torch.stack((torch.zeros_like(rows), rows, columns), -1).float())
+        return table
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
         """Give the network its text once for each trained grid, at the row and the column where that grid begins."""
@@ -111,7 +110,8 @@ class Flux:
 
         def repeat(_: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             """Return what the network is called with, its text repeated."""
-            copies = torch.cat([torch.zeros(len(origins), 1), origins], dim=1).to(given["txt_ids"])
+            copies = torch.zeros(len(origins), len(self.axes), device=given["txt_ids"].device)
+            copies[:, [self.axes.index(0), self.axes.index(1)]] = origins.to(copies)
             ids = (given["txt_ids"][None] + copies[:, None]).flatten(0, 1)
             text = given["encoder_hidden_states"].repeat(1, len(origins), 1)
             return args, given | {"encoder_hidden_states": text, "txt_ids": ids}

@@ -25,7 +25,7 @@ from freescale.wavelets import haar_low
 from stages.models.card import values_for
 from stages.models.flow.base import METHODS as USUAL
 from tests.oracles import joint_fusion as oracle
-from tests.toys import flux_network, is_same, points, render, run_from, snapshot
+from tests.toys import flux2_network, flux_network, is_same, points, render, run_from, snapshot
 
 SCHEDULER = {"_class_name": FLOW_CLASS, "sigma_grid": "steps", "use_dynamic_shifting": True}
 BASE, SIZE, NEXT = (64, 48), (128, 96), (256, 192)  # pixels: 4 x 3 tokens, 8 x 6, and more above
@@ -259,10 +259,8 @@ def heads_of(network: Any) -> tuple[Any, list[torch.Tensor], Any]:
 
 
 def attention(network: Any, trained: tuple[int, int], **changes: Any) -> RectifiedAttention:
-    def rotary_at(rows: torch.Tensor, columns: torch.Tensor) -> Any:
-        return network.pos_embed.forward(torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).float())
-
-    return RectifiedAttention(lambda *_: normal((1,), 0), "a", (8, 6), trained, rotary_at, Rectified(**changes))
+    at = backbone_of(network).rotary_at  # type: ignore[attr-defined]
+    return RectifiedAttention(lambda *_: normal((1,), 0), "a", (8, 6), trained, at, Rectified(**changes))
 
 
 def test_tiles_of_a_grid_that_is_not_larger_are_plain_attention() -> None:
@@ -294,6 +292,36 @@ def test_a_tile_attends_to_rectified_keys_and_to_text_where_they_begin() -> None
     torch.testing.assert_close(found[:TEXT], wanted, atol=1e-6, rtol=1e-6)
 
 
+def of_family(family: str) -> Denoiser:
+    return denoiser() if family == "flux" else Denoiser(flux2_network(), Conditioning(normal((1, TEXT, 24), 1)))
+
+
+@pytest.mark.parametrize("family", ["flux", "flux2"])
+def test_tiles_in_a_whole_network_are_plain_attention_at_the_training_size(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, latents, walk = of_family(family), normal((1, 4, 16, 12), 0), walk_of(Direct(), 0)
+    before = snapshot(held.network)
+    with torch.no_grad():
+        plain = held(latents, 1, walk)
+        monkeypatch.setattr(RectifiedAttention, "is_trained", False)
+        with patched(held.network, [backbone_of(held.network).rectified(Rectified(), (16, 12), (16, 12))]):  # type: ignore[attr-defined]
+            tiled = held(latents, 1, walk)
+        with patched(held.network, [backbone_of(held.network).rectified(Rectified(), (16, 12), (8, 6))]):  # type: ignore[attr-defined]
+            assert not torch.allclose(held(latents, 1, walk), plain, atol=1e-4)
+    torch.testing.assert_close(tiled, plain, atol=1e-5, rtol=1e-5)
+    assert is_same(before, snapshot(held.network))
+
+
+@pytest.mark.parametrize("name", points(["imax", "cinescale_2026"], kept=lambda name: name == "imax"))
+def test_flux_2_goes_on_from_every_step(name: str) -> None:
+    method, held, level = method_of(name), of_family("flux2"), level_at(1)
+    before, steps = snapshot(held.network), whole_of(method, level, held)
+    assert is_same(before, snapshot(held.network))
+    for step in steps[:-1]:
+        assert torch.equal(run_from(held, method, level, walk_of(method, 1), step)[-1].latents, steps[-1].latents)
+
+
 def test_text_is_repeated_where_training_grids_begin() -> None:
     network, given = flux_network(), dict[str, Any]()
     held = denoiser()
@@ -322,13 +350,13 @@ def test_unets_and_other_transformers_are_refused() -> None:
         with pytest.raises(ValueError, match=rf"{next(iter(change))} is .*, allowed: .* with flow models"):
             method_of(name, **change).check_backbone("flow")
     unet: Any = type("UNet2DConditionModel", (torch.nn.Module,), {})()
+    other: Any = type("ZImageTransformer2DModel", (torch.nn.Module,), {})()
     for method in (CineScale2026(), IMax(positions="none", temperature="off")):
         moment = Moment(level_at(1), 0, walk_of(method, 1), 7)
-        with (
-            pytest.raises(ValueError, match="network is a UNet2DConditionModel, allowed: FluxTransformer2DModel"),
-            patched(unet, method.patches(moment)),
-        ):
-            pass
+        for network in (unet, other):
+            message = f"network is a {type(network).__name__}, allowed: FluxTransformer2DModel, Flux2Transformer2DModel"
+            with pytest.raises(ValueError, match=message), patched(network, method.patches(moment)):
+                pass
 
 
 @pytest.mark.parametrize(
