@@ -76,7 +76,8 @@ class PatchCodec:
         channels, rows, columns = self.mean.shape
         h, w = latents.shape[2:]
         patches = latents.reshape(-1, channels, h // rows, rows, w // columns, columns)
-        return patches, *(x.to(latents).view(channels, 1, rows, 1, columns) for x in (self.mean, self.std))
+        mean, std = (x.to(latents).view(channels, 1, rows, 1, columns) for x in (self.mean, self.std))
+        return patches, mean, std
 
 
 def codec_of(vae: Any) -> Codec | PatchCodec:
