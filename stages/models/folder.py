@@ -18,8 +18,6 @@ from stages.models.checks import check_card, check_index, check_weights, read_fo
 from stages.models.fields import read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
 from stages.models.flow import FLOW_FAMILIES
-from stages.models.flow.file import flow_file_info
-from stages.models.flow.folder import flow_info
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import CELL, ModelInfo
 from stages.models.locate import EMBEDDED, EMBEDDED_MODELS, INDEX, available, locate, models_folder
@@ -130,8 +128,7 @@ def _configured(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) -
     if root.is_file():
         raise SpecError(f"model.config: {spec.config!r} is a file; a diffusers folder of configurations works")
     if (kind := str(read_json(root / INDEX).get("_class_name"))) in FLOW_FAMILIES:
-        values = partial(_method_values, root)
-        return flow_file_info(FLOW_FAMILIES[kind], spec, path, root, home, values, has_weights=has_weights)
+        return _of_transformer(kind, spec, root, home, path, has_weights=has_weights)
     info = _from_folder(given, root, home, has_weights=False)
     if info.is_video:
         raise SpecError(f"model.config: {spec.config!r} is of a video model; those are rendered from folders alone")
@@ -156,14 +153,27 @@ def _with_networks(info: ModelInfo, networks: Networks, fingerprints: Mapping[st
     )
 
 
+def _of_transformer(
+    kind: str, spec: ModelSpec, root: Path, home: Path, file: Path | None = None, *, has_weights: bool
+) -> ModelInfo:
+    """Return what a transformer's folder says of itself, or a `file` with its weights and the folder of `root`."""
+    values = partial(_method_values, root)
+    if file is None:
+        from stages.models.flow.folder import flow_info  # here, since a model with a UNet needs none of it
+
+        return flow_info(FLOW_FAMILIES[kind], spec, root, home, values, has_weights=has_weights)
+    from stages.models.flow.file import flow_file_info
+
+    return flow_file_info(FLOW_FAMILIES[kind], spec, file, root, home, values, has_weights=has_weights)
+
+
 def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) -> ModelInfo:
     """Return what a model folder says of itself. Raises `SpecError` for a folder that cannot serve."""
     from stages.models.schedulers import check_schedule, read_scheduler  # here, since the kernel brings torch
 
     kind = str((index := read_json(root / INDEX)).get("_class_name"))
     if kind in FLOW_FAMILIES:
-        values = partial(_method_values, root)
-        return flow_info(FLOW_FAMILIES[kind], spec, root, home, values, has_weights=has_weights)
+        return _of_transformer(kind, spec, root, home, has_weights=has_weights)
     if kind not in (*IMAGE_KINDS, *VIDEO_KINDS):
         known = ", ".join((*IMAGE_KINDS, *VIDEO_KINDS, *FLOW_FAMILIES))
         raise SpecError(f"model: {root} is a {kind}; what can be rendered is {known}")

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import TEXT_CLASSES
-from stages.models.flow.qwen3 import qwen3_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +48,7 @@ def text_weights(info: ModelInfo, dtype: str) -> int:
     """Bytes of the text encoders of a model, from their configurations."""
     kinds = {part: kind for part, kind in TEXT_CLASSES.items() if part in info.configs}
     count = sum(_encoder_parameters(info.configs[part], kind) for part, kind in kinds.items())
-    others = {"t5": _t5_parameters, "qwen3": qwen3_parameters}
+    others = {"t5": _t5_parameters, "qwen3": _qwen3_parameters}
     count += sum(counted(info.configs[part]) for part, counted in others.items() if part in info.configs)
     return count * ITEM_BYTES[dtype]
 
@@ -62,6 +61,17 @@ def _t5_parameters(config: Mapping[str, Any]) -> int:
     forward = (3 if gated else 2) * width * int(config["d_ff"])
     places = int(config.get("relative_attention_num_buckets", 32)) * heads
     return int(config["vocab_size"]) * width + layers * (attention + forward + 2 * width) + width + places
+
+
+def _qwen3_parameters(config: Mapping[str, Any]) -> int:
+    """Return the number of parameters of Qwen3 without the layer that names the next token."""
+    width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    pairs, size = int(config["num_key_value_heads"]), int(config["head_dim"])
+    attention = 2 * width * size * (heads + pairs) + 2 * size
+    if config.get("attention_bias"):
+        attention += size * (heads + 2 * pairs) + width
+    layer = attention + 3 * width * int(config["intermediate_size"]) + 2 * width
+    return int(config["vocab_size"]) * width + int(config["num_hidden_layers"]) * layer + width
 
 
 def _encoder_parameters(given: Mapping[str, Any], kind: str) -> int:

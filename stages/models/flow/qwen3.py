@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.models.fields import (
     ANY,
@@ -20,9 +20,6 @@ from stages.models.fields import (
     or_null,
 )
 from stages.models.flow.base import WordsKind
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 WORDS = WordsKind("tokenizer", "qwen3", has_template=True)
 
@@ -64,14 +61,3 @@ QWEN3: Table = {
         ANY,
     ),
 }
-
-
-def qwen3_parameters(config: Mapping[str, Any]) -> int:
-    """Return the number of parameters of Qwen3 without the layer that names the next token."""
-    width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    pairs, size = int(config["num_key_value_heads"]), int(config["head_dim"])
-    attention = 2 * width * size * (heads + pairs) + 2 * size
-    if config.get("attention_bias"):
-        attention += size * (heads + 2 * pairs) + width
-    layer = attention + 3 * width * int(config["intermediate_size"]) + 2 * width
-    return int(config["vocab_size"]) * width + int(config["num_hidden_layers"]) * layer + width
