@@ -10,7 +10,6 @@ import torch
 from freescale import Conditioning
 from stages.errors import SpecError
 from stages.prompts.encode import TextSettings, encode_prompts
-from stages.prompts.flow import encode_for_flow
 from stages.prompts.reading import emphasis_of, equal_chunks, layers_skipped, read, syntax_of
 from stages.stage import Cost, Networks, Parents, Size, Stage, Tensors, not_in_key
 
@@ -48,8 +47,11 @@ class EncodePrompt(Stage):
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Encode both prompts as the stock pipeline of this model does."""
-        encode = encode_prompts if models.info.pipeline is None else encode_for_flow
-        return encode(models, self.prompt, self.negative_prompt)
+        if models.info.pipeline is None:
+            return encode_prompts(models, self.prompt, self.negative_prompt)
+        from stages.prompts.flow import encode_for_flow  # here, since a plan needs none of it
+
+        return encode_for_flow(models, self.prompt, self.negative_prompt)
 
     @property
     def chunks(self) -> int:
