@@ -17,6 +17,7 @@ from freescale import METHODS, SOLVERS, Method, base_size_for
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import merged, values_for
+from stages.models.flow.positions import check_positions
 from stages.models.folder import needs_few_steps
 from stages.models.method_presets import preset_values
 from stages.models.presets import few_steps_in, method_values
@@ -76,10 +77,14 @@ def resolve(spec: RenderSpec, info: ModelInfo, sizes: Sequence[Size]) -> tuple[L
     for change in spec.redo:
         if change.level >= len(sizes):
             raise SpecError(f"redo.level: {change.level} is beyond the last level, {len(sizes) - 1}")
-    return tuple(
+    levels = tuple(
         LevelSettings(level, size, **{stage: _settings_at(spec, info, stage, level) for stage in STAGES})
         for level, size in enumerate(sizes)
     )
+    for each in levels:
+        for settings in (each.highres_denoise, each.detail_pass) if each.level else (each.base_denoise,):
+            check_positions(info, each.size, getattr(settings.method, "positions", "none"))
+    return levels
 
 
 def level_sizes(spec: RenderSpec, info: ModelInfo) -> tuple[tuple[Size, ...], Size]:

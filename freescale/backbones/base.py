@@ -7,7 +7,7 @@ network takes and what its text is called are its file's, and nobody else's.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +55,14 @@ class Backbone(Protocol):
 
     def tempered(self, factor: float) -> Patch:
         """Return the patch that multiplies the logits of joint attention. Raises `ValueError` for a UNet."""
+
+
+@runtime_checkable
+class Rescales(Protocol):
+    """A backbone whose guided prediction is rescaled."""
+
+    def rescaled(self, guided: Tensor, positive: Tensor) -> Tensor:
+        """Return the guided prediction as the network's pipeline rescales it, by that of the positive pass."""
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:

@@ -82,6 +82,10 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     info = _from_folder(spec, root, home, has_weights=has_weights)
     if spec.vae is None:
         return info
+    if (kind := info.configs["vae"].get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+        raise SpecError(
+            f"model.vae: {spec.vae!r} is for models with an AutoencoderKL; {root} has an {kind}, leave it out"
+        )
     vae = vae_network(spec, info.configs["vae"], home, has_weights=has_weights)
     return _with_networks(info, vae, {"vae": vae.hashes["vae"]})
 

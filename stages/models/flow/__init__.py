@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from stages.models.flow.flux import FLUX
 from stages.models.flow.flux2 import KLEIN
+from stages.models.flow.qwen import QWEN_IMAGE
+from stages.models.flow.sd3 import SD3
 from stages.models.flow.zimage import Z_IMAGE
 
 if TYPE_CHECKING:
@@ -13,5 +15,6 @@ if TYPE_CHECKING:
 
     from stages.models.flow.base import FlowFamily
 
-FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, KLEIN, Z_IMAGE)}
+FAMILIES = (FLUX, KLEIN, SD3, QWEN_IMAGE, Z_IMAGE)
+FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in FAMILIES}
 """By the class of pipeline that a folder names."""

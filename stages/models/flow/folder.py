@@ -38,7 +38,7 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
-    check_fields(root / INDEX, family.index, index := read_json(root / INDEX), family.pipeline)
+    family, index = _found(family, root)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
     check_card(root / CARD, card, is_video=False)
     parts = {name: _part(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
@@ -75,6 +75,15 @@ def flow_info(
         text_tokens=_text_tokens(root, family),
         is_distilled=is_distilled,
     )
+
+
+def _found(family: FlowFamily, root: Path) -> tuple[FlowFamily, Mapping[str, Any]]:
+    """Return the family without the optional parts that the folder's index gives as null, and the index.
+
+    Raises `SpecError`.
+    """
+    check_fields(root / INDEX, family.index, index := read_json(root / INDEX), family.pipeline)
+    return family.having([name for name, kind in family.parts.items() if index.get(kind.folder) != [None, None]]), index
 
 
 def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
