@@ -23,10 +23,10 @@ def check_positions(info: ModelInfo, size: tuple[int, int], rule: str) -> None:
         raise SpecError(
             f"method: positions is {rule!r}, and those of {info.name} are a table; {', '.join(family.rules)} work"
         )
-    table = family.table(info.configs)
-    if table is None or rule == "pi" or max(size) <= table * info.grain:
+    table, interpolates = family.table(info.configs), "pi" in family.rules
+    if table is None or (interpolates and rule == "pi") or max(size) <= table * info.grain:
         return
-    ways = "; positions pi interpolates them" if "pi" in (family.rules or ("pi",)) else ""
+    ways = "; positions pi interpolates them" if interpolates else ""
     raise SpecError(
         f"size: {size[1]}x{size[0]} has sides of {max(size) // info.grain} tokens, and {info.name} has positions for "
         f"{table}, which are {table * info.grain} pixels{ways}"
