@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from freescale.backbones.base import Backbone, BackboneKind, Rescales, Rows, dtype_of, to_rows
+from freescale.backbones.chroma import Chroma
 from freescale.backbones.flux import Flux
 from freescale.backbones.flux2 import Flux2
 from freescale.backbones.qwen import QwenImage
@@ -21,6 +22,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "UNetMotionModel": UNet,
     "VideoCrafterUNet": UNet,
     "FluxTransformer2DModel": Flux,
+    "ChromaTransformer2DModel": Chroma,
     "Flux2Transformer2DModel": Flux2,
     "SD3Transformer2DModel": SD3,
     "QwenImageTransformer2DModel": QwenImage,

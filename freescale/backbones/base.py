@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from freescale.cascade import Size
     from freescale.positions import PositionRule
+    from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
@@ -63,6 +64,17 @@ class Rescales(Protocol):
 
     def rescaled(self, guided: Tensor, positive: Tensor) -> Tensor:
         """Return the guided prediction as the network's pipeline rescales it, by that of the positive pass."""
+
+
+@runtime_checkable
+class RotatesAnywhere(Protocol):
+    """A network with rotary positions that can be chosen for each call: those of queries, of keys, and of text."""
+
+    def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
+        """Return the patch of attention in tiles of queries (`rectified_attention`)."""
+
+    def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
+        """Return the patch that repeats the text at the origin of every trained grid that the latents' grid begins."""
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stages.planner.trace import Trace
 
 Returns = Literal["tensor", "tuple", "pair"]
-JOINT = ("Flux", "JointTransformerBlock", "QwenImageTransformerBlock")
+JOINT = ("Flux", "ChromaTransformerBlock", "JointTransformerBlock", "QwenImageTransformerBlock")
 """How the classes of blocks over text and image begin."""
 FOLDED = (  # lists with members of one shape
     *("transformer_blocks", "single_transformer_blocks", "attentions"),

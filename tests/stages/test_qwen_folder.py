@@ -160,7 +160,9 @@ def test_parts_that_do_not_belong_together_are_refused(
 
 
 def test_a_vae_of_another_class_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"model.vae: 'a.safetensors' is for models with an AutoencoderKL; .*QwenImage"):
+    with pytest.raises(
+        SpecError, match=r"vae: 'a.safetensors' would be an AutoencoderKL, and .* AutoencoderKLQwenImage"
+    ):
         describe(ModelSpec(name=str(folder), vae="a.safetensors"), tmp_path)
 
 

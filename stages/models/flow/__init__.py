@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stages.models.flow.chroma import CHROMA
 from stages.models.flow.flux import FLUX
 from stages.models.flow.flux2 import KLEIN
 from stages.models.flow.qwen import QWEN_IMAGE
@@ -15,6 +16,6 @@ if TYPE_CHECKING:
 
     from stages.models.flow.base import FlowFamily
 
-FAMILIES = (FLUX, KLEIN, SD3, QWEN_IMAGE, Z_IMAGE)
+FAMILIES = (FLUX, CHROMA, KLEIN, SD3, QWEN_IMAGE, Z_IMAGE)
 FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in FAMILIES}
 """By the class of pipeline that a folder names."""
