@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from freescale.backbones.base import Backbone, BackboneKind, Rows, dtype_of, to_rows
+from freescale.backbones.base import Backbone, BackboneKind, Rescales, Rows, dtype_of, to_rows
 from freescale.backbones.chroma import Chroma
 from freescale.backbones.flux import Flux
 from freescale.backbones.flux2 import Flux2
+from freescale.backbones.qwen import QwenImage
+from freescale.backbones.sd3 import SD3
 from freescale.backbones.unet import UNet
 from freescale.backbones.zimage import ZImage
 
@@ -22,11 +24,13 @@ BACKBONES: dict[str, type[Backbone]] = {
     "FluxTransformer2DModel": Flux,
     "ChromaTransformer2DModel": Chroma,
     "Flux2Transformer2DModel": Flux2,
+    "SD3Transformer2DModel": SD3,
+    "QwenImageTransformer2DModel": QwenImage,
     "ZImageTransformer2DModel": ZImage,
 }
 """By the name of a network's class, or of one that it inherits."""
 
-__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "dtype_of", "to_rows"]
+__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rescales", "Rows", "backbone_of", "dtype_of", "to_rows"]
 
 
 def backbone_of(network: nn.Module) -> Backbone:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of what is checked
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # names of weight files, without their ending
 LISTED = 3  # names of tensors in an error
+QWEN_TEXT = "model.language_model."  # before the names of the side for text of a Qwen2.5-VL
 UNUSED = ("lm_head.weight",)  # of a text encoder that can also write text
 DERIVED = ("position_ids",)  # integers that old files hold, and that the class makes by itself
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of a VAE's attention, once
@@ -80,7 +81,7 @@ class Part:
 
 def stem_of(kind: str) -> str:
     """Return the name of the weight file of a class, without its ending."""
-    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "Qwen3")) else DIFFUSERS
+    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "Qwen2", "Qwen3")) else DIFFUSERS
 
 
 def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
@@ -235,12 +236,15 @@ def current(name: str, kind: str, *, is_split: bool = False) -> str:
     """Return the name that a tensor of a file gets when the libraries load it into a class.
 
     `CLIPTextModel` has lost `text_model.` before its names, and Qwen3 has `model.` in a file that can also write text;
-    `query` of a VAE's attention is now `to_q`, but is renamed in a single file alone.
+    `query` of a VAE's attention is now `to_q`, but is renamed in a single file alone. Qwen2.5-VL has both its sides
+    under `model.`, which early files have not.
     """
     if kind == "CLIPTextModel":
         return name.removeprefix("text_model.")
     if kind.startswith("Qwen3"):
         return name.removeprefix("model.")
+    if kind.startswith("Qwen2_5_VL"):
+        return re.sub(r"^visual\.", "model.visual.", re.sub(r"^model\.(?!language_model|visual)", QWEN_TEXT, name))
     before, _, leaf = name.rpartition(".")
     outer, _, last = before.rpartition(".")
     is_old = kind == "AutoencoderKL" and ".attentions." in name and last in RENAMED and not is_split
@@ -249,8 +253,9 @@ def current(name: str, kind: str, *, is_split: bool = False) -> str:
 
 def misfit(found: Mapping[str, Header], wanted: Wanted) -> str:
     """What keeps the tensors of files from being those that are wanted, in words; empty where nothing does."""
-    given = {name: header for name, header in found.items() if not name.endswith((*DERIVED, *UNUSED))}
     shapes = {**wanted.parameters, **wanted.buffers}
+    needless = {name for name in found if name.endswith(DERIVED) or (name.endswith(UNUSED) and name not in shapes)}
+    given = {name: header for name, header in found.items() if name not in needless}
     kinds = {
         "missing": [name for name in wanted.parameters if name not in given],
         "of another shape": [

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import TEXT_CLASSES
+from stages.models.flow.qwen import qwen2_5_vl_parameters
 from stages.models.flow.qwen3 import qwen3_parameters
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ def computed(dtype: str) -> str:
 
 def text_weights(info: ModelInfo, dtype: str) -> int:
     """Bytes of the text encoders of a model, from their configurations."""
-    kinds = {part: kind for part, kind in TEXT_CLASSES.items() if part in info.configs}
-    count = sum(_encoder_parameters(info.configs[part], kind) for part, kind in kinds.items())
-    others = {"t5": _t5_parameters, "qwen3": qwen3_parameters}
+    found = {part: info.configs[part] for part in TEXT_CLASSES if part in info.configs}
+    kinds = {part: str(config.get("_class_name", TEXT_CLASSES[part])) for part, config in found.items()}
+    count = sum(_encoder_parameters(found[part], kind) for part, kind in kinds.items())
+    others = {"t5": _t5_parameters, "qwen2_5_vl": qwen2_5_vl_parameters, "qwen3": qwen3_parameters}
     count += sum(counted(info.configs[part]) for part, counted in others.items() if part in info.configs)
     return count * ITEM_BYTES[dtype]
 

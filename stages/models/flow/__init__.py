@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from stages.models.flow.chroma import CHROMA
 from stages.models.flow.flux import FLUX
 from stages.models.flow.flux2 import KLEIN
+from stages.models.flow.qwen import QWEN_IMAGE
+from stages.models.flow.sd3 import SD3
 from stages.models.flow.zimage import Z_IMAGE
 
 if TYPE_CHECKING:
@@ -14,5 +16,6 @@ if TYPE_CHECKING:
 
     from stages.models.flow.base import FlowFamily
 
-FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, CHROMA, KLEIN, Z_IMAGE)}
+FAMILIES = (FLUX, CHROMA, KLEIN, SD3, QWEN_IMAGE, Z_IMAGE)
+FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in FAMILIES}
 """By the class of pipeline that a folder names."""

@@ -9,6 +9,8 @@ from stages.errors import StageError
 from stages.prompts.flow.chroma import chroma_rows
 from stages.prompts.flow.flux import flux_rows
 from stages.prompts.flow.flux2 import klein_rows
+from stages.prompts.flow.qwen import qwen_rows
+from stages.prompts.flow.sd3 import sd3_rows
 from stages.prompts.flow.zimage import zimage_rows
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {
     "FluxPipeline": flux_rows,
     "ChromaPipeline": chroma_rows,
+    "StableDiffusion3Pipeline": sd3_rows,
+    "QwenImagePipeline": qwen_rows,
     "Flux2KleinPipeline": klein_rows,
     "ZImagePipeline": zimage_rows,
 }
