@@ -53,6 +53,7 @@ class Level:
     detail_map: Tensor | None = None  # (1, 1, h, w): detail exponent for each cell; None: the method's scalar
     sizes: tuple[Size, ...] = ()  # pixels, of all levels, for methods that ask for them
     grows: bool = False  # whether levels follow level 0, for methods that ask for it
+    trajectory: Tensor | None = None  # (B, N, C, h', w'): x0 of the last N steps of the level below, if asked for
     codec: Codec | None = None  # the VAE, above level 0, for methods that ask for it
     picture: Tensor | None = None  # (B, 3, H, W): the pixels that `reference` was encoded from, with the codec
     frames: int | None = None  # that the model was trained for; a longer video is attended in windows of as many

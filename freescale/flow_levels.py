@@ -23,6 +23,9 @@ ShiftRule: TypeAlias = Literal["stock", "cap", "sqrt"] | float
 """The shift above the trained number of tokens: the model's line (`stock`), its end (`cap`), its end times the square
 root of the growth (`sqrt`: arXiv:2403.03206, equation 23), or a number: the shift itself, whatever the tokens."""
 
+ShiftRules: TypeAlias = ShiftRule | tuple[ShiftRule, ...]
+"""A rule for all levels of a cascade, or one a level, of which the last holds for all above."""
+
 RULES = ("stock", "cap", "sqrt")
 
 FLOW_HONOURED: dict[str, tuple[Any, ...]] = {
@@ -37,6 +40,11 @@ FLOW_HONOURED: dict[str, tuple[Any, ...]] = {
 """The values of a flow model's scheduler that are read as they are meant. `sigma_grid`, a field of ours, says which
 even levels are shifted: from 1 to the last level of training, or to 1 / N, as the pipelines of some models ask.
 `shift_line`, another one, says that a shift by size is FLUX.2's, which depends on the number of steps as well."""
+
+
+def rule_at(rules: ShiftRules, level: int) -> ShiftRule:
+    """Return the rule of a level."""
+    return rules[min(level, len(rules) - 1)] if isinstance(rules, tuple) else rules
 
 
 def flow_sigmas(

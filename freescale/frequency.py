@@ -111,6 +111,20 @@ def box_mask(size: tuple[int, int], half: tuple[float, float], dtype: torch.dtyp
     return torch.outer(rows.double(), columns.double()).to(device, dtype)
 
 
+def butterworth_mask(
+    size: tuple[int, int], cut_off: float, order: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the low-pass for `rfft2` of (h, w), (h, w // 2 + 1): 1 / (1 + (f / cut_off)^(2 order)).
+
+    f is the length of the frequency in shares of the highest one of an axis: 1 at half a turn a cell.
+    """
+    rows = 2.0 * torch.fft.fftfreq(size[0], dtype=torch.float64)[:, None]
+    columns = 2.0 * torch.fft.rfftfreq(size[1], dtype=torch.float64)
+    squared = (rows**2 + columns**2) / cut_off**2
+    passes: Tensor = 1.0 / (1.0 + squared**order)
+    return passes.to(device, dtype)
+
+
 def fourier_filter(x: Tensor, mask: Tensor) -> Tensor:
     """Return real x (..., h, w) with its `rfft2` multiplied by `mask`, computed in the mask's dtype."""
     spectrum = torch.fft.rfft2(x.to(mask.dtype)) * mask

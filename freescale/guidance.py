@@ -190,5 +190,12 @@ class Denoiser:
 
 
 def scaled_guidance(denoiser: Denoiser, factor: float) -> Denoiser:
-    """Return the denoiser with `factor` times its guidance scale; itself where the factor is 1."""
-    return denoiser if factor == 1.0 else replace(denoiser, guidance_scale=denoiser.guidance_scale * factor)
+    """Return the denoiser with `factor` times its guidance scale; itself where the factor is 1.
+
+    Of a network that guidance was distilled into it is the scale that it is told, at least 1, which is no guidance.
+    """
+    if factor == 1.0:
+        return denoiser
+    told = denoiser.conditioning.guidance
+    conditioning = replace(denoiser.conditioning, guidance=None if told is None else max(told * factor, 1.0))
+    return replace(denoiser, conditioning=conditioning, guidance_scale=denoiser.guidance_scale * factor)

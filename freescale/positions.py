@@ -10,6 +10,8 @@ axis has positions that were never seen. A rule slows components down. What it a
 | `ntk` | theta times s^(d / (d - 2)): the first stays, the last turns 1 / s as fast | |
 | `yarn` | fast ones stay, slow ones are interpolated, `ntk` between them (arXiv:2309.00071), and all tokens grow | |
 | `cinescale` | theta times 20, to 1.5 times the size, or 25 (CineScale, arXiv:2508.15774), whatever s is | |
+| `hiflow` | theta times 10, whatever s is (HiFlow, arXiv:2504.06232, as released) | |
+| `imax` | theta times 10, but none slower than by `pi` (I-Max, arXiv:2410.07536) | |
 | `ultra` | that whose period is nearest the trained extent gets one of s times it (UltraImage, arXiv:2512.04504) | |
 """
 
@@ -21,7 +23,7 @@ from typing import Literal
 
 Grid = tuple[int, int]
 
-PositionRule = Literal["none", "pi", "ntk", "yarn", "cinescale", "ultra"]
+PositionRule = Literal["none", "pi", "ntk", "yarn", "cinescale", "hiflow", "imax", "ultra"]
 
 YARN_FAST, YARN_SLOW = (16.0, 2.0), (1.25, 0.75)
 """Turns within the trained extent: components with more than 16 stay, between 2 and 1.25 are those of `ntk`, and with
@@ -69,6 +71,10 @@ def frequencies(rule: PositionRule, dims: int, theta: float, scale: float, train
             return [(1 - w) * o + w * b for w, o, b in zip(fast, own, between, strict=True)]
         case "cinescale":
             return _powers(theta * (20.0 if scale <= 1.5 else 25.0), dims)
+        case "hiflow":
+            return _powers(10.0 * theta, dims)
+        case "imax":
+            return [max(slow, least) for slow, least in zip(_powers(10.0 * theta, dims), slowed, strict=True)]
         case "ultra":
             nearest = min(range(len(own)), key=lambda j: abs(2 * math.pi / own[j] - trained))
             return [2 * math.pi / (scale * trained) if j == nearest else turn for j, turn in enumerate(own)]
@@ -88,6 +94,16 @@ def _ramp(turns: tuple[float, float], dims: int, theta: float, trained: int) -> 
 
     first, last = math.floor(component(turns[0])), math.ceil(component(turns[1]))
     return [min(max((j - first) / (last - first), 0.0), 1.0) for j in range(dims // 2)]
+
+
+def growing_temperature(tokens: int, trained: int) -> float:
+    """Return ln(k trained) / ln trained of CineScale (arXiv:2508.15774, as released for Wan, trained at 3600 tokens).
+
+    k is 1.5 above 10 000 tokens and 2 above 20 000, here in shares of the trained ones.
+    """
+    growth = tokens / trained
+    kappa = 2.0 if growth > 20_000 / 3600 else 1.5 if growth > 10_000 / 3600 else 1.0
+    return math.log(kappa * trained) / math.log(trained) if trained > 1 else 1.0
 
 
 def temperature(tokens: int, trained: int) -> float:

@@ -52,6 +52,16 @@ def detail_of(x: Tensor, wavelet: Wavelet) -> Tensor:
     return idwt2(torch.zeros_like(low), details, wavelet, (x.shape[-2], x.shape[-1]))
 
 
+def haar_low(x: Tensor) -> Tensor:
+    """Return the low band of one level of Haar's wavelet, in the shape of x (B, C, h, w): the means of 2 x 2 cells.
+
+    An odd last row or column is a mean of its own.
+    """
+    height, width = x.shape[-2:]
+    means = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    return means.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :height, :width]
+
+
 def _halves(x: Tensor, wavelet: Wavelet) -> tuple[Tensor, Tensor]:
     """Return the low and the high half of every row."""
     n, taps = x.shape[-1], _taps(wavelet, x)

@@ -28,6 +28,8 @@ from freescale import (
 )
 from freescale.backbones import dtype_of
 from freescale.deepcache import DeepCache, full_steps
+from freescale.flow_levels import rule_at
+from freescale.methods.base import TRAJECTORY
 from freescale.noise_levels import SIGMAS
 from freescale.walk import walked
 from stages.conditioning import conditioning
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
     from freescale import Method, Solver
     from freescale.flow_levels import ShiftRule
+    from stages.models.info import ModelInfo
     from stages.models.load import Models
     from stages.spec import RunOptions
 
@@ -90,13 +93,14 @@ class Sampling:
         later = ("sigmas", "timestep_spacing", "timesteps", "guidance_interval")
         return {name: value for name, value in values.items() if name not in later or value not in ("auto", (), None)}
 
-    def schedule(self, models: Models, walk: Walk = (), size: Size = (0, 0), rule: ShiftRule = "cap") -> Schedule:
-        """The noise levels of this model for these steps, or those of a `walk`, at a `size` in pixels.
+    def schedule(self, info: ModelInfo, walk: Walk, size: Size, base_size: Size, rule: ShiftRule) -> Schedule:
+        """The noise levels of a model for these steps, or those of a `walk`, at a `size` in pixels.
 
-        The size, by a `rule`, decides those of a flow model alone.
+        The size, by a `rule`, decides those of a flow model alone. With `cap` they are those of the cascade's first
+        size, which may have fewer tokens than the model was trained for.
         """
-        grain = models.info.cell * models.info.patch
-        return self.schedule_on(models.info.scheduler, walk, size[0] * size[1] // grain**2 or None, rule)
+        counts = [height * width // (info.cell * info.patch) ** 2 for height, width in (size, base_size)]
+        return self.schedule_on(info.scheduler, walk, min(counts) if rule == "cap" else counts[0], rule)
 
     def schedule_on(
         self, scheduler: Mapping[str, Any], walk: Walk = (), tokens: int | None = None, rule: ShiftRule = "cap"
@@ -138,7 +142,7 @@ class DenoiseStage(Stage):
     """Steps `start` to `stop` - 1 of a level, under the method's patches, blend and prediction."""
 
     part = "unet"
-    axes = LATENT_AXES
+    axes = LATENT_AXES | {"trajectory": "BNChw"}
     by_region = frozenset({"image"})
 
     seed: int
@@ -158,6 +162,7 @@ class DenoiseStage(Stage):
     deepcache: tuple[int, ...] = added(())  # (interval, branch); empty: the whole UNet at every step
     thinning: tuple[float, ...] = added(())  # of keys and values, (height, width); empty: none
     grows: bool = added(False)  # whether levels follow level 0, for methods that ask for it
+    shift_rule: ShiftRule | None = added(None)  # of a flow model's noise levels; None: the method's
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
@@ -199,9 +204,13 @@ class DenoiseStage(Stage):
         return Cost(max(unet.activations, *(held + one.activations for one in passes)), flops)
 
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
-        """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma."""
+        """Yield a `Step` after each step; return {"latents": (1, C, [F,] h, w)} in float32, noise level by sigma.
+
+        Where the level above needs it, "trajectory" has the x0 of each step, (1, N, C, h, w).
+        """
         method = method_of(self.method)
-        schedule = self.sampling.schedule(models, self.walk, self.size, method.shift_rule)
+        rule = self.shift_rule or rule_at(method.shift_rule, self.level)
+        schedule = self.sampling.schedule(models.info, self.walk, self.size, self.base_size, rule)
         takes_guidance = bool(models.unet.config.get("guidance_embeds"))
         guidance = self.sampling.guidance_scale if takes_guidance else None
         like = torch.empty(0, dtype=dtype_of(models.unet), device=models.device)
@@ -218,7 +227,7 @@ class DenoiseStage(Stage):
         )
         if resume is None:
             resume = Step(self.start - 1, self._first(parents, method, schedule, level, models))
-        latents = resume.latents.to(models.device)
+        latents, extra = resume.latents.to(models.device), resume.extra
         loop = denoise(
             denoiser,
             latents,
@@ -229,14 +238,22 @@ class DenoiseStage(Stage):
             start=resume.index + 1,
             stop=self.stop,
             history=tuple(h.to(models.device) for h in resume.history),
-            extra={name: tensor.to(models.device) for name, tensor in resume.extra.items()},
+            extra={name: tensor.to(models.device) for name, tensor in extra.items()},
         )
         for step in loop:
-            latents = step.latents
+            latents, extra = step.latents, step.extra
             if not torch.isfinite(latents).all():
                 raise StageError(f"{self.name} level {self.level}: latents are not finite after step {step.index + 1}")
             yield step if cache is None else replace(step, resumable=step.index + 1 in cache.full)
-        return {"latents": latents.float().cpu()}
+        trajectory = [extra[name] for name in sorted(extra) if name.startswith(TRAJECTORY)]
+        made = {"trajectory": torch.stack(trajectory, dim=1).float().cpu()} if trajectory else {}
+        return {"latents": latents.float().cpu(), **made}
+
+    def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
+        """Those of the latents, and of an x0 for each step where the level above needs it."""
+        is_followed = self.grows or self.level + 1 < len(self.sizes)
+        kept = self.stop - self.start if is_followed and METHODS[self.method["name"]].asks_trajectory else 0
+        return (1 + kept) * super().disk_bytes(networks, size, frames)
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         return parents["latents"]["latents"].to(models.device)
@@ -256,6 +273,7 @@ class DenoiseStage(Stage):
             noise=noise.to(device),
             **self._pixels(parents, models, options),
             anchor=parents["anchor"]["latents"].to(device) if "anchor" in parents else None,
+            trajectory=parents["below"]["trajectory"] if "below" in parents else None,
             detail_map=self._detail_map(parents, level.latent_hw).to(device) if self.regions else None,
         )
 

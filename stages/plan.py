@@ -8,11 +8,9 @@ The plan is pure: it reads the model's configuration and the checked pictures, l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freescale.walk import pairs_of
@@ -26,6 +24,8 @@ from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
 from stages.models.upscaler import find_upscaler
 from stages.planner.accelerations import accelerated, check_accelerations
+from stages.planner.level_schedules import schedules
+from stages.planner.provenance import provenance
 from stages.renoise import Renoise
 from stages.settings import LevelSettings, StageSettings, level_sizes, placed, resolve, settled, solver_of
 from stages.stage import Stage, cells_of, method_record
@@ -33,6 +33,7 @@ from stages.upscale import EncodePicture, Enlarge, Upscale, UpscaleLatents, Upsc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from freescale import Method, Schedule, Solver
     from stages.models.folder import ModelInfo
@@ -71,7 +72,7 @@ def make_plan(
     sizes, base = level_sizes(spec, info)
     builder = _Builder(spec, info, input_root, pictures or {}, base, resolve(spec, info, sizes))
     try:
-        builder.schedule  # noqa: B018 — what it refuses is refused of a render of one level as well
+        builder.schedules  # noqa: B018 — what they refuse is refused of a render of one level as well
         exports = builder.exports()
     except SpecError:
         raise
@@ -168,6 +169,7 @@ class _Builder:
             chunks=self.chunks,
             walk=self._pairs(walk),
             grows=self._enlarges and method.asks_growth,
+            shift_rule=level.shift_rule,
         )
         return self._call(stage, level, {"text": self.text})
 
@@ -188,15 +190,27 @@ class _Builder:
             method=method_record(level.renoise.method.at_start()),
             start=start,
             walk=self._pairs(walk),
+            shift_rule=level.shift_rule,
         )
         parents = {"text": self.text, "latents": self._call(renoise, level, {"reference": reference})}
         parents |= {"reference": reference, **({"image": image} if method.asks_vae else {})}
+        parents |= {"below": self._followed(latents, method, stop)} if method.asks_trajectory else {}
         if start < detail:
             parents["latents"] = self._denoise(HighresDenoise, level, level.highres_denoise, (start, detail), parents)
         if max(start, detail) < stop:
             span = (max(start, detail), stop)
             parents["latents"] = self._denoise(DetailPass, level, level.detail_pass, span, parents)
         return parents["latents"]
+
+    def _followed(self, below: Call, method: Method, steps: int) -> Call:
+        """The steps of the level below, for a method that follows them. Raises `SpecError` where there are too few."""
+        if not isinstance(below.stage, DenoiseStage):
+            raise SpecError(
+                f"image: {method.name!r} follows the steps of level 0, and a picture has none; leave it out"
+            )
+        if (taken := below.stage.passes) < steps:
+            raise SpecError(f"method: {steps} steps follow the {taken} of the level below; a later restart works")
+        return below
 
     def _reference(self, level: LevelSettings, latents: Call, image: Call) -> Call:
         """The result of the level below, enlarged to this level's size."""
@@ -239,6 +253,7 @@ class _Builder:
             chunks=self.chunks,
             walk=self._pairs(self._walk(level.upscale.method, level.level)),
             sizes=self._sizes if settings.method.asks_sizes else (),
+            shift_rule=level.shift_rule,
         )
         return self._call(stage, level, {**parents, **anchor, **self._masks(settings)})
 
@@ -247,12 +262,13 @@ class _Builder:
         return {f"mask{i}": self._picture(f"regions.{i}.mask", r.mask, "L") for i, r in enumerate(settings.regions)}
 
     def _export(self, level: LevelSettings) -> Export | ExportVideo:
-        spec, provenance = self.spec, self._provenance(level.level)
+        spec, sampling = self.spec, self._sampling(self.levels[0].base_denoise)
+        said = provenance(spec, self.info, level.level, self._sizes, sampling)
         assert spec.format is not None
         if spec.fps is None:
             check_whole(spec.format, level.size)
-            return Export(spec.format, provenance, spec.method.name)
-        return ExportVideo(spec.format, spec.fps, provenance, spec.crf, spec.pixel_format, spec.method.name)
+            return Export(spec.format, said, spec.method.name)
+        return ExportVideo(spec.format, spec.fps, said, spec.crf, spec.pixel_format, spec.method.name)
 
     def _call(self, stage: Stage, level: LevelSettings, parents: Mapping[str, Call]) -> Call:
         model = "+".join(self.info.fingerprints[part] for part in stage.parts)
@@ -282,16 +298,16 @@ class _Builder:
         return solver_of(self.spec, self.info)
 
     @cached_property
-    def schedule(self) -> Schedule:
-        """The noise levels of all steps."""
-        return self._sampling(self.levels[0].base_denoise).schedule_on(self.info.scheduler)
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The noise levels of all steps, for each level."""
+        return schedules(self.info, self._sampling(self.levels[0].base_denoise), self.levels, self.base)
 
     def _walk(self, method: Method, level: int) -> Schedule:
-        return method.walk(self.schedule, level, self._sizes)
+        return method.walk(self.schedules[level], level, self._sizes)
 
     def _pairs(self, walk: Schedule) -> Walk:
         """What a stage is told of a walk: nothing where it is the whole schedule."""
-        return () if walk is self.schedule else pairs_of(walk)
+        return () if any(walk is each for each in self.schedules) else pairs_of(walk)
 
     def _sampling(self, settings: StageSettings) -> Sampling:
         spec = self.spec
@@ -313,31 +329,3 @@ class _Builder:
     @property
     def _sizes(self) -> tuple[Size, ...]:
         return tuple(level.size for level in self.levels)
-
-    def _provenance(self, level: int) -> str:
-        """The spec, with what the model decided filled in, as one line of JSON."""
-        spec = self.spec.model_dump(mode="json", exclude_defaults=True)
-        if self.spec.format == "png":  # the default of a picture
-            del spec["format"]
-        if self.spec.redo:  # a redo of a level above does not change this one
-            spec["redo"] = [change for change in spec["redo"] if change["level"] <= level]
-            spec = spec if spec["redo"] else {k: v for k, v in spec.items() if k != "redo"}
-        if self.spec.image is not None:  # the folders of a machine are private
-            spec["image"] = Path(self.spec.image).name
-        if (upscaler := spec.get("method", {}).get("upscaler")) is not None:
-            spec["method"]["upscaler"] = Path(upscaler).name
-        for holder in (spec, *spec.get("redo", ())):
-            for region in holder.get("regions") or ():
-                region["mask"] = Path(region["mask"]).name
-        model = spec.get("model", {})
-        for each in (*model.get("embeddings", ()), *model.get("loras", ())):
-            each["file"] = Path(each["file"]).name
-        resolved = self._sampling(self.levels[0].base_denoise).record()
-        record = {
-            "spec": spec,
-            "level": level,
-            "sizes": [level.size for level in self.levels],
-            "sampling": resolved,
-            "model": self.info.fingerprints,
-        }
-        return json.dumps({"freescale": 1, **record}, sort_keys=True)

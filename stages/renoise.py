@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from freescale import Level, Moment, video_noise
+from freescale.flow_levels import rule_at
 from stages.stage import LATENT_AXES, Parents, Stage, Tensors, added, method_of
 
 if TYPE_CHECKING:
     from freescale import Step
+    from freescale.flow_levels import ShiftRule
     from stages.denoise import Sampling, Walk
     from stages.models.load import Models
     from stages.spec import RunOptions
@@ -31,6 +33,7 @@ class Renoise(Stage):
     method: dict[str, Any]
     start: int
     walk: Walk = added(())
+    shift_rule: ShiftRule | None = added(None)  # of a flow model's noise levels; None: the method's
 
     def params(self) -> dict[str, Any]:
         """The parameters that decide the bytes, as JSON has them."""
@@ -43,6 +46,7 @@ class Renoise(Stage):
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         level = Level(self.level, self.size, self.base_size, cell, reference=reference, noise=noise, frames=frames)
         method = method_of(self.method)
-        schedule = self.sampling.schedule(models, self.walk, self.size, method.shift_rule)
+        rule = self.shift_rule or rule_at(method.shift_rule, self.level)
+        schedule = self.sampling.schedule(models.info, self.walk, self.size, self.base_size, rule)
         moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)
         return {"latents": method.start(tuple(reference.shape), moment)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from freescale import METHODS, SOLVERS, Method, base_size_for
+from freescale.flow_levels import rule_at
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import merged, values_for
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from freescale import Solver
+    from freescale.flow_levels import ShiftRule
     from stages.models.folder import ModelInfo
     from stages.spec import MethodSpec
     from stages.stage import Size
@@ -66,18 +68,33 @@ class LevelSettings:
     renoise: StageSettings
     highres_denoise: StageSettings
     detail_pass: StageSettings
+    shift_rule: ShiftRule | None = None  # that the spec asks for
+
+    @property
+    def rule(self) -> ShiftRule:
+        """The rule of a flow model's noise levels: that of the spec, else the method's."""
+        return self.shift_rule or rule_at(self.upscale.method.shift_rule, self.level)
 
 
 def resolve(spec: RenderSpec, info: ModelInfo, sizes: Sequence[Size]) -> tuple[LevelSettings, ...]:
     """Return the settings of every level of a settled spec, after every redo at or before each of its stages.
 
-    `sizes` are those of the levels. Raises `SpecError` for a redo beyond the last level.
+    `sizes` are those of the levels. Raises `SpecError` for a redo beyond the last level, and for another number of
+    shift rules than levels.
     """
     for change in spec.redo:
         if change.level >= len(sizes):
             raise SpecError(f"redo.level: {change.level} is beyond the last level, {len(sizes) - 1}")
+    rules = spec.shift_rule
+    if isinstance(rules, tuple) and len(rules) != len(sizes):
+        raise SpecError(f"shift_rule: {len(rules)} values for {len(sizes)} levels; give one for each, or one for all")
     return tuple(
-        LevelSettings(level, size, **{stage: _settings_at(spec, info, stage, level) for stage in STAGES})
+        LevelSettings(
+            level,
+            size,
+            **{stage: _settings_at(spec, info, stage, level) for stage in STAGES},
+            shift_rule=None if rules is None else rule_at(rules, level),
+        )
         for level, size in enumerate(sizes)
     )
 
@@ -111,6 +128,8 @@ def _settings_at(spec: RenderSpec, info: ModelInfo, stage: str, level: int) -> S
             seed = seed if change.seed is None else change.seed
             guidance = guidance if change.guidance_scale is None else change.guidance_scale
             regions = regions if change.regions is None else change.regions
+    if guidance is None and info.guidance_scale > 1.0 and (published := method.build().guidance_scales):
+        guidance = published[min(level, len(published) - 1)]
     scale = info.guidance_scale if guidance is None else guidance
     return StageSettings(method.build(), seed, float(scale), regions)
 
@@ -132,6 +151,8 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     method = spec.method
     if info.backbone == "flow":
         _check_flow(spec, info)
+    elif spec.shift_rule is not None:
+        raise SpecError(f"shift_rule: {spec.shift_rule!r} is for flow models, and {info.name} is none; leave it out")
     if info.is_video and not method.build().video:
         able = ", ".join(name for name, kind in METHODS.items() if kind.video)
         raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")

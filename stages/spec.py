@@ -167,7 +167,7 @@ class RenderSpec(FrozenModel):
     later = frozenset(
         {
             *("prompt_syntax", "emphasis", "preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
-            *("deepcache", "deepcache_branch", "deepcache_levels", "todo"),
+            *("deepcache", "deepcache_branch", "deepcache_levels", "todo", "shift_rule"),
         }
     )
 
@@ -215,6 +215,10 @@ class RenderSpec(FrozenModel):
     deepcache: sampling.DeepCache = Field(None, description="Every how many steps the whole UNet runs. None: all.")
     deepcache_branch: sampling.Branch = Field(2, description="Skip connection from which outwards all steps run.")
     deepcache_levels: sampling.DeepCacheLevels = Field("base", description="`base`: level 0. `all`: every level.")
+    shift_rule: sampling.Shift = Field(
+        None,
+        description="Of a flow model's noise levels: cap, sqrt, stock, a number; or a list. None: the method's.",
+    )
     todo: sampling.Thinned = Field(None, description="Factor that thins keys and values; `auto`: a level's scale.")
     image: str | None = Field(None, max_length=4096, description="A picture to enlarge, in place of level 0.")
     regions: tuple[Region, ...] = Field((), max_length=16, description="Parts with a detail scale of their own.")

@@ -18,6 +18,7 @@ from freescale.cascade import Level
 from freescale.compute import Compute
 from freescale.forward_process import normal
 from freescale.guidance import Conditioning
+from freescale.methods import METHODS
 from freescale.moment import Moment
 from freescale.sampling import Step, denoise
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from freescale.methods import Method
     from freescale.schedule import Schedule
     from freescale.views import Views
+
+
+ON_UNETS = {name: kind for name, kind in METHODS.items() if "unet" in kind.backbones}
 
 
 def points(*axes: Iterable[Any], kept: Callable[..., bool]) -> list[Any]:

@@ -29,7 +29,7 @@ SPEC_FLAGS = (
     *("negative_prompt", "guidance_scale", "guidance_rescale", "solver", "eta", "format", "cascade"),
     *("motion_fps", "crf", "pixel_format", "prompt_syntax", "emphasis"),
     *("preset", "sigmas", "timestep_spacing", "timesteps", "guidance_interval"),
-    *("deepcache", "deepcache_branch", "deepcache_levels", "todo"),
+    *("deepcache", "deepcache_branch", "deepcache_levels", "todo", "shift_rule"),
 )
 MODEL_FLAGS = ("dtype", "clip_skip", "prediction", "ztsnr")
 LIST_FLAGS = ("cascade", "timesteps")

@@ -42,9 +42,9 @@ MethodOption = Annotated[
     str | None,
     typer.Option(
         help="direct, freescale, swift, draft, scalecrafter, demofusion, hidiffusion, fouriscale, rectifiedhr, frecas, "
-        "scalediff, diffusehigh, fam, ap_ldm, mrflow, pixelrush, hiwave, enlarge, or an ablation such as "
-        "freescale/no-fusion. Its parameters are options too: --detail-scale 1.0, --no-fusion, --freeu none. "
-        "`freescale methods` lists all with their parameters. Default: freescale.",
+        "scalediff, diffusehigh, fam, ap_ldm, mrflow, pixelrush, hiwave, enlarge; with transformers cinescale, "
+        "cinescale_2026, hiflow, imax; or an ablation such as freescale/no-fusion. Its parameters are options too: "
+        "--detail-scale 1.0, --no-fusion, --freeu none. `freescale methods` lists all. Default: freescale.",
         rich_help_panel=METHOD,
     ),
 ]

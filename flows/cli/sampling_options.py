@@ -42,6 +42,15 @@ class Levels:
         str | None,
         text(SAMPLING, "START:END", "Shares of the steps between which guidance is on: 0.2:0.8. Default: all steps."),
     ] = None
+    shift_rule: Annotated[
+        str | None,
+        text(
+            SAMPLING,
+            "RULE",
+            "Shift of a flow model's noise levels above the training size: cap, sqrt, stock, a number, or one a level: "
+            "7,9,11. Default: the method's.",
+        ),
+    ] = None
     deepcache: Annotated[
         str | None,
         text(SAMPLING, "N", "Run the whole UNet at every N-th step only, 2 or more. Changes pictures. Default: none."),

@@ -7,7 +7,7 @@ network takes and what its text is called are its file's, and nobody else's.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from freescale.cascade import Size
     from freescale.positions import PositionRule
+    from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
@@ -55,6 +56,17 @@ class Backbone(Protocol):
 
     def tempered(self, factor: float) -> Patch:
         """Return the patch that multiplies the logits of joint attention. Raises `ValueError` for a UNet."""
+
+
+@runtime_checkable
+class RotatesAnywhere(Protocol):
+    """A network with rotary positions that can be chosen for each call: those of queries, of keys, and of text."""
+
+    def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
+        """Return the patch of attention in tiles of queries (`rectified_attention`)."""
+
+    def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
+        """Return the patch that repeats the text at the origin of every trained grid that the latents' grid begins."""
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from freescale.backbones import backbone_of
-from freescale.positions import temperature
+from freescale.backbones import BACKBONES, backbone_of
+from freescale.backbones.base import RotatesAnywhere
+from freescale.positions import growing_temperature, temperature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from torch import nn
+
     from freescale.backbones.base import Backbone
     from freescale.cascade import Level
     from freescale.positions import PositionRule
+    from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
-Temperature = Literal["off", "entropy"]
-"""What the logits of attention are multiplied by: nothing, or sqrt(ln tokens / ln trained tokens)."""
+Temperature = Literal["off", "entropy", "cinescale"]
+"""What multiplies the logits of attention: nothing, sqrt(ln tokens / ln trained tokens), or CineScale's two factors."""
 
 
 def fusing(fusion: Fusion, level: Level) -> Patch:
@@ -30,8 +34,33 @@ def reaching(rule: PositionRule, tempered: Temperature, level: Level) -> Iterato
     (h, w), base = level.latent_hw, level.base_hw
     if rule != "none":
         yield _of_backbone(lambda backbone: backbone.positioned(rule, (h, w), base))
-    if tempered == "entropy":
-        yield _of_backbone(lambda backbone: backbone.tempered(temperature(h * w, base[0] * base[1])))
+    if tempered != "off":
+        rises = temperature if tempered == "entropy" else growing_temperature
+        yield _of_backbone(lambda backbone: backbone.tempered(rises(h * w, base[0] * base[1])))
+
+
+def rectifying(rectified: Rectified, level: Level) -> Patch:
+    """Attend in tiles of queries to all keys, with the offsets of keys held to those of the training size.
+
+    Raises `ValueError` for a network whose backbone cannot.
+    """
+    return lambda network: _anywhere(network).rectified(rectified, level.latent_hw, level.base_hw)(network)
+
+
+def repeating_text(level: Level) -> Patch:
+    """Repeat the text once for each training grid that the level's grid begins.
+
+    Raises `ValueError` for a network whose backbone cannot.
+    """
+    return lambda network: _anywhere(network).repeated_text(level.latent_hw, level.base_hw)(network)
+
+
+def _anywhere(network: nn.Module) -> RotatesAnywhere:
+    backbone = backbone_of(network)
+    if isinstance(backbone, RotatesAnywhere):
+        return backbone
+    able = [name for name, kind in BACKBONES.items() if issubclass(kind, RotatesAnywhere)]
+    raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(able)}")
 
 
 def _of_backbone(change: Callable[[Backbone], Patch]) -> Patch:

@@ -16,9 +16,10 @@ import torch
 from freescale.backbones.base import dtype_of, to_rows
 from freescale.joint_fusion import JointFusion
 from freescale.positions import Positions
+from freescale.rectified_attention import RectifiedAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
     from freescale.joint_fusion import Rotary
     from freescale.positions import PositionRule
+    from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
-    from freescale.unet_patches import Patch
+    from freescale.unet_patches import Patch, Processor
 
 PATCH = 2  # latent cells of a token's side
 
@@ -84,12 +86,55 @@ class Flux:
             table: Rotary = self.network.pos_embed.forward(image_ids(window, self.network.device))
             return table
 
+        return self._processed(lambda name, inner: JointFusion(inner, name, grid, rotary_of, fusion))
+
+    def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
+        """Put `RectifiedAttention` in place of every processor of joint attention."""
+
+        grids = tokens_of(latent_hw), tokens_of(trained)
+        return self._processed(lambda name, inner: RectifiedAttention(inner, name, *grids, self.rotary_at, rectified))
+
+    def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
+        """Return the network's own table for tokens at these rows and columns; text has no numbers here."""
+        table: Rotary = self.network.pos_embed.forward(torch.stack((torch.zeros_like(rows), rows, columns), -1).float())
+        return table
+
+    def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
+        """Give the network its text once for each trained grid, at the row and the column where that grid begins."""
+        origins = torch.cartesian_prod(
+            *(
+                torch.arange(0.0, side, step)
+                for side, step in zip(tokens_of(latent_hw), tokens_of(trained), strict=True)
+            )
+        )
+
+        def repeat(_: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            """Return what the network is called with, its text repeated."""
+            copies = torch.zeros(len(origins), len(self.axes), device=given["txt_ids"].device)
+            copies[:, [self.axes.index(0), self.axes.index(1)]] = origins.to(copies)
+            ids = (given["txt_ids"][None] + copies[:, None]).flatten(0, 1)
+            text = given["encoder_hidden_states"].repeat(1, len(origins), 1)
+            return args, given | {"encoder_hidden_states": text, "txt_ids": ids}
+
+        @contextmanager
+        def patch(network: nn.Module) -> Iterator[None]:
+            handle = network.register_forward_pre_hook(repeat, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+        return patch
+
+    def _processed(self, made: Callable[[str, Processor], Processor]) -> Patch:
+        """Put what is made of the name and the processor of each joint attention in its place."""
+
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
             with ExitStack() as stack:
                 for name, attention in self.attentions():
                     stack.callback(attention.set_processor, attention.processor)
-                    attention.set_processor(JointFusion(attention.processor, name, grid, rotary_of, fusion))
+                    attention.set_processor(made(name, attention.processor))
                 yield
 
         return patch

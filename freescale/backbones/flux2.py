@@ -6,7 +6,6 @@ one row have attention and feed-forward in one product before and one after.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,15 +15,15 @@ from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.flux import PATCH, Flux, image_ids, pack, tokens_of, unpack
 from freescale.heads import Heads
 from freescale.joint_fusion import JointFusion, fused
+from freescale.rectified_attention import RectifiedAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from freescale.backbones.base import Rows
     from freescale.cascade import Size
     from freescale.joint_fusion import Rotary
+    from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
@@ -69,16 +68,29 @@ class Flux2(Flux):
             table: Rotary = self.network.pos_embed.forward(text_ids(count, device))
             return table
 
-        @contextmanager
-        def patch(network: nn.Module) -> Iterator[None]:
-            with ExitStack() as stack:
-                for name, attention in self.attentions():
-                    stack.callback(attention.set_processor, attention.processor)
-                    kind = ParallelFusion if hasattr(attention, "to_qkv_mlp_proj") else JointFusion
-                    attention.set_processor(kind(attention.processor, name, grid, rotary_of, fusion, words_of))
-                yield
+        return self._processed(
+            lambda name, inner: (ParallelFusion if self._is_parallel(name) else JointFusion)(
+                inner, name, grid, rotary_of, fusion, words_of
+            )
+        )
 
-        return patch
+    def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
+        """Put `RectifiedAttention` and `ParallelTiles` in place of every processor of joint attention."""
+        grids = tokens_of(latent_hw), tokens_of(trained)
+        return self._processed(
+            lambda name, inner: (ParallelTiles if self._is_parallel(name) else RectifiedAttention)(
+                inner, name, *grids, self.rotary_at, rectified
+            )
+        )
+
+    def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
+        """Return the network's own table for tokens at these rows and columns, and with these numbers in the text."""
+        ids = torch.stack((torch.zeros_like(rows), rows, columns, words), dim=-1).float()
+        table: Rotary = self.network.pos_embed.forward(ids)
+        return table
+
+    def _is_parallel(self, name: str) -> bool:
+        return hasattr(self.network.get_submodule(name), "to_qkv_mlp_proj")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +110,39 @@ class ParallelFusion(JointFusion):
             return self.inner(attn, hidden_states, attention_mask, image_rotary_emb)
         if attention_mask is not None or image_rotary_emb is None or self.words_of is None:
             raise ValueError(f"{self.name} has a mask or no positions, allowed: attention as FLUX.2 has it")
-        attention, forward = attn.to_qkv_mlp_proj(hidden_states).tensor_split([3 * attn.inner_dim], dim=-1)
-        query, key, value = (x.unflatten(-1, (attn.heads, -1)) for x in attention.chunk(3, dim=-1))
-        heads = Heads(attn.norm_q(query), attn.norm_k(key), value)
+        heads, forward = _parallel_heads(attn, hidden_states)
         count = hidden_states.shape[1] - self.grid[0] * self.grid[1]
         own, words = self.rotary_of(windows.window), self.words_of(count)
         attended = fused(heads, count, windows, image_rotary_emb, own, self.fusion, words)
         return attn.to_out(torch.cat([attended, attn.mlp_act_fn(forward)], dim=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelTiles(RectifiedAttention):
+    """Attention in tiles in a block of one row, whose projections hold the feed-forward as well."""
+
+    def __call__(  # type: ignore[override]  # a block of one row has no second row of tokens
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Rotary | None = None,
+    ) -> Any:
+        """Return what the block adds to its tokens, text first, as `inner` does."""
+        if self.is_trained:
+            return self.inner(attn, hidden_states, attention_mask, image_rotary_emb)
+        if attention_mask is not None:
+            raise ValueError(f"{self.name} has a mask, allowed: attention as FLUX.2 has it")
+        heads, forward = _parallel_heads(attn, hidden_states)
+        attended = self.attended(heads, hidden_states.shape[1] - self.grid[0] * self.grid[1])
+        return attn.to_out(torch.cat([attended, attn.mlp_act_fn(forward)], dim=-1))
+
+
+def _parallel_heads(attn: Any, hidden_states: Tensor) -> tuple[Heads, Tensor]:
+    """Return the heads of all tokens, not rotated, and what the feed-forward acts on."""
+    attention, forward = attn.to_qkv_mlp_proj(hidden_states).tensor_split([3 * attn.inner_dim], dim=-1)
+    query, key, value = (x.unflatten(-1, (attn.heads, -1)) for x in attention.chunk(3, dim=-1))
+    return Heads(attn.norm_q(query), attn.norm_k(key), value), forward
 
 
 def grid_ids(grid: Size, device: torch.device) -> Tensor:

@@ -57,4 +57,4 @@ class UNet:
 
     def tempered(self, factor: float) -> Patch:
         """Raise `ValueError`: the temperature is for joint attention."""
-        raise ValueError("temperature is 'entropy', allowed: 'off' with a UNet")
+        raise ValueError("temperature is not 'off', allowed: 'off' with a UNet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from freescale.methods.ap_ldm import APLDM
 from freescale.methods.base import Method
+from freescale.methods.cinescale import CineScale, CineScale2026
 from freescale.methods.demofusion.method import DemoFusion
 from freescale.methods.diffusehigh import DiffuseHigh
 from freescale.methods.direct import Direct
@@ -13,7 +14,9 @@ from freescale.methods.fouriscale.method import FouriScale
 from freescale.methods.frecas import FreCaS
 from freescale.methods.freescale import FreeScale
 from freescale.methods.hidiffusion.method import HiDiffusion
+from freescale.methods.hiflow import HiFlow
 from freescale.methods.hiwave import HiWave
+from freescale.methods.imax import IMax
 from freescale.methods.mrflow import MrFlow
 from freescale.methods.pixelrush import PixelRush
 from freescale.methods.rectifiedhr import RectifiedHR
@@ -40,12 +43,18 @@ METHODS: dict[str, type[Method]] = {
     "pixelrush": PixelRush,
     "hiwave": HiWave,
     "enlarge": Enlarge,
+    "cinescale": CineScale,
+    "cinescale_2026": CineScale2026,
+    "hiflow": HiFlow,
+    "imax": IMax,
 }
 
 __all__ = [
     "APLDM",
     "FAM",
     "METHODS",
+    "CineScale",
+    "CineScale2026",
     "DemoFusion",
     "DiffuseHigh",
     "Direct",
@@ -55,7 +64,9 @@ __all__ = [
     "FreCaS",
     "FreeScale",
     "HiDiffusion",
+    "HiFlow",
     "HiWave",
+    "IMax",
     "Method",
     "MrFlow",
     "PixelRush",

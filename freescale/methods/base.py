@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from freescale.backbones import BackboneKind  # noqa: TC001
 from freescale.cascade import CELL
-from freescale.flow_levels import ShiftRule  # noqa: TC001
+from freescale.flow_levels import ShiftRules  # noqa: TC001
 from freescale.long_videos import video_noise
 from freescale.moment import Moment
 from freescale.unet_patches import patched
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from freescale.solvers import Solver
     from freescale.structure import BandFilter
     from freescale.unet_patches import Patch
+
+TRAJECTORY = "x0."
+"""What names in `Moment.extra` begin with that a stage hands to the level above: its x0, one a step, in their order."""
 
 FeatureLevels = Literal["none", "base", "all"]
 """Levels at which a method goes with DeepCache: `base` is level 0."""
@@ -65,7 +68,7 @@ class Method:
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
     backbones: ClassVar[frozenset[BackboneKind]] = frozenset({"unet"})  # what it can be used with
     only: ClassVar[Mapping[BackboneKind, Mapping[str, Any]]] = {}  # the one value that a field has with a backbone
-    shift_rule: ClassVar[ShiftRule] = "cap"  # of a flow model's noise levels above its training size
+    asks_trajectory: ClassVar[bool] = False  # whether a level needs the x0 of every step below: `Level.trajectory`
     keeps_features: ClassVar[FeatureLevels] = "none"  # where the UNet is one and the same but for `switches`
 
     def check_choices(self, choices: Mapping[str, Sequence[str | None]]) -> None:
@@ -73,6 +76,16 @@ class Method:
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(str, allowed))}")
+
+    def check_shares(self, name: str) -> None:
+        """Raise `ValueError` for a field that is no list of shares, 0 to 1."""
+        if not (value := getattr(self, name)) or not all(0.0 <= each <= 1.0 for each in value):
+            raise ValueError(f"{name} is {value}, allowed: one or more numbers from 0 to 1")
+
+    def check_guidance(self, name: str = "guidance") -> None:
+        """Raise `ValueError` for a field that is no list of guidance scales."""
+        if not (value := getattr(self, name)) or not all(0.0 <= each <= 50.0 for each in value):
+            raise ValueError(f"{name} is {value}, allowed: one or more numbers from 0 to 50")
 
     def check_backbone(self, kind: BackboneKind) -> None:
         """Raise `ValueError` for a kind of network that the method has no meaning for, or that a field has none for."""
@@ -147,6 +160,16 @@ class Method:
 
     def switches(self, schedule: Schedule) -> tuple[int, ...]:
         """Return the steps at which a level's UNet becomes another one: features of the step before are not its own."""
+        return ()
+
+    @property
+    def shift_rule(self) -> ShiftRules:
+        """Which noise levels a flow model has above its training size, where a spec does not say."""
+        return "cap"
+
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        """The guidance scale of each level, the last one of all above, where a spec has none; empty: the model's."""
         return ()
 
     @property

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from freescale.backbones import BackboneKind
+    from freescale.flow_levels import ShiftRules
     from freescale.moment import Moment
     from freescale.unet_patches import Patch
 
@@ -32,7 +33,6 @@ class Direct(Method):
 
     backbones = frozenset({"unet", "flow"})
     only = _ONLY
-    shift_rule = "sqrt"
 
     freeu: tuple[float, float, float, float] | None = None  # b1, b2, s1, s2
     positions: PositionRule = later("none")  # of a flow model's tokens
@@ -41,6 +41,11 @@ class Direct(Method):
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
         self.check_choices({"positions": get_args(PositionRule), "temperature": get_args(Temperature)})
+
+    @property
+    def shift_rule(self) -> ShiftRules:
+        """More noise for more tokens: nothing below has made the picture's structure."""
+        return "sqrt"
 
     def patches(self, moment: Moment) -> Iterator[Patch]:
         """Yield the rule of positions and the temperature."""

@@ -10,6 +10,9 @@ What a level above the first does is put together from published parts:
 * self-attention is in windows of the training size (`patch_attention`, ScaleDiff), and dilation acts in the first steps
   (`dilation`, FreeScale, arXiv:2412.09626).
 
+On transformers the last item has no meaning, and the rest holds as it is: latents minus sigma times the prediction
+are x0 there, too, and noise levels of equal strides are even ones, unshifted.
+
 The two differ in their numbers alone. Those here are proposals for SDXL within the ranges of these papers, and not
 measured on it; a model's card has its own (`docs/lab/results.md`).
 """
@@ -17,7 +20,7 @@ measured on it; a model's card has its own (`docs/lab/results.md`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from freescale.cascade import CELL, cascade_sizes
 from freescale.dilation import DilatedLayers, dilation_factor, restrained_dilation
@@ -28,15 +31,19 @@ from freescale.structure import BandFilter, guide_structure
 from freescale.walk import descent, relay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from freescale.backbones import BackboneKind
     from freescale.cascade import Size
     from freescale.guidance import Denoiser
     from freescale.moment import Moment
     from freescale.schedule import Schedule
     from freescale.unet_patches import Patch
+
+
+_ONLY: Mapping[BackboneKind, Mapping[str, Any]] = {"flow": {"patches_only": False, "dilation": 0.0}}
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class Swift(Method):
     name: ClassVar[str] = "swift"
     video: ClassVar[bool] = False
     keeps_features: ClassVar[FeatureLevels] = "base"
+    backbones = frozenset({"unet", "flow"})
+    only = _ONLY
 
     leave: float = 0.8  # share of level 0's steps that are taken; 1: all
     growth: float = 4.0  # of a level over the one below, at most

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 
 from freescale import SOLVERS
+from freescale.flow_levels import RULES
 from freescale.noise_levels import SIGMAS, SPACINGS
 from stages.models.method_presets import with_method
 from stages.models.presets import NAMES, checked_preset, expanded
@@ -64,11 +65,35 @@ def _timesteps(value: Any) -> Any:
     return value
 
 
+def _rules(value: Any) -> Any:
+    """Return a shift rule, or one a level, as they are; those of `7,9,11` as a list.
+
+    Raises `ValueError` for what is none.
+    """
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    given = parts if isinstance(parts, list | tuple) else [parts]
+    if value is None:
+        return None
+    if not given or not all(each in RULES or _is_shift(each) for each in given):
+        raise ValueError(f"is not {', '.join(RULES)} or a number above 0, nor a list with one for each level")
+    rules = tuple(each if each in RULES else float(each) for each in given)
+    return rules if isinstance(value, list | tuple) or len(rules) > 1 else rules[0]
+
+
+def _is_shift(value: Any) -> bool:
+    """Whether a value is a number above 0, or the text of one."""
+    try:
+        return not isinstance(value, bool) and 0.0 < float(value) < MOST_SHIFT
+    except (TypeError, ValueError):
+        return False
+
+
 Preset = Annotated[
     PresetName | tuple[PresetName, ...] | None,
     BeforeValidator(checked_preset, json_schema_input_type=PresetName | tuple[PresetName, ...] | str | None),
 ]
 MOST_THINNED = 16.0  # times a side
+MOST_SHIFT = 1e6
 DeepCache = Annotated[int | None, Field(ge=2, le=50)]
 Branch = Annotated[int, Field(ge=0, le=64)]
 DeepCacheLevels = Literal["base", "all"]
@@ -76,6 +101,8 @@ Thinned = Annotated[Literal["auto"] | float | None, BeforeValidator(_factor)]
 Interval = Annotated[
     tuple[float, float] | None, BeforeValidator(lambda value: None if value is None else _interval(value))
 ]
+Rule = Literal["cap", "sqrt", "stock"] | float
+Shift = Annotated[Rule | tuple[Rule, ...] | None, BeforeValidator(_rules)]
 Timestep = Annotated[int, Field(ge=0, le=999)]
 Timesteps = Annotated[tuple[Timestep, ...] | None, BeforeValidator(_timesteps)]
 

@@ -88,7 +88,9 @@ def blank_parents(stage: DenoiseStage, config: Any, latents: Tensor, cell: int) 
     parents = {"text": text, "latents": {"latents": latents}}
     if stage.level:
         parents["reference"] = {"latents": latents}
-        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *cells_of(stage.base_size, cell))}
+        base = cells_of(stage.base_size, cell)  # no cost depends on the size of the level below
+        parents["below"] = {"trajectory": torch.zeros(()).expand(1, stage.stop - stage.start, latents.shape[1], *base)}
+        parents["anchor"] = {"latents": torch.zeros(*latents.shape[:-2], *base)}
     masks = {role: {"picture": torch.zeros(*latents.shape[-2:], 1, dtype=torch.uint8)} for role, _ in stage.regions}
     return parents | masks
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from freescale import METHODS, Level, make_schedule
+from freescale import METHODS, Level
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.planner.configurations import configurations
@@ -53,7 +53,7 @@ def _ask(stage: DenoiseStage, method: Method, info: ModelInfo) -> None:
     from stages.planner.skeleton import skeleton  # diffusers, where the answer is not known
 
     unet = skeleton(info, "unet", "float32").module
-    schedule = make_schedule(info.scheduler, stage.sampling.steps, stage.sampling.solver, stage.sampling.eta)
+    schedule = stage.sampling.schedule_on(info.scheduler, stage.walk)
     level = Level(stage.level, stage.size, stage.base_size, info.cell, frames=info.frames)
     method.check_unet(unet, level, schedule, range(stage.start, stage.stop))
 
@@ -62,6 +62,8 @@ def _others(stage: DenoiseStage, info: ModelInfo) -> str:
     """Return which methods can work at this size, where the method of a stage cannot with its defaults either."""
     able = []
     for name, kind in METHODS.items():
+        if info.backbone not in kind.backbones:
+            continue
         try:
             _ask(stage, kind(), info)
         except ValueError:

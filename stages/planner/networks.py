@@ -257,7 +257,7 @@ def _before(
     schedule = _schedule(stage)
     full = stage.full_steps(schedule) if stage.deepcache else {step}
     first = max(i for i in full if i <= step)
-    level = Level(stage.level, stage.size, stage.base_size, cell, sizes=stage.sizes)
+    level = Level(stage.level, stage.size, stage.base_size, cell, sizes=stage.sizes, grows=stage.grows)
     names = method_of(stage.method).kept(Moment(level, first, schedule, stage.seed))
     history = (latents,) * SOLVERS[stage.sampling.solver].remembers
     resume = Step(first - 1, latents, history, dict.fromkeys(names, latents))

@@ -21,13 +21,13 @@ from benchmarks.metrics_validation import (
     separate_sets,
     table,
 )
-from freescale import METHODS
 from stages.metrics.detail import WORDS as DETAIL_WORDS
 from stages.metrics.score import WORDS as OBJECT_WORDS
 from stages.metrics.score import Sample
 from stages.metrics.spec import OF_PICTURES, make_evaluation
 from stages.metrics.texture import WORDS as TEXTURE_WORDS
 from stages.metrics.validated import MARKS, Shown, Verdict, shown, validation
+from tests.toys import ON_UNETS
 
 COUNT = 24
 TABLES = Path(__file__).parents[2] / "benchmarks" / "shapes"
@@ -124,6 +124,6 @@ def test_marks() -> None:
 def test_every_method_is_in_a_table_that_can_be_read() -> None:
     specs = {path.name: make_evaluation(yaml.safe_load(path.read_text())) for path in sorted(TABLES.glob("*.yaml"))}
     tables = ("fast.yaml", "more_fast.yaml", "published_steps.yaml", "fast_eight.yaml")
-    assert {entry.method.name for name in tables for entry in specs[name].methods} == METHODS.keys()
+    assert {entry.method.name for name in tables for entry in specs[name].methods} == ON_UNETS.keys()
     assert len({specs[name].metrics for name in tables}) == 1
     assert all("enlarge" in [e.method.name for e in specs[name].methods] for name in ("fast.yaml", "fast_eight.yaml"))

@@ -23,7 +23,6 @@ from flows.home import Home
 from flows.picture_import.importing import import_picture
 from flows.picture_import.texts import MAX_TEXT, read_texts, user_comment
 from flows.rendering.job import prepare
-from freescale import METHODS
 from stages.adapters.prompted import with_prompted
 from stages.errors import SpecError
 from stages.export import Export, encode_file
@@ -32,6 +31,7 @@ from stages.models.load import describe
 from stages.spec import ModelSpec, make_spec
 from stages.textfiles.documents import read_yaml
 from tests.adapter_files import lora_file
+from tests.toys import ON_UNETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -628,7 +628,7 @@ def test_a_lora_in_the_prompt_of_a_picture_of_ours_counts(home: Path, tmp_path: 
 
 
 def test_the_spec_in_a_file_names_its_method(home: Path) -> None:
-    for method in METHODS:
+    for method in ON_UNETS:
         job = prepare(make_spec({"prompt": "x", "width": 160, "height": 128, "method": {"name": method}}), Home(home))
         stage = job.plan.exports[-1].stage
         assert isinstance(stage, Export)

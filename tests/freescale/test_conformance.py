@@ -21,6 +21,7 @@ from freescale.schedule import Schedule, make_schedule
 from freescale.unet_patches import patched
 from tests.toys import (
     BASE,
+    ON_UNETS,
     TARGET,
     Toward,
     goes_on,
@@ -114,15 +115,15 @@ class TestRecord:
 
 def is_next(name: str, turn: int, topology: str) -> bool:
     """Whether a topology is the one that comes for a method when all take turns but rare ones."""
-    return name not in BRIEF and TOPOLOGIES[(list(METHODS).index(name) + turn) % len(TOPOLOGIES)] == topology
+    return name not in BRIEF and TOPOLOGIES[(list(ON_UNETS).index(name) + turn) % len(TOPOLOGIES)] == topology
 
 
 def is_one_of(few: int, name: str, turn: int, topology: str) -> bool:
     """Whether a method meets a case by default, on the topology whose turn it is: one case of `few`."""
-    return (list(METHODS).index(name) + turn) % few == 0 and is_next(name, turn, topology)
+    return (list(ON_UNETS).index(name) + turn) % few == 0 and is_next(name, turn, topology)
 
 
-TURNS = points(METHODS, TOPOLOGIES, kept=lambda name, unet: is_one_of(3, name, 0, unet))  # by default a third
+TURNS = points(ON_UNETS, TOPOLOGIES, kept=lambda name, unet: is_one_of(3, name, 0, unet))  # by default a third
 
 
 class TestScaleOne:
@@ -134,7 +135,7 @@ class TestScaleOne:
         direct = render(any_denoiser, Direct(), level_at(0), schedule)
         assert torch.equal(render(any_denoiser, plain(name), level_at(0), schedule), direct)
 
-    @pytest.mark.parametrize("name", points(METHODS, kept=lambda name: name not in BRIEF))
+    @pytest.mark.parametrize("name", points(ON_UNETS, kept=lambda name: name not in BRIEF))
     def test_prediction_above_level_zero(self, name: str, denoiser: Denoiser, scheduler_config: Any) -> None:
         schedule, method = make_schedule(scheduler_config, 4), plain(name)
         moment = Moment(level_at(1, BASE), 2, schedule, 7)
@@ -155,25 +156,25 @@ class TestResume:
     @pytest.mark.parametrize(
         ("name", "index", "solver"),
         points(
-            METHODS,
+            ON_UNETS,
             (0, 1),
             SOLVERS,
             kept=lambda name, *rest: rest == (1, "dpmpp_2m" if name == "freescale" else "euler"),
         ),
     )
     def test_from_any_step(self, name: str, index: int, solver: Any, denoiser: Any, scheduler_config: Any) -> None:
-        goes_on(denoiser, METHODS[name](), level_at(index), make_schedule(scheduler_config, 3, solver))
+        goes_on(denoiser, ON_UNETS[name](), level_at(index), make_schedule(scheduler_config, 3, solver))
 
     @pytest.mark.parametrize(
         ("name", "any_denoiser"),
         points(
-            METHODS, TOPOLOGIES, kept=lambda name, unet: (name, unet) in (("freescale", "sd2.1"), ("swift", "sd1.5"))
+            ON_UNETS, TOPOLOGIES, kept=lambda name, unet: (name, unet) in (("freescale", "sd2.1"), ("swift", "sd1.5"))
         ),
         indirect=["any_denoiser"],
     )
     def test_on_any_unet(self, name: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
         """In parts that stop where they are told to, and after a step with another seed."""
-        method, level, schedule = METHODS[name](), level_at(1), schedule_of(any_denoiser, scheduler_config)
+        method, level, schedule = ON_UNETS[name](), level_at(1), schedule_of(any_denoiser, scheduler_config)
         unbroken = render(any_denoiser, method, level, schedule)
         last = Step(2, normal((1, 4, *level.latent_hw), 8))
         (other,) = run_from(any_denoiser, method, level, schedule, last, seed=8)
@@ -190,7 +191,7 @@ class TestNoTrace:
 
     @pytest.mark.parametrize(("name", "any_denoiser"), TURNS, indirect=["any_denoiser"])
     def test_of_a_run(self, name: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
-        level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), METHODS[name]()
+        level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), ON_UNETS[name]()
         unet: Any = any_denoiser.network
         before, processors = snapshot(unet), unet.attn_processors
         latents = method.start((1, 4, *level.latent_hw), Moment(level, 0, schedule, 7))
@@ -201,12 +202,12 @@ class TestNoTrace:
     @pytest.mark.parametrize(
         ("name", "where", "any_denoiser"),
         points(
-            METHODS, PLACES, TOPOLOGIES, kept=lambda name, where, unet: is_one_of(4, name, PLACES.index(where), unet)
+            ON_UNETS, PLACES, TOPOLOGIES, kept=lambda name, where, unet: is_one_of(4, name, PLACES.index(where), unet)
         ),
         indirect=["any_denoiser"],
     )
     def test_of_a_failure(self, name: str, where: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
-        level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), METHODS[name]()
+        level, schedule, method = level_at(1), schedule_of(any_denoiser, scheduler_config), ON_UNETS[name]()
         before = snapshot(any_denoiser.network)
 
         def fail(*_: Any) -> None:
@@ -229,7 +230,9 @@ SIZES = {  # of a level: its base
 
 @pytest.mark.parametrize(
     ("name", "size", "any_denoiser"),
-    points(METHODS, SIZES, TOPOLOGIES, kept=lambda name, size, unet: is_one_of(4, name, list(SIZES).index(size), unet)),
+    points(
+        ON_UNETS, SIZES, TOPOLOGIES, kept=lambda name, size, unet: is_one_of(4, name, list(SIZES).index(size), unet)
+    ),
     indirect=["any_denoiser"],
     ids=lambda given: given if isinstance(given, str) else f"{given[1]}x{given[0]}",
 )
@@ -237,7 +240,7 @@ def test_any_size_on_any_unet(name: str, size: Any, any_denoiser: Denoiser, sche
     """Tall and wide, odd latents, a scale that rounds to 1."""
     schedule = schedule_of(any_denoiser, scheduler_config, 2)
     level = dataclasses.replace(level_at(1, size), base_size=SIZES[size])
-    output = render(any_denoiser, METHODS[name](), level, schedule)
+    output = render(any_denoiser, ON_UNETS[name](), level, schedule)
     assert output.shape == (1, 4, size[0] // 8, size[1] // 8)
     assert output.isfinite().all()
 
@@ -246,13 +249,15 @@ def test_any_size_on_any_unet(name: str, size: Any, any_denoiser: Denoiser, sche
 def test_one_level_at_the_target(name: str, any_denoiser: Denoiser, scheduler_config: Any) -> None:
     """A cascade of one size, beyond the training size, starts from noise."""
     schedule = schedule_of(any_denoiser, scheduler_config, 2)
-    output = render(any_denoiser, METHODS[name](), Level(0, TARGET, BASE), schedule)
+    output = render(any_denoiser, ON_UNETS[name](), Level(0, TARGET, BASE), schedule)
     assert output.isfinite().all()
 
 
-@pytest.mark.parametrize("name", points(METHODS, kept=lambda name: name == "freescale" or name in OWN_GUIDANCE - BRIEF))
+@pytest.mark.parametrize(
+    "name", points(ON_UNETS, kept=lambda name: name == "freescale" or name in OWN_GUIDANCE - BRIEF)
+)
 def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, scheduler_config: Any) -> None:
-    method, schedule, level = METHODS[name](), make_schedule(scheduler_config, 2), level_at(1)
+    method, schedule, level = ON_UNETS[name](), make_schedule(scheduler_config, 2), level_at(1)
     whole = render(denoiser, method, level, schedule)
     frugal = dataclasses.replace(denoiser, compute=Compute(split_guidance=True, window_rows=2))
     torch.testing.assert_close(render(frugal, method, level, schedule), whole, atol=1e-4, rtol=1e-4)
@@ -260,7 +265,7 @@ def test_guidance_may_be_split_and_windows_chunked(name: str, denoiser: Any, sch
 
 @pytest.mark.parametrize(
     ("name", "solver"),
-    points(sorted(METHODS.keys() - OWN_GUIDANCE - HELD), SOLVERS, kept=lambda name, solver: name not in BRIEF),
+    points(sorted(ON_UNETS.keys() - OWN_GUIDANCE - HELD), SOLVERS, kept=lambda name, solver: name not in BRIEF),
 )
 def test_perfect_noise_leads_to_the_picture(name: str, solver: Any, sdxl_unet: Any, scheduler_config: Any) -> None:
     """Whatever the reference: wrong noise levels, places or indices would show. The blur of DemoFusion is off, since

@@ -13,7 +13,7 @@ from freescale.backbones import backbone_of
 from freescale.backbones.flux import image_ids
 from freescale.methods import Direct, FreeScale
 from freescale.moment import Moment
-from freescale.positions import PositionRule, Positions, frequencies, temperature
+from freescale.positions import PositionRule, Positions, frequencies, growing_temperature, temperature
 from freescale.unet_patches import patched
 from tests.toys import flux_network, is_same, snapshot
 
@@ -44,6 +44,9 @@ def test_components_lie_where_their_rule_says(scale: float) -> None:
         assert slow - 1e-12 <= yarn <= own + 1e-12
     assert by["yarn"][0] == OWN[0], "it turns ten times within the trained extent"
     assert by["yarn"][-1] == pytest.approx(OWN[-1] / scale)
+    assert by["hiflow"] == [(10 * THETA) ** (-2 * j / DIMS) for j in range(DIMS // 2)]
+    assert by["imax"] == [max(pair) for pair in zip(by["hiflow"], by["pi"], strict=True)]
+    assert by["imax"][-1] == by["pi"][-1] > by["hiflow"][-1]
     changed = [j for j, (ultra, own) in enumerate(zip(by["ultra"], OWN, strict=True)) if ultra != own]
     assert changed == [7], "its period of 62.8 tokens is nearest to 64"
     assert 2 * math.pi / by["ultra"][7] == pytest.approx(scale * TRAINED)
@@ -80,6 +83,8 @@ def test_temperature_is_a_scale_of_the_softmax() -> None:
     torch.testing.assert_close(text_query, 1.3 * attn.norm_added_q(normal((1, 3, 2, 16), 2)))
     assert not torch.allclose(found[0], attn(hidden, context)[0])
     assert temperature(4 * 4096, 4096) == pytest.approx(math.sqrt(math.log(16384) / math.log(4096)))
+    cinescale = [growing_temperature(tokens, 3600) for tokens in (8160, 18360, 32640)]
+    assert cinescale == pytest.approx([1.0, 1.0495, 1.0846], abs=1e-4)
     assert temperature(4096, 4096) == temperature(100, 4096) == 1.0
 
 

@@ -27,12 +27,12 @@ from freescale.unet_patches import patched, spatial_self_attentions
 from freescale.view_prediction import predict_views, window_views
 from tests.oracles import scale_fusion as fusion_oracle
 from tests.oracles import videos as oracle
-from tests.toys import VIDEO_KINDS, goes_on, is_same, points, run_from, snapshot, video_text, video_unet
+from tests.toys import ON_UNETS, VIDEO_KINDS, goes_on, is_same, points, run_from, snapshot, video_text, video_unet
 
 if TYPE_CHECKING:
     from freescale.views import Views
 
-METHODS_FOR_VIDEOS = {name: kind for name, kind in METHODS.items() if kind.video}
+METHODS_FOR_VIDEOS = {name: kind for name, kind in ON_UNETS.items() if kind.video}
 BASE, TARGET, FRAMES = (64, 80), (120, 160), 2
 DYNAMIC = {"dynamic_scale": (0.7, 400)}
 
@@ -265,7 +265,7 @@ class TestConformance:
             assert (split.latents - last.latents).abs().max() < 2e-3 * last.latents.abs().max()
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - set(METHODS_FOR_VIDEOS)))
+@pytest.mark.parametrize("name", sorted(set(ON_UNETS) - set(METHODS_FOR_VIDEOS)))
 def test_methods_for_images_only(name: str, scheduler_config: Any) -> None:
     with pytest.raises(ValueError, match="allowed for video"):
         render(denoiser_of("modelscope"), METHODS[name](), level_at(0), make_schedule(scheduler_config, 2))

@@ -20,7 +20,7 @@ from flows.batch.jobs_file import read_jobs
 from flows.cli.run_batch import check_memory
 from flows.home import Home
 from flows.rendering.job import prepare, to_do
-from freescale import METHODS, guidance
+from freescale import guidance
 from stages import runner
 from stages.decode import Decode
 from stages.errors import SpecError
@@ -31,6 +31,7 @@ from stages.planner.budget import PARTS, SAVINGS, check, fit, next_saving, retur
 from stages.planner.estimate import estimate, resident, rough_bytes
 from stages.spec import ModelSpec, RunOptions, make_spec
 from tests.homes import session_in
+from tests.toys import ON_UNETS
 
 if TYPE_CHECKING:
     from flows.rendering.session import Result
@@ -198,7 +199,7 @@ def test_a_budget_changes_rounding_at_most_and_is_in_the_manifest(plain: Result,
 QUICK = ("freescale", "demofusion")
 
 
-@pytest.mark.parametrize("method", [*QUICK, *(pytest.param(m, marks=THOROUGH) for m in METHODS if m not in QUICK)])
+@pytest.mark.parametrize("method", [*QUICK, *(pytest.param(m, marks=THOROUGH) for m in ON_UNETS if m not in QUICK)])
 def test_the_rough_bound_is_one(method: str, tmp_path: Path) -> None:
     """Where it says that memory is plentiful nothing is traced, so it must be above every trace."""
     spec = make_spec(SMALL | {"steps": 2, "method": {"name": method}})

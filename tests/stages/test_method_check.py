@@ -16,6 +16,7 @@ from stages.planner import method_check
 from stages.planner.method_check import check_methods
 from stages.planner.trace_cache import trace_cache
 from stages.spec import ModelSpec, make_spec
+from tests.toys import ON_UNETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_unet_that_a_method_cannot_work_in(
 
 
 @pytest.mark.parametrize("fields", [unet(True), unet(False, True), unet(False, False, True), unet(True, True, True)])
-@pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if kind.any_unet])
+@pytest.mark.parametrize("method", [name for name, kind in ON_UNETS.items() if kind.any_unet])
 def test_a_method_for_every_unet(method: str, fields: dict[str, Any], tmp_path: Path) -> None:
     """`any_unet` is what the method says of itself: its changes are made to UNets of all kinds."""
     plan = planned(tmp_path / "m", method={"name": method}, **fields)
@@ -87,7 +88,7 @@ def test_a_method_for_every_unet(method: str, fields: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.parametrize("fields", [unet(False, True, True), unet(True, True, True, False)])
-@pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if not kind.any_unet])
+@pytest.mark.parametrize("method", [name for name, kind in ON_UNETS.items() if not kind.any_unet])
 def test_a_method_in_its_own_unets(method: str, fields: dict[str, Any], tmp_path: Path) -> None:
     check_methods(planned(tmp_path / "m", method={"name": method}, **fields))
 

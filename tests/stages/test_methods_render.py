@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from flows.home import Home
 from flows.rendering.stop import StopEvent
-from freescale import METHODS
 from freescale.methods.freescale import FreeScale
 from stages.denoise import DenoiseStage
 from stages.models.load import Models, describe
@@ -19,7 +18,7 @@ from stages.plan import Plan, make_plan
 from stages.runner import Interrupted, Runner
 from stages.spec import ModelSpec, RunOptions, make_spec
 from tests.homes import copy_before
-from tests.toys import points
+from tests.toys import ON_UNETS, points
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +98,7 @@ def pixels(home: Path, plan: Plan, models: Models, observer: Stopper) -> tuple[T
 
 
 NAMES = points(
-    [name for name, method in METHODS.items() if not method.in_pixels],
+    [name for name, method in ON_UNETS.items() if not method.in_pixels],
     kept=lambda name: name == "swift",  # all of them without the runner, too
 )
 

@@ -39,7 +39,7 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
 
     Raises `StageError` where the file has changed since it was checked.
     """
-    module = empty_network(network.kind, network.config)
+    module: Any = empty_network(network.kind, network.config)
     scales = scales_of(read_header(network.path))
     with open_tensors(network.path) as file:
         state: dict[str, Tensor] = {}

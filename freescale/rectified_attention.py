@@ -1,0 +1,155 @@
+"""Attention in tiles of queries over all keys, with rectified positions (CineScale 2026, "AR-RoPE", arXiv:2508.15774).
+
+Queries [A, B] of a tile keep their positions on an axis whose last one is E. Keys near the tile keep theirs too. Those
+farther away are compressed linearly, so that no key is farther from any query of the tile than M, the last position of
+the training size:
+
+    t- = min(near, A, M - (B - A)),  K- = A - t-,  L = max(0, B - M)
+    t+ = min(near, E - B, M - (B - A)),  K+ = B + t+,  R = min(E, A + M)
+    p < K- becomes L + p / K- (K- - L),  p > K+ becomes K+ + (p - K+) (R - K+) / (E - K+)
+
+The released code rounds to whole positions. Every query is in one tile, so nothing is averaged, and the cost is that of
+global attention and one rotation of all keys a tile. Where M is at least E, positions are as they were.
+
+Published for video models whose text is outside of self-attention. In joint attention text has a place as well, 0 on
+both axes; this part is ours. For a tile of image queries text moves to L, where the compressed keys begin, and text
+queries are a tile of their own at 0. So there, too, no offset is larger than in training.
+
+Tokens are (B, n + h * w, heads, head_dim), text first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from freescale.heads import Heads, output_of, sdpa
+from freescale.joint_fusion import joint_heads, rotated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from freescale.joint_fusion import Rotary
+    from freescale.unet_patches import Processor
+    from freescale.windows import Grid
+
+Span = tuple[int, int]
+"""First and last position."""
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """Sizes of tiles and of what stays, as shares of the training grid on each axis."""
+
+    tile: float = 0.4  # above 0, to 1
+    near: float = 0.2  # 0 to 1
+    whole: bool = True  # positions are rounded
+
+
+def rectified_positions(span: Span, last: int, trained_last: int, near: int, *, whole: bool = True) -> Tensor:
+    """Return the positions (last + 1) of all keys for queries of a span, float64.
+
+    `last` is E, `trained_last` is M. The span may not be longer than M.
+    """
+    first, end = span
+    budget = trained_last - (end - first)
+    left, right = first - min(near, first, budget), end + min(near, last - end, budget)
+    lowest, highest = max(0, end - trained_last), min(last, first + trained_last)
+    position = torch.arange(last + 1, dtype=torch.float64)
+    before = lowest + position / max(left, 1) * (left - lowest)
+    after = right + (position - right) * ((highest - right) / max(last - right, 1))
+    moved = torch.where(position < left, before, torch.where(position > right, after, position))
+    return moved.round() if whole else moved
+
+
+def spans(length: int, tile: int) -> list[Span]:
+    """Return the spans of an axis, each of `tile` positions but the last."""
+    return [(first, min(first + tile, length) - 1) for first in range(0, length, tile)]
+
+
+@dataclass(frozen=True, eq=False)
+class RectifiedAttention:
+    """The attention processor: `inner` is the one it stands in for at sizes that the network was trained at."""
+
+    inner: Processor
+    name: str  # of the attention
+    grid: Grid
+    trained: Grid
+    rotary_at: Callable[[Tensor, Tensor, Tensor], Rotary]  # of tokens by rows, columns, and numbers in the text
+    asked: Rectified
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Rotary | None = None,
+    ) -> Any:
+        """Return the attention of image and text tokens, or of both in one row, as `inner` does."""
+        if self.is_trained:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+        if attention_mask is not None:
+            raise ValueError(f"{self.name} has a mask, allowed: joint attention as FLUX.1 has it")
+        heads = joint_heads(attn, hidden_states, encoder_hidden_states)
+        text = heads.query.shape[1] - self.grid[0] * self.grid[1]
+        attended = self.attended(heads, text)
+        if encoder_hidden_states is None:
+            return attended
+        return output_of(attn, attended[:, text:]), attn.to_add_out(attended[:, :text])
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the grid is no larger than the trained one."""
+        return all(side <= trained for side, trained in zip(self.grid, self.trained, strict=True))
+
+    def attended(self, heads: Heads, text: int) -> Tensor:
+        """Return the attention (B, n + h * w, C) of all tokens, the first `text` of which are text."""
+        height, width = self.grid
+        number = torch.arange(height * width).view(self.grid)
+        rows, columns = list(self._axis(0)), list(self._axis(1))
+        output = torch.empty_like(heads.query).flatten(2)
+        if text:
+            origin = self._keys(0, (0, 0)), self._keys(1, (0, 0))
+            output[:, :text] = self._tile(heads, text, torch.arange(text), *origin, (0.0, 0.0))
+        for (tall, of_rows), (wide, of_columns) in itertools.product(rows, columns):
+            inside = number[tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
+            begin = float(of_rows[0]), float(of_columns[0])
+            output[:, text + inside] = self._tile(heads, text, text + inside, of_rows, of_columns, begin)
+        return output
+
+    def _axis(self, axis: int) -> Iterator[tuple[Span, Tensor]]:
+        """Yield the spans of an axis, and the positions of all keys for each."""
+        tile = max(1, round(self.asked.tile * self.trained[axis]))
+        return ((span, self._keys(axis, span)) for span in spans(self.grid[axis], tile))
+
+    def _keys(self, axis: int, span: Span) -> Tensor:
+        near = round(self.asked.near * self.trained[axis])
+        return rectified_positions(span, self.grid[axis] - 1, self.trained[axis] - 1, near, whole=self.asked.whole)
+
+    def _tile(
+        self, heads: Heads, text: int, queries: Tensor, rows: Tensor, columns: Tensor, begin: tuple[float, float]
+    ) -> Tensor:
+        """Return the attention (B, queries, C) of some tokens to all, whose rows and columns are given.
+
+        Text is at `begin`, where the positions of keys begin; the queries' own are whole.
+        """
+        device, words = heads.query.device, torch.arange(text, dtype=torch.float64)
+        row, column = (x.flatten() for x in torch.meshgrid(rows, columns, indexing="ij"))
+        places = _after(begin[0], text, row), _after(begin[1], text, column), torch.cat([words, torch.zeros_like(row)])
+        keys = self.rotary_at(*(x.to(device) for x in places))
+        image, is_text = (queries - text).clamp(min=0), queries < text
+        places = image // self.grid[1], image % self.grid[1], torch.where(is_text, queries, 0)
+        own = self.rotary_at(*(x.double().to(device) for x in places))
+        query = rotated(heads.query[:, queries.to(device)], own)
+        return sdpa(Heads(query, rotated(heads.key, keys), heads.value))
+
+
+def _after(begin: float, count: int, positions: Tensor) -> Tensor:
+    """Return the positions of text, all at one place, and those of the image."""
+    return torch.cat([torch.full((count,), begin, dtype=positions.dtype), positions])
