@@ -118,6 +118,7 @@ class Flux:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Change what the network is called with."""
             handle = network.register_forward_pre_hook(repeat, with_kwargs=True)
             try:
                 yield
@@ -131,6 +132,7 @@ class Flux:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Put the processors in place, and give the own ones back."""
             with ExitStack() as stack:
                 for name, attention in self.attentions():
                     stack.callback(attention.set_processor, attention.processor)
@@ -156,6 +158,7 @@ class Flux:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Hook the table of rotations."""
             module: Any = network.pos_embed
             handle = module.register_forward_hook(table)
             try:
