@@ -43,6 +43,11 @@ class Conditioning:
     fps: Tensor | None = None  # (B,) or (1,), of both sides
     guidance: float | None = None  # of both sides, for a network that guidance was distilled into
 
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the prompts have different numbers of tokens, so that one call cannot read both."""
+        return self.negative_embeds is not None and self.negative_embeds.shape[1] != self.prompt_embeds.shape[1]
+
     def for_views(self, crops: Tensor, batch: int) -> Conditioning:
         """Return the conditioning of views of `batch` pictures: a row for each view and picture, views outermost.
 
@@ -115,9 +120,9 @@ class Denoiser:
     def pair(self, latents: Tensor, i: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """Return the raw (negative, positive) outputs, from one call of the network or, with split guidance, from two.
 
-        Raises `ValueError` without negative embeddings.
+        Prompts of different lengths are two calls as well. Raises `ValueError` without negative embeddings.
         """
-        if self.compute.split_guidance:
+        if self.compute.split_guidance or self.conditioning.is_uneven:
             (negative,) = self.passes(latents, i, schedule, "negative")
             (positive,) = self.passes(latents, i, schedule, "positive")
         else:

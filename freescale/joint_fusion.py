@@ -96,7 +96,7 @@ def joint_heads(attn: Any, hidden_states: Tensor, context: Tensor | None) -> Hea
 def rotated(x: Tensor, rotary: Rotary) -> Tensor:
     """Return x (B, tokens, heads, head_dim) turned by its tokens' angles, in pairs of neighbours, in float32."""
     cosines, sines = (table[None, :, None, :] for table in rotary)
-    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    real, imaginary = x.view(*x.shape[:-1], x.shape[-1] // 2, 2).unbind(-1)
     turned = torch.stack((-imaginary, real), dim=-1).flatten(-2)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return (x.to(dtype) * cosines + turned.to(dtype) * sines).to(x.dtype)

@@ -26,6 +26,7 @@ class ModelFiles:
         text(
             MODEL,
             "FOLDER",
-            "A diffusers folder with the configurations of a single file that is of no known family. Default: none.",
+            "A diffusers folder with the configurations of a single file that is of no known family; for a transformer "
+            "(FLUX.1, Chroma) also with its tokenizers, text encoders and VAE. Default: none.",
         ),
     ] = None

@@ -143,11 +143,16 @@ def _probed(path: Path, marks: FileMarks) -> FileMarks:
     """The marks of a checkpoint as a render sees it, with what it refuses as an error."""
     from stages.models.files.header import read_header
     from stages.models.files.probe import probe
+    from stages.models.files.transformers import transformer_of
 
     if marks.kind != "model":
         return marks
     try:
-        info = probe(read_header(path))
+        header = read_header(path)
+        if (found := transformer_of(header.tensors)) is not None and found.network is not None:
+            why = f"it has names of {found.name}; --config gives the diffusers folder that it needs"
+            return replace(marks, family=found.name, why=why)
+        info = probe(header)
     except SpecError as error:
         return replace(marks, error=str(error).removeprefix(f"model: {path} "))
     return replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from freescale.backbones.base import Backbone, BackboneKind, Rows, dtype_of, to_rows
+from freescale.backbones.chroma import Chroma
 from freescale.backbones.flux import Flux
 from freescale.backbones.flux2 import Flux2
 from freescale.backbones.unet import UNet
@@ -19,6 +20,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "UNetMotionModel": UNet,
     "VideoCrafterUNet": UNet,
     "FluxTransformer2DModel": Flux,
+    "ChromaTransformer2DModel": Chroma,
     "Flux2Transformer2DModel": Flux2,
     "ZImageTransformer2DModel": ZImage,
 }

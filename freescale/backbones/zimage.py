@@ -79,6 +79,7 @@ class ZImage:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Put them in for the body of the `with`."""
             with ExitStack() as stack:
                 for name, attention in self.attentions():
                     stack.callback(attention.set_processor, attention.processor)
@@ -93,6 +94,7 @@ class ZImage:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Put it in for the body of the `with`."""
             with ExitStack() as stack:
                 stack.enter_context(_rotating(network, made))
                 refiner: Any = network.context_refiner
@@ -107,6 +109,7 @@ class ZImage:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Hook every query for the body of the `with`."""
             with ExitStack() as stack:
                 for _, attention in self.attentions():
                     last = attention.to_q if attention.norm_q is None else attention.norm_q

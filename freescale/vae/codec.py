@@ -74,8 +74,10 @@ class PatchCodec:
     def _patches(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return latents (B, C, h / p, p, w / p, p), and mean and deviation (C, 1, p, 1, p)."""
         channels, rows, columns = self.mean.shape
-        patches = latents.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
-        return patches, *(x.to(latents).view(channels, 1, rows, 1, columns) for x in (self.mean, self.std))
+        h, w = latents.shape[2:]
+        patches = latents.reshape(-1, channels, h // rows, rows, w // columns, columns)
+        mean, std = (x.to(latents).view(channels, 1, rows, 1, columns) for x in (self.mean, self.std))
+        return patches, mean, std
 
 
 def codec_of(vae: Any) -> Codec | PatchCodec:

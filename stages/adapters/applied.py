@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.adapters.metadata import trigger_words
 from stages.adapters.read import contents, kind_of, read_adapter
-from stages.adapters.spellings import ALONE, TEXTS, UNET
+from stages.adapters.spellings import ALONE, FLUX, TEXTS, UNET
 from stages.errors import SpecError
 from stages.models.cache_file import CacheFile
 from stages.models.hashes import Hashes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Networks = dict[str, tuple[str, dict[str, Any]]]
 """The class and the configuration of each part of a model that adapters may change."""
 VERSION = 1  # of what is checked
-TAKE_ADAPTERS = ("UNet2DConditionModel", "UNetMotionModel")
+TAKE_ADAPTERS = ("UNet2DConditionModel", "UNetMotionModel", *FLUX)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ def applied(loras: Sequence[LoraSpec], home: Path, model: str, networks: Network
     if not loras:
         return ()
     unet_class = networks[UNET][0]
+    if unet_class not in TAKE_ADAPTERS and "Transformer" in unet_class:
+        raise SpecError(
+            f"lora: the model {model!r} is a {unet_class}; models with a UNet, FLUX.1 and Chroma take LoRAs"
+        )
     if unet_class not in TAKE_ADAPTERS:
         raise SpecError(
             f"lora: the model {model!r} has the video UNet {unet_class}, which no LoRA of a picture model fits; "
@@ -98,9 +102,10 @@ def _joined(fingerprint: str, adapters: list[list[Any]] | None) -> str:
 def _adapter(lora: LoraSpec, home: Path, model: str, networks: Networks, known: CacheFile) -> Adapter:
     file = read_adapter(find("lora", lora.file, home))
     unmatched, blocks = _checked(file, lora, model, networks, known)
-    if wrong := [name for name in lora.blocks if name not in blocks and name not in ("IN", "OUT")]:
-        names = ", ".join(sorted(blocks))
-        raise SpecError(f"lora: blocks: {wrong[0]!r} is not in the model {model!r}; it has {names}, and IN and OUT")
+    sides = [side for side in ("IN", "OUT") if any(block.startswith(side) for block in blocks)]
+    if wrong := [name for name in lora.blocks if name not in (*blocks, *sides)]:
+        names = " and ".join([", ".join(sorted(blocks)), *sides])
+        raise SpecError(f"lora: blocks: {wrong[0]!r} is not in the model {model!r}; it has {names}")
     halves, (weight, text_weight) = contents(file, Hashes(home)), lora.weights
     return Adapter(
         file.path,

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 Group: TypeAlias = "Mapping[str, Tensor]"
 _NAMED = r"(?:\.\w+)?"  # PEFT puts the name of an adapter between the name of a tensor and `weight`
 ROLES: Mapping[str, str] = {
-    "lora_down": rf"[._]lora[._]down\.weight|\.lora_linear_layer\.down\.weight|\.lora_A{_NAMED}\.weight",
-    "lora_up": rf"[._]lora[._]up\.weight|\.lora_linear_layer\.up\.weight|\.lora_B{_NAMED}\.weight",
+    "lora_down": rf"[._]lora[._]down\.weight|\.lora_linear_layer\.down\.weight|\.lora_A{_NAMED}\.weight"
+    r"|(?<=_lora[12])\.down\.weight",
+    "lora_up": rf"[._]lora[._]up\.weight|\.lora_linear_layer\.up\.weight|\.lora_B{_NAMED}\.weight"
+    r"|(?<=_lora[12])\.up\.weight",
     "lora_mid": r"\.lora_mid\.weight",
     "lora_bias": rf"\.lora_B{_NAMED}\.bias",
     "alpha": r"\.alpha",
@@ -39,7 +41,9 @@ ROLES: Mapping[str, str] = {
 }
 """How the name of a tensor ends, by its role; what is before is the name of a module."""
 _ENDING = re.compile("(.+?)(?:" + "|".join(f"(?P<{role}>{ending})" for role, ending in ROLES.items()) + ")")
-_FLAT = re.compile(r"(?:lora_(?:unet|te\d?)|lycoris)[._]")  # names without dots, which some converters leave in
+_FLAT = re.compile(
+    r"(?:lora_(?:unet|transformer|te\d?)|lycoris)[._]"
+)  # names without dots, which some converters leave in
 UNKNOWN: Mapping[str, str] = {
     "IA3": r"\.on_input$|\.ia3_l",
     "OFT or BOFT": r"\.oft_(?:blocks|diag|R)|\.boft_",

@@ -40,15 +40,17 @@ def match(file: AdapterFile, table: Mapping[str, Target], model: str, *, allow_u
     """
     groups: dict[Target, Mapping[str, str]] = {}
     spelled: dict[Target, str] = {}
+    taken: dict[tuple[str, str], str] = {}
     lost = list(file.unknown)
     for module, roles in file.groups.items():
         target = table.get(module)
         if target is None:
             lost.append(module)
-        elif target in groups:
-            raise SpecError(f"lora: {file} has {spelled[target]} and {module}, which are one module of {model!r}")
-        else:
-            groups[target], spelled[target] = roles, module
+            continue
+        for each in target.modules:
+            if (other := taken.setdefault((target.part, each), module)) != module:
+                raise SpecError(f"lora: {file} has {other} and {module}, which are one module of {model!r}")
+        groups[target], spelled[target] = roles, module
     if lost and not allow_unmatched:
         raise SpecError(
             f"lora: {file} has {len(lost)} of {len(file.groups) + len(file.unknown)} modules that the model {model!r} "
@@ -96,6 +98,9 @@ def _hint(file: AdapterFile, table: Mapping[str, Target]) -> str:
     own = next((target.shape[1] for name, target in table.items() if name.endswith("attn2.to_k")), None)
     width, said = text_width(file), family_said(file.metadata)
     family = family_by_shapes(file) or said
+    if any(target.pieces for target in table.values()):
+        is_other = family is not None and not family.endswith("others)") and family != "Flux"
+        return f"; it was made for {family}, and this model is Flux" if is_other else ""
     if width is not None and own is not None and width != own:
         made_for = WIDTHS.get(width) or said
         return (

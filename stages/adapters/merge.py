@@ -21,7 +21,7 @@ from stages.adapters.spellings import UNET, is_of_text, targets
 from stages.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -43,9 +43,22 @@ class _Change:
     roles: Mapping[str, str]
     target: Target
 
-    def group(self) -> dict[str, Tensor]:
-        """The tensors by their roles, in float32."""
-        return {role: self.tensors.get_tensor(name).float() for role, name in self.roles.items()}
+    def applied(self, values: Mapping[str, Tensor], changed: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """Return the weights or biases of its modules with the change, of those that have one."""
+        if self.target.modules[0] not in values:
+            return {}
+        pieces = self.target.pieces
+        rows = [values[module][first:end] for module, first, end in pieces]
+        value = torch.cat(rows) if pieces else values[self.target.module]
+        group = {role: self.tensors.get_tensor(name).to(value.device).float() for role, name in self.roles.items()}
+        value = changed(value, group, self.strength, self.scaling)
+        if not pieces:
+            return {self.target.module: value}
+        parts = dict(zip(pieces, torch.split(value, [len(each) for each in rows]), strict=True))
+        return {
+            module: torch.cat([parts[piece] for piece in sorted(pieces) if piece[0] == module])
+            for module in self.target.modules
+        }
 
     @property
     def scaling(self) -> Scaling | None:
@@ -72,12 +85,14 @@ def merge(part: str, network: nn.Module, adapters: Sequence[Adapter]) -> None:
     setattr(network, MERGED, tuple(adapter.file.name for adapter in acting))
     table = targets({part: network})
     with ExitStack() as stack:
-        changes: dict[Target, list[_Change]] = {}
+        changes: dict[tuple[str, ...], list[_Change]] = {}
+        together = _together(table)
         for adapter in acting:
             for change in _changes(part, adapter, table, stack):
-                changes.setdefault(change.target, []).append(change)
-        for target, each in changes.items():
-            _change(network.get_submodule(target.module), each)
+                modules = change.target.modules
+                changes.setdefault(together.get(modules[0], modules), []).append(change)
+        for each in changes.values():
+            _change(network, each)
     log.info("merged %s into %s", ", ".join(adapter.file.name for adapter in acting), part)
 
 
@@ -94,20 +109,29 @@ def _changes(part: str, adapter: Adapter, table: Mapping[str, Target], stack: Ex
     return [_Change(adapter, file, tensors, roles, table[name]) for name, roles in wanted.items() if name in table]
 
 
-def _change(module: nn.Module, changes: Sequence[_Change]) -> None:
-    """Change the weight and the bias of one module."""
+def _together(table: Mapping[str, Target]) -> dict[str, tuple[str, ...]]:
+    """Return, for each module that files have as one with others, all of those: their changes are made in one order."""
+    fused = sorted({target.modules for target in table.values() if target.pieces}, key=len)
+    return {module: modules for modules in fused for module in modules}
+
+
+def _change(network: nn.Module, changes: Sequence[_Change]) -> None:
+    """Change the weights and the biases of the modules that some changes have in common."""
     for name, changed in (("weight", changed_weight), ("bias", changed_bias)):
         acting = [change for change in changes if name == "weight" or changes_bias(change.roles)]
-        parameter = getattr(module, name, None)
-        if not acting or parameter is None:
+        parameters = {
+            module: parameter
+            for change in acting
+            for module in change.target.modules
+            if (parameter := getattr(network.get_submodule(module), name, None)) is not None
+        }
+        if not parameters:
             continue
-        value = parameter.float()
+        values = {module: parameter.float() for module, parameter in parameters.items()}
         for change in acting:
-            group = {role: tensor.to(value.device) for role, tensor in change.group().items()}
-            value = changed(value, group, change.strength, change.scaling)
-        parameter.copy_(value)
-        if not bool(parameter.sum(dtype=torch.float32).isfinite()):  # one entry that is not makes the sum so
-            names = ", ".join(change.adapter.file.name for change in acting)
-            raise StageError(
-                f"{names} made {changes[0].target.module} infinite in {parameter.dtype}; a smaller weight works"
-            )
+            values |= change.applied(values, changed)
+        for module, parameter in parameters.items():
+            parameter.copy_(values[module])
+            if not bool(parameter.sum(dtype=torch.float32).isfinite()):  # one entry that is not makes the sum so
+                names = ", ".join(change.adapter.file.name for change in acting)
+                raise StageError(f"{names} made {module} infinite in {parameter.dtype}; a smaller weight works")

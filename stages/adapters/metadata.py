@@ -64,12 +64,12 @@ def family_said(metadata: Mapping[str, str]) -> str | None:
 def peft_scalings(metadata: Mapping[str, str], part: str, module: str) -> tuple[float, bool] | None:
     """Return (alpha, whether it is divided by the root of the rank) that PEFT gives a module, or None.
 
-    `module` is its path in the part. diffusers puts the name of the part before each entry.
+    `module` is its path in the part. diffusers puts the name of the part before each entry, `unet` or `transformer`.
     """
     entries = _mapping(metadata.get(PEFT))
-    before = f"{part}."
-    if any(name.startswith(("unet.", "text_encoder")) for name in entries):
-        entries = {name.removeprefix(before): value for name, value in entries.items() if name.startswith(before)}
+    before = (f"{part}.", "transformer.") if part == "unet" else (f"{part}.",)
+    if any(name.startswith(("unet.", "transformer.", "text_encoder")) for name in entries):
+        entries = {name.partition(".")[2]: value for name, value in entries.items() if name.startswith(before)}
     alpha = entries.get("lora_alpha", entries.get("alpha"))
     patterns = entries.get("alpha_pattern")
     for pattern, own in patterns.items() if isinstance(patterns, dict) else ():

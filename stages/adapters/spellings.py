@@ -13,6 +13,8 @@ path in diffusers or transformers, o its path in the original layout, and `_` jo
     lora_te_, lora_te1_, lora_te2_ + d_               kohya, OneTrainer
     text_encoder., text_encoder_2. + d                diffusers
     text_encoders.clip_l.transformer. + d             ComfyUI
+
+Those of FLUX.1 and Chroma are in `flux_spellings`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stages.adapters.flux_spellings import flux_spellings
 from stages.models.files.keys import original_name
 
 if TYPE_CHECKING:
@@ -28,13 +31,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from stages.models.files.flux_keys import Pieces
+
 CHANGED = ("Linear", "Conv2d", "LayerNorm", "GroupNorm", "Embedding")  # classes of layers
 UNET, TEXTS = "unet", ("text_encoder", "text_encoder_2")
 UNET_DOTTED = ("", "unet.", "base_model.model.", "unet.base_model.model.", "diffusion_model.")
 ORIGINAL_DOTTED = ("diffusion_model.", "model.diffusion_model.", "unet.")
 TEXT_FLAT = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-_TEXT = re.compile(r"lora_te[12]?_|text_encoder(?:_2|s)?\.|clip_[lg]\.")
+FLUX = ("FluxTransformer2DModel", "ChromaTransformer2DModel")
+_TEXT = re.compile(r"lora_te[123]?_|text_encoder(?:_2|s)?\.|clip_[lg]\.")
 _BLOCK = re.compile(r"(input|middle|output)_(?:blocks|block)\.(\d+)\.")
 _SHORT = {"input": "IN", "output": "OUT"}
 ALONE = "BASE"  # the block of what is in no block of a UNet, and of the text encoders
@@ -42,13 +48,19 @@ ALONE = "BASE"  # the block of what is in no block of a UNet, and of the text en
 
 @dataclass(frozen=True)
 class Target:
-    """One module of a model whose weight an adapter may change."""
+    """One module of a model whose weight an adapter may change, or rows of several that files have as one."""
 
     part: str  # of the model: `unet`, `text_encoder` or `text_encoder_2`
     module: str  # its path in the network as it is loaded
     shape: tuple[int, ...]  # of its weight
     bias: int | None  # the length of its bias; None: it has none
     block: str = ALONE  # IN04, MID or OUT11 of a UNet, by the numbers of the original layout
+    pieces: Pieces = ()  # of a module that files have as one, whose `module` is its name in them
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The paths of the modules whose weights are changed."""
+        return tuple(dict.fromkeys(module for module, _, _ in self.pieces)) or (self.module,)
 
 
 def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
@@ -59,6 +71,11 @@ def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
     """
     table: dict[str, Target] = {}
     for part, network in parts.items():
+        if part == UNET and type(network).__name__ in FLUX:
+            for name, target in _of_flux(network):
+                if table.setdefault(name, target) != target:
+                    raise ValueError(f"{name} stands for {table[name].module} and for {target.module}")
+            continue
         config = _config(network)
         for path, module in network.named_modules():
             if _is_changed(module) and module.weight is not None:
@@ -70,6 +87,16 @@ def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
                     if table.setdefault(name, target) != target:
                         raise ValueError(f"{name} stands for {table[name].module} and for {path}")
     return table
+
+
+def _of_flux(network: nn.Module) -> Iterator[tuple[str, Target]]:
+    """Yield every spelling of a transformer's linear layers with its target."""
+    modules: dict[str, Any] = {path: module for path, module in network.named_modules() if _is_linear(module)}
+    for name, module, pieces in flux_spellings(modules):
+        first = modules[pieces[0][0] if pieces else module]
+        rows = sum(end - begin for _, begin, end in pieces) or first.weight.shape[0]
+        bias = None if first.bias is None else rows
+        yield name, Target(UNET, module, (rows, first.weight.shape[1]), bias, pieces=pieces)
 
 
 def spellings(part: str, path: str, original: str | None = None) -> Iterator[str]:
@@ -120,6 +147,10 @@ def _block(original: str) -> str:
 
 def _is_changed(module: nn.Module) -> bool:
     return any(kind.__name__ in CHANGED for kind in type(module).__mro__)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return any(kind.__name__ == "Linear" for kind in type(module).__mro__)
 
 
 def _config(network: Any) -> Mapping[str, Any]:

@@ -29,14 +29,14 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     base = describe_base(spec, home, has_weights=has_weights)
     header = None if base.file is None else header_of(base.file, has_weights=has_weights)
     if base.backbone == "flow":
-        return check_flow_model(base, spec)
+        return _with_adapters(check_flow_model(base, spec), spec, home)
     info = _at_its_size(decided(base, spec, home, header))
     return _with_adapters(known(info, spec, home), spec, home)
 
 
 def check_flow_model(info: ModelInfo, spec: ModelSpec) -> ModelInfo:
     """Return the model. Raises `SpecError` for a field of its spec that only UNets have a meaning for."""
-    for name in ("prediction", "ztsnr", "clip_skip", "embeddings", "loras", "vae"):
+    for name in ("prediction", "ztsnr", "clip_skip", "embeddings"):
         if (value := getattr(spec, name)) != type(spec).model_fields[name].default:
             raise SpecError(f"model.{name}: {value!r} is for UNets, and {info.name} is a transformer; leave it out")
     return info

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.errors import SpecError, cause
+from stages.models.files.transformers import transformer_of
 from stages.models.weights import PICKLED, Header, headers
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Mark(NamedTuple):
     all_of: tuple[str, ...] = ()
 
 
+BEFORE_CHECKPOINTS = "checkpoint"  # what a transformer is looked for before
 UNET = r"^(model\.diffusion_model\.|diffusion_model\.)?(input_blocks\.0\.0\.weight|conv_in\.weight)$"
 MARKS: tuple[Mark, ...] = (  # the first that fits
     Mark(None, "IA3 adapter", r"\.on_input$"),
@@ -62,17 +64,12 @@ MARKS: tuple[Mark, ...] = (  # the first that fits
     ),
     Mark(None, "T2I-Adapter", r"^(adapter\.)?body\.\d+\."),
     Mark("embedding", "textual inversion", r"^emb_params$|^string_to_param|^clip_[lg]$"),
-    Mark(
-        "model",
-        "transformer model, such as Flux or SD3",
-        r"(^|\.)(double_blocks|joint_blocks|single_transformer_blocks)\.",
-    ),
-    Mark("model", "checkpoint", UNET, (r"^(first_stage_model|vae)\.", r"^(cond_stage_model|conditioner)\.")),
+    Mark("model", BEFORE_CHECKPOINTS, UNET, (r"^(first_stage_model|vae)\.", r"^(cond_stage_model|conditioner)\.")),
     Mark("model", "UNet alone", UNET, (r"(^|\.)time_embed(ding)?\.",)),
     Mark("vae", "VAE", r"^(first_stage_model\.|vae\.)?decoder\.conv_in\.weight$"),
     Mark(None, "CLIP vision network", r"^vision_model\."),
     Mark("text_encoder", "text encoder", r"(^|\.)text_model\.encoder\.layers\.|(^|\.)transformer\.resblocks\."),
-    Mark(None, "T5 text encoder", r"(^|\.)encoder\.block\.0\.layer\.0\.SelfAttention"),
+    Mark("text_encoder", "T5 text encoder", r"(^|\.)encoder\.block\.0\.layer\.0\.SelfAttention"),
 )
 """What files hold, by names of their tensors; `kind` is None for what no field of a spec takes."""
 WIDTHS: Mapping[int, str] = {768: "SD 1.5", 1024: "SD 2.x", 1280: "SDXL refiner", 2048: "SDXL"}  # of text, in attn2
@@ -81,6 +78,8 @@ ENCODERS: Mapping[int, str] = {768: "CLIP-L", 1024: "OpenCLIP-H", 1280: "OpenCLI
 CHANNELS: Mapping[int, str] = {9: " inpainting", 8: " image editing"}  # of the UNet's input; 4 is the usual
 NATIVE: Mapping[str, int] = {"SD 1.5": 512, "SD 2.x": 512, "SDXL": 1024, "SDXL refiner": 1024}
 NAMED = (  # in metadata: `modelspec.architecture`, `ss_base_model_version`
+    (r"flux\W?2", "FLUX.2"),
+    (r"flux", "FLUX.1"),
     (r"refiner", "SDXL refiner"),
     (r"xl", "SDXL"),
     (r"v2|sd_?2", "SD 2.x"),
@@ -170,6 +169,8 @@ def classify(tensors: Mapping[str, Header], metadata: Mapping[str, str]) -> File
 def _mark(tensors: Mapping[str, Header]) -> tuple[Mark, str]:
     """The first mark that fits, and a name that it fits."""
     for mark in MARKS:
+        if mark.what == BEFORE_CHECKPOINTS and (transformer := transformer_of(tensors)):
+            return Mark("model", "transformer", ""), f"names of {transformer.name}"
         found = [_first(pattern, tensors) for pattern in (mark.pattern, *mark.all_of)]
         if all(found):
             return mark, str(found[0])
@@ -207,6 +208,8 @@ def _family(marks: FileMarks, tensors: Mapping[str, Header]) -> tuple[str, str]:
     if marks.kind == "text_encoder":
         width = (_shape(r"token_embedding(\.weight)?$", tensors) or (0,))[-1]
         return ENCODERS.get(width, ""), f"its tokens have {width} numbers" if width else ""
+    if marks.what == "transformer" and (found := transformer_of(tensors)):
+        return found.name, ""
     if marks.kind in ("model", "lora"):
         shape = _shape(CROSS, tensors)
         if len(shape) >= 2 and shape[1] in WIDTHS:

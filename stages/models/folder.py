@@ -18,6 +18,7 @@ from stages.models.checks import check_card, check_index, check_weights, read_fo
 from stages.models.fields import read_json
 from stages.models.files.model import Networks, configured_networks, family_networks, vae_network
 from stages.models.flow import FLOW_FAMILIES
+from stages.models.flow.file import flow_file_info
 from stages.models.flow.folder import flow_info
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import CELL, ModelInfo
@@ -82,6 +83,8 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     info = _from_folder(spec, root, home, has_weights=has_weights)
     if spec.vae is None:
         return info
+    if (kind := info.configs["vae"].get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+        raise SpecError(f"vae: {spec.vae!r} would be an AutoencoderKL, and {spec.name} has an {kind}; leave it out")
     vae = vae_network(spec, info.configs["vae"], home, has_weights=has_weights)
     return _with_networks(info, vae, {"vae": vae.hashes["vae"]})
 
@@ -126,6 +129,9 @@ def _configured(spec: ModelSpec, path: Path, home: Path, *, has_weights: bool) -
     root = locate(given, home)
     if root.is_file():
         raise SpecError(f"model.config: {spec.config!r} is a file; a diffusers folder of configurations works")
+    if (kind := str(read_json(root / INDEX).get("_class_name"))) in FLOW_FAMILIES:
+        values = partial(_method_values, root)
+        return flow_file_info(FLOW_FAMILIES[kind], spec, path, root, home, values, has_weights=has_weights)
     info = _from_folder(given, root, home, has_weights=False)
     if info.is_video:
         raise SpecError(f"model.config: {spec.config!r} is of a video model; those are rendered from folders alone")

@@ -22,7 +22,7 @@ from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.open import load_network
 from stages.models.flow import FLOW_FAMILIES
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
-from stages.models.networks import network_class, quiet_diffusers, with_motion
+from stages.models.networks import align, network_class, quiet_diffusers, with_motion
 from stages.models.weights import stem_of, variant_of
 
 if TYPE_CHECKING:
@@ -144,21 +144,22 @@ class Models:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
         module = self._adapted(part, self._read(kind, part, dtype)).eval().requires_grad_(False)
+        if self.info.pipeline is not None and self.device.type == "cpu":
+            align(module)
         return module if part == "unet" else module.to(self.device)
 
     def _read(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         """Return a part on the host, from a single file or from the model's folder."""
         if part in self.info.networks:
             return load_network(self.info.networks[part], dtype)
-        folder = self.info.folders.get(part, part)
+        folder = self.info.folder / self.info.folders.get(part, part)
         module, found = kind.from_pretrained(
-            self.info.folder,
-            subfolder=folder,
+            folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            variant=variant_of(self.info.folder / folder, stem_of(kind.__name__)),
+            variant=variant_of(folder, stem_of(kind.__name__)),
         )
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
@@ -190,7 +191,7 @@ class Models:
             if family.parts[words.part].name.startswith("CLIP"):
                 parts[words.folder] = self.tokenizer(words.part)
             else:
-                folder = self.info.folder / words.folder
+                folder = (self.info.words or self.info.folder) / words.folder
                 parts[words.folder] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return getattr(diffusers, family.pipeline)(**parts)
 

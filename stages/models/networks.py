@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from stages.models.fields import TEXT_CLASSES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+ALIGNED = 64  # bytes that torch's own memory on a CPU begins at
 TEXT_CONFIGS = {
     **dict.fromkeys(TEXT_CLASSES.values(), "CLIPTextConfig"),
     "T5EncoderModel": "T5Config",
@@ -50,6 +52,17 @@ def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
         return network
 
 
+def align(network: nn.Module) -> None:
+    """Copy weights whose memory does not begin at a whole number of `ALIGNED` bytes, such as those of a mapped file.
+
+    Sums of products on a CPU may differ in their last bit by where numbers lie. So equal weights are the same network,
+    whatever file they come from.
+    """
+    for each in (*network.parameters(), *network.buffers()):
+        if each.data_ptr() % ALIGNED:
+            each.data = each.data.clone()
+
+
 def with_motion(unet: Any, adapter: Any) -> Any:
     """Return a Stable Diffusion UNet and AnimateDiff's motion modules as one network for videos."""
     from diffusers import UNetMotionModel
@@ -70,6 +83,7 @@ def network_class(name: str) -> Any:
 
 def quiet_diffusers() -> None:
     """Silence the progress bars and notices of diffusers and transformers, which would break ours."""
+    warnings.filterwarnings("ignore", message="`FluxPosEmbed` is deprecated", category=FutureWarning)  # of Chroma's own
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

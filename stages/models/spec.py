@@ -69,7 +69,8 @@ class ModelSpec(FrozenModel):
         None,
         min_length=1,
         max_length=4096,
-        description="A folder of configurations, for a single file of no family that is known. None: the family's.",
+        description="A folder of configurations, for a single file of no family that is known, or of a transformer, "
+        "which also takes tokenizers, text encoders and VAE from it. None: the family's.",
     )
     revision: str | None = Field(
         None, max_length=64, pattern=r"^[\w.-]+$", description="Commit in the hub's cache; none: its main branch."

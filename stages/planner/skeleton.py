@@ -96,7 +96,7 @@ class CallsFolded:
 
 def _returns(layer: nn.Module) -> Returns:
     """Return what a layer gives back: a spatial transformer a tuple, a block of FLUX text and image."""
-    if type(layer).__name__.startswith("Flux"):
+    if type(layer).__name__.startswith(("Flux", "ChromaTransformerBlock")):
         return "pair"
     return "tuple" if hasattr(layer, "transformer_blocks") else "tensor"
 

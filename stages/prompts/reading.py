@@ -128,8 +128,8 @@ def syntax_of(spec: RenderSpec, info: ModelInfo) -> str:
 
 
 def default_syntax(info: ModelInfo) -> str:
-    """Return the syntax where a spec gives none: `a1111` with a model in a single file, else `plain`."""
-    return "a1111" if info.folder.is_file() else "plain"
+    """Return the syntax where a spec gives none: `a1111` with a UNet in a single file, else `plain`."""
+    return "a1111" if info.pipeline is None and info.folder.is_file() else "plain"
 
 
 def emphasis_of(spec: RenderSpec, syntax: str) -> str:

@@ -79,7 +79,7 @@ def test_names(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     Case("a-lora", PLAN, says=("a LoRA", "--lora"), files=header({"lora_unet_x.lora_down.weight": (4, 4)})),
     Case("a-vae", PLAN, says=("a VAE", "--vae"), files=header({"decoder.x": (4,), "encoder.x": (4,)})),
     Case("an-embedding", PLAN, says=("textual inversion", "--embedding"), files=header({"emb_params": (1, 768)})),
-    Case("flux", PLAN, says=("Flux",), files=header({"double_blocks.0.x": (4,)})),
+    Case("flux", PLAN, says=("FLUX.1", "--config"), files=header({"double_blocks.0.x": (4,)})),
     Case("an-unknown-file", PLAN, says=("no UNet", "abc"), files=header({"abc": (4,)})),
     Case("of-no-family", PLAN, says=("no family", "--config"), files={"m.safetensors": shapes}),
     Case("a-unet-alone", PLAN, says=("no text encoder for it", "--text-encoders"),

@@ -114,3 +114,18 @@ def test_a_file_in_a_folder_of_another_kind_is_told(freescale: Command, tmp_path
     row = listed(freescale)["grain"]
     assert row["kind"] == "lora"
     assert row["why"].endswith("it lies in a folder of the kind model")
+
+
+def test_a_transformer_is_listed_by_its_family(freescale: Command, tmp_path: Path) -> None:
+    """One that is rendered with, and one that is refused."""
+    models = tmp_path / "home" / "models"
+    written(
+        models / "dev.safetensors", {"double_blocks.0.img_attn.qkv.weight": (9, 3), "vae.decoder.conv_in.weight": (1,)}
+    )
+    written(models / "sd3.safetensors", {"joint_blocks.0.x_block.attn.qkv.weight": (9, 3)})
+    rows = listed(freescale)
+    assert [rows[name]["what"] for name in ("dev", "sd3")] == ["transformer", "transformer"]
+    assert [rows[name]["family"] for name in ("dev", "sd3")] == ["FLUX.1", "Stable Diffusion 3"]
+    assert rows["dev"]["error"] is None
+    assert "--config gives the diffusers folder" in rows["dev"]["why"]
+    assert "is Stable Diffusion 3, which is not read from a single file" in rows["sd3"]["error"]

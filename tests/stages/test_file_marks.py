@@ -67,7 +67,7 @@ CASES = {
     "flux": Case(
         {"double_blocks.0.img_attn.qkv.weight": (9, 3)},
         {},
-        ("model", "transformer model, such as Flux or SD3", "", "", None),
+        ("model", "transformer", "FLUX.1", "", None),
     ),
     "vae": Case({"decoder.conv_in.weight": (512, 4, 3, 3)}, {}, ("vae", "VAE", "", "", None)),
     "kohya": Case(
@@ -115,7 +115,9 @@ CASES = {
         {},
         ("text_encoder", "text encoder", "CLIP-L", "", None),
     ),
-    "t5": Case({"encoder.block.0.layer.0.SelfAttention.q.weight": (1,)}, {}, (None, "T5 text encoder", "", "", None)),
+    "t5": Case(
+        {"encoder.block.0.layer.0.SelfAttention.q.weight": (1,)}, {}, ("text_encoder", "T5 text encoder", "", "", None)
+    ),
     "upscaler": Case({"model.0.weight": (64, 3, 3, 3)}, {}, (None, "unknown", "", "", None)),
     "empty": Case({}, {}, (None, "unknown", "", "", None)),
 }

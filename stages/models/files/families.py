@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stages.models.files.transformers import transformer_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -136,7 +138,7 @@ class Known:
 
 
 WITH_VAE, WITH_TEXT = "give it with --vae and the model with --model", "give it with --text-encoders"
-OTHER_NETWORK = "another network than a Stable Diffusion UNet; Stable Diffusion 1.x, 2.x and SDXL work"
+TRANSFORMER = Known("is a transformer")  # which one, its own table tells
 KNOWN: tuple[Known, ...] = (
     Known("is a LoRA; give it with --lora and the model with --model",
           inside=(".lora_", "lora_unet_", "lora_te", "lora.down", ".hada_w", ".lokr_w", "lycoris_")),
@@ -153,15 +155,8 @@ KNOWN: tuple[Known, ...] = (
     Known("is a textual inversion; give it with --embedding", ("string_to_param",)),
     Known("holds AnimateDiff's motion modules, which are no model by themselves", inside=("motion_modules.",)),
     Known("is Stable Video Diffusion; text-to-picture models work", inside=("time_stack.",)),
-    Known(f"is Flux, {OTHER_NETWORK}", inside=("double_blocks.", "single_transformer_blocks.")),
-    Known(f"is Stable Diffusion 3, {OTHER_NETWORK}", inside=("joint_blocks.", "context_embedder.")),
-    Known(f"is AuraFlow, {OTHER_NETWORK}", inside=("double_layers.",)),
-    Known(f"is PixArt, {OTHER_NETWORK}", inside=("adaln_single.", "t_block.1.")),
-    Known(f"is Lumina or Z-Image, {OTHER_NETWORK}", inside=("noise_refiner.", "cap_embedder.")),
-    Known(f"is Stable Cascade, {OTHER_NETWORK}", inside=("clip_txt_mapper.", "clip_txt_pooled_mapper.")),
-    Known(f"is Wan or another video transformer, {OTHER_NETWORK}", ("patch_embedding.", "blocks.0.")),
-    Known(f"is a transformer, {OTHER_NETWORK}", inside=("transformer_blocks.0.attn.to_q", "txt_in.", "x_embedder.")),
-    Known("is a T5 text encoder, which no Stable Diffusion reads", ("encoder.block.",)),
+    TRANSFORMER,
+    Known(f"is a T5 text encoder, which is no model by itself; {WITH_TEXT}", ("encoder.block.",)),
     Known("is an image encoder, which is no model by itself", ("vision_model.",)),
     Known("is an image encoder, which is no model by itself", ("visual.",)),
     Known("is an upscaler (ESRGAN), which is no diffusion model", inside=("conv_first.", "RDB1.", "model.1.sub.")),
@@ -197,6 +192,10 @@ OTHER_WIDTHS: Mapping[tuple[int, int | None], str] = {
 def known_kind(names: list[str]) -> str | None:
     """Return what a file with these names of tensors is, in words; None for one that is not known."""
     for kind in KNOWN:
+        if kind is TRANSFORMER:
+            if (found := transformer_of(names)) is not None:
+                return found.says()
+            continue
         starts = all(any(name.startswith(start) for name in names) for start in kind.has)
         if starts and (not kind.inside or any(mark in name for name in names for mark in kind.inside)):
             return kind.says

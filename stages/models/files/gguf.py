@@ -44,14 +44,18 @@ class GgufTensors:
     def __init__(self, path: Path) -> None:
         self._reader = _reader(path)
         self._tensors = {each.name: each for each in self._reader.tensors}
+        self._last: tuple[str, Tensor] | None = None  # one tensor may hold several of a network's
 
     def get_tensor(self, name: str) -> Tensor:
         """Return one tensor in float32, or in float16 where it is stored so. Raises `KeyError`."""
         from gguf.quants import dequantize
 
+        if self._last is not None and self._last[0] == name:
+            return self._last[1]
         found = self._tensors[name]
         floats = found.data if found.data.dtype.kind == "f" else dequantize(found.data, found.tensor_type)
-        return torch.from_numpy(floats.copy()).reshape(_shape(self._reader, found))
+        self._last = name, torch.from_numpy(floats.copy()).reshape(_shape(self._reader, found))
+        return self._last[1]
 
 
 def _reader(path: Path) -> Any:

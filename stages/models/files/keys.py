@@ -1,9 +1,9 @@
 """Names in diffusers and transformers -> names in checkpoints of the original layout. Pure: no file is opened.
 
-A *layout* is how one network is written in such a file: `unet` and `vae` in the names of latent diffusion, CLIP's text
-encoders in those of transformers or, as `open_clip`, in those of OpenCLIP. Names here have no prefix of the file
-(`model.diffusion_model.`); those of text encoders have `text_model.` on the side of transformers, as its files have it.
-Every function takes the names of tensors and of modules alike.
+A *layout* is how one network is written in such a file: `unet` and `vae` in the names of latent diffusion, `flux` in
+those of Black Forest Labs, CLIP's text encoders in those of transformers or, as `open_clip`, in those of OpenCLIP.
+Names have no prefix of the file (`model.diffusion_model.`) here; those of text encoders have `text_model.` on the side
+of transformers, as its files have it. Every function takes the names of tensors and of modules alike.
 
 The other direction needs no second map: all names of a network are known, so `diffusers_names` turns the map around.
 """
@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
+from stages.models.files.flux_keys import flux_name, flux_order, flux_rows
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
-Layout = Literal["unet", "vae", "clip", "open_clip"]
+Layout = Literal["unet", "vae", "clip", "open_clip", "flux"]
 
 _UNET_OUTER = {
     "time_embedding.linear_1": "time_embed.0",
@@ -80,6 +82,8 @@ def original_name(layout: Layout, config: Mapping[str, Any], name: str) -> str:
                 return name
             case "open_clip":
                 return _open_clip(name)
+            case "flux":
+                return flux_name(name)
     except KeyError:
         raise KeyError(name) from None
 
@@ -88,21 +92,29 @@ def diffusers_names(layout: Layout, config: Mapping[str, Any], names: Iterable[s
     """Return, for each original name, the names in diffusers or transformers that it stands for.
 
     `names` are all of a network's, of its tensors or of its modules. OpenCLIP holds q, k and v in one tensor, so that
-    its name stands for three, in this order; any other one for one. Raises `KeyError` as `original_name` does.
+    its name stands for three, in this order; FLUX does so, too, and has a fourth with them in its single blocks.
+    Raises `KeyError` as `original_name` does.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         original = original_name(layout, config, name)
         found[original] = (*found.get(original, ()), name)
-    return {original: tuple(sorted(each, key=_third)) for original, each in found.items()}
+    order = flux_order if layout == "flux" else _third
+    return {original: tuple(sorted(each, key=order)) for original, each in found.items()}
 
 
 def unpacked(layout: Layout, name: str, tensor: Tensor) -> Tensor:
     """Return the tensor `name` of diffusers or transformers from the original one that holds it.
 
-    A third of OpenCLIP's q, k and v, as a view; its projection transposed; a VAE's attention as matrices (O, I) where
-    the file has kernels of one tap (O, I, 1, 1).
+    A third of OpenCLIP's q, k and v, or FLUX's rows, as a view; OpenCLIP's projection transposed; a VAE's attention as
+    matrices (O, I) where the file has kernels of one tap (O, I, 1, 1).
     """
+    if layout == "flux":
+        rows = flux_rows(name, tensor.shape[0])
+        if rows is None:
+            return tensor
+        (first, end), *rest = rows
+        return tensor.roll(end - first, 0) if rest else tensor[first:end]
     if layout == "open_clip":
         if _THIRDS.fullmatch(name):
             return tensor.tensor_split(3)[_third(name)]
@@ -112,7 +124,13 @@ def unpacked(layout: Layout, name: str, tensor: Tensor) -> Tensor:
 
 
 def unpacked_shape(layout: Layout, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of what `unpacked` returns for a tensor of `shape`."""
+    """Return the shape of what `unpacked` returns for a tensor of `shape`; as it is for one of no equal parts."""
+    if layout == "flux":
+        try:
+            rows = flux_rows(name, shape[0]) if shape else None
+        except ValueError:
+            return shape
+        return shape if rows is None else (sum(end - first for first, end in rows), *shape[1:])
     if layout == "open_clip":
         if _THIRDS.fullmatch(name) and shape and shape[0] % 3 == 0:
             return (shape[0] // 3, *shape[1:])

@@ -65,7 +65,7 @@ class Sources:
 def read_sources(spec: ModelSpec, path: Path, home: Path, *, is_whole: bool = True) -> Sources:
     """Return the headers of the files of a model. Raises `SpecError`."""
     checkpoint = read_header(path, is_whole=is_whole)
-    vae = checkpoint if spec.vae is None else read_header(_file("vae", spec.vae, home), is_whole=is_whole)
+    vae = checkpoint if spec.vae is None else read_header(file_named("vae", spec.vae, home), is_whole=is_whole)
     texts: tuple[FileHeader, ...] = (checkpoint,)
     if spec.text_encoders is not None:
         texts = tuple(read_header(file, is_whole=is_whole) for file in _text_files(spec.text_encoders, home))
@@ -76,7 +76,7 @@ def _text_files(given: str, home: Path) -> list[Path]:
     """Return the files that text encoders are looked for in: one, those of a folder, or those of a diffusers folder."""
     folder = Path(given).expanduser()
     if not folder.is_dir():
-        return [_file("text_encoder", given, home)]
+        return [file_named("text_encoder", given, home)]
     own = [folder / part for part in TEXT_CLASSES if (folder / part).is_dir()]
     found = [min(files, key=_plainness) for each in own if (files := list(each.glob("*.safetensors")))]
     return found or sorted(folder.glob("*.safetensors"))
@@ -87,7 +87,7 @@ def _plainness(file: Path) -> tuple[int, str]:
     return len(file.name), file.name
 
 
-def _file(kind: FileKind, given: str, home: Path) -> Path:
+def file_named(kind: FileKind, given: str, home: Path) -> Path:
     """Return a file by its path, or by its name in the home or a linked folder. Raises `SpecError`."""
     if Path(given).expanduser().is_dir():
         raise SpecError(f"{kind}: {given!r} is a folder; the .safetensors file in it works")
@@ -130,7 +130,7 @@ def configured_networks(
 
 def vae_network(spec: ModelSpec, config: Mapping[str, Any], home: Path, *, has_weights: bool) -> Networks:
     """Return the VAE that a spec names for a model in a folder, whose own VAE has this configuration."""
-    header = read_header(_file("vae", str(spec.vae), home), is_whole=has_weights)
+    header = read_header(file_named("vae", str(spec.vae), home), is_whole=has_weights)
 
     def find(header: FileHeader, part: str) -> NetworkFile | None:
         location = vae_place(header)

@@ -39,13 +39,16 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
 
     Raises `StageError` where the file has changed since it was checked.
     """
-    module = empty_network(network.kind, network.config)
+    module: Any = empty_network(network.kind, network.config)
     scales = scales_of(read_header(network.path))
     with open_tensors(network.path) as file:
-        state = {
-            name: _tensor(file, network, current(name, network.kind), scales, dtype) for name in module.state_dict()
-        }
+        state: dict[str, Tensor] = {}
+        for name, first in _first_names(module):
+            stored = current(first, network.kind)
+            state[name] = state[first] if first in state else _tensor(file, network, stored, scales, dtype)
     module.load_state_dict(state, strict=True, assign=True)
+    if network.kind == "T5EncoderModel":
+        module.set_input_embeddings(module.shared)
     _fill_buffers(module)
     if empty := [name for name, each in (*module.named_parameters(), *module.named_buffers()) if each.is_meta]:
         raise StageError(f"{network.kind} was loaded from {network.path} without {empty[0]}")
@@ -70,18 +73,28 @@ def _tensor(file: Tensors, network: NetworkFile, name: str, scales: dict[str, st
     stored = network.stored(name)
     try:
         found = file.get_tensor(stored)
-        if stored in scales:
-            found = scaled(found, file.get_tensor(scales[stored]))
+        scale = file.get_tensor(scales[stored]) if stored in scales else None
     except Exception as error:  # the library has its own for a name that is gone
         raise StageError(f"{network.path} was read without {stored}: it has changed ({error})") from None
     if "diffusers" not in network.layout:
         found = unpacked(network.layout, name, found)  # type: ignore[arg-type]
-    return found.to(dtype).contiguous()
+    return (found if scale is None else scaled(found, scale)).to(dtype).contiguous()
+
+
+def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the names of a network's tensors, each with the first name of the same tensor: T5's embeddings have two."""
+    first: dict[int, str] = {}
+    for name, each in module.state_dict(keep_vars=True).items():
+        yield name, first.setdefault(id(each), name)
 
 
 def _fill_buffers(module: nn.Module) -> None:
-    """Make the positions of a text encoder, which its class keeps in a buffer that no file has."""
+    """Make the tables that classes keep in buffers which no file has: a text encoder's positions, Chroma's places."""
     for name, buffer in list(module.named_buffers()):
         if name.endswith("position_ids") and buffer.is_meta:
             owner = module.get_submodule(name.rpartition(".")[0])
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
+        elif name.endswith("time_text_embed.mod_proj"):
+            owner = module.get_submodule(name.rpartition(".")[0])
+            made: Any = type(owner)(num_channels=buffer.shape[1] // 2, out_dim=buffer.shape[0]).mod_proj
+            owner.register_buffer("mod_proj", made, persistent=False)

@@ -23,6 +23,7 @@ TEXT_PREFIXES: Mapping[str, tuple[str, ...]] = {
         "cond_stage_model.transformer.",
         "cond_stage_model.model.",
         "conditioner.embedders.0.model.",
+        "text_encoders.clip_l.transformer.text_model.",
     ),
     "text_encoder_2": ("conditioner.embedders.1.model.", "conditioner.embedders.1.transformer."),
 }
@@ -59,7 +60,7 @@ def unet_place(header: FileHeader) -> Location:
                 return Location(prefix, "diffusers")
     says = known_kind(list(names)) or (
         f"holds no UNet that is known ({len(names)} tensors, such as {next(iter(names), 'none')}); "
-        "a checkpoint of Stable Diffusion 1.x, 2.x or SDXL works"
+        "a checkpoint of Stable Diffusion 1.x, 2.x or SDXL, or a transformer of FLUX.1 or Chroma, works"
     )
     raise SpecError(f"model: {header.path} {says}")
 

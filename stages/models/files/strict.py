@@ -25,7 +25,8 @@ IGNORED = re.compile(
     r"|cond_stage_model\.(transformer\.)?(text_projection\.weight|vision_model\..*|visual_projection\..*)"
     r"|cond_stage_model\.model\.text_projection"
     r"|conditioner\.embedders\.0\.(transformer\.text_projection\.weight|model\.text_projection)"
-    r"|text_projection(\.weight)?|state_dict|pytorch-lightning_version|epoch"
+    r"|(text_encoders\.clip_l\.(transformer\.)?)?text_projection(\.weight)?|state_dict|epoch"
+    r"|pytorch-lightning_version|spiece_model"
 )
 """Tensors that files carry beside networks, and that change no picture: tables, averages of training, other towers."""
 LAST_LAYER = r"transformer\.resblocks\.{}\..*"

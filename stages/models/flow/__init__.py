@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stages.models.flow.chroma import CHROMA
 from stages.models.flow.flux import FLUX
 from stages.models.flow.flux2 import KLEIN
 from stages.models.flow.zimage import Z_IMAGE
@@ -13,5 +14,5 @@ if TYPE_CHECKING:
 
     from stages.models.flow.base import FlowFamily
 
-FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, KLEIN, Z_IMAGE)}
+FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in (FLUX, CHROMA, KLEIN, Z_IMAGE)}
 """By the class of pipeline that a folder names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import SpecError
@@ -15,7 +16,7 @@ from stages.models.tokenizer_files import check_template, check_tokenizer, token
 from stages.models.weights import Part, check_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from stages.models.card import MethodValues
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stages.spec import ModelSpec
 
 CARD = "freescale.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def flow_info(
@@ -38,16 +40,32 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
+    parts = {name: part_of(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
+    info = described(family, spec, root, parts, values)
+    if has_weights:
+        check_weights(root, family, parts, parts.values(), home)
+    return replace(
+        info,
+        fingerprints=_fingerprints(root, family, parts, Hashes(home)),
+        folders={name: kind.folder for name, kind in family.parts.items() if kind.folder != name},
+        weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
+    )
+
+
+def described(
+    family: FlowFamily,
+    spec: ModelSpec,
+    root: Path,
+    parts: Mapping[str, Part],
+    values: Callable[[Mapping[str, Any], MethodValues], MethodValues],
+) -> ModelInfo:
+    """Return what the configurations of the parts and a folder around them say; nothing of weights and fingerprints."""
     check_fields(root / INDEX, family.index, index := read_json(root / INDEX), family.pipeline)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
     check_card(root / CARD, card, is_video=False)
-    parts = {name: _part(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     configs = {name: part.config for name, part in parts.items()}
     _check_misfits(root, family, configs)
-    path = root / "scheduler" / "scheduler_config.json"
-    scheduler = _scheduler(path, family)
-    if has_weights:
-        _check_weights(root, family, parts, home)
+    scheduler = _scheduler(root / SCHEDULER, family)
     cell = family.cell(configs)
     is_distilled = bool(index.get("is_distilled"))
     steps, guidance = family.defaults({**configs["unet"], "is_distilled": is_distilled}, scheduler)
@@ -64,15 +82,12 @@ def flow_info(
         latent_channels=family.latent_channels(configs),
         cell=cell,
         patch=family.patch,
-        fingerprints=_fingerprints(root, family, parts, path, Hashes(home)),
         method_defaults=values(card, family.methods),
         pipeline=family.pipeline,
         unet_class=family.parts["unet"].name,
-        folders={name: kind.folder for name, kind in family.parts.items() if kind.folder != name},
         configs={name: {"_class_name": part.kind, **part.config} for name, part in parts.items()},
-        weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
         words=root,
-        text_tokens=_text_tokens(root, family),
+        text_tokens=text_tokens(root, family),
         is_distilled=is_distilled,
     )
 
@@ -95,7 +110,7 @@ def _scheduler(path: Path, family: FlowFamily) -> dict[str, Any]:
     return {**config, **family.grid}
 
 
-def _part(folder: Path, kind: PartKind, has_weights: bool) -> Part:
+def part_of(folder: Path, kind: PartKind, has_weights: bool) -> Part:
     """Return one network of the folder with its configuration, checked field by field."""
     config = read_json(folder / "config.json")
     if (named := config.get("_class_name", kind.name)) != kind.name:
@@ -104,10 +119,13 @@ def _part(folder: Path, kind: PartKind, has_weights: bool) -> Part:
     return Part(folder, kind.name, config, has_weights)
 
 
-def _check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], home: Path) -> None:
-    """Check the weights of every part by their headers, and that the tokenizers are there. Raises `SpecError`."""
+def check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], own: Iterable[Part], home: Path) -> None:
+    """Check the weights of the parts that are `own` by their headers, and that the tokenizers of all are there.
+
+    Raises `SpecError`.
+    """
     known = CacheFile(home / "cache" / "weights.json")
-    for part in parts.values():
+    for part in own:
         check_part(part, known)
     for words in family.words:
         if parts[words.part].kind.startswith("CLIP"):
@@ -119,14 +137,12 @@ def _check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], ho
     known.save()
 
 
-def _fingerprints(
-    root: Path, family: FlowFamily, parts: Mapping[str, Part], scheduler: Path, hashes: Hashes
-) -> dict[str, str]:
-    words = [path for each in family.words for path in tokenizer_files(root / each.folder)]
+def _fingerprints(root: Path, family: FlowFamily, parts: Mapping[str, Part], hashes: Hashes) -> dict[str, str]:
+    words = words_files(root, family)
     texts = [path for name, part in parts.items() if name not in ("unet", "vae") for path in part.files]
     found = {
-        "text": with_decided(hashes.files(root, [*texts, *words]), {"tokens": _text_tokens(root, family)}),
-        "unet": hashes.files(root, [*parts["unet"].files, scheduler]),
+        "text": with_decided(hashes.files(root, [*texts, *words]), {"tokens": text_tokens(root, family)}),
+        "unet": hashes.files(root, [*parts["unet"].files, root / SCHEDULER]),
         "vae": hashes.files(root, parts["vae"].files),
     }
     if "batch_norm_eps" in parts["vae"].config:  # its statistics say what the network's latents are
@@ -134,7 +150,12 @@ def _fingerprints(
     return found
 
 
-def _text_tokens(root: Path, family: FlowFamily) -> int:
+def words_files(root: Path, family: FlowFamily) -> list[Path]:
+    """Return the files of the tokenizers that a folder holds."""
+    return [path for each in family.words for path in tokenizer_files(root / each.folder)]
+
+
+def text_tokens(root: Path, family: FlowFamily) -> int:
     """Return how many tokens of a prompt are read: the family's, or as many as the tokenizer says."""
     path = root / family.tokens.folder / "tokenizer_config.json"
     length = read_json(path).get("model_max_length", family.most_tokens) if path.is_file() else family.most_tokens

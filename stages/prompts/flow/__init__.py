@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from freescale.gradients import without_gradients
 from stages.errors import StageError
+from stages.prompts.flow.chroma import chroma_rows
 from stages.prompts.flow.flux import flux_rows
 from stages.prompts.flow.flux2 import klein_rows
 from stages.prompts.flow.zimage import zimage_rows
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {
     "FluxPipeline": flux_rows,
+    "ChromaPipeline": chroma_rows,
     "Flux2KleinPipeline": klein_rows,
     "ZImagePipeline": zimage_rows,
 }
