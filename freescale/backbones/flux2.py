@@ -13,7 +13,7 @@ import torch
 
 from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.flux import Flux, image_ids
-from freescale.backbones.joint import PATCH, pack, tokens_of, unpack
+from freescale.backbones.joint import PATCH, pack, processed, tokens_of, unpack
 from freescale.heads import Heads
 from freescale.joint_fusion import JointFusion, fused
 from freescale.rectified_attention import RectifiedAttention
@@ -69,19 +69,21 @@ class Flux2(Flux):
             table: Rotary = self.network.pos_embed.forward(text_ids(count, device))
             return table
 
-        return self._processed(
+        return processed(
+            self.attentions(),
             lambda name, inner: (ParallelFusion if self._is_parallel(name) else JointFusion)(
                 inner, name, grid, rotary_of, fusion, words_of
-            )
+            ),
         )
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Put `RectifiedAttention` and `ParallelTiles` in place of every processor of joint attention."""
         grids = tokens_of(latent_hw), tokens_of(trained)
-        return self._processed(
+        return processed(
+            self.attentions(),
             lambda name, inner: (ParallelTiles if self._is_parallel(name) else RectifiedAttention)(
                 inner, name, *grids, self.rotary_at, rectified
-            )
+            ),
         )
 
     def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
