@@ -5,29 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from freescale.backbones.base import Backbone, BackboneKind, Rescales, Rows, dtype_of, to_rows
-from freescale.backbones.chroma import Chroma
-from freescale.backbones.flux import Flux
-from freescale.backbones.flux2 import Flux2
-from freescale.backbones.qwen import QwenImage
-from freescale.backbones.sd3 import SD3
-from freescale.backbones.unet import UNet
-from freescale.backbones.zimage import ZImage
+from freescale.imported import Imported
 
 if TYPE_CHECKING:
     from torch import nn
 
-BACKBONES: dict[str, type[Backbone]] = {
-    "UNet2DConditionModel": UNet,
-    "UNet3DConditionModel": UNet,
-    "UNetMotionModel": UNet,
-    "VideoCrafterUNet": UNet,
-    "FluxTransformer2DModel": Flux,
-    "ChromaTransformer2DModel": Chroma,
-    "Flux2Transformer2DModel": Flux2,
-    "SD3Transformer2DModel": SD3,
-    "QwenImageTransformer2DModel": QwenImage,
-    "ZImageTransformer2DModel": ZImage,
-}
+BACKBONES: Imported[type[Backbone]] = Imported(
+    "freescale.backbones",
+    {
+        "UNet2DConditionModel": "unet.UNet",
+        "UNet3DConditionModel": "unet.UNet",
+        "UNetMotionModel": "unet.UNet",
+        "VideoCrafterUNet": "unet.UNet",
+        "FluxTransformer2DModel": "flux.Flux",
+        "ChromaTransformer2DModel": "chroma.Chroma",
+        "Flux2Transformer2DModel": "flux2.Flux2",
+        "SD3Transformer2DModel": "sd3.SD3",
+        "QwenImageTransformer2DModel": "qwen.QwenImage",
+        "ZImageTransformer2DModel": "zimage.ZImage",
+    },
+)
 """By the name of a network's class, or of one that it inherits."""
 
 __all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rescales", "Rows", "backbone_of", "dtype_of", "to_rows"]

@@ -119,6 +119,7 @@ class Flux:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Change what the network is called with."""
             handle = network.register_forward_pre_hook(repeat, with_kwargs=True)
             try:
                 yield
@@ -144,6 +145,7 @@ class Flux:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Hook the table of rotations."""
             module: Any = network.pos_embed
             handle = module.register_forward_hook(table)
             try:

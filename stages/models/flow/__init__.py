@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stages.models.flow.chroma import CHROMA
-from stages.models.flow.flux import FLUX
-from stages.models.flow.flux2 import KLEIN
-from stages.models.flow.qwen import QWEN_IMAGE
-from stages.models.flow.sd3 import SD3
-from stages.models.flow.zimage import Z_IMAGE
+from freescale.imported import Imported
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from stages.models.flow.base import FlowFamily
 
-FAMILIES = (FLUX, CHROMA, KLEIN, SD3, QWEN_IMAGE, Z_IMAGE)
-FLOW_FAMILIES: Mapping[str, FlowFamily] = {family.pipeline: family for family in FAMILIES}
+FLOW_FAMILIES: Imported[FlowFamily] = Imported(
+    "stages.models.flow",
+    {
+        "FluxPipeline": "flux.FLUX",
+        "ChromaPipeline": "chroma.CHROMA",
+        "Flux2KleinPipeline": "flux2.KLEIN",
+        "StableDiffusion3Pipeline": "sd3.SD3",
+        "QwenImagePipeline": "qwen.QWEN_IMAGE",
+        "ZImagePipeline": "zimage.Z_IMAGE",
+    },
+)
 """By the class of pipeline that a folder names."""

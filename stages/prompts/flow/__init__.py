@@ -5,30 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from freescale.gradients import without_gradients
+from freescale.imported import Imported
 from stages.errors import StageError
-from stages.prompts.flow.chroma import chroma_rows
-from stages.prompts.flow.flux import flux_rows
-from stages.prompts.flow.flux2 import klein_rows
-from stages.prompts.flow.qwen import qwen_rows
-from stages.prompts.flow.sd3 import sd3_rows
-from stages.prompts.flow.zimage import zimage_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
 
     from stages.models.load import Models
 
 
-ROWS: Mapping[str, Callable[[Any, Models, str], dict[str, Tensor]]] = {
-    "FluxPipeline": flux_rows,
-    "ChromaPipeline": chroma_rows,
-    "StableDiffusion3Pipeline": sd3_rows,
-    "QwenImagePipeline": qwen_rows,
-    "Flux2KleinPipeline": klein_rows,
-    "ZImagePipeline": zimage_rows,
-}
+ROWS: Imported[Callable[[Any, Models, str], dict[str, Tensor]]] = Imported(
+    "stages.prompts.flow",
+    {
+        "FluxPipeline": "flux.flux_rows",
+        "ChromaPipeline": "chroma.chroma_rows",
+        "Flux2KleinPipeline": "flux2.klein_rows",
+        "StableDiffusion3Pipeline": "sd3.sd3_rows",
+        "QwenImagePipeline": "qwen.qwen_rows",
+        "ZImagePipeline": "zimage.zimage_rows",
+    },
+)
 """What returns the named rows of a prompt from a pipeline with text encoders alone, by the class of pipeline."""
 
 
