@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from freescale.attention import prefer_backends
-from freescale.backbones import Rows, backbone_of, dtype_of, to_rows
+from freescale.backbones import Rescales, Rows, backbone_of, dtype_of, to_rows
 from freescale.compute import Compute
 from freescale.savings import TextCache, chunk_feed_forward
 from freescale.unet_patches import patched
@@ -178,10 +178,12 @@ class Denoiser:
     def combine(self, negative: Tensor, positive: Tensor, *, start: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Return start + scale * guidance_scale * (positive - negative), float32; `start` is `negative` where None.
 
-        With `guidance_rescale` its deviation is partly set back to that of the positive pass (arXiv:2305.08891,
-        section 3.4).
+        A network's own rescaling comes first. With `guidance_rescale` the deviation is partly set back to that of the
+        positive pass (arXiv:2305.08891, section 3.4).
         """
         guided = (negative if start is None else start) + self.guidance_scale * scale * (positive - negative)
+        if isinstance(self.backbone, Rescales):
+            guided = self.backbone.rescaled(guided, positive)
         if self.guidance_rescale == 0.0:
             return guided
         axes = tuple(range(1, guided.ndim))

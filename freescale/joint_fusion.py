@@ -3,8 +3,8 @@
 The image rows of the result are those of `scale_fusion`, before the output projection: a_G + Blur(a_L - a_G). Windows
 have the trained number of tokens. Their queries are the window's, their keys the window's and all of the text. Every
 window starts at the origin that the network was trained with, and turns at the network's own pace, as text does there,
-so that text is as far away as in training; between image tokens only differences count. Text rows are those of global
-attention.
+so that text is as far away as in training; between image tokens only differences count. Where positions are no
+rotations but a part of the tokens, windows have those of the grid. Text rows are those of global attention.
 
 Tokens are (B, n + h * w, heads, head_dim), text first.
 """
@@ -40,9 +40,10 @@ class JointFusion:
     inner: Processor
     name: str  # of the attention
     grid: Grid
-    rotary_of: Callable[[Grid], Rotary]  # of the image tokens of a grid at the trained origin, at the network's pace
+    rotary_of: Callable[[Grid], Rotary] | None  # of the image tokens of a grid at the trained origin, at its own pace
     fusion: Fusion
-    words_of: Callable[[int], Rotary] | None = None  # of so many text tokens, at the network's pace; None: no rotation
+    words_of: Callable[[Grid, int], Rotary] | None = None  # of so many text tokens beside a grid; None: no rotation
+    joined: Callable[[Any], Rotary] | None = None  # makes the rotations of text and then image of what is given
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning in joint attention."""
@@ -54,22 +55,31 @@ class JointFusion:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        image_rotary_emb: Rotary | None = None,
+        image_rotary_emb: Any = None,
+        encoder_hidden_states_mask: Tensor | None = None,
     ) -> Any:
         """Return the attention of image and text tokens, or of both in one row, as `inner` does."""
         windows = self.fusion.windows(self.name, self.grid)
         if windows.is_whole:
-            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        if attention_mask is not None or image_rotary_emb is None:
-            raise ValueError(f"{self.name} has a mask or no positions, allowed: joint attention as FLUX.1 has it")
+            given = {
+                "encoder_hidden_states": encoder_hidden_states,
+                "encoder_hidden_states_mask": encoder_hidden_states_mask,
+                "attention_mask": attention_mask,
+                "image_rotary_emb": image_rotary_emb,
+            }
+            return self.inner(attn, hidden_states, **{name: x for name, x in given.items() if x is not None})
         heads = joint_heads(attn, hidden_states, encoder_hidden_states)
+        rotary = image_rotary_emb if self.joined is None else self.joined(image_rotary_emb)
         count = heads.query.shape[1] - self.grid[0] * self.grid[1]
-        words = None if self.words_of is None else self.words_of(count)
-        own = self.rotary_of(windows.window)
-        attended = fused(heads, count, windows, image_rotary_emb, own, self.fusion, words)
+        own = None if self.rotary_of is None else self.rotary_of(windows.window)
+        words = None if self.words_of is None else self.words_of(windows.window, count)
+        if attention_mask is not None or encoder_hidden_states_mask is not None or (own is None) != (rotary is None):
+            raise ValueError(f"{self.name} has a mask or no positions, allowed: joint attention as FLUX.1 has it")
+        attended = fused(heads, count, windows, rotary, own, self.fusion, words)
         if encoder_hidden_states is None:
-            return attended
-        return output_of(attn, attended[:, count:]), attn.to_add_out(attended[:, :count])
+            return attended if attn.pre_only else output_of(attn, attended)
+        image, text = output_of(attn, attended[:, count:]), attended[:, :count]
+        return image, text if attn.to_add_out is None else attn.to_add_out(text)
 
 
 _ALLOWED = {"channel_blur": False, "border": "clamp", "phases": (1, 1), "thinning": None}
@@ -89,14 +99,21 @@ def joint_heads(attn: Any, hidden_states: Tensor, context: Tensor | None) -> Hea
         return image
     split = (*context.shape[:2], attn.heads, -1)
     query, key, value = (layer(context).view(split) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
-    text = Heads(attn.norm_added_q(query), attn.norm_added_k(key), value)
+    query = query if attn.norm_added_q is None else attn.norm_added_q(query)
+    key = key if attn.norm_added_k is None else attn.norm_added_k(key)
+    text = Heads(query, key, value)
     return Heads(*(torch.cat(pair, dim=1) for pair in zip(text, image, strict=True)))
 
 
-def rotated(x: Tensor, rotary: Rotary) -> Tensor:
-    """Return x (B, tokens, heads, head_dim) turned by its tokens' angles, in pairs of neighbours, in float32."""
+def rotated(x: Tensor, rotary: Rotary | None) -> Tensor:
+    """Return x (B, tokens, heads, head_dim) turned by its tokens' angles, in pairs of neighbours, in float32.
+
+    Without angles it is x.
+    """
+    if rotary is None:
+        return x
     cosines, sines = (table[None, :, None, :] for table in rotary)
-    real, imaginary = x.view(*x.shape[:-1], x.shape[-1] // 2, 2).unbind(-1)
+    real, imaginary = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).unbind(-1)
     turned = torch.stack((-imaginary, real), dim=-1).flatten(-2)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return (x.to(dtype) * cosines + turned.to(dtype) * sines).to(x.dtype)
@@ -106,8 +123,8 @@ def fused(
     heads: Heads,
     text: int,
     windows: Windows,
-    rotary: Rotary,
-    own: Rotary,
+    rotary: Rotary | None,
+    own: Rotary | None,
     fusion: Fusion,
     words: Rotary | None = None,
 ) -> Tensor:
@@ -133,7 +150,7 @@ def windowed(
     heads: Heads,
     text: int,
     windows: Windows,
-    own: Rotary,
+    own: Rotary | None,
     window_rows: int | None = None,
     words: Rotary | None = None,
 ) -> Tensor:
@@ -142,7 +159,7 @@ def windowed(
     Windows are added in their order one by one, so their chunks change no bit.
     """
     context, image = (Heads(*(x[:, part] for x in heads)) for part in (slice(text), slice(text, None)))
-    context = context if words is None else context._replace(key=rotated(context.key, words))
+    context = context._replace(key=rotated(context.key, words))
     batch, _, count, size = image.query.shape
     total_dtype = torch.promote_types(image.query.dtype, torch.float32)
     total = torch.zeros(batch, *windows.grid, count * size, device=image.query.device, dtype=total_dtype)

@@ -1,8 +1,8 @@
-"""Modules that stand in for a UNet's own while a patch is on: they are classes of torch's, and a plan needs none."""
+"""Modules that stand in for a network's own while a patch is on: they are classes of torch's, and a plan needs none."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -57,3 +57,16 @@ class Chunked(nn.Module):
         for part, into in each(parts, lambda pair: len(pair[0])):
             into.copy_(self.layer(part))
         return output.view(x.shape)
+
+
+class Placed(nn.Module):
+    """The patches of latents with positions of another table than the module's own (`backbones.sd3`)."""
+
+    def __init__(self, embed: Any, table: Tensor) -> None:
+        super().__init__()
+        self.embed, self.table = embed, table
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return tokens (B, h * w, D) of latents (B, C, 2 h, 2 w), for a table (1, h * w, D)."""
+        tokens: Tensor = self.embed.proj(latents).flatten(2).transpose(1, 2)
+        return (tokens + self.table).to(tokens.dtype)

@@ -21,8 +21,8 @@ What every stage meets:
     errors                  a spec that cannot be rendered, a result that cannot be right
 
 Folders: `models` loads pretrained models, `planner` predicts memory and time, `media` reads and writes picture and
-video files, `metrics` judges pictures, `shapes` and `shapes_motion` are the embedded models' worlds. Only `call`,
-`resume` and `runner` import `storage`; only `models` imports diffusers and transformers.
+video files, `metrics` judges pictures, `shapes`, `shapes_dit` and `shapes_motion` are the embedded models' worlds. Only
+`call`, `resume` and `runner` import `storage`; only `models` imports diffusers and transformers.
 """
 
 from __future__ import annotations

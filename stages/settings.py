@@ -18,6 +18,7 @@ from freescale.flow_levels import rule_at
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import merged, values_for
+from stages.models.flow.positions import check_positions
 from stages.models.folder import needs_few_steps
 from stages.models.method_presets import preset_values
 from stages.models.presets import few_steps_in, method_values
@@ -88,7 +89,7 @@ def resolve(spec: RenderSpec, info: ModelInfo, sizes: Sequence[Size]) -> tuple[L
     rules = spec.shift_rule
     if isinstance(rules, tuple) and len(rules) != len(sizes):
         raise SpecError(f"shift_rule: {len(rules)} values for {len(sizes)} levels; give one for each, or one for all")
-    return tuple(
+    levels = tuple(
         LevelSettings(
             level,
             size,
@@ -97,6 +98,10 @@ def resolve(spec: RenderSpec, info: ModelInfo, sizes: Sequence[Size]) -> tuple[L
         )
         for level, size in enumerate(sizes)
     )
+    for each in levels:
+        for settings in (each.highres_denoise, each.detail_pass) if each.level else (each.base_denoise,):
+            check_positions(info, each.size, getattr(settings.method, "positions", "none"))
+    return levels
 
 
 def level_sizes(spec: RenderSpec, info: ModelInfo) -> tuple[tuple[Size, ...], Size]:

@@ -387,3 +387,55 @@ def random_weights(net: nn.Module, seed: int = 0) -> dict[str, Tensor]:
             around = 1.0 if tensor.ndim == 1 and name.endswith(("weight", "running_var")) else 0.0  # of norms
             tensor.copy_(around + spread * torch.randn(tensor.shape, generator=stream))
     return dict(net.state_dict())
+
+
+def new_sd3(*, medium: bool = False) -> Any:
+    """A small `SD3Transformer2DModel` for latents of four channels, with positions for 10 tokens a side.
+
+    `medium`: with norms of queries, and blocks that attend twice.
+    """
+    from diffusers import SD3Transformer2DModel
+
+    own: dict[str, Any] = {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)} if medium else {}
+    return SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=4,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        caption_projection_dim=32,
+        pooled_projection_dim=20,
+        pos_embed_max_size=10,
+        **own,
+    )
+
+
+def new_qwen() -> Any:
+    """A small `QwenImageTransformer2DModel` for latents of four channels."""
+    from diffusers import QwenImageTransformer2DModel
+
+    return QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 6, 6),
+    )
+
+
+def new_qwen_vae() -> Any:
+    """A small `AutoencoderKLQwenImage` with latents of four channels."""
+    from diffusers import AutoencoderKLQwenImage
+
+    return AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 2, 2, 3],
+        num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.5, 2.0, 1.0],
+    )

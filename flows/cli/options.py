@@ -33,8 +33,8 @@ SizeOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="Name of an embedded model (shapes, shapes-motion) or of one in the home's models folder, or the path of "
-        "a .safetensors file or of a diffusers folder; `freescale models` lists them. Default: shapes.",
+        help="Name of an embedded model (shapes, shapes-dit, shapes-motion) or of one in the home's models folder, or "
+        "the path of a .safetensors file or of a diffusers folder; `freescale models` lists them. Default: shapes.",
         rich_help_panel=MODEL,
     ),
 ]

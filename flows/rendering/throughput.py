@@ -72,7 +72,12 @@ class Throughput:
             self.seconds_a_pixel.setdefault(manifest.stage, []).append(manifest.seconds / pixels)
 
     def _chunks(self, manifest: Manifest) -> int:
-        """Chunks of the prompts of an artifact, by the rows of its text; 1 where the store has them no more."""
+        """Chunks of the prompts of an artifact, by the rows of its text; 1 where the store has them no more.
+
+        A transformer's rows are no chunks of CLIP's context.
+        """
+        if self.info.backbone == "flow":
+            return 1
         text = self._made.get(manifest.parents.get("text", manifest.key))
         rows = None if text is None else text.arrays.get("prompt_embeds")
         return 1 if rows is None else rows.shape[1] // (chunk_length(self.info.texts) + 2)

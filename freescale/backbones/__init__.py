@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from freescale.backbones.base import Backbone, BackboneKind, Rows, dtype_of, to_rows
+from freescale.backbones.base import Backbone, BackboneKind, Rescales, Rows, dtype_of, to_rows
 from freescale.imported import Imported
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ BACKBONES: Imported[type[Backbone]] = Imported(
         "FluxTransformer2DModel": "flux.Flux",
         "ChromaTransformer2DModel": "chroma.Chroma",
         "Flux2Transformer2DModel": "flux2.Flux2",
+        "SD3Transformer2DModel": "sd3.SD3",
+        "QwenImageTransformer2DModel": "qwen.QwenImage",
         "ZImageTransformer2DModel": "zimage.ZImage",
     },
 )
 """By the name of a network's class, or of one that it inherits."""
 
-__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rows", "backbone_of", "dtype_of", "to_rows"]
+__all__ = ["BACKBONES", "Backbone", "BackboneKind", "Rescales", "Rows", "backbone_of", "dtype_of", "to_rows"]
 
 
 def backbone_of(network: nn.Module) -> Backbone:

@@ -59,6 +59,14 @@ class Backbone(Protocol):
 
 
 @runtime_checkable
+class Rescales(Protocol):
+    """A backbone whose guided prediction is rescaled."""
+
+    def rescaled(self, guided: Tensor, positive: Tensor) -> Tensor:
+        """Return the guided prediction as the network's pipeline rescales it, by that of the positive pass."""
+
+
+@runtime_checkable
 class RotatesAnywhere(Protocol):
     """A network with rotary positions that can be chosen for each call: those of queries, of keys, and of text."""
 

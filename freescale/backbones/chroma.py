@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from freescale.backbones.base import dtype_of, to_rows
-from freescale.backbones.flux import PATCH, Flux, image_ids, pack, unpack
+from freescale.backbones.flux import Flux, image_ids
+from freescale.backbones.joint import PATCH, pack, unpack
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,19 +7,20 @@ has no whole numbers above 256, so the stock pipeline confuses rows of pictures 
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from freescale.backbones.base import dtype_of, to_rows
+from freescale.backbones.joint import PATCH, pack, processed, tempered, tokens_of, unpack
 from freescale.joint_fusion import JointFusion
 from freescale.positions import Positions
 from freescale.rectified_attention import RectifiedAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
 
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from freescale.positions import PositionRule
     from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
-    from freescale.unet_patches import Patch, Processor
-
-PATCH = 2  # latent cells of a token's side
+    from freescale.unet_patches import Patch
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +85,15 @@ class Flux:
             table: Rotary = self.network.pos_embed.forward(image_ids(window, self.network.device))
             return table
 
-        return self._processed(lambda name, inner: JointFusion(inner, name, grid, rotary_of, fusion))
+        return processed(self.attentions(), lambda name, inner: JointFusion(inner, name, grid, rotary_of, fusion))
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Put `RectifiedAttention` in place of every processor of joint attention."""
 
         grids = tokens_of(latent_hw), tokens_of(trained)
-        return self._processed(lambda name, inner: RectifiedAttention(inner, name, *grids, self.rotary_at, rectified))
+        return processed(
+            self.attentions(), lambda name, inner: RectifiedAttention(inner, name, *grids, self.rotary_at, rectified)
+        )
 
     def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
         """Return the network's own table for tokens at these rows and columns; text has no numbers here."""
@@ -118,24 +119,12 @@ class Flux:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Change what the network is called with."""
             handle = network.register_forward_pre_hook(repeat, with_kwargs=True)
             try:
                 yield
             finally:
                 handle.remove()
-
-        return patch
-
-    def _processed(self, made: Callable[[str, Processor], Processor]) -> Patch:
-        """Put what is made of the name and the processor of each joint attention in its place."""
-
-        @contextmanager
-        def patch(network: nn.Module) -> Iterator[None]:
-            with ExitStack() as stack:
-                for name, attention in self.attentions():
-                    stack.callback(attention.set_processor, attention.processor)
-                    attention.set_processor(made(name, attention.processor))
-                yield
 
         return patch
 
@@ -156,6 +145,7 @@ class Flux:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
+            """Hook the table of rotations."""
             module: Any = network.pos_embed
             handle = module.register_forward_hook(table)
             try:
@@ -166,40 +156,8 @@ class Flux:
         return patch
 
     def tempered(self, factor: float) -> Patch:
-        """Multiply the queries of image and text after their norm; a rotation is linear, so that all logits grow."""
-
-        @contextmanager
-        def patch(network: nn.Module) -> Iterator[None]:
-            with ExitStack() as stack:
-                for _, attention in self.attentions():
-                    for norm in (attention.norm_q, getattr(attention, "norm_added_q", None)):
-                        if norm is not None:
-                            handle = norm.register_forward_hook(lambda _m, _a, output: output * factor)
-                            stack.callback(handle.remove)
-                yield
-
-        return patch
-
-
-def tokens_of(latent_hw: Size) -> Size:
-    """Return the token grid (h, w) of latents."""
-    return latent_hw[0] // PATCH, latent_hw[1] // PATCH
-
-
-def pack(latents: Tensor) -> Tensor:
-    """Return the tokens (B, h / 2 * w / 2, 4 C) of latents (B, C, h, w). Raises `ValueError` for half a patch."""
-    batch, channels, h, w = latents.shape
-    if h % PATCH or w % PATCH:
-        raise ValueError(f"latents are {h} x {w} cells, allowed: multiples of {PATCH}")
-    patches = latents.reshape(batch, channels, h // PATCH, PATCH, w // PATCH, PATCH)
-    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (h // PATCH) * (w // PATCH), channels * PATCH**2)
-
-
-def unpack(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the latents (B, C, h, w) of `size` cells whose tokens these are."""
-    (h, w), batch = size, tokens.shape[0]
-    patches = tokens.reshape(batch, h // PATCH, w // PATCH, -1, PATCH, PATCH)
-    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, h, w)
+        """Multiply the queries of image and text after their norm."""
+        return tempered(self.attentions(), factor)
 
 
 def image_ids(grid: tuple[int, int], device: torch.device) -> Tensor:

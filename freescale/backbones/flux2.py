@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from freescale.backbones.base import dtype_of, to_rows
-from freescale.backbones.flux import PATCH, Flux, image_ids, pack, tokens_of, unpack
+from freescale.backbones.flux import Flux, image_ids
+from freescale.backbones.joint import PATCH, pack, processed, tokens_of, unpack
 from freescale.heads import Heads
 from freescale.joint_fusion import JointFusion, fused
 from freescale.rectified_attention import RectifiedAttention
@@ -63,24 +64,26 @@ class Flux2(Flux):
             table: Rotary = self.network.pos_embed.forward(grid_ids(window, device))
             return table
 
-        def words_of(count: int) -> Rotary:
-            """Return that of the text."""
+        def words_of(_: Size, count: int) -> Rotary:
+            """Return that of the text, whatever the window."""
             table: Rotary = self.network.pos_embed.forward(text_ids(count, device))
             return table
 
-        return self._processed(
+        return processed(
+            self.attentions(),
             lambda name, inner: (ParallelFusion if self._is_parallel(name) else JointFusion)(
                 inner, name, grid, rotary_of, fusion, words_of
-            )
+            ),
         )
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Put `RectifiedAttention` and `ParallelTiles` in place of every processor of joint attention."""
         grids = tokens_of(latent_hw), tokens_of(trained)
-        return self._processed(
+        return processed(
+            self.attentions(),
             lambda name, inner: (ParallelTiles if self._is_parallel(name) else RectifiedAttention)(
                 inner, name, *grids, self.rotary_at, rectified
-            )
+            ),
         )
 
     def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
@@ -108,11 +111,11 @@ class ParallelFusion(JointFusion):
         windows = self.fusion.windows(self.name, self.grid)
         if windows.is_whole:
             return self.inner(attn, hidden_states, attention_mask, image_rotary_emb)
-        if attention_mask is not None or image_rotary_emb is None or self.words_of is None:
+        if attention_mask is not None or image_rotary_emb is None or self.rotary_of is None or self.words_of is None:
             raise ValueError(f"{self.name} has a mask or no positions, allowed: attention as FLUX.2 has it")
         heads, forward = _parallel_heads(attn, hidden_states)
         count = hidden_states.shape[1] - self.grid[0] * self.grid[1]
-        own, words = self.rotary_of(windows.window), self.words_of(count)
+        own, words = self.rotary_of(windows.window), self.words_of(windows.window, count)
         attended = fused(heads, count, windows, image_rotary_emb, own, self.fusion, words)
         return attn.to_out(torch.cat([attended, attn.mlp_act_fn(forward)], dim=-1))
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from freescale.backbones.base import dtype_of, to_rows
-from freescale.backbones.flux import PATCH, image_ids, tokens_of
+from freescale.backbones.flux import image_ids
+from freescale.backbones.joint import PATCH, tokens_of
 from freescale.heads import Heads, output_of, project
 from freescale.joint_fusion import check_joint, fused
 from freescale.positions import Positions

@@ -22,7 +22,6 @@ from freescale.cascade import CELL, cascade_sizes, jump_sizes
 from freescale.enlarge import Interpolation
 from freescale.methods.base import Method
 from freescale.positions import PositionRule
-from freescale.rectified_attention import Rectified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,4 +134,6 @@ class CineScale2026(_Cascade):
         """Yield attention in tiles above level 0."""
         level = moment.level
         if not level.is_base and level.factor > 1.0:
+            from freescale.rectified_attention import Rectified  # here, since a plan needs none of it
+
             yield rectifying(Rectified(self.tile, self.near, self.whole), level)

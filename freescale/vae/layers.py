@@ -1,6 +1,6 @@
 """A VAE's encoder or decoder as a sequence of layers, each of which can compute a region of its output.
 
-`layers_of` returns the modules of diffusers' `AutoencoderKL` (its first argument) in the order of computation. A layer
+`layers_of` returns the modules of diffusers' `AutoencoderKL`, or of `OneFrameVae`, in the order of computation. A layer
 says which span of its input a span of its output needs, along one axis, and computes a region from exactly that part
 of its input. Zeros are put only around the whole map, where the untiled layer puts them, so that a region is the
 untiled result up to rounding. A span is [first, one past the last); a region is one of rows and one of columns.
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
+
+    from freescale.vae.one_frame import RmsNorm
 
 Half = Literal["encoder", "decoder"]
 Span = tuple[int, int]
@@ -131,6 +133,17 @@ class Norm(Pointwise):
     module: nn.GroupNorm
 
 
+@dataclass(frozen=True, eq=False)
+class PixelNorm(Pointwise):
+    """A norm over the channels of each pixel, and SiLU."""
+
+    module: RmsNorm
+
+    def apply(self, x: Tensor, region: Region, size: Size) -> Tensor:
+        """Return the output at `region`."""
+        return F.silu(self.module(x), inplace=True)
+
+
 class Fork(Pointwise):
     """The start of a residual branch; its input is kept for the `Join` that follows."""
 
@@ -151,9 +164,14 @@ class Join(Pointwise):
 
 @dataclass(frozen=True, eq=False)
 class Attend(Pointwise):
-    """Self-attention over the whole map, GroupNorm before it and a residual after it; it needs its whole input."""
+    """Self-attention over the whole map, a norm before it and a residual after it; it needs its whole input."""
 
     module: Any
+
+    @property
+    def pixel_norm(self) -> RmsNorm | None:
+        """The norm before it, where that is one of each pixel; None: GroupNorm."""
+        return self.module.group_norm if _is_of_pixels(self.module.group_norm) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +199,8 @@ class Layers:
 def layers_of(vae: Any, half: Half, size: Size) -> Layers:
     """Return the layers of one half for an input of `size`: pixels of an encoder, latent cells of a decoder.
 
-    Raises `ValueError` for a module that is not diffusers' `AutoencoderKL` with its standard blocks.
+    Raises `ValueError` for a module that is neither diffusers' `AutoencoderKL` with its standard blocks nor
+    `OneFrameVae`.
     """
     layers = tuple(_encoder(vae) if half == "encoder" else _decoder(vae))
     sizes, channels = [size], [layers[0].module.in_channels]
@@ -252,7 +271,14 @@ def _attention(module: Any) -> Attend:
     return Attend(module)
 
 
-def _norm(module: Any, activation: Any) -> Norm:
+def _is_of_pixels(norm: Any) -> bool:
+    """Return whether a norm is one of each pixel's channels; a plan imports no class of torch's to ask it."""
+    return type(norm).__name__ == "RmsNorm"
+
+
+def _norm(module: Any, activation: Any) -> Norm | PixelNorm:
+    if _is_of_pixels(module) and isinstance(activation, torch.nn.SiLU):
+        return PixelNorm(module)
     if not isinstance(module, torch.nn.GroupNorm) or not isinstance(activation, torch.nn.SiLU):
         raise ValueError(f"tiling knows GroupNorm and SiLU, not {type(module).__name__}, {type(activation).__name__}")
     return Norm(module)

@@ -144,7 +144,9 @@ class Passes:
         then it is in a file.
         """
         start = part.start
-        affine = {start: self._statistics(self.network.layers[start].module.group_norm, start, start, held)}
+        layer, affine = self.network.layers[start], {}
+        if layer.pixel_norm is None:
+            affine = {start: self._statistics(layer.module.group_norm, start, start, held)}
         rows = held.flatten(2)
         spans = [(first, min(first + BLOCK, rows.shape[-1])) for first in range(0, rows.shape[-1], BLOCK)]
         made = self.run([Tile(start, part.stop, ((0, 1), span), affine) for span in spans], held)

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from freescale.vae.layers import Attend, Conv, Double, Fork, Join, Norm, area, layers_of
+from freescale.vae.layers import Attend, Conv, Double, Fork, Join, Norm, PixelNorm, area, layers_of
 from freescale.vae.tile import BLOCK
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _Planner:
         self.cuts = []  # where a map may be kept: after a convolution or a block, not inside one
         for index, layer in enumerate(layers):
             inside = isinstance(layer, Fork) or (inside and not isinstance(layer, Join))
-            if not inside and not isinstance(layer, Norm | Double):
+            if not inside and not isinstance(layer, Norm | PixelNorm | Double):
                 self.cuts.append(index + 1)
         self.end = len(layers)
 

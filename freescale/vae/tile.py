@@ -60,8 +60,7 @@ class TiledVae:
         layer = self.network.layers[tile.start]
         if isinstance(layer, Attend) and tile.stop > tile.start:
             assert held is not None
-            scale, shift = (self.to_device(x).flatten(2) for x in tile.affine[tile.start])
-            return _attended(layer.module, self._flat(held), slice(*tile.region[1]), scale, shift).cpu()
+            return _attended(layer.module, self._flat(held), slice(*tile.region[1]), self._norm_of(tile, layer)).cpu()
         self.forget()
         values = self._values(tile, self.read if held is None else reader(held))
         return _moments(values, tile.groups) if tile.groups else values.cpu()
@@ -84,6 +83,13 @@ class TiledVae:
             self._whole = (held, self.to_device(held).flatten(2))
         return self._whole[1]
 
+    def _norm_of(self, tile: Tile, layer: Attend) -> Callable[[Tensor], Tensor]:
+        """Return what normalises parts (B, C, tokens) of an attention's map."""
+        if layer.pixel_norm is not None:
+            return layer.pixel_norm
+        scale, shift = (self.to_device(x).flatten(2) for x in tile.affine[tile.start])
+        return lambda x: (x * scale).add_(shift)
+
     def _values(self, tile: Tile, read: Read) -> Tensor:
         regions = self.network.back(tile.start, tile.stop, tile.region)
         x = self.to_device(read(regions[0]))
@@ -104,7 +110,7 @@ class TiledVae:
         return x
 
 
-def _attended(attention: Any, flat: Tensor, block: slice, scale: Tensor, shift: Tensor) -> Tensor:
+def _attended(attention: Any, flat: Tensor, block: slice, norm: Callable[[Tensor], Tensor]) -> Tensor:
     """Return an attention's output (B, C, n) for a block of the map (B, C, N): softmax over all keys, by blocks."""
     heads = attention.heads
 
@@ -114,7 +120,7 @@ def _attended(attention: Any, flat: Tensor, block: slice, scale: Tensor, shift: 
 
     def tokens(at: slice) -> Tensor:
         """Return the normalised tokens (B, tokens, C) of a span of the map."""
-        return (flat[..., at] * scale).add_(shift).transpose(1, 2)
+        return norm(flat[..., at]).transpose(1, 2)
 
     query = split(attention.to_q(tokens(block)))
     query = query * query.shape[-1] ** -0.5

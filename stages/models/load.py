@@ -22,7 +22,7 @@ from stages.models.fields import TEXT_CLASSES, read_json
 from stages.models.files.open import load_network
 from stages.models.flow import FLOW_FAMILIES
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
-from stages.models.networks import align, network_class, quiet_diffusers, with_motion
+from stages.models.networks import align, for_pictures, network_class, quiet_diffusers, with_motion
 from stages.models.weights import stem_of, variant_of
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Models:
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         log.info("loading %s of %s", part, self.info.name)
         quiet_diffusers()
-        module = self._adapted(part, self._read(kind, part, dtype)).eval().requires_grad_(False)
+        module = for_pictures(self._adapted(part, self._read(kind, part, dtype))).eval().requires_grad_(False)
         if self.info.pipeline is not None and self.device.type == "cpu":
             align(module)
         return module if part == "unet" else module.to(self.device)
@@ -186,9 +186,12 @@ class Models:
         family = FLOW_FAMILIES[str(self.info.pipeline)]
         parts: dict[str, Any] = {"scheduler": None}
         for part, kind in family.parts.items():
-            parts[kind.folder] = None if part in ("unet", "vae") else self.text_encoder(part)
+            is_text = part in self.info.configs and part not in ("unet", "vae")
+            parts[kind.folder] = self.text_encoder(part) if is_text else None
         for words in family.words:
-            if family.parts[words.part].name.startswith("CLIP"):
+            if words.part not in self.info.configs:
+                parts[words.folder] = None
+            elif family.parts[words.part].name.startswith("CLIP"):
                 parts[words.folder] = self.tokenizer(words.part)
             else:
                 folder = (self.info.words or self.info.folder) / words.folder

@@ -20,6 +20,7 @@ SUFFIXES = (".safetensors", ".sft", ".gguf")  # of models in single files
 EMBEDDED = Path(__file__).parents[1] / "shapes" / "model"
 EMBEDDED_MODELS: Mapping[str, Path] = {
     "shapes": EMBEDDED,
+    "shapes-dit": Path(__file__).parents[1] / "shapes_dit" / "model",
     "shapes-motion": Path(__file__).parents[1] / "shapes_motion" / "model",
 }
 

@@ -18,6 +18,7 @@ ALIGNED = 64  # bytes that torch's own memory on a CPU begins at
 TEXT_CONFIGS = {
     **dict.fromkeys(TEXT_CLASSES.values(), "CLIPTextConfig"),
     "T5EncoderModel": "T5Config",
+    "Qwen2_5_VLForConditionalGeneration": "Qwen2_5_VLConfig",
     "Qwen3Model": "Qwen3Config",
 }
 """The classes of the text encoders, and those of their configurations."""
@@ -28,7 +29,7 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
 
     `adapter` is the configuration of motion modules for a UNet.
     """
-    module = empty_network(str(config["_class_name"]), config)
+    module = for_pictures(empty_network(str(config["_class_name"]), config))
     if adapter is not None:
         with torch.device("meta"):
             module = with_motion(module, empty_network("MotionAdapter", adapter))
@@ -50,6 +51,13 @@ def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
             return text
         network: nn.Module = network_class(name).from_config(dict(config))
         return network
+
+
+def for_pictures(network: nn.Module) -> nn.Module:
+    """Return a VAE of videos as one of single frames, and any other network as it is."""
+    from freescale.vae.one_frame import SINGLE_FRAME, OneFrameVae
+
+    return OneFrameVae(network) if type(network).__name__ in SINGLE_FRAME else network
 
 
 def align(network: nn.Module) -> None:

@@ -53,8 +53,8 @@ class ModelSpec(FrozenModel):
         "shapes",
         min_length=1,
         max_length=1024,
-        description="`shapes` or `shapes-motion` (in the package), a name under HOME/models, or the path of a folder "
-        "or of a .safetensors or .gguf file.",
+        description="`shapes`, `shapes-dit` or `shapes-motion` (in the package), a name under HOME/models, or the path "
+        "of a folder or of a .safetensors or .gguf file.",
     )
     vae: str | None = Field(
         None, min_length=1, max_length=4096, description="A file with the VAE. None: that of the model."

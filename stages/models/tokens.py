@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages.models.clip_tokenizer import bundled
 from stages.models.flow import FLOW_FAMILIES
+from stages.models.tokenizer_files import SPLIT, WHOLE
 from stages.prompts.chunks import chunk_length
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP's vocabulary splits a text into before it merges letters (transformers, tokenization_clip.py)."""
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""What Qwen2's does (transformers, tokenization_qwen2.py)."""
 
 
 def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
@@ -26,14 +31,16 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
 
     None where it reads all. What has fewer bytes than the model reads tokens cannot be too long, and is not counted.
     """
-    family = None if info.pipeline is None else FLOW_FAMILIES[info.pipeline]
+    family = None if info.pipeline is None else FLOW_FAMILIES[info.pipeline].having(info.configs)
     most = chunk_length(info.texts) if family is None else (info.text_tokens or family.most_tokens) - family.ends
     if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
         return None
     folder = None if info.words is None else info.words / ("tokenizer" if family is None else family.tokens.folder)
-    if folder is not None and family is not None and not (folder / "tokenizer.json").is_file():
-        return None  # `spiece.model` alone is read by transformers
-    read = _tokenizer if family is None or folder is None else _whole_tokenizer
+    read = _tokenizer
+    if folder is not None and family is not None and not family.parts[family.tokens.part].name.startswith("CLIP"):
+        if not any((folder / name).is_file() for name in (WHOLE, SPLIT[0])):
+            return None  # `spiece.model` alone is read by transformers
+        read = _other_tokenizer
     tokens = read(folder).encode(text, add_special_tokens=False)
     if len(tokens.ids) <= most:
         return None
@@ -64,11 +71,19 @@ def words_in(folder: Path | None) -> CLIPWords:
 
 
 @functools.cache
-def _whole_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder that is not CLIP's, from `tokenizer.json` alone."""
-    from tokenizers import Tokenizer
+def _other_tokenizer(folder: Path | None) -> Tokenizer:
+    """The tokenizer of a folder that is not CLIP's: `tokenizer.json`, or Qwen2's `vocab.json` with `merges.txt`."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert folder is not None
+    if (folder / WHOLE).is_file():
+        return Tokenizer.from_file(str(folder / WHOLE))
+    found = Tokenizer(models.BPE.from_file(*(str(folder / name) for name in SPLIT)))
+    found.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(QWEN_WORDS), behavior="isolated")
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    found.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+    return found
 
 
 @functools.cache

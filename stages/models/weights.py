@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of what is checked
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # names of weight files, without their ending
 LISTED = 3  # names of tensors in an error
+QWEN_TEXT = "model.language_model."  # before the names of the side for text of a Qwen2.5-VL
 UNUSED = ("lm_head.weight",)  # of a text encoder that can also write text
 DERIVED = ("position_ids",)  # integers that old files hold, and that the class makes by itself
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of a VAE's attention, once
@@ -33,9 +34,12 @@ VERIFIED = frozenset(
     {
         "03ec6a9599c0c51001c4e406eae6f709ca145ef68dd635d45fa408b389d4ff82",
         "65eb9d2f0343497c739763bb37bd319a217ee6f2b47054412ce8c2018d7ccf78",
+        "9a89369abce857f27ef129325c986b10be6145690af2ec408538c693aed683f4",
         "a07e08ddc85f034fc8570a9e22859eaa75ccd9f19e56447f708479483dd7798c",
         "b5aecef7b76596934a6d1c683796146e26ab9e9b2ffe260da0c4a8abfe479c2b",
+        "c9c1b28c61e373c01e7a6982cde8618551c27646c32afc1076397c1d21a7a6c5",
         "eb2b320110128e18270b8dcbbf58f274dcbdf1b9ffad17f77589f7ad6142249a",
+        "ebb5b9adba10376e12484791782d9fed1b1f718f4c33231a4aafaeb5013bcc72",
         "fcfe4820429e1c0a89b8c012b97b9b22fc156a34937b180d96720d23357b8163",
     }
 )
@@ -80,7 +84,7 @@ class Part:
 
 def stem_of(kind: str) -> str:
     """Return the name of the weight file of a class, without its ending."""
-    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "Qwen3")) else DIFFUSERS
+    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "Qwen2", "Qwen3")) else DIFFUSERS
 
 
 def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
@@ -235,12 +239,15 @@ def current(name: str, kind: str, *, is_split: bool = False) -> str:
     """Return the name that a tensor of a file gets when the libraries load it into a class.
 
     `CLIPTextModel` has lost `text_model.` before its names, and Qwen3 has `model.` in a file that can also write text;
-    `query` of a VAE's attention is now `to_q`, but is renamed in a single file alone.
+    `query` of a VAE's attention is now `to_q`, but is renamed in a single file alone. Qwen2.5-VL has both its sides
+    under `model.`, which early files have not.
     """
     if kind == "CLIPTextModel":
         return name.removeprefix("text_model.")
     if kind.startswith("Qwen3"):
         return name.removeprefix("model.")
+    if kind.startswith("Qwen2_5_VL"):
+        return re.sub(r"^visual\.", "model.visual.", re.sub(r"^model\.(?!language_model|visual)", QWEN_TEXT, name))
     before, _, leaf = name.rpartition(".")
     outer, _, last = before.rpartition(".")
     is_old = kind == "AutoencoderKL" and ".attentions." in name and last in RENAMED and not is_split
@@ -249,8 +256,9 @@ def current(name: str, kind: str, *, is_split: bool = False) -> str:
 
 def misfit(found: Mapping[str, Header], wanted: Wanted) -> str:
     """What keeps the tensors of files from being those that are wanted, in words; empty where nothing does."""
-    given = {name: header for name, header in found.items() if not name.endswith((*DERIVED, *UNUSED))}
     shapes = {**wanted.parameters, **wanted.buffers}
+    needless = {name for name in found if name.endswith(DERIVED) or (name.endswith(UNUSED) and name not in shapes)}
+    given = {name: header for name, header in found.items() if name not in needless}
     kinds = {
         "missing": [name for name in wanted.parameters if name not in given],
         "of another shape": [

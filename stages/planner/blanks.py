@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TOKENS = 77  # of CLIP's context
 T5_TOKENS = 512  # of a transformer's prompt
+T5_TOKENS_SD3 = 256  # beside those of CLIP
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,19 @@ def text_rows(config: Mapping[str, Any]) -> tuple[int, int, int]:
 
     A transformer may read fewer than T5's 512 tokens; 0 is the width of no pooled row.
     """
+    if "pos_embed_max_size" in config:
+        return TOKENS + T5_TOKENS_SD3, int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
     if "cap_feat_dim" in config:
         return T5_TOKENS, int(config["cap_feat_dim"]), 0
     if "joint_attention_dim" in config:
-        return T5_TOKENS, int(config["joint_attention_dim"]), int(config.get("pooled_projection_dim", 0))
+        return T5_TOKENS, int(config["joint_attention_dim"]), int(config.get("pooled_projection_dim") or 0)
     return TOKENS, int(config["cross_attention_dim"]), _pooled_width(config)
 
 
 def latent_channels(config: Mapping[str, Any]) -> int:
-    """Channels of the latents of a UNet, or of a transformer, whose tokens are 2 x 2 cells."""
-    return int(config["in_channels"]) // (4 if "joint_attention_dim" in config else 1)
+    """Channels of the latents of a UNet, or of a transformer, which may be given tokens of 2 x 2 cells."""
+    is_packed = "joint_attention_dim" in config and "pos_embed_max_size" not in config
+    return int(config["in_channels"]) // (4 if is_packed else 1)
 
 
 def _pooled_width(config: Mapping[str, Any]) -> int:

@@ -46,8 +46,13 @@ def computed(dtype: str) -> str:
 
 def text_weights(info: ModelInfo, dtype: str) -> int:
     """Bytes of the text encoders of a model, from their configurations."""
-    kinds = {part: kind for part, kind in TEXT_CLASSES.items() if part in info.configs}
-    count = sum(_encoder_parameters(info.configs[part], kind) for part, kind in kinds.items())
+    found = {part: info.configs[part] for part in TEXT_CLASSES if part in info.configs}
+    kinds = {part: str(config.get("_class_name", TEXT_CLASSES[part])) for part, config in found.items()}
+    count = sum(_encoder_parameters(found[part], kind) for part, kind in kinds.items())
+    if "qwen2_5_vl" in info.configs:
+        from stages.models.flow.qwen import qwen2_5_vl_parameters  # here, since other models need none of it
+
+        count += qwen2_5_vl_parameters(info.configs["qwen2_5_vl"])
     others = {"t5": _t5_parameters, "qwen3": _qwen3_parameters}
     count += sum(counted(info.configs[part]) for part, counted in others.items() if part in info.configs)
     return count * ITEM_BYTES[dtype]

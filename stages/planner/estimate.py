@@ -138,7 +138,8 @@ def rough_bytes(call: Call, info: ModelInfo) -> int:
     files = info.weight_bytes
     if call.stage.part == "text":
         return 2 * files
-    vae = ROUGH_VAE * int(info.configs["vae"]["block_out_channels"][0]) * height * width * FLOAT32
+    config = info.configs["vae"]
+    vae = ROUGH_VAE * int(config.get("base_dim") or config["block_out_channels"][0]) * height * width * FLOAT32
     if call.stage.part == "vae":
         return 2 * files + vae
     first = _width(info.configs["unet"])

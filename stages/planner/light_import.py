@@ -74,7 +74,10 @@ PROVIDED: Mapping[str, Mapping[str, Any]] = {
     "diffusers.quantizers.quantization_config": {  # that a network is compared with which moves to a device
         "QuantizationMethod": Enum("QuantizationMethod", "BITS_AND_BYTES GGUF MODELOPT QUANTO TORCHAO"),
     },
-    "torch._dynamo": {"allow_in_graph": _same, "disable": _same},  # what they say to a compiler, which is not there
+    "torch._dynamo": {  # what they say to a compiler, which is not there, and whether it is
+        **dict.fromkeys(("allow_in_graph", "disable"), _same),
+        "is_compiling": lambda: False,
+    },
     "torch.fx.experimental.symbolic_shapes": {  # of sizes that are numbers; its own import brings sympy
         **dict.fromkeys(("expect_true", "guard_or_false", "guard_or_true", "guarding_hint_or_throw"), _same),
         "statically_known_true": _same,

@@ -303,7 +303,9 @@ def trace_step(
 def run_vae(vae: Any, way: Way, size: tuple[int, int], source: tuple[int, int], device: torch.device) -> None:
     """Decode latents of a picture of `size`, or enlarge one of `source` to `size` and encode it, whole, in float32."""
     if way == "decode":
-        latents = torch.zeros(latent_shape(size, vae.config.latent_channels, cell_of(vae.config)), device=device)
+        latents = torch.zeros(
+            latent_shape(size, int(vae.config["latent_channels"]), cell_of(vae.config)), device=device
+        )
         image = vae.decode(codec_of(vae).to_vae(latents)).sample
         torch.isfinite(image).all()
         return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from stages.planner.trace import Trace
 
 Returns = Literal["tensor", "tuple", "pair"]
-FOLDED = (  # lists whose members have one shape
+JOINT = ("Flux", "ChromaTransformerBlock", "JointTransformerBlock", "QwenImageTransformerBlock")
+"""How the classes of blocks over text and image begin."""
+FOLDED = (  # lists with members of one shape
     *("transformer_blocks", "single_transformer_blocks", "attentions"),
     *("layers", "noise_refiner", "context_refiner"),
 )
@@ -46,13 +49,16 @@ class Skeleton:
                     self._fold(child)
 
     def _fold(self, layers: nn.ModuleList) -> None:
-        if len(layers) < 2 or len({_shapes(layer) for layer in layers}) > 1:
-            return
-        for index in range(len(layers) - 1):
-            layers[index] = _Folded(_returns(layers[-1]))
-        fold = _Fold(self, len(layers) - 1)
-        layers[-1].register_forward_pre_hook(fold.before)
-        layers[-1].register_forward_hook(fold.after)
+        """Fold each run of layers of one shape: its last one is run, and counted for the others."""
+        runs = [list(run) for _, run in groupby(range(len(layers)), lambda index: _shapes(layers[index]))]
+        for *others, last in runs:
+            if not others:
+                continue
+            for index in others:
+                layers[index] = _Folded(_returns(layers[last]))
+            fold = _Fold(self, len(others))
+            layers[last].register_forward_pre_hook(fold.before)
+            layers[last].register_forward_hook(fold.after)
 
 
 class CallsFolded:
@@ -95,8 +101,8 @@ class CallsFolded:
 
 
 def _returns(layer: nn.Module) -> Returns:
-    """Return what a layer gives back: a spatial transformer a tuple, a block of FLUX text and image."""
-    if type(layer).__name__.startswith(("Flux", "ChromaTransformerBlock")):
+    """Return what a layer gives back: a spatial transformer a tuple, a block of joint attention text and image."""
+    if type(layer).__name__.startswith(JOINT):
         return "pair"
     return "tuple" if hasattr(layer, "transformer_blocks") else "tensor"
 

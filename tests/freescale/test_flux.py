@@ -10,7 +10,8 @@ import torch
 
 from freescale import Conditioning, Denoiser, Level, denoise, make_schedule, normal
 from freescale.backbones import BACKBONES, backbone_of
-from freescale.backbones.flux import image_ids, pack, unpack
+from freescale.backbones.flux import image_ids
+from freescale.backbones.joint import pack, unpack
 from freescale.flow_levels import FLOW_CLASS
 from freescale.methods import Direct
 from tests.toys import flux_network

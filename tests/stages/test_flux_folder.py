@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from freescale import normal
-from freescale.backbones.flux import pack, unpack
+from freescale.backbones.joint import pack, unpack
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.models.load import Models, describe

@@ -18,6 +18,7 @@ from stages.errors import SpecError
 from stages.models.cache_file import CacheFile
 from stages.models.checks import read_folder
 from stages.models.fields import TABLES
+from stages.models.flow import FLOW_FAMILIES
 from stages.models.folder import EMBEDDED, EMBEDDED_MODELS, describe
 from stages.models.networks import network_class
 from stages.models.schedulers import KINDS, table_of
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 
 
 def parts_of(root: Path) -> list[Part]:
+    family = FLOW_FAMILIES.get(json.loads((root / "model_index.json").read_text())["_class_name"])
+    if family is not None:
+        folders = {root / kind.folder: kind.name for kind in family.parts.values()}
+        return [
+            Part(each, name, json.loads((each / "config.json").read_text()), True) for each, name in folders.items()
+        ]
     unet = json.loads((root / "unet" / "config.json").read_text())
     found = read_folder(root, unet["_class_name"], pooled=unet.get("addition_embed_type") == "text_time")
     return [*found.texts.values(), found.unet, found.vae]

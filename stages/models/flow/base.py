@@ -5,7 +5,7 @@ The transformer is the part `unet` here as in every store: the network that deno
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import (
@@ -26,7 +26,7 @@ from stages.models.fields import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterator, Mapping
 
     from stages.models.card import MethodValues
 
@@ -73,6 +73,24 @@ class FlowFamily:
     patch: int = 2  # latent cells of a token's side
     side: int = 1024  # pixels, of the training size, where no card says it
     grid: Mapping[str, Any] = field(default_factory=lambda: {"sigma_grid": "steps"})  # how noise levels are laid out
+    optional: tuple[str, ...] = ()  # parts that a folder may leave out
+    table: Callable[[Configs], int | None] = lambda configs: None  # tokens of a side that there are positions for
+    rules: tuple[str, ...] = ()  # of positions, that have a meaning; empty: all
+
+    def having(self, parts: Container[str]) -> FlowFamily:
+        """Return the family of a folder without optional parts that are not among `parts`.
+
+        Where the text encoder that counts a prompt is missing, CLIP counts it, with the two tokens around it.
+        """
+        missing = [name for name in self.optional if name not in parts]
+        if not missing:
+            return self
+        kept = replace(
+            self,
+            parts={name: kind for name, kind in self.parts.items() if name not in missing},
+            words=tuple(words for words in self.words if words.part not in missing),
+        )
+        return replace(kept, tokens=kept.words[0], most_tokens=77, ends=2) if self.tokens.part in missing else kept
 
 
 def index_of(*parts: str) -> Table:

@@ -40,6 +40,7 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
+    family = _found(family, root)
     parts = {name: part_of(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     info = described(family, spec, root, parts, values)
     if has_weights:
@@ -90,6 +91,12 @@ def described(
         text_tokens=text_tokens(root, family),
         is_distilled=is_distilled,
     )
+
+
+def _found(family: FlowFamily, root: Path) -> FlowFamily:
+    """Return the family without the optional parts that the folder's index gives as null."""
+    index = read_json(root / INDEX)
+    return family.having([name for name, kind in family.parts.items() if index.get(kind.folder) != [None, None]])
 
 
 def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
