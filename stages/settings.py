@@ -18,7 +18,6 @@ from freescale.flow_levels import rule_at
 from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import merged, values_for
-from stages.models.flow.positions import check_positions
 from stages.models.folder import needs_few_steps
 from stages.models.method_presets import preset_values
 from stages.models.presets import few_steps_in, method_values
@@ -98,9 +97,12 @@ def resolve(spec: RenderSpec, info: ModelInfo, sizes: Sequence[Size]) -> tuple[L
         )
         for level, size in enumerate(sizes)
     )
-    for each in levels:
-        for settings in (each.highres_denoise, each.detail_pass) if each.level else (each.base_denoise,):
-            check_positions(info, each.size, getattr(settings.method, "positions", "none"))
+    if info.backbone == "flow":
+        from stages.models.flow.positions import check_positions  # here, since a UNet needs none of it
+
+        for each in levels:
+            for settings in (each.highres_denoise, each.detail_pass) if each.level else (each.base_denoise,):
+                check_positions(info, each.size, getattr(settings.method, "positions", "none"))
     return levels
 
 
