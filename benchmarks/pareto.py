@@ -2,11 +2,13 @@
 
     python -m benchmarks.pareto EVALUATION.json ... --out docs/images/pareto.svg
     python -m benchmarks.pareto EVALUATION.json ... --cost samples
+    python -m benchmarks.pareto EVALUATION.json ... --over detail_4=0.054
 
 A column for each size, a row for each metric, a point for each method with the intervals of its evaluation. Cost is by
 default the arithmetic of the same walk on SDXL, at as many times its training size: the planner counts it on SDXL's
 configuration without weights. `seconds` and `samples` are those of the evaluation. Where two files have a method at one
-size, the later one counts.
+size, the later one counts. `--over` divides a metric by the most that it can be: by what true pictures keep of it when
+they go through the VAE, for example, so that 1 is right and more is false texture.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from stages.planner.estimate import estimate
 from stages.spec import ModelSpec, RunOptions, make_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from stages.models.load import ModelInfo
 
@@ -56,7 +58,9 @@ class Point:
     high: float
 
 
-def points(records: Sequence[dict[str, Any]], metrics: Sequence[str], cost: str) -> list[Point]:
+def points(
+    records: Sequence[dict[str, Any]], metrics: Sequence[str], cost: str, over: Mapping[str, float] | None = None
+) -> list[Point]:
     """Return the points of evaluations. Raises `ValueError` where none has a metric, or a cost is not known."""
     found: dict[tuple[str, str, str], Point] = {}
     sdxl = Sdxl() if cost == "sdxl" else None
@@ -65,7 +69,7 @@ def points(records: Sequence[dict[str, Any]], metrics: Sequence[str], cost: str)
             if row["metric"] not in metrics or row["value"] is None:
                 continue
             key = (row["method"], row["size"], row["metric"])
-            times = 100 if row["metric"] in PERCENT else 1
+            times = (100 if row["metric"] in PERCENT else 1) / (over or {}).get(row["metric"], 1.0)
             spent = sdxl.tflop(record["spec"], *key[:2]) if sdxl else row[_FIELDS[cost]]
             if spent is None:
                 raise ValueError(f"{row['method']} at {row['size']} has no {cost}; take another --cost")
@@ -229,6 +233,14 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
+def _divisor(text: str) -> tuple[str, float]:
+    """Return a metric and a number above 0 from METRIC=VALUE."""
+    name, _, value = text.partition("=")
+    if not (math.isfinite(number := float(value)) and number > 0):
+        raise ValueError(text)
+    return name, number
+
+
 def main() -> None:
     """Read the evaluations, write the picture, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,10 +248,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/pareto.svg"))
     parser.add_argument("--cost", choices=COSTS, default="sdxl")
     parser.add_argument("--metrics", nargs="+", default=["right", "detail_4"])
+    parser.add_argument("--over", nargs="+", type=_divisor, default=[], metavar="METRIC=VALUE")
     given = parser.parse_args()
     records = [json.loads(path.read_text(encoding="utf-8")) for path in given.evaluations]
     try:
-        found = points(records, given.metrics, given.cost)
+        found = points(records, given.metrics, given.cost, dict(given.over))
     except ValueError as error:
         parser.error(str(error))
     given.out.write_text(picture(found, given.cost), encoding="utf-8")

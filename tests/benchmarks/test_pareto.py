@@ -79,6 +79,11 @@ def test_the_command_writes_the_picture(
     main()
     assert (tmp_path / "pareto.svg").read_text().startswith("<svg")
     assert capsys.readouterr().out.count("\n") == 8
+    monkeypatch.setattr(sys, "argv", ["pareto", *words, "--metrics", "detail_4", "--over", "detail_4=0.5"])
+    main()
+    assert points([made()], ["detail_4"], "samples", {"detail_4": 0.5})[0].value == 2 * points(
+        [made()], ["detail_4"], "samples"
+    )[0].value
     monkeypatch.setattr(sys, "argv", ["pareto", *words, "--metrics", "fid"])
     with pytest.raises(SystemExit) as end:
         main()

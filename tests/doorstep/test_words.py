@@ -175,7 +175,7 @@ def test_sizes(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         code=0,
         says=("base_denoise", "0-2", "UNet calls of the training size"),
     ),
-    Case("right-listed", "presets", code=0, says=("swift", "n = 48", "not measured on SDXL", "lightning-4")),
+    Case("right-listed", "presets", code=0, says=("swift", "n = 64", "not measured on SDXL", "lightning-4")),
     Case("presets-word", "presets swift", says=("'swift'", "freescale presets --help")),
     Case("timesteps-rise", "render x --timesteps 1,2,3", says=("timesteps", "fall, such as [999, 749, 499, 249]")),
     Case("timesteps-high", "render x --timesteps 1000,499", says=("timesteps", "999")),
