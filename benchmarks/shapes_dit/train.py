@@ -10,6 +10,7 @@ last saved state, at most two minutes old. Every batch is drawn from a generator
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,10 @@ def pack(work: Path, out: Path) -> None:
         transformer=modules["transformer"],
     )
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    for path in out.glob("*/config.json"):  # without where its weights once were
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
     total = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {total / 1e6:.2f} MB", flush=True)
 

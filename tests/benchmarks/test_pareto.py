@@ -81,9 +81,10 @@ def test_the_command_writes_the_picture(
     assert capsys.readouterr().out.count("\n") == 8
     monkeypatch.setattr(sys, "argv", ["pareto", *words, "--metrics", "detail_4", "--over", "detail_4=0.5"])
     main()
-    assert points([made()], ["detail_4"], "samples", {"detail_4": 0.5})[0].value == 2 * points(
-        [made()], ["detail_4"], "samples"
-    )[0].value
+    assert (
+        points([made()], ["detail_4"], "samples", {"detail_4": 0.5})[0].value
+        == 2 * points([made()], ["detail_4"], "samples")[0].value
+    )
     monkeypatch.setattr(sys, "argv", ["pareto", *words, "--metrics", "fid"])
     with pytest.raises(SystemExit) as end:
         main()

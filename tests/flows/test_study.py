@@ -189,6 +189,7 @@ def test_a_ballot_whose_numbers_point_nowhere_is_refused(study: Path, tmp_path: 
         read_study(study / "key.json", [path])
 
 
+@pytest.mark.thorough
 def test_the_interval_of_one_voter_comes_from_the_rows(study: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)  # the global generator decides nothing
     turn = iter(range(99))

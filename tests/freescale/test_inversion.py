@@ -203,6 +203,7 @@ class Guided:
 
     truth: Any
     network: Any = dataclasses.field(default_factory=torch.nn.Module)
+    conditioning: Conditioning = dataclasses.field(default_factory=lambda: Conditioning(torch.zeros(1, 1, 1)))
     guidance_scale: float = 4.0
     compute: Compute = dataclasses.field(default_factory=Compute)
 

@@ -88,6 +88,7 @@ def test_positions_are_interpolated_from_the_training_size() -> None:
     ],
     ids=["fusion", "direct"],
 )
+@pytest.mark.thorough
 def test_a_render_goes_on_where_it_was_cut_and_leaves_nothing_behind(medium: bool, method: Any) -> None:
     rows = (normal((1, TEXT, 24), side) for side in (1, 2))
     pooled = ({"pooled_projections": normal((1, 20), side)} for side in (3, 4))

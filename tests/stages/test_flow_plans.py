@@ -178,6 +178,7 @@ def test_the_plan_says_what_a_method_takes(name: str, steps: list[int], flux: Pa
         assert made["hiflow"][-1][1].disk == made["freescale"][-1][1].disk
 
 
+@pytest.mark.thorough
 def test_hiflow_hands_the_steps_of_a_level_on(flux: Path, tmp_path: Path) -> None:
     """Through the runner, at both ends: level 0 keeps every x0, the last level none."""
     from flows.home import Home

@@ -108,6 +108,7 @@ def test_a_picture_is_that_of_the_stock_pipeline(base: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "fields", [{"upsample": "latent"}, pytest.param({"positions": "yarn"}, marks=pytest.mark.thorough)], ids=str
 )
+@pytest.mark.thorough
 def test_freescale_draws_a_cascade_and_at_the_training_size_what_direct_does(
     base: Path, fields: dict[str, Any], tmp_path: Path
 ) -> None:

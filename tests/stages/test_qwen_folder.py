@@ -98,6 +98,7 @@ def test_a_picture_is_that_of_the_stock_pipeline(folder: Path, guidance: float, 
     torch.testing.assert_close((picture / 2 + 0.5).clamp(0, 1), image, atol=2e-3, rtol=0)
 
 
+@pytest.mark.thorough
 def test_freescale_draws_a_cascade(folder: Path, tmp_path: Path) -> None:
     spec = spec_of(folder, (256, 256), method={"name": "freescale", "positions": "yarn"})
     found = rendered(spec, tmp_path)

@@ -99,6 +99,7 @@ def test_freescale_draws_a_cascade(folders: dict[str, Path], tmp_path: Path) -> 
     assert "detail_pass" in found
 
 
+@pytest.mark.thorough
 def test_freescale_at_the_training_size_is_plain_sampling(folders: dict[str, Path], tmp_path: Path) -> None:
     both = [
         rendered(spec_of(folders["large"], (128, 128), method={"name": name}), tmp_path)

@@ -142,6 +142,7 @@ def test_calls_view_by_view_are_run_once_and_counted_all(tmp_path: Path) -> None
     assert (found[0][2], found[1][2]) == (3, 7), "once for each shape"
 
 
+@pytest.mark.thorough
 def test_a_video_that_cannot_fit_is_refused_with_what_would_do(model: str, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, model)
     call = denoising(plan)
