@@ -21,6 +21,7 @@ from stages.models.fields import (
     TABLES,
     WHOLE,
     Table,
+    listed,
     one_of,
     or_null,
 )
@@ -32,80 +33,6 @@ if TYPE_CHECKING:
 
     Configs = Mapping[str, Mapping[str, Any]]  # of each network, by part
     Misfit = tuple[str, Any, Any, str]  # a field of the transformer's, its value, the one that fits, and to what
-
-
-@dataclass(frozen=True)
-class PartKind:
-    """One network of a pipeline: its folder, its class and what its configuration may say."""
-
-    folder: str
-    name: str  # of the class
-    fields: Table
-
-
-@dataclass(frozen=True)
-class WordsKind:
-    """One tokenizer of a pipeline: of which text encoder it is, and the files of which any one will do."""
-
-    folder: str
-    part: str
-    any_of: tuple[str, ...] = ("tokenizer.json",)
-    has_template: bool = False  # whether prompts are put into a chat template of its own
-
-
-@dataclass(frozen=True)
-class FlowFamily:
-    """One class of pipeline around a transformer that was trained by flow matching."""
-
-    pipeline: str  # the class that a folder names
-    parts: Mapping[str, PartKind]  # `unet`, `vae` and text encoders
-    words: tuple[WordsKind, ...]
-    index: Table  # what `model_index.json` may say
-    scheduler: Table
-    methods: MethodValues  # what methods have by default here
-    defaults: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[int, float]]  # steps, guidance scale
-    misfits: Callable[[Configs], Iterator[Misfit]]  # what parts hand to each other, each as it is and as it must be
-    latent_channels: Callable[[Configs], int]  # of what the network is given before it makes tokens
-    cell: Callable[[Configs], int]  # pixels of a latent cell's side
-    tokens: WordsKind  # the tokenizer that counts a prompt
-    most_tokens: int  # of a prompt
-    ends: int = 0  # tokens that the tokenizer adds to a prompt
-    patch: int = 2  # latent cells of a token's side
-    side: int = 1024  # pixels, of the training size, where no card says it
-    grid: Mapping[str, Any] = field(default_factory=lambda: {"sigma_grid": "steps"})  # how noise levels are laid out
-    optional: tuple[str, ...] = ()  # parts that a folder may leave out
-    table: Callable[[Configs], int | None] = lambda configs: None  # tokens of a side that there are positions for
-    rules: tuple[str, ...] = ()  # of positions, that have a meaning; empty: all
-
-    def having(self, parts: Container[str]) -> FlowFamily:
-        """Return the family of a folder without optional parts that are not among `parts`.
-
-        Where the text encoder that counts a prompt is missing, CLIP counts it, with the two tokens around it.
-        """
-        missing = [name for name in self.optional if name not in parts]
-        if not missing:
-            return self
-        kept = replace(
-            self,
-            parts={name: kind for name, kind in self.parts.items() if name not in missing},
-            words=tuple(words for words in self.words if words.part not in missing),
-        )
-        return replace(kept, tokens=kept.words[0], most_tokens=77, ends=2) if self.tokens.part in missing else kept
-
-
-def index_of(*parts: str) -> Table:
-    """Return what `model_index.json` may say, with further `parts`."""
-    return {**INDEX, **dict.fromkeys(parts, ANY)}
-
-
-def halved(configs: Configs) -> int:
-    """Return the pixels of a cell of an `AutoencoderKL`, which halves the sides after each block but the last."""
-    return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
-
-
-def of_vae(configs: Configs) -> int:
-    """Return the channels of an `AutoencoderKL`'s latents."""
-    return int(configs["vae"].get("latent_channels", 4))
 
 
 SHIFTED_VAE: Table = {**TABLES["AutoencoderKL"], "shift_factor": or_null(NUMBER)}
@@ -138,6 +65,20 @@ T5: Table = {
         ANY,
     ),
 }
+FLUX_LIKE: Table = {
+    **NOTES,
+    "patch_size": one_of(1),
+    "in_channels": WHOLE,
+    "out_channels": NONE,
+    "num_layers": WHOLE,
+    "num_single_layers": WHOLE,
+    "attention_head_dim": WHOLE,
+    "num_attention_heads": WHOLE,
+    "joint_attention_dim": WHOLE,
+    "axes_dims_rope": listed(WHOLE),
+}
+"""What the transformers of FLUX.1, Chroma and FLUX.2 have in common."""
+T5_FILES = ("tokenizer.json", "spiece.model")
 SCHEDULER: Table = {
     **NOTES,
     "num_train_timesteps": WHOLE,
@@ -162,3 +103,77 @@ METHODS: MethodValues = {
     "draft": {"patches_only": False, "dilation": 0.0},
 }
 """What methods have by default. A detail scale of 3.6 over sigma has the weights of 2 over SDXL's timesteps."""
+
+
+def index_of(*parts: str) -> Table:
+    """Return what `model_index.json` may say, with further `parts`."""
+    return {**INDEX, **dict.fromkeys(parts, ANY)}
+
+
+def halved(configs: Configs) -> int:
+    """Return the pixels of a cell of an `AutoencoderKL`, which halves the sides after each block but the last."""
+    return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
+
+
+def of_vae(configs: Configs) -> int:
+    """Return the channels of an `AutoencoderKL`'s latents."""
+    return int(configs["vae"].get("latent_channels", 4))
+
+
+@dataclass(frozen=True)
+class PartKind:
+    """One network of a pipeline: its folder, its class and what its configuration may say."""
+
+    folder: str
+    name: str  # of the class
+    fields: Table
+
+
+@dataclass(frozen=True)
+class WordsKind:
+    """One tokenizer of a pipeline: of which text encoder it is, and the files of which any one will do."""
+
+    folder: str
+    part: str
+    any_of: tuple[str, ...] = ("tokenizer.json",)
+    has_template: bool = False  # whether prompts are put into a chat template of its own
+
+
+@dataclass(frozen=True)
+class FlowFamily:
+    """One class of pipeline around a transformer that was trained by flow matching."""
+
+    pipeline: str  # the class that a folder names
+    parts: Mapping[str, PartKind]  # `unet`, `vae` and text encoders
+    words: tuple[WordsKind, ...]
+    tokens: WordsKind  # the tokenizer that counts a prompt
+    defaults: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[int, float]]  # steps, guidance scale
+    misfits: Callable[[Configs], Iterator[Misfit]]  # what parts hand to each other, each as it is and as it must be
+    index: Table = field(default_factory=lambda: index_of("transformer"))  # what `model_index.json` may say
+    scheduler: Table = field(default_factory=lambda: SCHEDULER)
+    methods: MethodValues = field(default_factory=lambda: METHODS)  # what methods have by default here
+    latent_channels: Callable[[Configs], int] = of_vae  # of what the network is given before it makes tokens
+    cell: Callable[[Configs], int] = halved  # pixels of a latent cell's side
+    most_tokens: int = 512  # of a prompt
+    ends: int = 0  # tokens that the tokenizer adds to a prompt
+    patch: int = 2  # latent cells of a token's side
+    side: int = 1024  # pixels, of the training size, where no card says it
+    grid: Mapping[str, Any] = field(default_factory=lambda: {"sigma_grid": "steps"})  # how noise levels are laid out
+    optional: tuple[str, ...] = ()  # parts that a folder may leave out
+    table: Callable[[Configs], int | None] = lambda configs: None  # tokens of a side that there are positions for
+    rules: tuple[str, ...] = ()  # of positions, that have a meaning; empty: all
+
+    def having(self, parts: Container[str]) -> FlowFamily:
+        """Return the family of a folder without optional parts that are not among `parts`.
+
+        Where the text encoder that counts a prompt is missing, CLIP counts it, with the two tokens around it.
+        """
+        missing = [name for name in self.optional if name not in parts]
+        if not missing:
+            return self
+        kept = replace(
+            self,
+            parts={name: kind for name, kind in self.parts.items() if name not in missing},
+            words=tuple(words for words in self.words if words.part not in missing),
+        )
+        return replace(kept, tokens=kept.words[0], most_tokens=77, ends=2) if self.tokens.part in missing else kept

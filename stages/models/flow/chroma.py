@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stages.models.fields import FLAG, NONE, NOTES, WHOLE, Table, listed, one_of, or_null
+from stages.models.fields import FLAG, WHOLE, Table, or_null
 from stages.models.flow.base import (
-    METHODS,
+    FLUX_LIKE,
     SCHEDULER,
     SHIFTED_VAE,
     T5,
+    T5_FILES,
     FlowFamily,
     PartKind,
     WordsKind,
-    halved,
-    index_of,
     of_vae,
 )
 
@@ -24,19 +23,10 @@ if TYPE_CHECKING:
     from stages.models.flow.base import Configs, Misfit
 
 PATCH = 2  # latent cells of a token's side
-WORDS = WordsKind("tokenizer", "t5", ("tokenizer.json", "spiece.model"))
+WORDS = WordsKind("tokenizer", "t5", T5_FILES)
 STEPS, GUIDANCE = 35, 5.0  # of the stock pipeline
 TRANSFORMER: Table = {
-    **NOTES,
-    "patch_size": one_of(1),
-    "in_channels": WHOLE,
-    "out_channels": NONE,
-    "num_layers": WHOLE,
-    "num_single_layers": WHOLE,
-    "attention_head_dim": WHOLE,
-    "num_attention_heads": WHOLE,
-    "joint_attention_dim": WHOLE,
-    "axes_dims_rope": listed(WHOLE),
+    **FLUX_LIKE,
     "approximator_num_channels": WHOLE,
     "approximator_hidden_dim": WHOLE,
     "approximator_layers": WHOLE,
@@ -62,15 +52,9 @@ CHROMA = FlowFamily(
         "t5": PartKind("text_encoder", "T5EncoderModel", T5),
     },
     words=(WORDS,),
-    index=index_of("transformer"),
     scheduler={**SCHEDULER, "use_beta_sigmas": or_null(FLAG)},
-    methods=METHODS,
     defaults=_defaults,
     misfits=_misfits,
-    latent_channels=of_vae,
-    cell=halved,
     tokens=WORDS,
-    most_tokens=512,
     ends=1,
-    patch=PATCH,
 )

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stages.models.fields import FLAG, NONE, NOTES, TABLES, WHOLE, Table, listed, one_of
-from stages.models.flow.base import (
-    METHODS,
-    SCHEDULER,
-    SHIFTED_VAE,
-    T5,
-    FlowFamily,
-    PartKind,
-    WordsKind,
-    halved,
-    index_of,
-    of_vae,
-)
+from stages.models.fields import FLAG, TABLES, WHOLE, Table
+from stages.models.flow.base import FLUX_LIKE, SHIFTED_VAE, T5, T5_FILES, FlowFamily, PartKind, WordsKind, of_vae
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,20 +13,11 @@ if TYPE_CHECKING:
     from stages.models.flow.base import Configs, Misfit
 
 PATCH = 2  # latent cells of a token's side
-T5_WORDS = WordsKind("tokenizer_2", "t5", ("tokenizer.json", "spiece.model"))
+T5_WORDS = WordsKind("tokenizer_2", "t5", T5_FILES)
 TRANSFORMER: Table = {
-    **NOTES,
-    "patch_size": one_of(1),
-    "in_channels": WHOLE,
-    "out_channels": NONE,
-    "num_layers": WHOLE,
-    "num_single_layers": WHOLE,
-    "attention_head_dim": WHOLE,
-    "num_attention_heads": WHOLE,
-    "joint_attention_dim": WHOLE,
+    **FLUX_LIKE,
     "pooled_projection_dim": WHOLE,
     "guidance_embeds": FLAG,
-    "axes_dims_rope": listed(WHOLE),
 }
 
 
@@ -65,15 +45,8 @@ FLUX = FlowFamily(
         "t5": PartKind("text_encoder_2", "T5EncoderModel", T5),
     },
     words=(WordsKind("tokenizer", "text_encoder"), T5_WORDS),
-    index=index_of("transformer"),
-    scheduler=SCHEDULER,
-    methods=METHODS,
     defaults=_defaults,
     misfits=_misfits,
-    latent_channels=of_vae,
-    cell=halved,
     tokens=T5_WORDS,
-    most_tokens=512,
     ends=1,
-    patch=PATCH,
 )

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 from stages.models.fields import (
     ANY,
     FLAG,
-    NONE,
-    NOTES,
     POSITIVE,
     TABLES,
     WHOLE,
@@ -19,7 +17,7 @@ from stages.models.fields import (
     one_of,
     or_null,
 )
-from stages.models.flow.base import METHODS, SCHEDULER, FlowFamily, PartKind, halved, index_of, of_vae
+from stages.models.flow.base import FLUX_LIKE, FlowFamily, PartKind, index_of, of_vae
 from stages.models.flow.qwen3 import QWEN3, WORDS
 
 if TYPE_CHECKING:
@@ -31,18 +29,9 @@ PATCH = 2  # latent cells of a token's side
 LAYERS = (9, 18, 27)  # of Qwen3 that a row is made of
 DEEP = Values(f"a whole number from {LAYERS[-1]} on", lambda given: is_whole(given, LAYERS[-1]))
 TRANSFORMER: Table = {
-    **NOTES,
-    "patch_size": one_of(1),
-    "in_channels": WHOLE,
-    "out_channels": NONE,
-    "num_layers": WHOLE,
-    "num_single_layers": WHOLE,
-    "attention_head_dim": WHOLE,
-    "num_attention_heads": WHOLE,
-    "joint_attention_dim": WHOLE,
+    **FLUX_LIKE,
     "timestep_guidance_channels": WHOLE,
     "mlp_ratio": POSITIVE,
-    "axes_dims_rope": listed(WHOLE),
     "rope_theta": POSITIVE,
     "eps": POSITIVE,
     "guidance_embeds": one_of(False),
@@ -78,15 +67,9 @@ KLEIN = FlowFamily(
     },
     words=(WORDS,),
     index=index_of("transformer") | {"is_distilled": FLAG},
-    scheduler=SCHEDULER,
-    methods=METHODS,
     defaults=_defaults,
     misfits=_misfits,
-    latent_channels=of_vae,
-    cell=halved,
     tokens=WORDS,
-    most_tokens=512,
     ends=12,  # of the template: three before a prompt, and nine after it with the empty place for thoughts
-    patch=PATCH,
     grid={"sigma_grid": "steps", "shift_line": "empirical"},
 )

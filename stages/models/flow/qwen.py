@@ -19,7 +19,7 @@ from stages.models.fields import (
     one_of,
     or_null,
 )
-from stages.models.flow.base import METHODS, SCHEDULER, FlowFamily, PartKind, WordsKind, index_of
+from stages.models.flow.base import FlowFamily, PartKind, WordsKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -163,16 +163,12 @@ QWEN_IMAGE = FlowFamily(
         "qwen2_5_vl": PartKind("text_encoder", "Qwen2_5_VLForConditionalGeneration", QWEN2_5_VL),
     },
     words=(WORDS,),
-    index=index_of("transformer"),
-    scheduler=SCHEDULER,
-    methods=METHODS,
     defaults=_defaults,
     misfits=_misfits,
     latent_channels=_channels,
     cell=lambda configs: int(2 ** (len(configs["vae"]["dim_mult"]) - 1)),
     tokens=WORDS,
     most_tokens=TEXT_TOKENS,
-    patch=PATCH,
     side=1328,
     table=lambda configs: 2 * (PLACES - TEXT_TOKENS),
 )

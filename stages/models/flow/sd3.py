@@ -8,18 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import COUNT, NOTES, TABLES, WHOLE, Table, listed, one_of, or_null
-from stages.models.flow.base import (
-    METHODS,
-    SCHEDULER,
-    SHIFTED_VAE,
-    T5,
-    FlowFamily,
-    PartKind,
-    WordsKind,
-    halved,
-    index_of,
-    of_vae,
-)
+from stages.models.flow.base import SHIFTED_VAE, T5, T5_FILES, FlowFamily, PartKind, WordsKind, index_of, of_vae
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +17,7 @@ if TYPE_CHECKING:
 
 T5_TOKENS = 256  # of the stock pipeline's prompts, or of the zeros in their place
 CLIP = "CLIPTextModelWithProjection"
-T5_WORDS = WordsKind("tokenizer_3", "t5", ("tokenizer.json", "spiece.model"))
+T5_WORDS = WordsKind("tokenizer_3", "t5", T5_FILES)
 TRANSFORMER: Table = {
     **NOTES,
     "sample_size": WHOLE,
@@ -87,12 +76,8 @@ SD3 = FlowFamily(
     optional=("t5",),
     words=(WordsKind("tokenizer", "text_encoder"), WordsKind("tokenizer_2", "text_encoder_2"), T5_WORDS),
     index=index_of("transformer", "text_encoder_3", "tokenizer_3"),
-    scheduler=SCHEDULER,
-    methods=METHODS,
     defaults=_defaults,
     misfits=_misfits,
-    latent_channels=of_vae,
-    cell=halved,
     tokens=T5_WORDS,
     most_tokens=T5_TOKENS,
     ends=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import FLAG, NONE, NOTES, POSITIVE, WHOLE, Table, listed, one_of
-from stages.models.flow.base import METHODS, SCHEDULER, SHIFTED_VAE, FlowFamily, PartKind, halved, index_of, of_vae
+from stages.models.flow.base import SHIFTED_VAE, FlowFamily, PartKind, of_vae
 from stages.models.flow.qwen3 import QWEN3, WORDS
 
 if TYPE_CHECKING:
@@ -57,14 +57,8 @@ Z_IMAGE = FlowFamily(
         "qwen3": PartKind("text_encoder", "Qwen3Model", QWEN3),
     },
     words=(WORDS,),
-    index=index_of("transformer"),
-    scheduler=SCHEDULER,
-    methods=METHODS,
     defaults=_defaults,
     misfits=_misfits,
-    latent_channels=of_vae,
-    cell=halved,
     tokens=WORDS,
-    most_tokens=512,
     ends=8,  # of the template: three before a prompt and five after it
 )
