@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from freescale import normal
-from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.models.load import Models, describe
-from stages.models.networks import empty_network, empty_part
+from stages.models.networks import empty_network
 from stages.plan import make_plan
-from stages.planner.configurations import configurations, text_weights
-from stages.planner.networks import trace_step
-from stages.planner.skeleton import Skeleton
-from stages.spec import ModelSpec, RunOptions, make_spec
+from stages.planner.configurations import text_weights
+from stages.spec import ModelSpec
+from tests.flow_folders import PROMPT, check_folded, spec_of
 from tests.flux2_folder import klein_folder
 from tests.homes import session_in
 from tests.stages.test_zimage_folder import changed
@@ -26,17 +23,10 @@ from tests.zimage_folder import TOKENS
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROMPT = "a red disc on blue clay"
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return klein_folder(tmp_path_factory.mktemp("klein") / "base")
-
-
-def spec_of(folder: Path, size: tuple[int, int] = (64, 64), **fields: Any) -> Any:
-    given = {"prompt": PROMPT, "model": {"name": str(folder)}, "width": size[0], "height": size[1], "seed": 3}
-    return make_spec(given | fields)
 
 
 def info_of(folder: Path, home: Path) -> Any:
@@ -132,14 +122,7 @@ def test_freescale_draws_a_cascade_and_at_the_training_size_what_direct_does(
 @pytest.mark.thorough
 def test_a_folded_trace_counts_every_block(base: Path, tmp_path: Path) -> None:
     """Both kinds of block, under scale fusion."""
-    plan = make_plan(spec_of(base, (256, 256)), info_of(base, tmp_path))
-    stage = next(call.stage for call in reversed(plan.calls) if isinstance(call.stage, DenoiseStage))
-    configs, cost = configurations(plan.info, "unet"), {}
-    for folded in (True, False):
-        unet = Skeleton(empty_part(json.loads(configs[0]), torch.float32), folded=folded)
-        cost[folded] = trace_step(stage, unet, RunOptions(), stage.start + 1, None, 8)
-    assert cost[True].flops == cost[False].flops
-    assert cost[True].activations == pytest.approx(cost[False].activations, rel=1e-3)
+    check_folded(spec_of(base, (256, 256)), info_of(base, tmp_path))
 
 
 @pytest.mark.parametrize(

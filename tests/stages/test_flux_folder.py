@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,33 +9,23 @@ import torch
 
 from freescale import normal
 from freescale.backbones.joint import pack, unpack
-from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.models.load import Models, describe
-from stages.models.networks import empty_part
 from stages.plan import make_plan
-from stages.planner.configurations import configurations, text_weights
-from stages.planner.networks import trace_step
-from stages.planner.skeleton import Skeleton
-from stages.spec import ModelSpec, RunOptions, make_spec
+from stages.planner.configurations import text_weights
+from stages.spec import ModelSpec
+from tests.flow_folders import PROMPT, changed, check_folded, spec_of
 from tests.flux_folder import T5_TOKENS, flux_folder
 from tests.homes import session_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROMPT = "a red disc on blue clay"
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("flux")
     return {"plain": flux_folder(root / "plain"), "dev": flux_folder(root / "dev", embedded=True)}
-
-
-def spec_of(folder: Path, size: tuple[int, int] = (64, 64), **fields: Any) -> Any:
-    given = {"prompt": PROMPT, "model": {"name": str(folder)}, "width": size[0], "height": size[1], "seed": 3}
-    return make_spec(given | fields)
 
 
 def info_of(folder: Path, tmp_path: Path, **model: Any) -> Any:
@@ -95,14 +84,7 @@ def test_freescale_draws_a_cascade(folders: dict[str, Path], tmp_path: Path) -> 
 
 def test_a_folded_trace_counts_every_block(tmp_path: Path, folders: dict[str, Path]) -> None:
     """Both kinds of block, under scale fusion: the folded network takes what the whole one does."""
-    plan = make_plan(spec_of(folders["plain"], (256, 256)), info_of(folders["plain"], tmp_path))
-    stage = next(call.stage for call in reversed(plan.calls) if isinstance(call.stage, DenoiseStage))
-    configs, cost = configurations(plan.info, "unet"), {}
-    for folded in (True, False):
-        unet = Skeleton(empty_part(json.loads(configs[0]), torch.float32), folded=folded)
-        cost[folded] = trace_step(stage, unet, RunOptions(), stage.start + 1, None, 8)
-    assert cost[True].flops == cost[False].flops
-    assert cost[True].activations == pytest.approx(cost[False].activations, rel=1e-3)
+    check_folded(spec_of(folders["plain"], (256, 256)), info_of(folders["plain"], tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -149,14 +131,6 @@ def test_a_distilled_model_reads_no_negative_prompt(folders: dict[str, Path], tm
 def test_parts_that_do_not_belong_together_are_refused(
     folders: dict[str, Path], file: str, field: str, value: Any, message: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "model"
-    for path in folders["plain"].rglob("*"):
-        if path.is_file():
-            target = folder / path.relative_to(folders["plain"])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path)
-    changed = json.loads((folder / file).read_text()) | {field: value}
-    (folder / file).unlink()
-    (folder / file).write_text(json.dumps(changed))
+    folder = changed(folders["plain"], tmp_path / "model", file, **{field: value})
     with pytest.raises(SpecError, match=message):
         info_of(folder, tmp_path)

@@ -12,30 +12,21 @@ import torch
 
 from freescale import normal
 from freescale.backbones.joint import pack, unpack
-from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.models.load import Models, describe
-from stages.models.networks import empty_network, empty_part
+from stages.models.networks import empty_network
 from stages.plan import make_plan
-from stages.planner.configurations import configurations, text_weights
+from stages.planner.configurations import text_weights
 from stages.planner.estimate import estimate
-from stages.planner.networks import trace_step
-from stages.planner.skeleton import Skeleton
-from stages.spec import ModelSpec, RunOptions, make_spec
+from stages.spec import ModelSpec, RunOptions
+from tests.flow_folders import PROMPT, check_folded, spec_of
 from tests.homes import session_in
 from tests.qwen_folder import qwen_folder
-
-PROMPT = "a red disc on blue clay"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return qwen_folder(tmp_path_factory.mktemp("qwen") / "model")
-
-
-def spec_of(folder: Path, size: tuple[int, int] = (64, 64), **fields: Any) -> Any:
-    given = {"prompt": PROMPT, "model": {"name": str(folder)}, "width": size[0], "height": size[1], "seed": 3}
-    return make_spec(given | fields)
 
 
 def info_of(folder: Path, tmp_path: Path) -> Any:
@@ -113,14 +104,7 @@ def test_freescale_at_the_training_size_is_plain_sampling(folder: Path, tmp_path
 
 
 def test_a_folded_trace_counts_every_block(folder: Path, tmp_path: Path) -> None:
-    plan = make_plan(spec_of(folder, (256, 256)), info_of(folder, tmp_path))
-    stage = next(call.stage for call in reversed(plan.calls) if isinstance(call.stage, DenoiseStage))
-    configs, cost = configurations(plan.info, "unet"), {}
-    for folded in (True, False):
-        unet = Skeleton(empty_part(json.loads(configs[0]), torch.float32), folded=folded)
-        cost[folded] = trace_step(stage, unet, RunOptions(), stage.start + 1, None, 8)
-    assert cost[True].flops == cost[False].flops
-    assert cost[True].activations == pytest.approx(cost[False].activations, rel=1e-3)
+    check_folded(spec_of(folder, (256, 256)), info_of(folder, tmp_path))
 
 
 @pytest.mark.thorough

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from freescale import normal
-from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.models.load import Models, describe
-from stages.models.networks import empty_network, empty_part
+from stages.models.networks import empty_network
 from stages.plan import make_plan
-from stages.planner.configurations import configurations, text_weights
-from stages.planner.networks import trace_step
-from stages.planner.skeleton import Skeleton
-from stages.spec import ModelSpec, RunOptions, make_spec
+from stages.planner.configurations import text_weights
+from stages.spec import ModelSpec
+from tests.flow_folders import PROMPT, changed, check_folded, spec_of
 from tests.homes import session_in
 from tests.sd3_folder import T5_TOKENS, sd3_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROMPT = "a red disc on blue clay"
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sd3")
     return {"medium": sd3_folder(root / "medium", medium=True), "large": sd3_folder(root / "large", t5=False)}
-
-
-def spec_of(folder: Path, size: tuple[int, int] = (64, 64), **fields: Any) -> Any:
-    given = {"prompt": PROMPT, "model": {"name": str(folder)}, "width": size[0], "height": size[1], "seed": 3}
-    return make_spec(given | fields)
 
 
 def info_of(folder: Path, tmp_path: Path) -> Any:
@@ -112,14 +102,7 @@ def test_freescale_at_the_training_size_is_plain_sampling(folders: dict[str, Pat
 def test_a_folded_trace_counts_every_block(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     """Blocks that attend twice, those that attend once, and the last, under scale fusion."""
     spec = spec_of(folders[name], (256, 256), method={"name": "freescale", "positions": "pi"})
-    plan = make_plan(spec, info_of(folders[name], tmp_path))
-    stage = next(call.stage for call in reversed(plan.calls) if isinstance(call.stage, DenoiseStage))
-    configs, cost = configurations(plan.info, "unet"), {}
-    for folded in (True, False):
-        unet = Skeleton(empty_part(json.loads(configs[0]), torch.float32), folded=folded)
-        cost[folded] = trace_step(stage, unet, RunOptions(), stage.start + 1, None, 8)
-    assert cost[True].flops == cost[False].flops
-    assert cost[True].activations == pytest.approx(cost[False].activations, rel=1e-3)
+    check_folded(spec, info_of(folders[name], tmp_path))
 
 
 FULL = {
@@ -190,14 +173,6 @@ def test_what_the_network_has_no_meaning_for_is_refused(
 def test_parts_that_do_not_belong_together_are_refused(
     folders: dict[str, Path], file: str, field: str, value: Any, message: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "model"
-    for path in folders["medium"].rglob("*"):
-        if path.is_file():
-            target = folder / path.relative_to(folders["medium"])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path)
-    changed = json.loads((folder / file).read_text()) | {field: value}
-    (folder / file).unlink()
-    (folder / file).write_text(json.dumps(changed))
+    folder = changed(folders["medium"], tmp_path / "model", file, **{field: value})
     with pytest.raises(SpecError, match=message):
         info_of(folder, tmp_path)

@@ -78,6 +78,7 @@ FLUX_LIKE: Table = {
     "axes_dims_rope": listed(WHOLE),
 }
 """What the transformers of FLUX.1, Chroma and FLUX.2 have in common."""
+PATCH = 2  # latent cells of a token's side
 T5_FILES = ("tokenizer.json", "spiece.model")
 SCHEDULER: Table = {
     **NOTES,
@@ -156,7 +157,7 @@ class FlowFamily:
     cell: Callable[[Configs], int] = halved  # pixels of a latent cell's side
     most_tokens: int = 512  # of a prompt
     ends: int = 0  # tokens that the tokenizer adds to a prompt
-    patch: int = 2  # latent cells of a token's side
+    patch: int = PATCH
     side: int = 1024  # pixels, of the training size, where no card says it
     grid: Mapping[str, Any] = field(default_factory=lambda: {"sigma_grid": "steps"})  # how noise levels are laid out
     optional: tuple[str, ...] = ()  # parts that a folder may leave out

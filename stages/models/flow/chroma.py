@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stages.models.fields import FLAG, WHOLE, Table, or_null
 from stages.models.flow.base import (
     FLUX_LIKE,
+    PATCH,
     SCHEDULER,
     SHIFTED_VAE,
     T5,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from stages.models.flow.base import Configs, Misfit
 
-PATCH = 2  # latent cells of a token's side
 WORDS = WordsKind("tokenizer", "t5", T5_FILES)
 STEPS, GUIDANCE = 35, 5.0  # of the stock pipeline
 TRANSFORMER: Table = {

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import FLAG, TABLES, WHOLE, Table
-from stages.models.flow.base import FLUX_LIKE, SHIFTED_VAE, T5, T5_FILES, FlowFamily, PartKind, WordsKind, of_vae
+from stages.models.flow.base import FLUX_LIKE, PATCH, SHIFTED_VAE, T5, T5_FILES, FlowFamily, PartKind, WordsKind, of_vae
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from stages.models.flow.base import Configs, Misfit
 
-PATCH = 2  # latent cells of a token's side
 T5_WORDS = WordsKind("tokenizer_2", "t5", T5_FILES)
 TRANSFORMER: Table = {
     **FLUX_LIKE,

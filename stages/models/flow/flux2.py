@@ -17,7 +17,7 @@ from stages.models.fields import (
     one_of,
     or_null,
 )
-from stages.models.flow.base import FLUX_LIKE, FlowFamily, PartKind, index_of, of_vae
+from stages.models.flow.base import FLUX_LIKE, PATCH, FlowFamily, PartKind, index_of, of_vae
 from stages.models.flow.qwen3 import QWEN3, WORDS
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from stages.models.flow.base import Configs, Misfit
 
-PATCH = 2  # latent cells of a token's side
 LAYERS = (9, 18, 27)  # of Qwen3 that a row is made of
 DEEP = Values(f"a whole number from {LAYERS[-1]} on", lambda given: is_whole(given, LAYERS[-1]))
 TRANSFORMER: Table = {

@@ -19,14 +19,13 @@ from stages.models.fields import (
     one_of,
     or_null,
 )
-from stages.models.flow.base import FlowFamily, PartKind, WordsKind
+from stages.models.flow.base import PATCH, FlowFamily, PartKind, WordsKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from stages.models.flow.base import Configs, Misfit
 
-PATCH = 2  # latent cells of a token's side
 PLACES = 4096  # tokens to each side of the middle that the network's positions are made for
 TEXT_TOKENS = 1024  # of a prompt at most
 WORDS = WordsKind("tokenizer", "qwen2_5_vl", ("tokenizer.json", "vocab.json"))
