@@ -64,6 +64,7 @@ class Target:
     bias: int | None  # the length of its bias; None: it has none
     block: str = ALONE  # IN04, MID or OUT11 of a UNet, by the numbers of the original layout
     pieces: Pieces = ()  # of a module that files have as one, whose `module` is its name in them
+    family: str = ""  # of a transformer
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -100,11 +101,12 @@ def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
 def _of_transformer(network: nn.Module) -> Iterator[tuple[str, Target]]:
     """Yield every spelling of a transformer's linear layers with its target."""
     modules: dict[str, Any] = {path: module for path, module in network.named_modules() if _is_linear(module)}
+    family = TRANSFORMERS[type(network).__name__]
     for name, module, pieces in transformer_spellings(type(network).__name__, _config(network), modules):
         first = modules[pieces[0][0] if pieces else module]
         rows = sum(end - begin for _, begin, end in pieces) or first.weight.shape[0]
         bias = None if first.bias is None else rows
-        yield name, Target(UNET, module, (rows, first.weight.shape[1]), bias, pieces=pieces)
+        yield name, Target(UNET, module, (rows, first.weight.shape[1]), bias, pieces=pieces, family=family)
 
 
 def spellings(part: str, path: str, original: str | None = None) -> Iterator[str]:

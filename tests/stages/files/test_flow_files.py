@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from flows.rendering.job import prepare
 from stages.errors import SpecError
 from stages.models.describe import describe
+from stages.models.file_marks import describe_file
 from stages.models.files.keys import diffusers_names, unpacked, unpacked_shape
 from stages.models.files.transformer_names import LAYOUTS
 from stages.models.load import Models
@@ -236,6 +237,11 @@ def test_text_encoders_and_vae_come_from_files(family: str, folders: Callable[[s
     ids = torch.arange(6)[None]
     rows = [each.text_encoder(part)(ids, output_hidden_states=True).hidden_states[-1] for each in (found, wanted)]
     assert torch.equal(*rows)
+    assert [describe_file(each).kind for each in (file, texts, vae)] == ["model", "text_encoder", "vae"]
+    with pytest.raises(SpecError, match=r"is a text encoder, which is no model by itself; give it with --text-encod"):
+        info_of(texts, tmp_path)
+    with pytest.raises(SpecError, match=r"is a VAE; give it with --vae"):
+        info_of(vae, tmp_path)
     with pytest.raises(SpecError, match=rf"has no {wanted.info.configs[part]['_class_name']}, and .* has no weights"):
         info_of(file, tmp_path, config=bare, vae=vae)
     with pytest.raises(SpecError, match=r"has no VAE, and .* has no weights; --vae FILE gives one of the same family"):
