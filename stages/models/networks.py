@@ -20,6 +20,7 @@ TEXT_CONFIGS = {
     "T5EncoderModel": "T5Config",
     "Qwen2_5_VLForConditionalGeneration": "Qwen2_5_VLConfig",
     "Qwen3Model": "Qwen3Config",
+    "Mistral3ForConditionalGeneration": "Mistral3Config",
 }
 """The classes of the text encoders, and those of their configurations."""
 

@@ -20,7 +20,7 @@ from stages.models.files.transformer_names import LAYOUTS
 from stages.models.load import Models
 from stages.spec import ModelSpec, make_spec
 from tests.checkpoints import packed
-from tests.flux2_folder import klein_folder
+from tests.flux2_folder import dev_folder, klein_folder
 from tests.flux_files import PREFIX, gguf_file, needs_gguf, original, tensors_in, written
 from tests.homes import session_in
 from tests.qwen_folder import qwen_folder
@@ -42,6 +42,7 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "sd3": sd3_folder,
     "flux2": klein_folder,
 }
+MODELS = {**FOLDERS, "dev": dev_folder}
 FAMILIES = points(tuple(FOLDERS), kept=lambda name: name == "sd3")
 NETWORKS: dict[str, Any] = {
     "flux2": new_flux2,
@@ -58,7 +59,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(family: str) -> Path:
         if family not in made:
-            made[family] = FOLDERS[family](tmp_path_factory.mktemp(family) / "model")
+            made[family] = MODELS[family](tmp_path_factory.mktemp(family) / "model")
         return made[family]
 
     return folder
@@ -123,7 +124,7 @@ def test_the_map_of_wan_s_vae_is_that_of_diffusers() -> None:
     assert all(torch.equal(read[name], each) for name, each in vae.state_dict().items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", points(tuple(MODELS), kept=lambda name: name == "sd3"))
 def test_the_numbers_are_those_of_the_folder(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = folders(family)
     wanted = Models(info_of(folder, tmp_path), "float32", CPU).unet
@@ -285,6 +286,13 @@ def test_gguf_is_made_into_floats(family: str, folders: Callable[[str], Path], t
 
 
 # --- what a file is -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+def test_a_file_of_dev_is_told_beside_a_folder_of_klein(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    file = files_of("dev", folders("dev"), tmp_path)["original"]
+    with pytest.raises(SpecError, match=r"unknown \(guidance_in.in_layer.weight"):
+        info_of(file, tmp_path, config=folders("flux2"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
