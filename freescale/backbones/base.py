@@ -7,7 +7,7 @@ network takes and what its text is called are its file's, and nobody else's.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,8 +78,18 @@ class RotatesAnywhere(Protocol):
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
-    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits."""
-    return next(each.dtype for each in network.parameters() if each.dtype.itemsize > 1)
+    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits.
+
+    Parts that stay in float32 do not count.
+    """
+    parameters = ((name, each.dtype) for name, each in network.named_parameters() if each.dtype.itemsize > 1)
+    return next(dtype for name, dtype in parameters if not stays_in_float32(network, name))
+
+
+def stays_in_float32(network: nn.Module, name: str) -> bool:
+    """Return whether a tensor is of a part that its class keeps in float32, whatever dtype is asked for."""
+    kept: Any = getattr(network, "_keep_in_fp32_modules", None) or ()
+    return any(part in kept for part in name.split("."))
 
 
 def to_rows(x: Tensor, rows: int) -> Tensor:
