@@ -32,7 +32,7 @@ def spans_of(frames: int, time_cell: int) -> Iterator[tuple[int, int]]:
 @without_gradients
 def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
     """Yield the frames of each latent frame in order, about [-1, 1], not clamped."""
-    cache = _cache_of(vae.decoder)
+    cache = cache_of(vae.decoder)
     given = vae.post_quant_conv(latents)
     for index in range(latents.shape[2]):
         one = given[:, :, index : index + 1]
@@ -42,7 +42,7 @@ def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
 @without_gradients
 def encoded(vae: Any, parts: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield what the encoder makes of each latent frame's frames, (B, 2 C, 1, h, w), for `posterior`."""
-    cache = _cache_of(vae.encoder)
+    cache = cache_of(vae.encoder)
     for part in parts:
         yield vae.encoder(part, feat_cache=cache, feat_idx=[0])
 
@@ -54,6 +54,6 @@ def posterior(vae: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (0.5 * logarithm.clamp(-30.0, 20.0)).exp()
 
 
-def _cache_of(half: nn.Module) -> list[Any]:
+def cache_of(half: nn.Module) -> list[Any]:
     """Return an empty cache, with a place for each causal convolution of a half."""
     return [None] * sum(hasattr(module, "_padding") for module in half.modules())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from freescale.vae.causal import decoded
+from freescale.vae.causal_tiles import decode_tiles, tile_side
 from freescale.vae.codec import codec_of
 from stages.decode import FLOAT16, Decode, DecodeVideo, checked
 from stages.stage import Cost, Networks, Parents, Size, Stage, Stream
@@ -56,12 +57,12 @@ class DecodeCausal(Stage):
 
         def pieces(kept: Mapping[int, Tensor]) -> Iterator[Tensor]:
             missing = [index for index in range(self.frames) if index not in kept]
-            return checked(_frames(latents, models, missing), missing, kept)
+            return checked(_frames(latents, models, options, missing), missing, kept)
 
         return {"image": Stream((1, 3, self.frames, h * cell, w * cell), torch.float16, pieces)}
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
-        """The decoder over one latent frame after another."""
+        """The decoder over one latent frame after another, by tiles where memory asks for it."""
         return networks.decode_video(source, frames)
 
     def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
@@ -69,15 +70,17 @@ class DecodeCausal(Stage):
         return 3 * size[0] * size[1] * frames * FLOAT16
 
 
-def _frames(latents: Tensor, models: Models, wanted: Container[int]) -> Iterator[Tensor]:
-    """Yield the frames (1, 3, H, W) that are wanted, in float16 on the CPU."""
+def _frames(latents: Tensor, models: Models, options: RunOptions, wanted: Container[int]) -> Iterator[Tensor]:
+    """Return the frames (1, 3, H, W) that are wanted, in float16 on the CPU."""
     scaled = codec_of(models.vae).to_vae(latents.to(models.device, torch.float32))
-    index = 0
-    for part in decoded(models.vae, scaled):
-        for frame in part.unbind(2):
-            if index in wanted:
-                yield frame.to(torch.float16).cpu()
-            index += 1
+    side = tile_side(models.vae, "decoder", (scaled.shape[3], scaled.shape[4]), options.vae_memory)
+    frames = _whole(models.vae, scaled) if side is None else decode_tiles(models.vae, scaled, side)
+    return (frame for index, frame in enumerate(frames) if index in wanted)
+
+
+def _whole(vae: Any, latents: Tensor) -> Iterator[Tensor]:
+    for part in decoded(vae, latents):
+        yield from (frame.to(torch.float16).cpu() for frame in part.unbind(2))
 
 
 def decoding(info: ModelInfo, frames: int | None) -> Stage:

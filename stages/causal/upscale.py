@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from freescale import Step
 from freescale.gradients import without_gradients
 from freescale.vae.causal import encoded, posterior, spans_of
-from stages.stage import LATENT_AXES, Cost, Networks, Parents, Running, Size, Stage, not_in_key, video_of
+from freescale.vae.causal_tiles import encode_tiles, tile_side
+from stages.stage import LATENT_AXES, Cost, Networks, Parents, Running, Size, Stage, cells_of, not_in_key, video_of
 from stages.upscale import drawn
 
 if TYPE_CHECKING:
@@ -55,16 +56,21 @@ class UpscaleCausal(Stage):
     @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:
         """One latent frame's frames in memory at output size; the posterior's noise is keyed by the level."""
-        spans = list(spans_of(self.frames, models.info.time_cell))
-        features = []
-        for (_, end), found in zip(spans, encoded(models.vae, self._larger(parents, models, spans)), strict=True):
-            features.append(found)
-            yield Step(end - 1, found, resumable=False)
+        spans, cells = list(spans_of(self.frames, models.info.time_cell)), cells_of(self.size, models.info.cell)
+        side, features = tile_side(models.vae, "encoder", cells, options.vae_memory), []
+        if side is not None:
+            shape = (1, len(spans), *cells)
+            features = [encode_tiles(models.vae, lambda: self._larger(parents, models, spans), shape, side)]
+            yield Step(self.frames - 1, features[0], resumable=False)
+        else:
+            for (_, end), found in zip(spans, encoded(models.vae, self._larger(parents, models, spans)), strict=True):
+                features.append(found)
+                yield Step(end - 1, found, resumable=False)
         mean, deviation = posterior(models.vae, torch.cat(features, dim=2))
         return {"latents": drawn(models, mean, deviation, self.posterior, self.seed, self.level)}
 
     def cost(self, networks: Networks, source: Size, frames: int) -> Cost:
-        """The encoder over the enlarged frames of one latent frame after another."""
+        """The encoder over the enlarged frames of one latent frame after another, by tiles where memory asks for it."""
         return networks.encode_video(self.size, source, frames)
 
     def _larger(self, parents: Parents, models: Models, spans: list[tuple[int, int]]) -> Iterator[Tensor]:

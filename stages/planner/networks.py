@@ -104,13 +104,16 @@ class TracedNetworks:
 
     def decode_video(self, size: Size, frames: int) -> Cost:
         """Decode a video of `size` pixels by a causal VAE, a latent frame at a time."""
-        cells = self.info.cell, self.info.time_cell
-        return causal_cost(configurations(self.info, "vae"), "decode", size, size, frames, cells)
+        return self._causal("decode", size, size, frames)
 
     def encode_video(self, size: Size, source: Size, frames: int) -> Cost:
         """Enlarge the frames of a video from `source` to `size` pixels and encode them by a causal VAE."""
-        cells = self.info.cell, self.info.time_cell
-        return causal_cost(configurations(self.info, "vae"), "encode", size, source, frames, cells)
+        return self._causal("encode", size, source, frames)
+
+    def _causal(self, way: Way, size: Size, source: Size, frames: int) -> Cost:
+        """The cost of half a causal VAE over a video. Raises `SpecError` where `vae_memory` is too small for tiles."""
+        cells, memory = (self.info.cell, self.info.time_cell), self.options.vae_memory or 0
+        return causal_cost(configurations(self.info, "vae"), way, size, source, frames, cells, memory)
 
     def _tiled(self, whole: Cost, half: Half, size: Size, held: int) -> Cost:
         """The cost of half a VAE where it works by tiles, else `whole`."""

@@ -17,7 +17,9 @@ from freescale.methods import FreeScale
 from freescale.savings import chunk_feed_forward
 from freescale.scale_fusion import Fusion
 from freescale.unet_patches import patched
-from freescale.vae.causal import decoded, encoded, posterior, spans_of
+from freescale.vae.causal import cache_of, decoded, encoded, posterior, spans_of
+from freescale.vae.causal_tiles import cell_bytes, decode_tiles, decoded_frames, encode_tiles, margin_of, tile_side
+from freescale.vae.plan import VaeMemoryError
 from tests.oracles import video_fusion as oracle
 from tests.toys import goes_on, is_same, new_wan, new_wan_vae, snapshot
 
@@ -55,11 +57,11 @@ def called(tokens: torch.Tensor, asked: Fusion | None, grid: tuple[int, int] = (
 
 @pytest.mark.thorough
 def test_fusion_is_the_formula() -> None:
-    attn, tokens = network().blocks[1].attn1, normal((1, FRAMES * 24, 32), 0).double()
-    found = called(tokens, fusion(scale=(2.0, 1.5)), (4, 6))
-    origins = [(top, left) for top in (0, 1, 2) for left in (0, 2)]
+    attn, tokens = network().blocks[1].attn1, normal((1, FRAMES * 8, 32), 0).double()
+    found = called(tokens, fusion(scale=(1.0, 2.0)), (2, 4))
+    origins = [(0, left) for left in (0, 1, 2)]
     options: dict[str, Any] = {"dims": (8, 4, 4), "theta": 10000.0, "kernel": 3, "border": "renormalize"}
-    expected = attn.to_out[0](oracle.fused(attn, tokens[0], FRAMES, (4, 6), (2, 4), origins, **options))
+    expected = attn.to_out[0](oracle.fused(attn, tokens[0], FRAMES, (2, 4), (2, 2), origins, **options))
     torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=1e-6)  # the network's table is float32
 
 
@@ -125,6 +127,44 @@ def test_its_vae_takes_a_latent_frame_at_a_time() -> None:
     expected = vae.encode(video).latent_dist
     assert torch.equal(mean, expected.mean)
     assert torch.equal(deviation, expected.std)
+
+
+@cache
+def vae() -> Any:
+    """Its VAE with random weights in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return new_wan_vae().double().eval().requires_grad_(False)
+
+
+@pytest.mark.thorough
+def test_tiles_of_its_vae_are_the_whole() -> None:
+    latents, video = normal((1, 4, 2, 40, 9), 0).double(), normal((1, 3, 5, 320, 72), 1).double()
+    whole = torch.cat(list(decoded(vae(), latents)), dim=2)
+    found = torch.stack(list(decode_tiles(vae(), latents, 16)), dim=2)
+    torch.testing.assert_close(found, whole.half(), atol=1e-3, rtol=0)
+    parts = [video[:, :, first:end] for first, end in spans_of(5, 4)]
+    features = encode_tiles(vae(), lambda: parts, (1, 2, 40, 9), 16)
+    torch.testing.assert_close(features, torch.cat(list(encoded(vae(), parts)), dim=2))
+
+
+@pytest.mark.thorough
+def test_a_margin_is_all_that_a_tile_depends_on() -> None:
+    """To the last bits of float64: below the margin everything is another picture, and nothing of it is seen."""
+    decoder, margin = vae().decoder, margin_of(vae(), "decoder")
+    first, second = normal((1, 12, 1, 2 * margin + 4, 3), 0).double(), normal((1, 12, 1, 2 * margin + 4, 3), 1).double()
+    second[:, :, :, : margin + 4] = first[:, :, :, : margin + 4]
+    made = [decoded_frames(decoder, each, cache_of(decoder), True)[:, :, :, : 4 * 8] for each in (first, second)]
+    assert torch.equal(*made)
+
+
+def test_memory_says_how_large_tiles_are() -> None:
+    each, margin = cell_bytes(vae(), "decoder"), margin_of(vae(), "decoder")
+    assert tile_side(vae(), "decoder", (20, 20), None) is None
+    assert tile_side(vae(), "decoder", (20, 20), 400 * each) is None
+    assert tile_side(vae(), "decoder", (99, 99), each * (20 + 2 * margin) ** 2) == 20
+    with pytest.raises(VaeMemoryError, match="does not suffice for tiles of 64 pixels"):
+        tile_side(vae(), "decoder", (99, 99), each)
 
 
 def test_feed_forwards_work_in_parts() -> None:
