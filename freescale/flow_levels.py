@@ -69,6 +69,8 @@ def flow_sigmas(
         last = 1.0 / total if dynamic else _shifted(1.0 / total, shift)
     even = (1.0 - i / max(steps - 1, 1) * (1.0 - last) for i in range(steps))
     sigmas = [_shifted(sigma, shift) for sigma in even]
+    if grid == "unipc":
+        sigmas[0] = min(sigmas[0], 1.0 - 1e-6)  # as its scheduler has it, for a logarithm
     if (terminal := config.get("shift_terminal")) and sigmas[-1] < 1.0:
         stretch = (1.0 - float(terminal)) / (1.0 - sigmas[-1])
         sigmas = [1.0 - (1.0 - sigma) * stretch for sigma in sigmas]
@@ -79,6 +81,11 @@ def flow_sigmas(
             f"shift_rule is {rule!r} at {tokens} tokens, where noise levels do not fall, allowed: cap, sqrt"
         )
     return sigmas
+
+
+def has_whole_timesteps(config: Mapping[str, Any]) -> bool:
+    """Return whether the network is told whole timesteps, rounded down, as UniPC's scheduler does."""
+    return config.get("sigma_grid") == "unipc"
 
 
 def _shifted(sigma: float, log_shift: float) -> float:

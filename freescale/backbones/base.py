@@ -68,10 +68,15 @@ class Rescales(Protocol):
 
 @runtime_checkable
 class RotatesAnywhere(Protocol):
-    """A network with rotary positions that can be chosen for each call: those of queries, of keys, and of text."""
+    """A network with rotary positions that can be chosen for each call: those of queries, and of keys."""
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch of attention in tiles of queries (`rectified_attention`)."""
+
+
+@runtime_checkable
+class RepeatsText(Protocol):
+    """A network whose text has places among those of the image."""
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that repeats the text at the origin of every trained grid that the latents' grid begins."""

@@ -15,12 +15,11 @@ import torch
 
 from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.joint import check_patches, processed, tempered, tokens_of
-from freescale.heads import Heads, output_of
-from freescale.joint_fusion import check_joint, fused
-from freescale.positions import Positions
+from freescale.positions import Positions, frequencies
+from freescale.video_attention import VideoFusion, VideoRectified, flat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
 
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
     from freescale.joint_fusion import Rotary
     from freescale.positions import PositionRule
+    from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
-    from freescale.unet_patches import Patch, Processor
+    from freescale.unet_patches import Patch
     from freescale.windows import Grid
 
 THETA = 10000.0  # of the network's rotations, which it does not keep
@@ -71,10 +71,27 @@ class Wan:
             """Return the network's own table of a video, whatever hooks a rule of positions has put on it."""
             rope = self.network.rope
             sides = (count * patch for count, patch in zip((frames, *window), rope.patch_size, strict=True))
-            return _flat(rope.forward(torch.empty(1, 1, *sides, device="meta")))
+            return flat(rope.forward(torch.empty(1, 1, *sides, device="meta")))
 
         grid = tokens_of(latent_hw)
         return processed(self.attentions(), lambda name, inner: VideoFusion(inner, name, grid, rotary_of, fusion))
+
+    def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
+        """Put `VideoRectified` in place of every processor."""
+        grids = tokens_of(latent_hw), tokens_of(trained)
+        return processed(
+            self.attentions(), lambda name, inner: VideoRectified(inner, name, *grids, self.rotary_at, rectified)
+        )
+
+    def rotary_at(self, rows: Tensor, columns: Tensor, frames: Tensor) -> Rotary:
+        """Return cosines and sines (tokens, head_dim) of tokens at these places, which need not be whole numbers."""
+        rope = self.network.rope
+        angles = []
+        for places, dims in ((frames, rope.t_dim), (rows, rope.h_dim), (columns, rope.w_dim)):
+            turns = torch.tensor(frequencies("none", dims, THETA, 1.0, 1), dtype=torch.float64, device=places.device)
+            angles.append(torch.outer(places.double(), turns))
+        whole = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
+        return whole.cos().float(), whole.sin().float()
 
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Make the tables of rows and columns anew by the rule; those of frames stay."""
@@ -111,50 +128,8 @@ class Wan:
         return tempered(self.attentions(), factor)
 
 
-@dataclass(frozen=True, eq=False)
-class VideoFusion:
-    """The attention processor: `inner` is the one it stands in for, at sizes that the network was trained at."""
-
-    inner: Processor
-    name: str  # of the attention
-    grid: Grid  # tokens of a frame
-    rotary_of: Callable[[int, Grid], Rotary]  # of so many frames of a grid, at the network's own pace
-    fusion: Fusion
-
-    def __post_init__(self) -> None:
-        """Refuse what has no meaning over tokens of many frames."""
-        check_joint(self.fusion)
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Return the attention (B, F * h * w, C) of the tokens, as `inner` does."""
-        windows = self.fusion.windows(self.name, self.grid)
-        if windows.is_whole or rotary_emb is None:
-            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        frames = hidden_states.shape[1] // (self.grid[0] * self.grid[1])
-        heads, own = video_heads(attn, hidden_states), self.rotary_of(frames, windows.window)
-        return output_of(attn, fused(heads, 0, windows, _flat(rotary_emb), own, self.fusion, frames=frames))
-
-
-def video_heads(attn: Any, tokens: Tensor) -> Heads:
-    """Return the heads of tokens (B, N, C), not rotated; queries and keys are normalised over all heads together."""
-    given = attn.norm_q(attn.to_q(tokens)), attn.norm_k(attn.to_k(tokens)), attn.to_v(tokens)
-    return Heads(*(each.unflatten(2, (attn.heads, -1)) for each in given))
-
-
 def _turned(positions: Positions, axis: int, dims: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines (tokens of the axis, dims), every one twice in a row."""
     turns = torch.tensor(positions.frequencies(axis, dims, THETA), dtype=torch.float64)
     angles = torch.outer(torch.arange(positions.grid[axis], dtype=torch.float64), turns).repeat_interleave(2, dim=1)
     return positions.magnitude(axis) * angles.cos(), positions.magnitude(axis) * angles.sin()
-
-
-def _flat(given: tuple[Tensor, Tensor]) -> Rotary:
-    """Return cosines and sines (tokens, head_dim) of those that the network gives its attention."""
-    return given[0][0, :, 0], given[1][0, :, 0]

@@ -14,6 +14,7 @@ from freescale.backbones.wan import Wan
 from freescale.flow_levels import FLOW_CLASS
 from freescale.frequency import gaussian_taps
 from freescale.methods import FreeScale
+from freescale.rectified_attention import Rectified
 from freescale.savings import chunk_feed_forward
 from freescale.scale_fusion import Fusion
 from freescale.unet_patches import patched
@@ -99,6 +100,17 @@ def test_rows_and_columns_are_turned_by_a_rule_and_frames_are_not() -> None:
         cosines = rotary((8, 6))[0].view(FRAMES, 8, 6, -1)
     assert torch.equal(cosines[0, 0, 0, :8], torch.ones(8))
     assert cosines[0, 0, 0, 8:].min() > 1.05
+
+
+def test_rectified_attention_is_plain_where_nothing_is_too_far() -> None:
+    """Tiles through all frames give what attention over everything gives, if no key is farther than in training."""
+    tokens = normal((1, FRAMES * 48, 32), 0).double()
+    with torch.no_grad(), patched(network(), [Wan(network()).rectified(Rectified(0.4, 1.0), (16, 12), (14, 12))]):
+        found = network().blocks[1].attn1(tokens, None, None, rotary((8, 6)))
+    plain = called(tokens, None)
+    assert not torch.allclose(found, plain, atol=1e-4), "the last row is farther from the first than in training"
+    near = slice(6 * 3, 6 * 6)  # the tile of rows 3 to 5 of the first frame is near enough to all others
+    torch.testing.assert_close(found[:, near], plain[:, near], atol=1e-6, rtol=1e-6)
 
 
 def test_a_render_goes_on_where_it_was_cut_and_leaves_nothing_behind() -> None:

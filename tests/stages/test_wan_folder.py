@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flows.cli.terminal import Terminal
-from freescale import make_schedule, normal
+from freescale import normal
 from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.models.networks import empty_network
@@ -31,6 +31,12 @@ SIZE = (80, 64)  # width, height
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wan_folder(tmp_path_factory.mktemp("wan") / "model")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the scheduler that published folders name."""
+    return wan_folder(tmp_path_factory.mktemp("published") / "model", unipc=True)
 
 
 def info_of(folder: Path, tmp_path: Path) -> Any:
@@ -68,31 +74,25 @@ def test_a_folder_says_what_it_is(folder: Path, tmp_path: Path) -> None:
     info = info_of(folder, tmp_path)
     assert (info.backbone, info.native, info.steps, info.grain, info.cell) == ("flow", (64, 80), 4, 16, 8)
     assert (info.frames, info.latent_frames, info.fps, info.time_cell) == (FRAMES, 2, 16.0, 4)
-    assert (info.text_tokens, info.guidance_scale, info.solver, info.scheduler_remark) == (TOKENS, 5.0, "euler", None)
+    assert (info.text_tokens, info.guidance_scale, info.solver) == (TOKENS, 5.0, "euler")
     encoder = Models(info, "float32", torch.device("cpu")).text_encoder("umt5")
     assert text_weights(info, "float32") == sum(each.nbytes for each in encoder.parameters())
 
 
-def test_the_noise_levels_of_unipc_are_read(tmp_path: Path) -> None:
-    from diffusers import UniPCMultistepScheduler
-
-    folder = wan_folder(tmp_path / "model", unipc=True)
-    info = info_of(folder, tmp_path)
-    stock = UniPCMultistepScheduler.from_pretrained(folder / "scheduler")
-    stock.set_timesteps(6)
-    torch.testing.assert_close(torch.tensor(make_schedule(info.scheduler, 6).sigmas), stock.sigmas, atol=2e-6, rtol=0)
-    assert "euler is taken" in info.scheduler_remark
-    assert info.fingerprints["unet"] != info_of(wan_folder(tmp_path / "flow"), tmp_path).fingerprints["unet"]
-
-
-@pytest.mark.parametrize("guidance", [3.0, pytest.param(0.0, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    ("guidance", "unipc"),
+    [
+        (3.0, True),
+        *(pytest.param(*case, marks=pytest.mark.thorough) for case in ((0.0, True), (3.0, False), (0.0, False))),
+    ],
+)
 def test_a_video_is_that_of_the_stock_pipeline(
-    folder: Path, guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, published: Path, guidance: float, unipc: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The text, the schedule, all steps, guidance, and the VAE frame by frame; an odd grid of tokens."""
     from diffusers import WanPipeline, WanTransformer3DModel
 
-    negative = "green box"
+    folder, negative = published if unipc else folder, "green box"
     fields = {"method": {"name": "direct"}, "guidance_scale": guidance, "negative_prompt": negative}
     found = rendered(spec_of(folder, SIZE, **fields), tmp_path / "home")
     monkeypatch.setattr(WanTransformer3DModel, "_keep_in_fp32_modules", None)  # which asks for accelerate

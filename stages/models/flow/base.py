@@ -155,7 +155,7 @@ class OtherScheduler:
 
     fields: Table
     read: Callable[[Mapping[str, Any]], dict[str, Any]]
-    remark: str  # of the solver that is taken in place of its own
+    solver: str  # of ours
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from freescale import Solver
     from stages.models.card import MethodValues
     from stages.models.flow.base import Configs, FlowFamily, PartKind, VideoKind
     from stages.spec import ModelSpec
@@ -69,7 +70,7 @@ def described(
     cell = family.cell(configs)
     usual = (family.side, family.side) if family.native is None else family.native(configs)
     native = _native(root, card, usual, family.patch * cell)
-    scheduler, remark = _scheduler(root / SCHEDULER, family)
+    scheduler, solver = _scheduler(root / SCHEDULER, family)
     is_distilled = bool(index.get("is_distilled"))
     steps, guidance = family.defaults({**configs["unet"], "is_distilled": is_distilled}, scheduler)
     info = ModelInfo(
@@ -79,7 +80,7 @@ def described(
         steps=card.get("steps", steps),
         guidance_scale=card.get("guidance_scale", guidance),
         negative_prompt=card.get("negative_prompt", ""),
-        solver="euler",
+        solver=solver,
         scheduler=scheduler,
         size_ids=False,
         latent_channels=family.latent_channels(configs),
@@ -92,7 +93,6 @@ def described(
         words=root,
         text_tokens=text_tokens(root, family),
         is_distilled=is_distilled,
-        scheduler_remark=remark,
     )
     return info if family.video is None else _as_video(info, family.video, card)
 
@@ -131,20 +131,20 @@ def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
             raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
 
 
-def _scheduler(path: Path, family: FlowFamily) -> tuple[dict[str, Any], str | None]:
-    """Return the configuration of the noise levels, and a remark where another solver than its own is taken."""
+def _scheduler(path: Path, family: FlowFamily) -> tuple[dict[str, Any], Solver]:
+    """Return the configuration of the noise levels, and the solver."""
     from freescale.flow_levels import FLOW_CLASS
 
     config = read_json(path)
     if (name := config.get("_class_name")) in family.schedulers:
         other = family.schedulers[name]
         check_fields(path, other.fields, config, name)
-        return other.read(config), other.remark
+        return other.read(config), other.solver
     if name != FLOW_CLASS:
         known = " or ".join((FLOW_CLASS, *family.schedulers))
         raise SpecError(f"model: {path} is of the class {name}; {known} works with a {family.pipeline}")
     check_fields(path, family.scheduler, config, FLOW_CLASS)
-    return {**config, **family.grid}, None
+    return {**config, **family.grid}, "euler"
 
 
 def part_of(folder: Path, kind: PartKind, has_weights: bool) -> Part:

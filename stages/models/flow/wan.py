@@ -86,10 +86,15 @@ UNIPC: Table = {
         ),
         OFF,
     ),
-    **dict.fromkeys(  # of noise levels that it would have without `use_flow_sigmas`, and of its own solver
+    "solver_order": one_of(2),
+    "solver_type": one_of("bh2"),
+    "predict_x0": one_of(True),
+    "lower_order_final": one_of(True),
+    "disable_corrector": one_of([]),
+    "solver_p": NONE,
+    **dict.fromkeys(  # of noise levels that it would have without `use_flow_sigmas`, and of what is off
         (
             *("beta_start", "beta_end", "beta_schedule", "trained_betas", "timestep_spacing", "steps_offset"),
-            *("solver_order", "predict_x0", "solver_type", "lower_order_final", "disable_corrector", "solver_p"),
             *("dynamic_thresholding_ratio", "sample_max_value", "time_shift_type", "sigma_min", "sigma_max"),
         ),
         ANY,
@@ -159,12 +164,6 @@ WAN = FlowFamily(
     methods={**METHODS, "freescale": {**METHODS["freescale"], "upsample": "latent", "interpolation": "bilinear"}},
     native=_native,
     table=_table,
-    schedulers={
-        "UniPCMultistepScheduler": OtherScheduler(
-            UNIPC,
-            _from_unipc,
-            "the model's scheduler is UniPCMultistepScheduler; euler is taken over its noise levels",
-        )
-    },
+    schedulers={"UniPCMultistepScheduler": OtherScheduler(UNIPC, _from_unipc, "unipc")},
     video=VideoKind(frames=81, fps=16.0, time_cell=TIME_CELL),
 )
