@@ -41,7 +41,7 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
-    family = _found(family, root)
+    family = family_in(family, root)
     parts = {name: part_of(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     info = described(family, spec, root, parts, values)
     if has_weights:
@@ -118,7 +118,7 @@ def _as_video(info: ModelInfo, kind: VideoKind, card: Mapping[str, Any]) -> Mode
     )
 
 
-def _found(family: FlowFamily, root: Path) -> FlowFamily:
+def family_in(family: FlowFamily, root: Path) -> FlowFamily:
     """Return the family without the optional parts that the folder's index gives as null."""
     index = read_json(root / INDEX)
     return family.having([name for name, kind in family.parts.items() if index.get(kind.folder) != [None, None]])
@@ -182,9 +182,14 @@ def _fingerprints(root: Path, family: FlowFamily, parts: Mapping[str, Part], has
         "unet": hashes.files(root, [*parts["unet"].files, root / SCHEDULER]),
         "vae": hashes.files(root, parts["vae"].files),
     }
-    if "batch_norm_eps" in parts["vae"].config:  # its statistics say what the network's latents are
-        found["unet"] = with_decided(found["unet"], {"vae": found["vae"]})
-    return found
+    return with_statistics(found, parts)
+
+
+def with_statistics(found: dict[str, str], parts: Mapping[str, Part]) -> dict[str, str]:
+    """Return the fingerprints, the network's with the VAE's where the VAE's statistics say what its latents are."""
+    if "batch_norm_eps" not in parts["vae"].config:
+        return found
+    return found | {"unet": with_decided(found["unet"], {"vae": found["vae"]})}
 
 
 def words_files(root: Path, family: FlowFamily) -> list[Path]:
