@@ -127,23 +127,25 @@ def fused(
     own: Rotary | None,
     fusion: Fusion,
     words: Rotary | None = None,
+    frames: int = 1,
 ) -> Tensor:
-    """Return the attention (B, n + h * w, C) of all tokens, the first `text` of which are text.
+    """Return the attention (B, n + F * h * w, C) of all tokens, the first `text` of which are text.
 
     `rotary` is that of all tokens, `own` that of a window's and `words` that of the text there, at the network's pace.
+    Of a video, a window spans all frames, and the blur is one over each frame.
     """
     everywhere = Heads(rotated(heads.query, rotary), rotated(heads.key, rotary), heads.value)
     attended = sdpa(everywhere)
     if fusion.bands == "global":
         return attended
-    whole = attended[:, text:].reshape(attended.shape[0], *windows.grid, -1)
-    local = windowed(heads, text, windows, own, fusion.window_rows, words)
+    whole = attended[:, text:].reshape(attended.shape[0] * frames, *windows.grid, -1)
+    local = windowed(heads, text, windows, own, fusion.window_rows, words, frames).flatten(0, 1)
     if fusion.bands == "local":
         image = local
     else:
         low, high = (whole, local) if fusion.bands == "swapped" else (local, whole)
         image = high + blur_grid(low - high, fusion.taps, fusion.blur_border)
-    return torch.cat([attended[:, :text], image.flatten(1, 2)], dim=1)
+    return torch.cat([attended[:, :text], image.view(attended.shape[0], -1, attended.shape[2])], dim=1)
 
 
 def windowed(
@@ -153,8 +155,9 @@ def windowed(
     own: Rotary | None,
     window_rows: int | None = None,
     words: Rotary | None = None,
+    frames: int = 1,
 ) -> Tensor:
-    """Return a_L (B, h, w, C): image tokens attend to their window and to the text, averaged over their windows.
+    """Return a_L (B, F, h, w, C): image tokens attend to their window and to the text, averaged over their windows.
 
     Windows are added in their order one by one, so their chunks change no bit.
     """
@@ -162,15 +165,23 @@ def windowed(
     context = context._replace(key=rotated(context.key, words))
     batch, _, count, size = image.query.shape
     total_dtype = torch.promote_types(image.query.dtype, torch.float32)
-    total = torch.zeros(batch, *windows.grid, count * size, device=image.query.device, dtype=total_dtype)
-    at_once = sets_at_once(image, windows.window[0] * windows.window[1] + text, window_rows)
+    total = torch.zeros(batch, frames, *windows.grid, count * size, device=image.query.device, dtype=total_dtype)
+    at_once = sets_at_once(image, frames * windows.window[0] * windows.window[1] + text, window_rows)
     for chunk in each(list(windows.chunks(at_once)), len):
-        index = chunk.tokens(image.query.device)
+        index = _in_frames(chunk.tokens(image.query.device), windows.grid, frames)
         query, key, value = (x[:, index].flatten(0, 1) for x in image)
         keys, values = (x.repeat_interleave(len(chunk), 0) for x in context[1:])
         key, value = torch.cat([keys, rotated(key, own)], dim=1), torch.cat([values, value], dim=1)
-        attended = sdpa(Heads(rotated(query, own), key, value)).view(batch, len(chunk), *windows.window, -1)
+        attended = sdpa(Heads(rotated(query, own), key, value)).view(batch, len(chunk), frames, *windows.window, -1)
         for number in each(range(len(chunk))):
             grid, window = chunk.overlap(number)
-            total[:, *grid] += attended[:, number, *window]
+            total[:, :, *grid] += attended[:, number, :, *window]
     return total.div_(windows.count(total.device).to(total_dtype)[..., None]).to(image.query.dtype)
+
+
+def _in_frames(index: Tensor, grid: Grid, frames: int) -> Tensor:
+    """Return the tokens (windows, F * T) of windows through all frames, for those of the first one, (windows, T)."""
+    if frames == 1:
+        return index
+    first = grid[0] * grid[1] * torch.arange(frames, device=index.device)
+    return (first[:, None] + index[:, None]).flatten(1)

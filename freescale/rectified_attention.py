@@ -11,9 +11,10 @@ the training size:
 The released code rounds to whole positions. Every query is in one tile, so nothing is averaged, and the cost is that of
 global attention and one rotation of all keys a tile. Where M is at least E, positions are as they were.
 
-Published for video models whose text is outside of self-attention. In joint attention text has a place as well, 0 on
-both axes; this part is ours. For a tile of image queries text moves to L, where the compressed keys begin, and text
-queries are a tile of their own at 0. So there, too, no offset is larger than in training.
+Published for video models whose text is outside of self-attention; there a tile goes through all frames. In joint
+attention text has a place as well, 0 on both axes; this part is ours. For a tile of image queries text moves to L,
+where the compressed keys begin, and text queries are a tile of their own at 0. So there, too, no offset is larger than
+in training.
 
 Tokens are (B, n + h * w, heads, head_dim), text first.
 """
@@ -80,7 +81,7 @@ class RectifiedAttention:
     name: str  # of the attention
     grid: Grid
     trained: Grid
-    rotary_at: Callable[[Tensor, Tensor, Tensor], Rotary]  # of tokens by rows, columns, and numbers in the text
+    rotary_at: Callable[[Tensor, Tensor, Tensor], Rotary]  # of tokens by rows, columns, and numbers of words or frames
     asked: Rectified
 
     def __call__(
@@ -108,19 +109,19 @@ class RectifiedAttention:
         """Whether the grid is no larger than the trained one."""
         return all(side <= trained for side, trained in zip(self.grid, self.trained, strict=True))
 
-    def attended(self, heads: Heads, text: int) -> Tensor:
-        """Return the attention (B, n + h * w, C) of all tokens, the first `text` of which are text."""
+    def attended(self, heads: Heads, text: int, frames: int = 1) -> Tensor:
+        """Return the attention (B, n + F * h * w, C) of all tokens, the first `text` of which are text."""
         height, width = self.grid
-        number = torch.arange(height * width).view(self.grid)
+        number = torch.arange(frames * height * width).view(frames, *self.grid)
         rows, columns = list(self._axis(0)), list(self._axis(1))
         output = torch.empty_like(heads.query).flatten(2)
         if text:
             origin = self._keys(0, (0, 0)), self._keys(1, (0, 0))
             output[:, :text] = self._tile(heads, text, torch.arange(text), *origin, (0.0, 0.0))
         for (tall, of_rows), (wide, of_columns) in itertools.product(rows, columns):
-            inside = number[tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
+            inside = number[:, tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
             begin = float(of_rows[0]), float(of_columns[0])
-            output[:, text + inside] = self._tile(heads, text, text + inside, of_rows, of_columns, begin)
+            output[:, text + inside] = self._tile(heads, text, text + inside, of_rows, of_columns, begin, frames)
         return output
 
     def _axis(self, axis: int) -> Iterator[tuple[Span, Tensor]]:
@@ -133,18 +134,27 @@ class RectifiedAttention:
         return rectified_positions(span, self.grid[axis] - 1, self.trained[axis] - 1, near, whole=self.asked.whole)
 
     def _tile(
-        self, heads: Heads, text: int, queries: Tensor, rows: Tensor, columns: Tensor, begin: tuple[float, float]
+        self,
+        heads: Heads,
+        text: int,
+        queries: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        begin: tuple[float, float],
+        frames: int = 1,
     ) -> Tensor:
         """Return the attention (B, queries, C) of some tokens to all, whose rows and columns are given.
 
         Text is at `begin`, where the positions of keys begin; the queries' own are whole.
         """
         device, words = heads.query.device, torch.arange(text, dtype=torch.float64)
-        row, column = (x.flatten() for x in torch.meshgrid(rows, columns, indexing="ij"))
-        places = _after(begin[0], text, row), _after(begin[1], text, column), torch.cat([words, torch.zeros_like(row)])
+        frame = torch.arange(frames, dtype=torch.float64)
+        frame, row, column = (x.flatten() for x in torch.meshgrid(frame, rows, columns, indexing="ij"))
+        places = _after(begin[0], text, row), _after(begin[1], text, column), torch.cat([words, frame])
         keys = self.rotary_at(*(x.to(device) for x in places))
         image, is_text = (queries - text).clamp(min=0), queries < text
-        places = image // self.grid[1], image % self.grid[1], torch.where(is_text, queries, 0)
+        width, size = self.grid[1], self.grid[0] * self.grid[1]
+        places = image % size // width, image % width, torch.where(is_text, queries, image // size)
         own = self.rotary_at(*(x.double().to(device) for x in places))
         query = rotated(heads.query[:, queries.to(device)], own)
         return sdpa(Heads(query, rotated(heads.key, keys), heads.value))

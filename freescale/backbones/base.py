@@ -7,7 +7,7 @@ network takes and what its text is called are its file's, and nobody else's.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,18 +68,33 @@ class Rescales(Protocol):
 
 @runtime_checkable
 class RotatesAnywhere(Protocol):
-    """A network with rotary positions that can be chosen for each call: those of queries, of keys, and of text."""
+    """A network with rotary positions that can be chosen for each call: those of queries, and of keys."""
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch of attention in tiles of queries (`rectified_attention`)."""
+
+
+@runtime_checkable
+class RepeatsText(Protocol):
+    """A network whose text has places among those of the image."""
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that repeats the text at the origin of every trained grid that the latents' grid begins."""
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
-    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits."""
-    return next(each.dtype for each in network.parameters() if each.dtype.itemsize > 1)
+    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits.
+
+    Parts that stay in float32 do not count.
+    """
+    parameters = ((name, each.dtype) for name, each in network.named_parameters() if each.dtype.itemsize > 1)
+    return next(dtype for name, dtype in parameters if not stays_in_float32(network, name))
+
+
+def stays_in_float32(network: nn.Module, name: str) -> bool:
+    """Return whether a tensor is of a part that its class keeps in float32, whatever dtype is asked for."""
+    kept: Any = getattr(network, "_keep_in_fp32_modules", None) or ()
+    return any(part in kept for part in name.split("."))
 
 
 def to_rows(x: Tensor, rows: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from freescale.backbones import BACKBONES, backbone_of
-from freescale.backbones.base import RotatesAnywhere
+from freescale.backbones.base import RepeatsText, RotatesAnywhere
 from freescale.positions import growing_temperature, temperature
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
+Ability = TypeVar("Ability", RotatesAnywhere, RepeatsText)
 Temperature = Literal["off", "entropy", "cinescale"]
 """What multiplies the logits of attention: nothing, sqrt(ln tokens / ln trained tokens), or CineScale's two factors."""
 
@@ -44,7 +45,7 @@ def rectifying(rectified: Rectified, level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    return lambda network: _anywhere(network).rectified(rectified, level.latent_hw, level.base_hw)(network)
+    return lambda network: _able(network, RotatesAnywhere).rectified(rectified, level.latent_hw, level.base_hw)(network)
 
 
 def repeating_text(level: Level) -> Patch:
@@ -52,14 +53,15 @@ def repeating_text(level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    return lambda network: _anywhere(network).repeated_text(level.latent_hw, level.base_hw)(network)
+    return lambda network: _able(network, RepeatsText).repeated_text(level.latent_hw, level.base_hw)(network)
 
 
-def _anywhere(network: nn.Module) -> RotatesAnywhere:
+def _able(network: nn.Module, ability: type[Ability]) -> Ability:
+    """Return the backbone of a network. Raises `ValueError` for one without the ability."""
     backbone = backbone_of(network)
-    if isinstance(backbone, RotatesAnywhere):
+    if isinstance(backbone, ability):
         return backbone
-    able = [name for name, kind in BACKBONES.items() if issubclass(kind, RotatesAnywhere)]
+    able = [name for name, kind in BACKBONES.items() if issubclass(kind, ability)]
     raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(able)}")
 
 

@@ -85,7 +85,7 @@ class Part:
 
 def stem_of(kind: str) -> str:
     """Return the name of the weight file of a class, without its ending."""
-    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "Qwen2", "Qwen3", "Mistral3")) else DIFFUSERS
+    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "UMT5", "Qwen2", "Qwen3", "Mistral3")) else DIFFUSERS
 
 
 def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from freescale.backbones import BACKBONES
+from freescale.backbones.base import stays_in_float32
 from stages.errors import StageError
 from stages.models.files.header import read_header
 from stages.models.files.keys import unpacked
@@ -19,7 +21,7 @@ from stages.models.networks import empty_network
 from stages.models.weights import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -45,10 +47,12 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
         state: dict[str, Tensor] = {}
         for name, first in _first_names(module):
             stored = current(first, network.kind)
+            stays = network.kind in BACKBONES and stays_in_float32(module, name)
+            kind = torch.float32 if stays else dtype
             if network.is_identity(stored):
-                state[name] = torch.eye(*module.state_dict()[name].shape, dtype=dtype)
+                state[name] = torch.eye(*module.state_dict()[name].shape, dtype=kind)
             else:
-                state[name] = state[first] if first in state else _tensor(file, network, stored, scales, dtype)
+                state[name] = state[first] if first in state else _tensor(file, network, stored, scales, kind)
     module.load_state_dict(state, strict=True, assign=True)
     if network.kind == "T5EncoderModel":
         module.set_input_embeddings(module.shared)
@@ -57,6 +61,29 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
     if empty := [name for name, each in _tensors(module) if each.is_meta]:
         raise StageError(f"{network.kind} was loaded from {network.path} without {empty[0]}")
     return module.eval().requires_grad_(False)
+
+
+def load_folder(kind: str, config: Mapping[str, Any], files: Iterable[Path], dtype: torch.dtype) -> Any:
+    """Return a network of a class that keeps parts of it in float32, from the weight files of its folder.
+
+    diffusers loads such a class with accelerate alone. Raises `StageError` where the files have changed since they were
+    checked.
+    """
+    module: Any = empty_network(kind, config)
+    state: dict[str, Tensor] = {}
+    for path in files:
+        if path.suffix != ".safetensors":
+            continue  # an index
+        with open_tensors(path) as file:
+            for name in read_header(path).tensors:
+                kept = torch.float32 if stays_in_float32(module, name) else dtype
+                state[name] = file.get_tensor(name).to(kept).contiguous()
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise StageError(f"the weights of a {kind} were read, and have changed ({error})") from None
+    _fill_buffers(module)
+    return module
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -103,11 +130,15 @@ def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _fill_buffers(module: nn.Module) -> None:
-    """Make the tables that classes keep in buffers which no file has: a text encoder's positions, Chroma's places."""
+    """Make the tables that classes keep in buffers which no file has: places of Chroma and of Wan, a text encoder's."""
     for name, buffer in list(module.named_buffers()):
         if name.endswith("position_ids") and buffer.is_meta:
             owner = module.get_submodule(name.rpartition(".")[0])
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
+        elif name.endswith("rope.freqs_cos"):
+            owner = module.get_submodule(name.rpartition(".")[0])
+            table: Any = type(owner)(owner.attention_head_dim, owner.patch_size, owner.max_seq_len)
+            owner.freqs_cos, owner.freqs_sin = table.freqs_cos, table.freqs_sin
         elif name.endswith("time_text_embed.mod_proj"):
             owner = module.get_submodule(name.rpartition(".")[0])
             made: Any = type(owner)(num_channels=buffer.shape[1] // 2, out_dim=buffer.shape[0]).mod_proj
