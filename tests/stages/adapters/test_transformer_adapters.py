@@ -13,6 +13,7 @@ from stages.adapters.read import family_by_shapes, read_adapter
 from stages.adapters.spellings import TRANSFORMERS, UNET, targets
 from stages.errors import SpecError
 from stages.models.describe import describe, networks_of
+from stages.models.file_marks import describe_file
 from stages.models.files.transformer_keys import transformer_name
 from stages.models.files.transformer_names import LAYOUTS
 from stages.models.load import Models
@@ -240,8 +241,9 @@ MADE_FOR = {
 
 @pytest.mark.parametrize("name", MADE_FOR)
 def test_the_family_that_names_and_shapes_say(name: str, tmp_path: Path) -> None:
-    file = read_adapter(lora_file(tmp_path / "x.safetensors", low_rank(MADE_FOR[name])))
-    assert family_by_shapes(file) == transformer_family(file.groups, file.shapes) == name
+    path = lora_file(tmp_path / "x.safetensors", low_rank(MADE_FOR[name]))
+    file = read_adapter(path)
+    assert family_by_shapes(file) == transformer_family(file.groups, file.shapes) == describe_file(path).family == name
 
 
 def test_an_adapter_of_another_family_is_refused_by_its_name(
