@@ -166,7 +166,10 @@ def windowed(
     batch, _, count, size = image.query.shape
     total_dtype = torch.promote_types(image.query.dtype, torch.float32)
     total = torch.zeros(batch, frames, *windows.grid, count * size, device=image.query.device, dtype=total_dtype)
-    at_once = sets_at_once(image, frames * windows.window[0] * windows.window[1] + text, window_rows)
+    tokens = frames * windows.window[0] * windows.window[1] + text
+    at_once = sets_at_once(image, tokens, window_rows)
+    if frames > 1:  # a window of a video may be as large as a picture: fewer at once than are asked for at most
+        at_once = min(at_once, sets_at_once(image, tokens, None))
     for chunk in each(list(windows.chunks(at_once)), len):
         index = _in_frames(chunk.tokens(image.query.device), windows.grid, frames)
         query, key, value = (x[:, index].flatten(0, 1) for x in image)

@@ -1,4 +1,4 @@
-"""Wan 2.1: a transformer over the tokens of a video, a flow model. Text is in attention of its own (`attn2`).
+"""Wan 2.1 and 2.2: a transformer over the tokens of a video, a flow model. Text is in attention of its own (`attn2`).
 
 A token is 2 x 2 latent cells of one latent frame. Positions are (frame, row, column), as rotations. Attention is over
 all tokens of all frames, so a window of scale fusion is a part of the grid through all frames: what the network was
@@ -7,7 +7,7 @@ trained on is whole videos of the training size. The network takes its time as 1
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,7 +37,7 @@ THETA = 10000.0  # of the network's rotations, which it does not keep
 
 @dataclass(frozen=True, eq=False)
 class Wan:
-    """A `WanTransformer3DModel` that makes videos of text alone."""
+    """A `WanTransformer3DModel` that makes videos of text alone, or the two of Wan 2.2 as one network."""
 
     kind: ClassVar[BackboneKind] = "flow"
 
@@ -113,13 +113,12 @@ class Wan:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
-            """Remove the hook afterwards."""
-            rope: Any = network.rope
-            handle = rope.register_forward_hook(table)
-            try:
+            """Remove the hooks afterwards; of Wan 2.2 both transformers have one."""
+            with ExitStack() as stack:
+                for name, module in network.named_modules():
+                    if name.rpartition(".")[2] == "rope":
+                        stack.callback(module.register_forward_hook(table).remove)
                 yield
-            finally:
-                handle.remove()
 
         return patch
 

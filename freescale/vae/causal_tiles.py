@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from freescale.vae.layers import Half, Size, Span
 
-LIVE = 6  # maps of the largest layer that are alive at once, beside the cache
+LIVE = 8  # maps of the largest layer that are alive at once, beside the cache
 SMALLEST = 8  # latent cells of a tile's side
 KEPT = 2  # frames that a convolution keeps
 

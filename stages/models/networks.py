@@ -91,6 +91,10 @@ def network_class(name: str) -> Any:
         from stages.models.videocrafter import VideoCrafterUNet
 
         return VideoCrafterUNet
+    if name == "WanExperts":
+        from stages.models.wan_experts import WanExperts
+
+        return WanExperts
     return getattr(diffusers, name)
 
 

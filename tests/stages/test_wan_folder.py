@@ -14,10 +14,12 @@ from stages.models.load import Models, describe
 from stages.models.networks import empty_network
 from stages.plan import make_plan
 from stages.planner.configurations import text_weights
+from stages.planner.networks import block_weights, part_weights
 from stages.runner import Interrupted
 from stages.spec import ModelSpec
 from tests.flow_folders import PROMPT, changed, check_folded, spec_of
 from tests.homes import session_in
+from tests.toys import points
 from tests.wan_folder import FRAMES, TOKENS, wan_folder
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the scheduler that published folders name."""
     return wan_folder(tmp_path_factory.mktemp("published") / "model", unipc=True)
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As published folders of Wan 2.2 are."""
+    return wan_folder(tmp_path_factory.mktemp("experts") / "model", unipc=True, experts=True)
 
 
 def info_of(folder: Path, tmp_path: Path) -> Any:
@@ -80,19 +88,20 @@ def test_a_folder_says_what_it_is(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("guidance", "unipc"),
-    [
-        (3.0, True),
-        *(pytest.param(*case, marks=pytest.mark.thorough) for case in ((0.0, True), (3.0, False), (0.0, False))),
-    ],
+    ("kind", "guidance"),
+    points(("published", "experts", "folder"), (3.0, 0.0), kept=lambda *case: case == ("published", 3.0)),
 )
 def test_a_video_is_that_of_the_stock_pipeline(
-    folder: Path, published: Path, guidance: float, unipc: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    guidance: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     """The text, the schedule, all steps, guidance, and the VAE frame by frame; an odd grid of tokens."""
     from diffusers import WanPipeline, WanTransformer3DModel
 
-    folder, negative = published if unipc else folder, "green box"
+    folder, negative = request.getfixturevalue(kind), "green box"
     fields = {"method": {"name": "direct"}, "guidance_scale": guidance, "negative_prompt": negative}
     found = rendered(spec_of(folder, SIZE, **fields), tmp_path / "home")
     monkeypatch.setattr(WanTransformer3DModel, "_keep_in_fp32_modules", None)  # which asks for accelerate
@@ -134,6 +143,38 @@ def test_freescale_at_the_training_size_is_plain_sampling(folder: Path, tmp_path
     assert torch.equal(both[0]["base_denoise"]["latents"], both[1]["base_denoise"]["latents"])
 
 
+def test_wan_2_2_is_two_transformers_as_one_network(experts: Path, folder: Path, tmp_path: Path) -> None:
+    info = info_of(experts, tmp_path)
+    assert (info.unet_class, info.configs["unet"]["boundary_ratio"]) == ("WanExperts", 0.8)
+    assert "unet_2" not in info.configs
+    one, two = (part_weights(info_of(each, tmp_path), "unet", "float32") for each in (folder, experts))
+    assert two == 2 * one
+    assert block_weights(info, "float32") < one
+    again = changed(experts, tmp_path / "other", "model_index.json", boundary_ratio=0.9)
+    assert info_of(again, tmp_path).fingerprints["unet"] != info.fingerprints["unet"]
+    for file, changes, message in (
+        (
+            "model_index.json",
+            {"boundary_ratio": None},
+            "boundary_ratio = None with two of transformer and transformer_2",
+        ),
+        ("transformer_2/config.json", {"ffn_dim": 48}, "ffn_dim = 40; its transformer_2 gives 48"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            info_of(changed(experts, tmp_path / file.replace("/", "-"), file, **changes), tmp_path)
+
+
+@pytest.mark.thorough
+def test_positions_and_windows_reach_both_transformers(experts: Path, tmp_path: Path) -> None:
+    """A cascade with each is another video than one without, from the first step on and from the boundary on."""
+    made = {}
+    for name, method in (("plain", {"fusion": False}), ("fused", {}), ("turned", {"fusion": False, "positions": "pi"})):
+        spec = spec_of(experts, (160, 128), method={"name": "freescale", "restart": 0.5} | method)
+        made[name] = rendered(spec, tmp_path / "home")["detail_pass"]["latents"]
+    assert not torch.equal(made["plain"], made["fused"])
+    assert not torch.equal(made["plain"], made["turned"])
+
+
 def test_a_folded_trace_counts_every_block(folder: Path, tmp_path: Path) -> None:
     check_folded(spec_of(folder, (160, 128)), info_of(folder, tmp_path))
 
@@ -157,7 +198,8 @@ def test_the_published_configurations_have_the_published_sizes(
         ("vae/config.json", {"is_residual": True}, "is_residual = true; for AutoencoderKLWan it must be false"),
         ("text_encoder/config.json", {"model_type": "t5"}, 'model_type = "t5"; for UMT5EncoderModel it must be'),
         ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "DDIMScheduler; FlowMatch.* or UniPC"),
-        ("model_index.json", {"boundary_ratio": 0.9}, "boundary_ratio = 0.9; for WanPipeline it must be null"),
+        ("model_index.json", {"boundary_ratio": 0.9}, "boundary_ratio = 0.9 with one of transformer and transformer_2"),
+        ("model_index.json", {"expand_timesteps": True}, "expand_timesteps = true; for WanPipeline it must be false"),
         ("model_index.json", {"_class_name": "WanImageToVideoPipeline"}, "WanImageToVideoPipeline; what can be .*Wan"),
         ("model_index.json", {"_class_name": "WanVACEPipeline"}, "is a WanVACEPipeline; what can be rendered is"),
         ("model_index.json", {"_class_name": "WanAnimatePipeline"}, "is a WanAnimatePipeline; what can be rendered"),

@@ -43,7 +43,8 @@ def plan_of(info: ModelInfo, width: int, height: int, **fields: Any) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("size", "width", "height", "billions", "tera"), [("1.3B", 832, 480, 1.42, 0.0), ("14B", 1280, 720, 14.29, 0.0)]
+    ("size", "width", "height", "billions", "tera"),
+    [("1.3B", 832, 480, 1.42, 566.0), ("14B", 1280, 720, 14.29, 13047.0)],
 )
 def test_weights_and_arithmetic_at_the_training_size(
     info_of: Any, size: str, width: int, height: int, billions: float, tera: float

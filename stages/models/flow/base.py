@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stages.models.card import MethodValues
 
     Configs = Mapping[str, Mapping[str, Any]]  # of each network, by part
+    Joined = tuple[str, Configs]  # the class of the network that denoises, and all configurations
     Misfit = tuple[str, Any, Any, str]  # a field of the transformer's, its value, the one that fits, and to what
 
 
@@ -184,6 +185,8 @@ class FlowFamily:
     native: Callable[[Configs], tuple[int, int]] | None = None  # (height, width) in place of `side`
     schedulers: Mapping[str, OtherScheduler] = field(default_factory=dict)  # by their class
     video: VideoKind | None = None  # None: it makes pictures
+    unsaid: tuple[str, ...] = ()  # optional parts that a folder without them need not name
+    joined: Callable[[Configs, Mapping[str, Any]], Joined] | None = None  # parts that are one network, by the index
 
     def having(self, parts: Container[str]) -> FlowFamily:
         """Return the family of a folder without optional parts that are not among `parts`.

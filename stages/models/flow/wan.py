@@ -1,10 +1,28 @@
-"""Wan 2.1, text to video: `WanPipeline`, with the rows of UMT5, the part `umt5`, and a causal VAE of videos."""
+"""Wan 2.1 and 2.2, text to video: `WanPipeline`, with the rows of UMT5, the part `umt5`, and a causal VAE of videos.
+
+The larger Wan 2.2 has two transformers, of which one works at noise levels above `boundary_ratio`, the other below.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stages.models.fields import ANY, FLAG, NONE, NOTES, NUMBER, OFF, POSITIVE, WHOLE, Table, listed, one_of, or_null
+from stages.errors import SpecError
+from stages.models.fields import (
+    ANY,
+    BETA,
+    FLAG,
+    NONE,
+    NOTES,
+    NUMBER,
+    OFF,
+    POSITIVE,
+    WHOLE,
+    Table,
+    listed,
+    one_of,
+    or_null,
+)
 from stages.models.flow.base import (
     METHODS,
     PATCH,
@@ -21,12 +39,13 @@ from stages.models.flow.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from stages.models.flow.base import Configs, Misfit
+    from stages.models.flow.base import Configs, Joined, Misfit
 
 WORDS = WordsKind("tokenizer", "umt5", T5_FILES)
 SMALL, LARGE = (480, 832), (720, 1280)  # pixels: the training sizes of 1.3B and of 14B
 SMALL_LAYERS = 30  # of 1.3B; 14B has 40
 TIME_CELL = 4
+EXPERTS = "WanExperts"  # the class of both transformers of Wan 2.2 as one network (`stages.models.wan_experts`)
 TRANSFORMER: Table = {
     **NOTES,
     "patch_size": one_of([1, PATCH, PATCH]),
@@ -137,21 +156,42 @@ def _misfits(configs: Configs) -> Iterator[Misfit]:
     network, channels = configs["unet"], _channels(configs)
     yield "in_channels", network.get("in_channels", 16), channels, "its VAE"
     yield "out_channels", network.get("out_channels", 16), channels, "its VAE"
+    second = configs.get("unet_2", network)
+    for name in sorted({*network, *second} - NOTES.keys()):
+        yield name, network.get(name), second.get(name), "its transformer_2"
     yield "text_dim", network.get("text_dim", 4096), configs["umt5"]["d_model"], "its UMT5"
+
+
+def _joined(configs: Configs, index: Mapping[str, Any]) -> Joined:
+    """Return both transformers as one network, or the only one. Raises `SpecError` for one without a boundary."""
+    boundary = index.get("boundary_ratio")
+    if ("unet_2" in configs) != (boundary is not None):
+        raise SpecError(
+            f"model: model_index.json has boundary_ratio = {boundary} with {'two' if boundary is None else 'one'} of "
+            "transformer and transformer_2; Wan 2.2 has both and a boundary, Wan 2.1 neither"
+        )
+    if boundary is None:
+        return str(configs["unet"]["_class_name"]), configs
+    both = {**configs["unet"], "_class_name": EXPERTS, "boundary_ratio": boundary}
+    return EXPERTS, {**{name: each for name, each in configs.items() if name != "unet_2"}, "unet": both}
 
 
 WAN = FlowFamily(
     pipeline="WanPipeline",
     parts={
         "unet": PartKind("transformer", "WanTransformer3DModel", TRANSFORMER),
+        "unet_2": PartKind("transformer_2", "WanTransformer3DModel", TRANSFORMER),
         "vae": PartKind("vae", "AutoencoderKLWan", VAE),
         "umt5": PartKind("text_encoder", "UMT5EncoderModel", UMT5),
     },
+    optional=("unet_2",),
+    unsaid=("unet_2",),
+    joined=_joined,
     words=(WORDS,),
     index={
-        **index_of("transformer"),
-        **dict.fromkeys(("transformer_2", "image_encoder", "image_processor"), one_of([None, None])),
-        "boundary_ratio": NONE,
+        **index_of("transformer", "transformer_2"),
+        **dict.fromkeys(("image_encoder", "image_processor"), one_of([None, None])),
+        "boundary_ratio": or_null(BETA),
         "expand_timesteps": OFF,
     },
     defaults=_defaults,
