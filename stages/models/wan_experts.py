@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
 BOUNDARY = "boundary_ratio"  # of the configuration: from this share of the timesteps on `transformer` works
@@ -30,14 +28,6 @@ class WanExperts(nn.Module):
         super().__init__()
         self.transformer, self.transformer_2 = transformer, transformer_2
         self.config = {**transformer.config, BOUNDARY: boundary_ratio}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Return both networks by the configuration of the first, with random weights."""
-        from diffusers import WanTransformer3DModel
-
-        own = {name: value for name, value in config.items() if name not in (BOUNDARY, "_class_name")}
-        return cls(*(WanTransformer3DModel.from_config(own) for _ in range(2)), config[BOUNDARY])
 
     @property
     def rope(self) -> Any:

@@ -184,7 +184,7 @@ class FlowFamily:
     rules: tuple[str, ...] = ()  # of positions, that have a meaning; empty: all
     native: Callable[[Configs], tuple[int, int]] | None = None  # (height, width) in place of `side`
     schedulers: Mapping[str, OtherScheduler] = field(default_factory=dict)  # by their class
-    video: VideoKind | None = None  # None: it makes pictures
+    video: Callable[[Configs], VideoKind] | None = None  # None: it makes pictures
     unsaid: tuple[str, ...] = ()  # optional parts that a folder without them need not name
     joined: Callable[[Configs, Mapping[str, Any]], Joined] | None = None  # parts that are one network, by the index
 

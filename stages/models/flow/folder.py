@@ -100,7 +100,7 @@ def described(
         text_tokens=text_tokens(root, family),
         is_distilled=is_distilled,
     )
-    return info if family.video is None else _as_video(info, family.video, card)
+    return info if family.video is None else _as_video(info, family.video(configs), card)
 
 
 def _as_video(info: ModelInfo, kind: VideoKind, card: Mapping[str, Any]) -> ModelInfo:
