@@ -1,4 +1,4 @@
-"""Wan 2.1's configurations as model folders without weights: enough to plan with, nothing to render."""
+"""Configurations of Wan 2.1 and of Wan 2.2 A14B as model folders without weights: enough to plan with, nothing to render."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from benchmarks.flux_folder import T5
 if TYPE_CHECKING:
     from pathlib import Path
 
-Size = Literal["1.3B", "14B"]
+Size = Literal["1.3B", "14B", "A14B"]
 WIDTHS: dict[Size, dict[str, int]] = {
     "1.3B": {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960},
-    "14B": {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824},
+    **dict.fromkeys(("14B", "A14B"), {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824}),
 }
 TRANSFORMER: dict[str, Any] = {
     "_class_name": "WanTransformer3DModel",
@@ -69,6 +69,12 @@ def write_wan(folder: Path, size: Size) -> Path:
         "scheduler/scheduler_config.json": SCHEDULER,
         "model_index.json": {"_class_name": "WanPipeline"},
     }
+    if size == "A14B":
+        second = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
+        parts |= {
+            "transformer_2/config.json": TRANSFORMER | WIDTHS[size],
+            "model_index.json": {"_class_name": "WanPipeline", **second},
+        }
     for name, values in parts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(values))

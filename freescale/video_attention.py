@@ -59,7 +59,7 @@ class VideoFusion:
 class VideoRectified(RectifiedAttention):
     """The attention processor of `RectifiedAttention` for the tokens of a video."""
 
-    def __call__(  # type: ignore[override]  # this attention is called otherwise
+    def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,

@@ -225,8 +225,8 @@ class _Builder:
             mixed = UpscaleMixed(*how, band, kind)
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
-            kind = UpscaleVideo if self.info.time_cell == 1 else UpscaleCausal
-            return self._call(kind(*how[:4], frames), level, {"image": image})
+            video = UpscaleVideo if self.info.time_cell == 1 else UpscaleCausal
+            return self._call(video(*how[:4], frames), level, {"image": image})
         return self._call(Upscale(*how), level, {"image": image})
 
     def _denoise(

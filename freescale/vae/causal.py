@@ -72,8 +72,9 @@ def as_patches(vae: Any, frames: Tensor) -> Tensor:
     """Return what the encoder takes, (B, 3 p p, F, H, W), of frames (B, 3, F, p H, p W)."""
     if (side := patch_of(vae)) == 1:
         return frames
-    split = frames.unflatten(4, (-1, side)).unflatten(3, (-1, side))
-    return split.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
+    batch, channels, count, height, width = frames.shape
+    split = frames.reshape(batch, channels, count, height // side, side, width // side, side)
+    return split.permute(0, 1, 6, 4, 2, 3, 5).reshape(batch, -1, count, height // side, width // side)
 
 
 def cache_of(half: nn.Module) -> list[Any]:

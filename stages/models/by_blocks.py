@@ -26,8 +26,8 @@ def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
     """
     children = list(network.children())
     lists = [child for child in children if isinstance(child, nn.ModuleList)]
-    for child in lists:
-        yield from child
+    for blocks in lists:
+        yield from blocks
     for child in [] if lists else children:
         yield from blocks_of(child)
 

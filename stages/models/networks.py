@@ -54,7 +54,7 @@ def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
 
             text: nn.Module = getattr(transformers, name)(getattr(transformers, TEXT_CONFIGS[name])(**config))
             return text
-        if name == "WanExperts":
+        if name == "WanTransformerPair":
             own = {key: value for key, value in config.items() if key not in ("_class_name", "boundary_ratio")}
             pair = [network_class("WanTransformer3DModel").from_config(own) for _ in range(2)]
             joined: nn.Module = network_class(name)(*pair, config["boundary_ratio"])
@@ -96,10 +96,10 @@ def network_class(name: str) -> Any:
         from stages.models.videocrafter import VideoCrafterUNet
 
         return VideoCrafterUNet
-    if name == "WanExperts":
-        from stages.models.wan_experts import WanExperts
+    if name == "WanTransformerPair":
+        from stages.models.wan_pair import WanTransformerPair
 
-        return WanExperts
+        return WanTransformerPair
     return getattr(diffusers, name)
 
 

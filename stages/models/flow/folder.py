@@ -145,7 +145,7 @@ def _scheduler(path: Path, family: FlowFamily) -> tuple[dict[str, Any], Solver]:
     from freescale.flow_levels import FLOW_CLASS
 
     config = read_json(path)
-    if (name := config.get("_class_name")) in family.schedulers:
+    if (name := str(config.get("_class_name"))) in family.schedulers:
         other = family.schedulers[name]
         check_fields(path, other.fields, config, name)
         return other.read(config), other.solver

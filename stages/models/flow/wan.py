@@ -46,7 +46,7 @@ WORDS = WordsKind("tokenizer", "umt5", T5_FILES)
 SMALL, LARGE, DENSE = (480, 832), (720, 1280), (704, 1280)  # pixels: the training sizes of 1.3B, of 14B, of 2.2 5B
 SMALL_LAYERS = 30  # of 1.3B; 14B has 40
 TIME_CELL = 4
-EXPERTS = "WanExperts"  # the class of both transformers of Wan 2.2 as one network (`stages.models.wan_experts`)
+PAIR = "WanTransformerPair"  # the class of both transformers of Wan 2.2 as one network (`stages.models.wan_pair`)
 TRANSFORMER: Table = {
     **NOTES,
     "patch_size": one_of([1, PATCH, PATCH]),
@@ -188,8 +188,8 @@ def _joined(configs: Configs, index: Mapping[str, Any]) -> Joined:
         )
     if boundary is None:
         return str(configs["unet"]["_class_name"]), configs
-    both = {**configs["unet"], "_class_name": EXPERTS, "boundary_ratio": boundary}
-    return EXPERTS, {**{name: each for name, each in configs.items() if name != "unet_2"}, "unet": both}
+    both = {**configs["unet"], "_class_name": PAIR, "boundary_ratio": boundary}
+    return PAIR, {**{name: each for name, each in configs.items() if name != "unet_2"}, "unet": both}
 
 
 WAN = FlowFamily(

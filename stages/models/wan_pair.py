@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 BOUNDARY = "boundary_ratio"  # of the configuration: from this share of the timesteps on `transformer` works
 
 
-class WanExperts(nn.Module):
+class WanTransformerPair(nn.Module):
     """`transformer` where the timestep is at least `boundary_ratio` of all, else `transformer_2`; both of one form."""
 
     _keep_in_fp32_modules: ClassVar[list[str]] = [
