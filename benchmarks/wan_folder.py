@@ -1,4 +1,4 @@
-"""Configurations of Wan 2.1 and of Wan 2.2 A14B as model folders without weights: enough to plan with, nothing to render."""
+"""Configurations of Wan 2.1 and of Wan 2.2 A14B as model folders without weights: enough to plan with, not to render."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Size = Literal["1.3B", "14B", "A14B"]
-WIDTHS: dict[Size, dict[str, int]] = {
+WIDTHS: dict[str, dict[str, int]] = {
     "1.3B": {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960},
-    **dict.fromkeys(("14B", "A14B"), {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824}),
+    "14B": {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824},
 }
 TRANSFORMER: dict[str, Any] = {
     "_class_name": "WanTransformer3DModel",
@@ -63,7 +63,7 @@ SCHEDULER: dict[str, Any] = {
 def write_wan(folder: Path, size: Size) -> Path:
     """Write the folder and return it."""
     parts = {
-        "transformer/config.json": TRANSFORMER | WIDTHS[size],
+        "transformer/config.json": TRANSFORMER | WIDTHS[size.removeprefix("A")],
         "vae/config.json": WAN_VAE,
         "text_encoder/config.json": UMT5,
         "scheduler/scheduler_config.json": SCHEDULER,
@@ -72,7 +72,7 @@ def write_wan(folder: Path, size: Size) -> Path:
     if size == "A14B":
         second = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
         parts |= {
-            "transformer_2/config.json": TRANSFORMER | WIDTHS[size],
+            "transformer_2/config.json": TRANSFORMER | WIDTHS[size.removeprefix("A")],
             "model_index.json": {"_class_name": "WanPipeline", **second},
         }
     for name, values in parts.items():
