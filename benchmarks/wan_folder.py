@@ -1,4 +1,4 @@
-"""Configurations of Wan 2.1 and of Wan 2.2 A14B as model folders without weights: enough to plan with, not to render."""
+"""Configurations of Wan 2.1 and of Wan 2.2 A14B as model folders without weights: enough to plan with."""
 
 from __future__ import annotations
 

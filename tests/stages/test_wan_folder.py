@@ -9,7 +9,7 @@ import torch
 
 from flows.cli.terminal import Terminal
 from freescale import normal
-from freescale.backbones import backbone_of
+from freescale.backbones import Rows, backbone_of, dtype_of
 from freescale.scale_fusion import Fusion
 from freescale.unet_patches import patched
 from freescale.video_attention import VideoFusion
@@ -20,6 +20,7 @@ from stages.models.wan_pair import WanTransformerPair
 from stages.plan import make_plan
 from stages.planner.configurations import text_weights
 from stages.planner.networks import block_weights, part_weights
+from stages.planner.skeleton import weight_bytes
 from stages.runner import Interrupted
 from stages.spec import ModelSpec
 from tests.flow_folders import PROMPT, changed, check_folded, spec_of
@@ -147,6 +148,20 @@ def test_a_cascade_goes_on_where_it_was_stopped(folder: Path, upsample: str, tmp
     for name, tensors in whole.items():
         for key, tensor in tensors.items():
             assert torch.equal(again[name][key], tensor), name
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_parts_stay_in_float32_as_in_the_stock_pipeline(folder: Path, dtype: str, tmp_path: Path) -> None:
+    network: Any = Models(info_of(folder, tmp_path), dtype, torch.device("cpu")).unet
+    assert dtype_of(network) == torch.bfloat16
+    assert network.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
+    kept = network.condition_embedder.time_embedder.linear_1, network.blocks[0].norm2
+    assert {each.weight.dtype for each in kept} == {network.scale_shift_table.dtype} == {torch.float32}
+    assert network.rope.freqs_cos.dtype == torch.float32
+    rows = Rows(normal((1, 5, 24), 1).bfloat16())
+    found = backbone_of(network).run(normal((1, 4, 1, 8, 8), 0), 999.0, rows)
+    assert found.isfinite().all()
+    assert weight_bytes(network) == part_weights(info_of(folder, tmp_path), "unet", dtype)
 
 
 @pytest.mark.thorough
