@@ -188,6 +188,14 @@ class FlowFamily:
     unsaid: tuple[str, ...] = ()  # optional parts that a folder without them need not name
     joined: Callable[[Configs, Mapping[str, Any]], Joined] | None = None  # parts that are one network, by the index
 
+    def named_in(self, index: Mapping[str, Any]) -> FlowFamily:
+        """Return the family without the optional parts that the index of a folder gives as null, or does not name."""
+        absent = [None, None]
+        unsaid = {name: absent if name in self.unsaid else None for name in self.parts}
+        return self.having(
+            [name for name, kind in self.parts.items() if index.get(kind.folder, unsaid[name]) != absent]
+        )
+
     def having(self, parts: Container[str]) -> FlowFamily:
         """Return the family of a folder without optional parts that are not among `parts`.
 

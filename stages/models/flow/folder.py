@@ -43,7 +43,7 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
-    family = _found(family, root)
+    family = family.named_in(read_json(root / INDEX))
     parts = {name: part_of(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     info = described(family, spec, root, parts, values)
     if has_weights:
@@ -122,15 +122,6 @@ def _as_video(info: ModelInfo, kind: VideoKind, card: Mapping[str, Any]) -> Mode
         time_cell=kind.time_cell,
         scheduler={**info.scheduler, "max_image_seq_len": tokens},
     )
-
-
-def _found(family: FlowFamily, root: Path) -> FlowFamily:
-    """Return the family without the optional parts that the folder's index gives as null."""
-    index = read_json(root / INDEX)
-    absent = [None, None]
-    unsaid = {name: absent if name in family.unsaid else None for name in family.parts}
-    named = [name for name, kind in family.parts.items() if index.get(kind.folder, unsaid[name]) != absent]
-    return family.having(named)
 
 
 def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
