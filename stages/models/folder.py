@@ -164,8 +164,7 @@ def _of_transformer(
         return flow_info(FLOW_FAMILIES[kind], spec, root, home, values, has_weights=has_weights)
     from stages.models.flow.file import flow_file_info
 
-    family = FLOW_FAMILIES[kind].named_in(read_json(root / INDEX))
-    return flow_file_info(family, spec, file, root, home, values, has_weights=has_weights)
+    return flow_file_info(FLOW_FAMILIES[kind], spec, file, root, home, values, has_weights=has_weights)
 
 
 def _from_folder(spec: ModelSpec, root: Path, home: Path, *, has_weights: bool) -> ModelInfo:

@@ -49,12 +49,16 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
             stored = current(first, network.kind)
             stays = network.kind in BACKBONES and stays_in_float32(module, name)
             kind = torch.float32 if stays else dtype
-            state[name] = state[first] if first in state else _tensor(file, network, stored, scales, kind)
+            if network.is_identity(stored):
+                state[name] = torch.eye(*module.state_dict()[name].shape, dtype=kind)
+            else:
+                state[name] = state[first] if first in state else _tensor(file, network, stored, scales, kind)
     module.load_state_dict(state, strict=True, assign=True)
     if network.kind == "T5EncoderModel":
         module.set_input_embeddings(module.shared)
     _fill_buffers(module)
-    if empty := [name for name, each in (*module.named_parameters(), *module.named_buffers()) if each.is_meta]:
+    _remake_tables(module)
+    if empty := [name for name, each in _tensors(module) if each.is_meta]:
         raise StageError(f"{network.kind} was loaded from {network.path} without {empty[0]}")
     return module.eval().requires_grad_(False)
 
@@ -82,6 +86,14 @@ def load_folder(kind: str, config: Mapping[str, Any], files: Iterable[Path], dty
     return module
 
 
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of a network: parameters, buffers, and those that are attributes of its modules."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+    for name, each in module.named_modules():
+        yield from ((f"{name}.{at}", value) for at, value in vars(each).items() if isinstance(value, torch.Tensor))
+
+
 @contextmanager
 def open_tensors(path: Path) -> Iterator[Tensors]:
     """Open a file of tensors."""
@@ -104,8 +116,10 @@ def _tensor(file: Tensors, network: NetworkFile, name: str, scales: dict[str, st
     except Exception as error:  # the library has its own for a name that is gone
         raise StageError(f"{network.path} was read without {stored}: it has changed ({error})") from None
     if "diffusers" not in network.layout:
-        found = unpacked(network.layout, name, found)  # type: ignore[arg-type]
-    return (found if scale is None else scaled(found, scale)).to(dtype).contiguous()
+        found = unpacked(network.layout, network.config, name, found)  # type: ignore[arg-type]
+    if scale is not None:
+        found = scaled(found, scale)
+    return (found.to(dtype) if found.is_floating_point() else found).contiguous()
 
 
 def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -129,3 +143,13 @@ def _fill_buffers(module: nn.Module) -> None:
             owner = module.get_submodule(name.rpartition(".")[0])
             made: Any = type(owner)(num_channels=buffer.shape[1] // 2, out_dim=buffer.shape[0]).mod_proj
             owner.register_buffer("mod_proj", made, persistent=False)
+
+
+def _remake_tables(module: nn.Module) -> None:
+    """Make the modules with tables of positions once more, which no file has, and which have no numbers on `meta`."""
+    for name, each in list(module.named_modules()):
+        made: Any = each
+        if type(each).__name__.endswith("RotaryEmbedding"):  # of a text encoder
+            module.set_submodule(name, type(made)(made.config))
+        elif type(each).__name__ == "QwenEmbedRope":
+            module.set_submodule(name, type(made)(made.theta, made.axes_dim, made.scale_rope))

@@ -43,7 +43,7 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
-    family = family.named_in(read_json(root / INDEX))
+    family = family_in(family, root)
     parts = {name: part_of(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     info = described(family, spec, root, parts, values)
     if has_weights:
@@ -124,6 +124,11 @@ def _as_video(info: ModelInfo, kind: VideoKind, card: Mapping[str, Any]) -> Mode
     )
 
 
+def family_in(family: FlowFamily, root: Path) -> FlowFamily:
+    """Return the family without the optional parts that the folder's index gives as null, or does not name."""
+    return family.named_in(read_json(root / INDEX))
+
+
 def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
     """Raise `SpecError` for parts that do not belong together."""
     for name, given, wanted, of in family.misfits(configs):
@@ -187,9 +192,14 @@ def _fingerprints(
     }
     if SECOND in parts:
         found["unet"] = with_decided(found["unet"], {BOUNDARY: network[BOUNDARY]})
-    if "batch_norm_eps" in parts["vae"].config:  # its statistics say what the network's latents are
-        found["unet"] = with_decided(found["unet"], {"vae": found["vae"]})
-    return found
+    return with_statistics(found, parts)
+
+
+def with_statistics(found: dict[str, str], parts: Mapping[str, Part]) -> dict[str, str]:
+    """Return the fingerprints, the network's with the VAE's where the VAE's statistics say what its latents are."""
+    if "batch_norm_eps" not in parts["vae"].config:
+        return found
+    return found | {"unet": with_decided(found["unet"], {"vae": found["vae"]})}
 
 
 def words_files(root: Path, family: FlowFamily) -> list[Path]:
