@@ -37,6 +37,7 @@ Layout = Literal[
     "flux2",
     "sd3",
     "z_image",
+    "wan",
 ]
 
 _UNET_OUTER = {
