@@ -56,7 +56,7 @@ def transformer_file(header: FileHeader, part: Part) -> NetworkFile:
     width = next((each.shape[-1] for n, each in header.tensors.items() if n.endswith(EMBEDDERS) and each.shape), 0)
     if kind.name == "FLUX.1" and width in OTHER_INPUTS and width != part.config.get("in_channels"):
         raise SpecError(f"model: {header.path} is {OTHER_INPUTS[width]}; FLUX.1 [dev], [schnell] or Krea works")
-    firsts = [("diffusers", first, DIFFUSERS_PREFIXES) for first in DIFFUSERS]
+    firsts: list[tuple[str, str, tuple[str, ...]]] = [("diffusers", first, DIFFUSERS_PREFIXES) for first in DIFFUSERS]
     if (layout := LAYOUTS.get(part.kind)) is not None:
         firsts.insert(0, (layout, NAMES[layout].first, PREFIXES))
     for layout, first, prefixes in firsts:
