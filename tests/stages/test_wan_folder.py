@@ -25,6 +25,7 @@ from stages.runner import Interrupted
 from stages.spec import ModelSpec
 from tests.flow_folders import PROMPT, changed, check_folded, spec_of
 from tests.homes import session_in
+from tests.stages.test_qwen_folder import check_seconds
 from tests.toys import is_same, new_wan, points, snapshot
 from tests.wan_folder import FRAMES, TOKENS, wan_folder
 
@@ -117,7 +118,9 @@ def test_a_video_is_that_of_the_stock_pipeline(
     folder, negative = request.getfixturevalue(kind), "green box"
     fields = {"method": {"name": "direct"}, "guidance_scale": guidance, "negative_prompt": negative}
     size, cell = ((96, 64), 16) if kind == "dense" else (SIZE, 8)
-    found = rendered(spec_of(folder, size, **fields), tmp_path / "home")
+    spec = spec_of(folder, size, **fields)
+    found = rendered(spec, tmp_path / "home")
+    check_seconds(spec, tmp_path)
     monkeypatch.setattr(WanTransformer3DModel, "_keep_in_fp32_modules", None)  # which asks for accelerate
     pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
