@@ -11,9 +11,11 @@ the training size:
 The released code rounds to whole positions. Every query is in one tile, so nothing is averaged, and the cost is that of
 global attention and one rotation of all keys a tile. Where M is at least E, positions are as they were.
 
-Published for video models whose text is outside of self-attention. In joint attention text has a place as well, 0 on
-both axes; this part is ours. For a tile of image queries text moves to L, where the compressed keys begin, and text
-queries are a tile of their own at 0. So there, too, no offset is larger than in training.
+Published for video models whose text is outside of self-attention. In joint attention text has a place as well, beside
+a grid that begins at 0 on both axes; this part is ours. For a tile of image queries that grid begins at L, where the
+compressed keys begin, and text queries are a tile of their own beside a grid at 0. So there, too, no offset is larger
+than in training. Where text is beside a grid is the network's: at its origin (FLUX, Z-Image), or from half of its
+larger side on along the diagonal (Qwen-Image).
 
 Tokens are (B, n + h * w, heads, head_dim), text first.
 """
@@ -27,19 +29,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from freescale.heads import Heads, output_of, sdpa
-from freescale.joint_fusion import joint_heads, rotated
+from freescale.joint_attention import joint_heads, rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from freescale.joint_fusion import Rotary
+    from freescale.joint_attention import Rotary
     from freescale.unet_patches import Processor
     from freescale.windows import Grid
 
+    RotaryAt = Callable[[Tensor, Tensor, Tensor], Rotary]
+    """Rotations of tokens by rows, columns, and numbers in the text (`IMAGE` for those of the image). The row and the
+    column of a text token are where the grid begins that it is beside."""
+
 Span = tuple[int, int]
 """First and last position."""
+
+IMAGE = -1.0
+"""In place of the number in the text, for an image token."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +87,8 @@ class RectifiedAttention:
 
     inner: Processor
     name: str  # of the attention
-    grid: Grid
-    trained: Grid
-    rotary_at: Callable[[Tensor, Tensor, Tensor], Rotary]  # of tokens by rows, columns, and numbers in the text
-    asked: Rectified
+    tiles: Tiles
+    rotary_at: RotaryAt
 
     def __call__(
         self,
@@ -89,26 +96,42 @@ class RectifiedAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        image_rotary_emb: Rotary | None = None,
+        image_rotary_emb: Any = None,
+        encoder_hidden_states_mask: Tensor | None = None,
     ) -> Any:
         """Return the attention of image and text tokens, or of both in one row, as `inner` does."""
-        if self.is_trained:
-            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        if attention_mask is not None:
+        if self.tiles.is_trained:
+            given = {
+                "encoder_hidden_states": encoder_hidden_states,
+                "encoder_hidden_states_mask": encoder_hidden_states_mask,
+                "attention_mask": attention_mask,
+                "image_rotary_emb": image_rotary_emb,
+            }
+            return self.inner(attn, hidden_states, **{name: x for name, x in given.items() if x is not None})
+        if attention_mask is not None or encoder_hidden_states_mask is not None:
             raise ValueError(f"{self.name} has a mask, allowed: joint attention as FLUX.1 has it")
         heads = joint_heads(attn, hidden_states, encoder_hidden_states)
-        text = heads.query.shape[1] - self.grid[0] * self.grid[1]
-        attended = self.attended(heads, text)
+        text = heads.query.shape[1] - self.tiles.grid[0] * self.tiles.grid[1]
+        attended = self.tiles.attended(heads, text, self.rotary_at)
         if encoder_hidden_states is None:
             return attended
         return output_of(attn, attended[:, text:]), attn.to_add_out(attended[:, :text])
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of a grid of tokens, for a network that was trained on `trained` ones."""
+
+    grid: Grid
+    trained: Grid
+    asked: Rectified
 
     @property
     def is_trained(self) -> bool:
         """Whether the grid is no larger than the trained one."""
         return all(side <= trained for side, trained in zip(self.grid, self.trained, strict=True))
 
-    def attended(self, heads: Heads, text: int) -> Tensor:
+    def attended(self, heads: Heads, text: int, rotary_at: RotaryAt) -> Tensor:
         """Return the attention (B, n + h * w, C) of all tokens, the first `text` of which are text."""
         height, width = self.grid
         number = torch.arange(height * width).view(self.grid)
@@ -116,11 +139,11 @@ class RectifiedAttention:
         output = torch.empty_like(heads.query).flatten(2)
         if text:
             origin = self._keys(0, (0, 0)), self._keys(1, (0, 0))
-            output[:, :text] = self._tile(heads, text, torch.arange(text), *origin, (0.0, 0.0))
+            output[:, :text] = self._tile(heads, text, torch.arange(text), *origin, (0.0, 0.0), rotary_at)
         for (tall, of_rows), (wide, of_columns) in itertools.product(rows, columns):
             inside = number[tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
             begin = float(of_rows[0]), float(of_columns[0])
-            output[:, text + inside] = self._tile(heads, text, text + inside, of_rows, of_columns, begin)
+            output[:, text + inside] = self._tile(heads, text, text + inside, of_rows, of_columns, begin, rotary_at)
         return output
 
     def _axis(self, axis: int) -> Iterator[tuple[Span, Tensor]]:
@@ -133,7 +156,14 @@ class RectifiedAttention:
         return rectified_positions(span, self.grid[axis] - 1, self.trained[axis] - 1, near, whole=self.asked.whole)
 
     def _tile(
-        self, heads: Heads, text: int, queries: Tensor, rows: Tensor, columns: Tensor, begin: tuple[float, float]
+        self,
+        heads: Heads,
+        text: int,
+        queries: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        begin: tuple[float, float],
+        rotary_at: RotaryAt,
     ) -> Tensor:
         """Return the attention (B, queries, C) of some tokens to all, whose rows and columns are given.
 
@@ -141,11 +171,12 @@ class RectifiedAttention:
         """
         device, words = heads.query.device, torch.arange(text, dtype=torch.float64)
         row, column = (x.flatten() for x in torch.meshgrid(rows, columns, indexing="ij"))
-        places = _after(begin[0], text, row), _after(begin[1], text, column), torch.cat([words, torch.zeros_like(row)])
-        keys = self.rotary_at(*(x.to(device) for x in places))
+        numbers = torch.cat([words, torch.full_like(row, IMAGE)])
+        places = _after(begin[0], text, row), _after(begin[1], text, column), numbers
+        keys = rotary_at(*(x.to(device) for x in places))
         image, is_text = (queries - text).clamp(min=0), queries < text
-        places = image // self.grid[1], image % self.grid[1], torch.where(is_text, queries, 0)
-        own = self.rotary_at(*(x.double().to(device) for x in places))
+        places = image // self.grid[1], image % self.grid[1], torch.where(is_text, queries, IMAGE)
+        own = rotary_at(*(x.double().to(device) for x in places))
         query = rotated(heads.query[:, queries.to(device)], own)
         return sdpa(Heads(query, rotated(heads.key, keys), heads.value))
 

@@ -176,10 +176,15 @@ def _check_backbone(method: MethodSpec, info: ModelInfo) -> None:
         raise SpecError(
             f"method: {method.name!r} is for UNets, and {info.name} is none; {', '.join(able)} work with it"
         )
+    made = method.build()
     try:
-        method.build().check_backbone(info.backbone)
+        made.check_backbone(info.backbone)
     except ValueError as error:
         raise SpecError(f"method: {error}, such as {info.name}") from None
+    if made.needs:
+        from stages.models.flow.methods import check_needs  # here, since a UNet needs none of it
+
+        check_needs(made, info)
 
 
 def _check_flow(spec: RenderSpec, info: ModelInfo) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from freescale.cascade import Size
+    from freescale.patch_attention import PatchAttention
     from freescale.positions import PositionRule
     from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
@@ -48,6 +49,9 @@ class Backbone(Protocol):
     def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
         """Return the patch that fuses scales in every self-attention over the image."""
 
+    def in_patches(self, asked: PatchAttention, latent_hw: Size) -> Patch:
+        """Return the patch that cuts every self-attention over the image into blocks with a window of keys each."""
+
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that turns positions by a rule, for latents of a network trained on `trained` cells.
 
@@ -67,11 +71,16 @@ class Rescales(Protocol):
 
 
 @runtime_checkable
-class RotatesAnywhere(Protocol):
-    """A network with rotary positions that can be chosen for each call: those of queries, of keys, and of text."""
+class Rectifies(Protocol):
+    """A network with rotary positions, whose queries and keys can be turned apart from each other."""
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch of attention in tiles of queries (`rectified_attention`)."""
+
+
+@runtime_checkable
+class RepeatsText(Protocol):
+    """A network whose text can be put at several places."""
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that repeats the text at the origin of every trained grid that the latents' grid begins."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from freescale.backbones import BACKBONES, backbone_of
-from freescale.backbones.base import RotatesAnywhere
+from freescale.backbones.base import Rectifies, RepeatsText
+from freescale.patch_attention import patches_at
 from freescale.positions import growing_temperature, temperature
 
 if TYPE_CHECKING:
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import Backbone
     from freescale.cascade import Level
+    from freescale.moment import Moment
     from freescale.positions import PositionRule
     from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
+
+Able = TypeVar("Able", Rectifies, RepeatsText)
 
 Temperature = Literal["off", "entropy", "cinescale"]
 """What multiplies the logits of attention: nothing, sqrt(ln tokens / ln trained tokens), or CineScale's two factors."""
@@ -27,6 +31,12 @@ Temperature = Literal["off", "entropy", "cinescale"]
 def fusing(fusion: Fusion, level: Level) -> Patch:
     """Fuse scales in every self-attention over image tokens."""
     return _of_backbone(lambda backbone: backbone.fused(fusion, level.latent_hw))
+
+
+def patching(moment: Moment, *, jitter: bool) -> Patch:
+    """Cut every self-attention over image tokens into blocks, which `jitter` moves above twice the training size."""
+    asked = patches_at(moment, jitter=jitter)
+    return _of_backbone(lambda backbone: backbone.in_patches(asked, moment.level.latent_hw))
 
 
 def reaching(rule: PositionRule, tempered: Temperature, level: Level) -> Iterator[Patch]:
@@ -44,7 +54,8 @@ def rectifying(rectified: Rectified, level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    return lambda network: _anywhere(network).rectified(rectified, level.latent_hw, level.base_hw)(network)
+    able = _that(Rectifies)
+    return lambda network: able(network).rectified(rectified, level.latent_hw, level.base_hw)(network)
 
 
 def repeating_text(level: Level) -> Patch:
@@ -52,15 +63,22 @@ def repeating_text(level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    return lambda network: _anywhere(network).repeated_text(level.latent_hw, level.base_hw)(network)
+    able = _that(RepeatsText)
+    return lambda network: able(network).repeated_text(level.latent_hw, level.base_hw)(network)
 
 
-def _anywhere(network: nn.Module) -> RotatesAnywhere:
-    backbone = backbone_of(network)
-    if isinstance(backbone, RotatesAnywhere):
-        return backbone
-    able = [name for name, kind in BACKBONES.items() if issubclass(kind, RotatesAnywhere)]
-    raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(able)}")
+def _that(asked: type[Able]) -> Callable[[nn.Module], Able]:
+    """Return the view of a network that can what is asked, or raise `ValueError` with the networks that can."""
+
+    def view(network: nn.Module) -> Able:
+        """Return the view."""
+        backbone = backbone_of(network)
+        if isinstance(backbone, asked):
+            return backbone
+        able = [name for name, kind in BACKBONES.items() if issubclass(kind, asked)]
+        raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(able)}")
+
+    return view
 
 
 def _of_backbone(change: Callable[[Backbone], Patch]) -> Patch:

@@ -97,6 +97,11 @@ class Method:
             if (value := getattr(self, name)) != allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {allowed!r} with {kind} models")
 
+    @property
+    def needs(self) -> Mapping[type, str]:
+        """What the backbone of a transformer must be able to do, as protocols, and which value does without it."""
+        return {}
+
     @classmethod
     def check(cls, latents: Tensor) -> None:
         """Raise for latents of a video, (B, C, F, h, w), where the method is for images only."""

@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from freescale.backbones.base import RepeatsText
 from freescale.backbones.changes import Temperature, reaching, repeating_text
 from freescale.cascade import CELL, jump_sizes
 from freescale.methods.base import Method
@@ -28,7 +29,7 @@ from freescale.stagger import staggered
 from freescale.wavelets import haar_low
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -46,7 +47,6 @@ class IMax(Method):
     name: ClassVar[str] = "imax"
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
-    any_unet: ClassVar[bool] = False  # its text must have positions
     backbones = frozenset({"flow"})
 
     projection: float = 1.0  # weight of the guide; 0: none
@@ -69,6 +69,11 @@ class IMax(Method):
                 "posterior": ("sample", "mode"),
             }
         )
+
+    @property
+    def needs(self) -> Mapping[type, str]:
+        """Text that can be at several places, where it is repeated."""
+        return {RepeatsText: "repeat_text false"} if self.repeat_text else {}
 
     @property
     def shift_rule(self) -> ShiftRules:
