@@ -65,6 +65,7 @@ class Method:
     asks_sizes: ClassVar[bool] = False  # whether they need the sizes of all levels: `Level.sizes`
     asks_growth: ClassVar[bool] = False  # whether level 0 depends on whether levels follow: `Level.grows`
     asks_vae: ClassVar[bool] = False  # whether steps above level 0 decode and encode: `Level.codec`, `uses_vae`
+    filters: ClassVar[bool] = False  # whether they filter or enlarge latents in a step: `Level.cell_codec`
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
     backbones: ClassVar[frozenset[BackboneKind]] = frozenset({"unet"})  # what it can be used with
     only: ClassVar[Mapping[BackboneKind, Mapping[str, Any]]] = {}  # the one value that a field has with a backbone

@@ -26,6 +26,7 @@ from freescale.cascade import CELL, jump_sizes
 from freescale.methods.base import Method
 from freescale.positions import PositionRule
 from freescale.stagger import staggered
+from freescale.vae.codec import by_cells
 from freescale.wavelets import haar_low
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class IMax(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     backbones = frozenset({"flow"})
+    filters: ClassVar[bool] = True
 
     projection: float = 1.0  # weight of the guide; 0: none
     guidance: tuple[float, ...] = (3.5, 7.0)  # scale of each level, where the spec has none
@@ -115,7 +117,7 @@ class IMax(Method):
         if (weight := self.weight_at(moment)) == 0.0:
             return velocity
         to_guide = (latents - level.reference.to(latents)) / moment.sigma
-        return velocity + weight * haar_low(to_guide - velocity)
+        return velocity + weight * by_cells(level.cell_codec, haar_low, to_guide - velocity)
 
     def weight_at(self, moment: Moment) -> float:
         """Return the weight of the guide: `projection` at the first step, falling to near 0 at the last."""

@@ -40,6 +40,7 @@ class ScaleDiff(Method):
     steady: ClassVar[bool] = True
     keeps_features: ClassVar[FeatureLevels] = "base"
     backbones = frozenset({"unet", "flow"})
+    filters: ClassVar[bool] = True
 
     restart: float = 0.6  # 30 of 50 steps, timestep 381 (paper: 400); the README's example and FLUX: 0.4
     patches_only: bool = True  # self-attention in patches; false: over the whole grid (the paper's ablation)
@@ -95,8 +96,8 @@ class ScaleDiff(Method):
         level = moment.level
         if level.reference is None or level.factor <= 1.0 or not self.structure:
             return noise_pred
-        weight, grid = self.weight_at(moment), level.latent_hw
-        return guide_structure(noise_pred, latents, moment.sigma, level.reference, weight, *self.mixed_band(grid, grid))
+        held = level.reference, self.weight_at(moment), *self.mixed_band(level.latent_hw, level.latent_hw)
+        return guide_structure(noise_pred, latents, moment.sigma, *held, level.cell_codec)
 
     def weight_at(self, moment: Moment) -> float:
         """Return the weight of the guidance, (1 - a_i) / (1 - a_start) with a = alpha_cumprod: 1 at the restart.

@@ -54,6 +54,7 @@ class Swift(Method):
     video: ClassVar[bool] = False
     keeps_features: ClassVar[FeatureLevels] = "base"
     backbones = frozenset({"unet", "flow"})
+    filters: ClassVar[bool] = True
     only = _ONLY
 
     leave: float = 0.8  # share of level 0's steps that are taken; 1: all
@@ -134,8 +135,8 @@ class Swift(Method):
         if level.reference is None or level.factor <= 1.0:
             return denoiser(latents, moment.step, moment.schedule)
         noise_pred = scaled_guidance(denoiser, self.guidance)(latents, moment.step, moment.schedule)
-        band = self.mixed_band(level.latent_hw, level.base_hw)
-        return guide_structure(noise_pred, latents, moment.sigma, level.reference, self.structure, *band)
+        held = level.reference, self.structure, *self.mixed_band(level.latent_hw, level.base_hw)
+        return guide_structure(noise_pred, latents, moment.sigma, *held, level.cell_codec)
 
 
 @dataclass(frozen=True)

@@ -35,30 +35,35 @@ BASE, SIZE, NEXT = (64, 48), (128, 96), (256, 192)  # pixels: 4 x 3 tokens, 8 x 
 TEXT, STEPS = 3, 4
 WIDTHS = {"ZImagePipeline": 16}  # of a row of text; 24 where nothing is said
 POOLED = ("FluxPipeline", "StableDiffusion3Pipeline")
-NEW = {"ChromaPipeline": new_chroma, "StableDiffusion3Pipeline": new_sd3}
 CONDITIONS = {  # of methods with families: what has to be said
     "repeat_text false": {"repeat_text": False},
     "positions none or pi": {"positions": "pi"},
     "repeat_text false, positions none or pi": {"repeat_text": False, "positions": "pi"},
 }
 CASCADES = [name for name, kind in METHODS.items() if "flow" in kind.backbones and name not in ("direct", "enlarge")]
-PAIRS = [(name, family) for name in CASCADES for family in FLOW_FAMILIES if condition(name, family) is not None]
 
 
-@cache
-def network_of(pipeline: str) -> Any:
-    if pipeline in NEW:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return NEW[pipeline]().eval().requires_grad_(False)
-    made = {"FluxPipeline": flux_network, "Flux2KleinPipeline": flux2_network}
-    return (made | {"QwenImagePipeline": qwen_network, "ZImagePipeline": zimage_network})[pipeline]()
+def built(make: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().eval().requires_grad_(False)
+
+
+NETWORKS: dict[str, Any] = {
+    "FluxPipeline": flux_network,
+    "ChromaPipeline": cache(lambda: built(new_chroma)),
+    "Flux2KleinPipeline": flux2_network,
+    "StableDiffusion3Pipeline": cache(lambda: built(new_sd3)),
+    "QwenImagePipeline": qwen_network,
+    "ZImagePipeline": zimage_network,
+}
+PAIRS = [(name, family) for name in CASCADES for family in NETWORKS if condition(name, family) is not None]
 
 
 def denoiser(pipeline: str) -> Denoiser:
     embeds, negative = (normal((1, TEXT, WIDTHS.get(pipeline, 24)), side) for side in (1, 2))
     added: Any = ({"pooled_projections": normal((1, 20), side)} if pipeline in POOLED else {} for side in (3, 4))
-    return Denoiser(network_of(pipeline), Conditioning(embeds, negative, *added), 3.0)
+    return Denoiser(NETWORKS[pipeline](), Conditioning(embeds, negative, *added), 3.0)
 
 
 def method_of(name: str, pipeline: str, **changes: Any) -> Method:
@@ -132,13 +137,14 @@ def test_it_goes_on_from_every_step_and_leaves_nothing_behind(number: int) -> No
 
 
 def test_what_works_where() -> None:
-    """A table of positions has no rotations; text that is not at (0, 0) is not repeated."""
-    found = {name: [condition(name, family) for family in FLOW_FAMILIES] for name in METHODS}
-    table = [family == "StableDiffusion3Pipeline" for family in FLOW_FAMILIES]
+    """A table of positions has no rotations; text that is not at one place of the grid is not repeated."""
+    found = {name: {family: condition(name, family) for family in NETWORKS} for name in METHODS}
+    others = dict.fromkeys(NETWORKS, "")
     for name in ("direct", "freescale", "swift", "draft", "scalediff", "enlarge"):
-        assert found[name] == [""] * 6
-    assert found["cinescale_2026"] == [None if is_table else "" for is_table in table]
-    assert found["hiflow"] == found["cinescale"] == ["positions none or pi" if is_table else "" for is_table in table]
-    assert set(found["imax"][:3]) == {""}
-    assert found["imax"][3:] == ["repeat_text false, positions none or pi", "repeat_text false", "repeat_text false"]
-    assert found["demofusion"] == [None] * 6
+        assert found[name] == others
+    assert found["cinescale_2026"] == others | {"StableDiffusion3Pipeline": None}
+    assert found["hiflow"] == found["cinescale"] == others | {"StableDiffusion3Pipeline": "positions none or pi"}
+    without, rules = "repeat_text false", "positions none or pi"
+    moved = {"QwenImagePipeline": without, "ZImagePipeline": without}
+    assert found["imax"] == others | moved | {"StableDiffusion3Pipeline": f"{without}, {rules}"}
+    assert found["demofusion"] == dict.fromkeys(NETWORKS)
