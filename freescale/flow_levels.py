@@ -34,11 +34,12 @@ FLOW_HONOURED: dict[str, tuple[Any, ...]] = {
     "invert_sigmas": (False,),
     "stochastic_sampling": (False,),
     **{f"use_{kind}_sigmas": (False, True, None) for kind in SIGMAS},
-    "sigma_grid": ("training", "steps"),
+    "sigma_grid": ("training", "steps", "unipc"),
     "shift_line": ("empirical",),
 }
 """The values of a flow model's scheduler that are read as they are meant. `sigma_grid`, a field of ours, says which
-even levels are shifted: from 1 to the last level of training, or to 1 / N, as the pipelines of some models ask.
+even levels are shifted: from 1 to the last level of training, or to 1 / N, as the pipelines of some models ask, or
+those of UniPC, which would come to the last level of training one step later.
 `shift_line`, another one, says that a shift by size is FLUX.2's, which depends on the number of steps as well."""
 
 
@@ -59,12 +60,17 @@ def flow_sigmas(
     shift = _log_shift(config, steps, tokens, rule)
     dynamic = config.get("use_dynamic_shifting", False)
     total = int(config.get("num_train_timesteps", 1000))
-    if config.get("sigma_grid", "steps" if dynamic else "training") == "steps":
+    grid = config.get("sigma_grid", "steps" if dynamic else "training")
+    if grid == "steps":
         last = 1.0 / steps
+    elif grid == "unipc":
+        last = 1.0 - (steps - 1) / steps * (1.0 - 1.0 / total)
     else:  # the scheduler shifts the end of its training levels when it is made, and again for the steps
         last = 1.0 / total if dynamic else _shifted(1.0 / total, shift)
     even = (1.0 - i / max(steps - 1, 1) * (1.0 - last) for i in range(steps))
     sigmas = [_shifted(sigma, shift) for sigma in even]
+    if grid == "unipc":
+        sigmas[0] = min(sigmas[0], 1.0 - 1e-6)  # as its scheduler has it, for a logarithm
     if (terminal := config.get("shift_terminal")) and sigmas[-1] < 1.0:
         stretch = (1.0 - float(terminal)) / (1.0 - sigmas[-1])
         sigmas = [1.0 - (1.0 - sigma) * stretch for sigma in sigmas]
@@ -75,6 +81,11 @@ def flow_sigmas(
             f"shift_rule is {rule!r} at {tokens} tokens, where noise levels do not fall, allowed: cap, sqrt"
         )
     return sigmas
+
+
+def has_whole_timesteps(config: Mapping[str, Any]) -> bool:
+    """Return whether the network is told whole timesteps, rounded down, as UniPC's scheduler does."""
+    return config.get("sigma_grid") == "unipc"
 
 
 def _shifted(sigma: float, log_shift: float) -> float:

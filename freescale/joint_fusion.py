@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 _ALLOWED = {"channel_blur": False, "border": "clamp", "phases": (1, 1), "thinning": None}
 
 
+def check_joint(fusion: Fusion) -> None:
+    """Raise `ValueError` for what has no meaning in joint attention."""
+    for name, allowed in _ALLOWED.items():
+        if (value := getattr(fusion, name)) != allowed:
+            raise ValueError(f"{name} is {value!r}, allowed: {allowed!r} in joint attention")
+
+
 @dataclass(frozen=True, eq=False)
 class JointFusion:
     """Scale fusion as it is asked of every joint attention."""
@@ -37,9 +44,7 @@ class JointFusion:
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning in joint attention."""
-        for name, allowed in _ALLOWED.items():
-            if (value := getattr(self.fusion, name)) != allowed:
-                raise ValueError(f"{name} is {value!r}, allowed: {allowed!r} in joint attention")
+        check_joint(self.fusion)
 
     def layer(self, name: str, grid: Grid) -> JointLayer | None:
         """Return the windows of a layer; None where one is the whole grid."""
@@ -62,24 +67,29 @@ class _FusedLayer:
         return fused(heads, text, self.windows, turns, self.fusion)
 
 
-def fused(heads: Heads, text: int, windows: Windows, turns: Turns, fusion: Fusion) -> Tensor:
-    """Return the attention (B, n + h * w, C) of all tokens, the first `text` of which are text."""
+def fused(heads: Heads, text: int, windows: Windows, turns: Turns, fusion: Fusion, frames: int = 1) -> Tensor:
+    """Return the attention (B, n + F * h * w, C) of all tokens, the first `text` of which are text.
+
+    Of a video, a window spans all frames, and the blur is one over each frame.
+    """
     everywhere = Heads(rotated(heads.query, turns.everywhere), rotated(heads.key, turns.everywhere), heads.value)
     attended = sdpa(everywhere)
     if fusion.bands == "global":
         return attended
-    whole = attended[:, text:].reshape(attended.shape[0], *windows.grid, -1)
-    local = windowed(heads, text, windows, turns, fusion.window_rows)
+    whole = attended[:, text:].reshape(attended.shape[0] * frames, *windows.grid, -1)
+    local = windowed(heads, text, windows, turns, fusion.window_rows, frames).flatten(0, 1)
     if fusion.bands == "local":
         image = local
     else:
         low, high = (whole, local) if fusion.bands == "swapped" else (local, whole)
         image = high + blur_grid(low - high, fusion.taps, fusion.blur_border)
-    return torch.cat([attended[:, :text], image.flatten(1, 2)], dim=1)
+    return torch.cat([attended[:, :text], image.view(attended.shape[0], -1, attended.shape[2])], dim=1)
 
 
-def windowed(heads: Heads, text: int, windows: Windows, turns: Turns, window_rows: int | None = None) -> Tensor:
-    """Return a_L (B, h, w, C): image tokens attend to their window and to the text, averaged over their windows.
+def windowed(
+    heads: Heads, text: int, windows: Windows, turns: Turns, window_rows: int | None = None, frames: int = 1
+) -> Tensor:
+    """Return a_L (B, F, h, w, C): image tokens attend to their window and to the text, averaged over their windows.
 
     Windows are added in their order one by one, so their chunks change no bit.
     """
@@ -87,15 +97,24 @@ def windowed(heads: Heads, text: int, windows: Windows, turns: Turns, window_row
     context = context._replace(key=rotated(context.key, turns.words))
     batch, _, count, size = image.query.shape
     total_dtype = torch.promote_types(image.query.dtype, torch.float32)
-    total = torch.zeros(batch, *windows.grid, count * size, device=image.query.device, dtype=total_dtype)
-    at_once = sets_at_once(image, windows.window[0] * windows.window[1] + text, window_rows)
+    total = torch.zeros(batch, frames, *windows.grid, count * size, device=image.query.device, dtype=total_dtype)
+    at_once = sets_at_once(image, frames * windows.window[0] * windows.window[1] + text, window_rows)
     for chunk in each(list(windows.chunks(at_once)), len):
-        index = chunk.tokens(image.query.device)
+        index = _in_frames(chunk.tokens(image.query.device), windows.grid, frames)
         query, key, value = (x[:, index].flatten(0, 1) for x in image)
         keys, values = (x.repeat_interleave(len(chunk), 0) for x in context[1:])
         key, value = torch.cat([keys, rotated(key, turns.own)], dim=1), torch.cat([values, value], dim=1)
-        attended = sdpa(Heads(rotated(query, turns.own), key, value)).view(batch, len(chunk), *windows.window, -1)
+        attended = sdpa(Heads(rotated(query, turns.own), key, value))
+        attended = attended.view(batch, len(chunk), frames, *windows.window, -1)
         for number in each(range(len(chunk))):
             grid, window = chunk.overlap(number)
-            total[:, *grid] += attended[:, number, *window]
+            total[:, :, *grid] += attended[:, number, :, *window]
     return total.div_(windows.count(total.device).to(total_dtype)[..., None]).to(image.query.dtype)
+
+
+def _in_frames(index: Tensor, grid: Grid, frames: int) -> Tensor:
+    """Return the tokens (windows, F * T) of windows through all frames, for those of the first one, (windows, T)."""
+    if frames == 1:
+        return index
+    first = grid[0] * grid[1] * torch.arange(frames, device=index.device)
+    return (first[:, None] + index[:, None]).flatten(1)

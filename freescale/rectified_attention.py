@@ -11,11 +11,11 @@ the training size:
 The released code rounds to whole positions. Every query is in one tile, so nothing is averaged, and the cost is that of
 global attention and one rotation of all keys a tile. Where M is at least E, positions are as they were.
 
-Published for video models whose text is outside of self-attention. In joint attention text has a place as well, beside
-a grid that begins at 0 on both axes; this part is ours. For a tile of image queries that grid begins at L, where the
-compressed keys begin, and text queries are a tile of their own beside a grid at 0. So there, too, no offset is larger
-than in training. Where text is beside a grid is the network's: at its origin (FLUX, Z-Image), or from half of its
-larger side on along the diagonal (Qwen-Image).
+Published for video models whose text is outside of self-attention; there a tile goes through all frames. In joint
+attention text has a place as well, beside a grid that begins at 0 on both axes; this part is ours. For a tile of image
+queries that grid begins at L, where the compressed keys begin, and text queries are a tile of their own beside a grid
+at 0. So there, too, no offset is larger than in training. Where text is beside a grid is the network's: at its origin
+(FLUX, Z-Image), or from half of its larger side on along the diagonal (Qwen-Image).
 
 Tokens are (B, n + h * w, heads, head_dim), text first.
 """
@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -40,15 +41,22 @@ if TYPE_CHECKING:
     from freescale.unet_patches import Processor
     from freescale.windows import Grid
 
-    RotaryAt = Callable[[Tensor, Tensor, Tensor], Rotary]
-    """Rotations of tokens by rows, columns, and numbers in the text (`IMAGE` for those of the image). The row and the
-    column of a text token are where the grid begins that it is beside."""
+    RotaryAt = Callable[["Places"], Rotary]
 
 Span = tuple[int, int]
 """First and last position."""
 
 IMAGE = -1.0
 """In place of the number in the text, for an image token."""
+
+
+class Places(NamedTuple):
+    """Where tokens are, each (tokens,) in float64; text is at the row and the column of the grid that it is beside."""
+
+    rows: Tensor
+    columns: Tensor
+    words: Tensor  # numbers in the text; `IMAGE` for those of the image
+    frames: Tensor
 
 
 @dataclass(frozen=True)
@@ -131,19 +139,17 @@ class Tiles:
         """Whether the grid is no larger than the trained one."""
         return all(side <= trained for side, trained in zip(self.grid, self.trained, strict=True))
 
-    def attended(self, heads: Heads, text: int, rotary_at: RotaryAt) -> Tensor:
-        """Return the attention (B, n + h * w, C) of all tokens, the first `text` of which are text."""
+    def attended(self, heads: Heads, text: int, rotary_at: RotaryAt, frames: int = 1) -> Tensor:
+        """Return the attention (B, n + F * h * w, C) of all tokens, the first `text` of which are text."""
         height, width = self.grid
-        number = torch.arange(height * width).view(self.grid)
+        number = torch.arange(frames * height * width).view(frames, *self.grid)
         rows, columns = list(self._axis(0)), list(self._axis(1))
-        output = torch.empty_like(heads.query).flatten(2)
+        output, tile = torch.empty_like(heads.query).flatten(2), partial(self._tile, heads, text, rotary_at, frames)
         if text:
-            origin = self._keys(0, (0, 0)), self._keys(1, (0, 0))
-            output[:, :text] = self._tile(heads, text, torch.arange(text), *origin, (0.0, 0.0), rotary_at)
+            output[:, :text] = tile(torch.arange(text), self._keys(0, (0, 0)), self._keys(1, (0, 0)), (0.0, 0.0))
         for (tall, of_rows), (wide, of_columns) in itertools.product(rows, columns):
-            inside = number[tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
-            begin = float(of_rows[0]), float(of_columns[0])
-            output[:, text + inside] = self._tile(heads, text, text + inside, of_rows, of_columns, begin, rotary_at)
+            inside = text + number[:, tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
+            output[:, inside] = tile(inside, of_rows, of_columns, (float(of_rows[0]), float(of_columns[0])))
         return output
 
     def _axis(self, axis: int) -> Iterator[tuple[Span, Tensor]]:
@@ -159,26 +165,34 @@ class Tiles:
         self,
         heads: Heads,
         text: int,
+        rotary_at: RotaryAt,
+        frames: int,
         queries: Tensor,
         rows: Tensor,
         columns: Tensor,
         begin: tuple[float, float],
-        rotary_at: RotaryAt,
     ) -> Tensor:
         """Return the attention (B, queries, C) of some tokens to all, whose rows and columns are given.
 
         Text is at `begin`, where the positions of keys begin; the queries' own are whole.
         """
         device, words = heads.query.device, torch.arange(text, dtype=torch.float64)
-        row, column = (x.flatten() for x in torch.meshgrid(rows, columns, indexing="ij"))
-        numbers = torch.cat([words, torch.full_like(row, IMAGE)])
-        places = _after(begin[0], text, row), _after(begin[1], text, column), numbers
-        keys = rotary_at(*(x.to(device) for x in places))
-        image, is_text = (queries - text).clamp(min=0), queries < text
-        places = image // self.grid[1], image % self.grid[1], torch.where(is_text, queries, IMAGE)
-        own = rotary_at(*(x.double().to(device) for x in places))
-        query = rotated(heads.query[:, queries.to(device)], own)
-        return sdpa(Heads(query, rotated(heads.key, keys), heads.value))
+        frame, row, column = (
+            x.flatten() for x in torch.meshgrid(torch.arange(frames, dtype=torch.float64), rows, columns, indexing="ij")
+        )
+        of_image = torch.full_like(row, IMAGE)
+        keys = (
+            *(_after(first, text, axis) for first, axis in zip(begin, (row, column), strict=True)),
+            *(torch.cat(pair) for pair in ((words, of_image), (torch.zeros_like(words), frame))),
+        )
+        image, is_text, width = (queries - text).clamp(min=0), queries < text, self.grid[1]
+        size = self.grid[0] * width
+        own = image % size // width, image % width, torch.where(is_text, queries, IMAGE), image // size
+        query, key = (
+            rotated(x, rotary_at(Places(*(each.double().to(device) for each in places))))
+            for x, places in ((heads.query[:, queries.to(device)], own), (heads.key, keys))
+        )
+        return sdpa(Heads(query, key, heads.value))
 
 
 def _after(begin: float, count: int, positions: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ def chunk_feed_forward(tokens: int) -> Patch:
         """Stand in for each feed-forward of `unet`."""
         from freescale.substitutes import Chunked  # a class of torch's
 
-        children = [child._replace(substitute=Chunked(child.module, tokens)) for child in _children(unet, (".ff",))]
+        found = _children(unet, (".ff", ".ffn"))
+        children = [child._replace(substitute=Chunked(child.module, tokens)) for child in found]
         with replaced(children):
             yield
 
@@ -90,6 +91,7 @@ def chunk_feed_forward(tokens: int) -> Patch:
 
 def _children(unet: nn.Module, endings: tuple[str, ...]) -> list[Child]:
     """Return the modules of transformer blocks whose names end with one of `endings`."""
-    names = [n for n, _ in unet.named_modules() if n.endswith(endings) and ".transformer_blocks." in n]
+    found = (name for name, _ in unet.named_modules() if name.endswith(endings))
+    names = [name for name in found if ".transformer_blocks." in name or name.endswith(".ffn")]  # of Wan
     split = [(unet.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
     return [Child(parent, name, getattr(parent, name)) for parent, name in split]

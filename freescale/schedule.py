@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from freescale.flow_levels import flow_sigmas, signals_at
+from freescale.flow_levels import flow_sigmas, has_whole_timesteps, signals_at
 from freescale.forward_process import renoise
 from freescale.noise_levels import (
     SIGMAS,
@@ -193,7 +193,8 @@ def make_schedule(
     if not 1 <= num_inference_steps <= total:
         raise ValueError(f"num_inference_steps is {num_inference_steps}, allowed: 1 to {total}")
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
-        return _flow_schedule(flow_sigmas(config, num_inference_steps, tokens, shift_rule), total, solver, timesteps)
+        sigmas, is_whole = flow_sigmas(config, num_inference_steps, tokens, shift_rule), has_whole_timesteps(config)
+        return _flow_schedule(sigmas, total, solver, timesteps, is_whole)
     _check(config)
     schedule = _schedule(config, num_inference_steps, solver, eta, timesteps, training_sigmas(config, total))
     dynamic = config.get("dynamic_scale")
@@ -237,7 +238,9 @@ def _schedule(
     return for_solver(schedule)
 
 
-def _flow_schedule(sigmas: Sequence[float], total: int, solver: Solver, timesteps: Sequence[float]) -> Schedule:
+def _flow_schedule(
+    sigmas: Sequence[float], total: int, solver: Solver, timesteps: Sequence[float], is_whole: bool
+) -> Schedule:
     """Return the schedule of a flow model. Raises `ValueError` for a solver or timesteps that it cannot have."""
     if not SOLVERS[solver].flow:
         known = ", ".join(name for name, row in SOLVERS.items() if row.flow)
@@ -245,7 +248,7 @@ def _flow_schedule(sigmas: Sequence[float], total: int, solver: Solver, timestep
     if timesteps:
         raise ValueError(f"timesteps are {list(timesteps)} of a flow model, allowed: none")
     schedule = Schedule(
-        timesteps=tuple(total * sigma for sigma in sigmas),
+        timesteps=tuple(float(int(total * sigma)) if is_whole else total * sigma for sigma in sigmas),
         sigmas=(*sigmas, 0.0),
         init_sigma=sigmas[0],
         solver=solver,

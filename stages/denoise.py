@@ -260,7 +260,7 @@ class DenoiseStage(Stage):
         return parents["latents"]["latents"].to(models.device)
 
     def _level(self, parents: Parents, models: Models, options: RunOptions) -> Level:
-        frames, device = models.info.frames, models.device
+        frames, device = models.info.latent_frames, models.device
         level = Level(self.level, self.size, self.base_size, models.info.cell, sizes=self.sizes, frames=frames)
         if self.thinning:
             level = replace(level, thinning=(self.thinning[0], self.thinning[1]))
@@ -308,7 +308,7 @@ class BaseDenoise(DenoiseStage):
 
     name = "base_denoise"
 
-    frames: int | None = None  # of a video
+    frames: int | None = None  # latent ones, of a video
 
     def _first(self, parents: Parents, method: Method, schedule: Schedule, level: Level, models: Models) -> Any:
         moment = Moment(level=level, step=self.start, schedule=schedule, seed=self.seed)

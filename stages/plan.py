@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from freescale.walk import pairs_of
 from stages.call import Call
+from stages.causal.decode import decoding
+from stages.causal.upscale import UpscaleCausal
 from stages.conditioning import EncodePrompt, text_stage
-from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling, Walk
 from stages.errors import SpecError
 from stages.export import Export, check_whole
@@ -118,8 +119,7 @@ class _Builder:
                 image = self._call(stage, level, {"image": image})
             else:
                 latents = latents if image is None else self._higher(level, latents, image)
-                frames = self.spec.frames
-                image = self._call(Decode() if frames is None else DecodeVideo(frames), level, {"latents": latents})
+                image = self._call(decoding(self.info, self.spec.frames), level, {"latents": latents})
             exports.append(self._call(self._export(level), level, {"image": image}))
         if not self._enlarges:
             self._masks(self.levels[0].detail_pass)  # checked, though nothing reads them
@@ -166,7 +166,7 @@ class _Builder:
             stop=len(walk),
             time_ids=self._time_ids(method, 0),
             motion_fps=self.spec.motion_fps,
-            frames=self.spec.frames,
+            frames=None if self.spec.frames is None else self.info.latent_frames_of(self.spec.frames),
             chunks=self.chunks,
             walk=self._pairs(walk),
             grows=self._enlarges and method.asks_growth,
@@ -226,7 +226,8 @@ class _Builder:
             mixed = UpscaleMixed(*how, band, kind)
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
-            return self._call(UpscaleVideo(*how[:4], frames), level, {"image": image})
+            kind = UpscaleVideo if self.info.time_cell == 1 else UpscaleCausal
+            return self._call(kind(*how[:4], frames), level, {"image": image})
         return self._call(Upscale(*how), level, {"image": image})
 
     def _denoise(

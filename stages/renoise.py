@@ -42,7 +42,7 @@ class Renoise(Stage):
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Tensors:
         """Add the level's noise, which is keyed by (seed, level): the denoising stages draw it again."""
         reference = parents["reference"]["latents"]
-        frames, cell = models.info.frames, models.info.cell
+        frames, cell = models.info.latent_frames, models.info.cell
         noise = video_noise(tuple(reference.shape), frames, self.seed, "restart_noise", self.level)
         level = Level(self.level, self.size, self.base_size, cell, reference=reference, noise=noise, frames=frames)
         method = method_of(self.method)

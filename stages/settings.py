@@ -19,6 +19,7 @@ from stages.errors import SpecError, sentence
 from stages.media.ffmpeg import check_encoding
 from stages.models.card import merged, values_for
 from stages.models.folder import needs_few_steps
+from stages.models.info import nearest_frames
 from stages.models.method_presets import preset_values
 from stages.models.presets import METHOD_PRESETS, few_steps_in, method_values
 from stages.prompts.reading import settled_prompts
@@ -249,6 +250,9 @@ def _video_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
         raise SpecError(f"image: {info.name} makes videos, and none can start from a picture; leave it out")
     if spec.motion_fps is not None and info.motion_fps is None:
         raise SpecError(f"motion_fps: {info.name} has no fps branch to tell it to; leave it out")
+    frames = spec.frames or info.frames or 1
+    if (frames - 1) % info.time_cell:
+        raise SpecError(f"frames: with {info.name}, {nearest_frames(frames, info.time_cell)}; {frames} is between them")
     format = spec.format or "mp4"
     check_encoding(format, spec.size, spec.pixel_format)
     for name in ("crf", "pixel_format"):
@@ -256,7 +260,7 @@ def _video_settings(spec: RenderSpec, info: ModelInfo) -> dict[str, Any]:
             raise SpecError(f"{name}: {getattr(spec, name)} is for {' and '.join(LOSSY)}, not for {format}")
     return {
         "format": format,
-        "frames": spec.frames or info.frames,
+        "frames": frames,
         "fps": spec.fps or exact_rate(info.fps),
         "motion_fps": spec.motion_fps or info.motion_fps,
     }

@@ -95,8 +95,8 @@ class Cost:
 class Networks(Protocol):
     """What a model's networks take at work; the planner knows it without loading them."""
 
-    def latent_bytes(self, size: Size) -> int:
-        """Bytes of the float32 latents of a picture of `size` pixels."""
+    def latent_bytes(self, size: Size, frames: int = 1) -> int:
+        """Bytes of the float32 latents of a picture of `size` pixels, or of a video."""
 
     def text_bytes(self, chunks: int) -> int:
         """Bytes of the float32 rows of one encoded prompt of so many chunks."""
@@ -112,6 +112,12 @@ class Networks(Protocol):
 
     def encode(self, size: Size, source: Size, held: int = 0) -> Cost:
         """Enlarge a picture from `source` to `size` pixels and encode it; by tiles, with `held` bytes beside them."""
+
+    def decode_video(self, size: Size, frames: int) -> Cost:
+        """Decode a video of `size` pixels by a causal VAE, a latent frame at a time."""
+
+    def encode_video(self, size: Size, source: Size, frames: int) -> Cost:
+        """Enlarge the frames of a video from `source` to `size` pixels and encode them by a causal VAE."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,7 @@ class Stage:
 
     def disk_bytes(self, networks: Networks, size: Size, frames: int) -> int:
         """About how many bytes its arrays and files have, for a level of `size`: by default those of latents."""
-        return frames * networks.latent_bytes(size)
+        return networks.latent_bytes(size, frames)
 
 
 @runtime_checkable

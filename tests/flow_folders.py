@@ -44,9 +44,11 @@ def check_folded(spec: Any, info: Any) -> None:
     """The last level's step takes of the folded network what it takes of the whole one."""
     plan = make_plan(spec, info)
     stage = next(call.stage for call in reversed(plan.calls) if isinstance(call.stage, DenoiseStage))
+    frames = plan.info.latent_frames
+    video = None if frames is None else (frames, frames)
     configs, cost = configurations(plan.info, "unet"), {}
     for folded in (True, False):
         unet = Skeleton(empty_part(json.loads(configs[0]), torch.float32), folded=folded)
-        cost[folded] = trace_step(stage, unet, RunOptions(), stage.start + 1, None, 8)
+        cost[folded] = trace_step(stage, unet, RunOptions(), stage.start + 1, video, 8)
     assert cost[True].flops == cost[False].flops
     assert cost[True].activations == pytest.approx(cost[False].activations, rel=1e-3)

@@ -468,3 +468,33 @@ def new_qwen_vae() -> Any:
         latents_mean=[0.1, -0.2, 0.3, 0.0],
         latents_std=[1.5, 0.5, 2.0, 1.0],
     )
+
+
+def new_wan() -> Any:
+    """A small `WanTransformer3DModel` for latents of four channels."""
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=24,
+        freq_dim=16,
+        ffn_dim=40,
+        num_layers=2,
+    )
+
+
+def new_wan_vae() -> Any:
+    """A small `AutoencoderKLWan` with latents of four channels."""
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 2, 2, 3],
+        num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.5, 2.0, 1.0],
+    )

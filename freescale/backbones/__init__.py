@@ -23,6 +23,7 @@ BACKBONES: Imported[type[Backbone]] = Imported(
         "SD3Transformer2DModel": "sd3.SD3",
         "QwenImageTransformer2DModel": "qwen.QwenImage",
         "ZImageTransformer2DModel": "zimage.ZImage",
+        "WanTransformer3DModel": "wan.Wan",
     },
 )
 """By the name of a network's class, or of one that it inherits."""

@@ -7,7 +7,7 @@ network takes and what its text is called are its file's, and nobody else's.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,10 @@ class Backbone(Protocol):
         """Return the patch that fuses scales in every self-attention over the image."""
 
     def in_patches(self, asked: PatchAttention, latent_hw: Size) -> Patch:
-        """Return the patch that cuts every self-attention over the image into blocks with a window of keys each."""
+        """Return the patch that cuts every self-attention over the image into blocks with a window of keys each.
+
+        Raises `ValueError` for a network of videos.
+        """
 
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that turns positions by a rule, for latents of a network trained on `trained` cells.
@@ -71,8 +74,8 @@ class Rescales(Protocol):
 
 
 @runtime_checkable
-class Rectifies(Protocol):
-    """A network with rotary positions, whose queries and keys can be turned apart from each other."""
+class RotatesAnywhere(Protocol):
+    """A network with rotary positions that can be chosen for each call: those of queries, and of keys."""
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch of attention in tiles of queries (`rectified_attention`)."""
@@ -80,15 +83,25 @@ class Rectifies(Protocol):
 
 @runtime_checkable
 class RepeatsText(Protocol):
-    """A network whose text can be put at several places."""
+    """A network whose text has places among those of the image."""
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that repeats the text at the origin of every trained grid that the latents' grid begins."""
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:
-    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits."""
-    return next(each.dtype for each in network.parameters() if each.dtype.itemsize > 1)
+    """Return the dtype that a network computes in: that of its first parameter which is not stored in 8 bits.
+
+    Parts that stay in float32 do not count.
+    """
+    parameters = ((name, each.dtype) for name, each in network.named_parameters() if each.dtype.itemsize > 1)
+    return next(dtype for name, dtype in parameters if not stays_in_float32(network, name))
+
+
+def stays_in_float32(network: nn.Module, name: str) -> bool:
+    """Return whether a tensor is of a part that its class keeps in float32, whatever dtype is asked for."""
+    kept: Any = getattr(network, "_keep_in_fp32_modules", None) or ()
+    return any(part in kept for part in name.split("."))
 
 
 def to_rows(x: Tensor, rows: int) -> Tensor:

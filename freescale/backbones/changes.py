@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from freescale.backbones import BACKBONES, backbone_of
-from freescale.backbones.base import Rectifies, RepeatsText
+from freescale.backbones.base import RepeatsText, RotatesAnywhere
 from freescale.patch_attention import patches_at
 from freescale.positions import growing_temperature, temperature
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
-Able = TypeVar("Able", Rectifies, RepeatsText)
-
+Ability = TypeVar("Ability", RotatesAnywhere, RepeatsText)
 Temperature = Literal["off", "entropy", "cinescale"]
 """What multiplies the logits of attention: nothing, sqrt(ln tokens / ln trained tokens), or CineScale's two factors."""
 
@@ -54,8 +53,7 @@ def rectifying(rectified: Rectified, level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    able = _that(Rectifies)
-    return lambda network: able(network).rectified(rectified, level.latent_hw, level.base_hw)(network)
+    return lambda network: _able(network, RotatesAnywhere).rectified(rectified, level.latent_hw, level.base_hw)(network)
 
 
 def repeating_text(level: Level) -> Patch:
@@ -63,22 +61,16 @@ def repeating_text(level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    able = _that(RepeatsText)
-    return lambda network: able(network).repeated_text(level.latent_hw, level.base_hw)(network)
+    return lambda network: _able(network, RepeatsText).repeated_text(level.latent_hw, level.base_hw)(network)
 
 
-def _that(asked: type[Able]) -> Callable[[nn.Module], Able]:
-    """Return the view of a network that can what is asked, or raise `ValueError` with the networks that can."""
-
-    def view(network: nn.Module) -> Able:
-        """Return the view."""
-        backbone = backbone_of(network)
-        if isinstance(backbone, asked):
-            return backbone
-        able = [name for name, kind in BACKBONES.items() if issubclass(kind, asked)]
-        raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(able)}")
-
-    return view
+def _able(network: nn.Module, ability: type[Ability]) -> Ability:
+    """Return the backbone of a network. Raises `ValueError` for one without the ability."""
+    backbone = backbone_of(network)
+    if isinstance(backbone, ability):
+        return backbone
+    able = [name for name, kind in BACKBONES.items() if issubclass(kind, ability)]
+    raise ValueError(f"the network is a {type(network).__name__}, allowed: {', '.join(able)}")
 
 
 def _of_backbone(change: Callable[[Backbone], Patch]) -> Patch:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
     from freescale.joint_attention import JointAsked, Rotary
     from freescale.positions import PositionRule
-    from freescale.rectified_attention import Rectified
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch
 
 
@@ -91,9 +91,10 @@ class Flux(Windowed):
         tiles = Tiles(tokens_of(latent_hw), tokens_of(trained), rectified)
         return processed(self.attentions(), lambda name, inner: RectifiedAttention(inner, name, tiles, self.rotary_at))
 
-    def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
+    def rotary_at(self, places: Places) -> Rotary:
         """Return the network's own table for tokens at these rows and columns; text has no numbers here."""
-        table: Rotary = self.network.pos_embed.forward(torch.stack((torch.zeros_like(rows), rows, columns), -1).float())
+        ids = torch.stack((torch.zeros_like(places.rows), places.rows, places.columns), dim=-1).float()
+        table: Rotary = self.network.pos_embed.forward(ids)
         return table
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:

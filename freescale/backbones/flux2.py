@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from freescale.backbones.base import Rows
     from freescale.cascade import Size
     from freescale.joint_attention import JointAsked, Rotary
-    from freescale.rectified_attention import Rectified
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch
 
 
@@ -85,8 +85,9 @@ class Flux2(Flux):
             ),
         )
 
-    def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
+    def rotary_at(self, places: Places) -> Rotary:
         """Return the network's own table for tokens at these rows and columns, text by its numbers."""
+        rows, columns, words, _ = places
         ids = torch.stack((torch.zeros_like(rows), rows, columns, words.clamp(min=0)), dim=-1).float()
         table: Rotary = self.network.pos_embed.forward(ids)
         return table

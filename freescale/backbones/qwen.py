@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
     from freescale.joint_attention import JointAsked, Rotary
     from freescale.positions import PositionRule
-    from freescale.rectified_attention import Rectified
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch
 
 AXES = (None, 0, 1)  # what the three positions of a token count: nothing, rows, columns
@@ -105,20 +105,21 @@ class QwenImage(Windowed):
         turned = partial(self.rotary_at, tiles.trained)
         return processed(self.attentions(), lambda name, inner: RectifiedAttention(inner, name, tiles, turned))
 
-    def rotary_at(self, trained: Size, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
+    def rotary_at(self, trained: Size, places: Places) -> Rotary:
         """Return rotations of tokens at these rows and columns; text is where it is beside a picture of `trained`.
 
         Positions are counted from the origin here: only differences count.
         """
-        is_text, module = words >= 0, self.network.pos_embed
+        (rows, columns, words, _), module = places, self.network.pos_embed
+        is_text = words >= 0
         first = max(side // 2 for side in trained)
         beyond = [first + side - side // 2 for side in trained]  # from the origin of the grid on
-        places = (
+        axes = (
             torch.where(is_text, first + words, 0.0),
             *(x + torch.where(is_text, along + words, 0.0) for x, along in zip((rows, columns), beyond, strict=True)),
         )
         angles = []
-        for place, dims in zip(places, module.axes_dim, strict=True):
+        for place, dims in zip(axes, module.axes_dim, strict=True):
             turns = torch.tensor(frequencies("none", dims, float(module.theta), 1.0, 1), dtype=torch.float64)
             angles.append(torch.outer(place.double(), turns.to(place.device)))
         whole = torch.cat(angles, dim=1).float()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from freescale.cascade import Size
     from freescale.joint_attention import JointAsked, Rotary
     from freescale.positions import PositionRule
-    from freescale.rectified_attention import Rectified
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch, Processor
 
 FILLED = 32  # image and caption are filled up to multiples of it
@@ -205,8 +205,9 @@ class RowTiles:
             raise ValueError(f"{self.name} has a mask or no positions, allowed: captions of one length in a call")
         given, image = freqs_cis[0], self.tiles.grid[0] * self.tiles.grid[1]
 
-        def rotary_at(rows: Tensor, columns: Tensor, numbers: Tensor) -> Rotary:
+        def rotary_at(places: Places) -> Rotary:
             """Return rotations at these rows and columns, at the times of the tokens."""
+            rows, columns, numbers, _ = places
             times = self.plain.dims[0] // 2
             table = self.plain(torch.stack((torch.zeros_like(rows), rows, columns), dim=-1))
             own = given[torch.where(numbers >= 0, image + numbers, 0).long(), :times]

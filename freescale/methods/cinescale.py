@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
-from freescale.backbones.base import Rectifies
+from freescale.backbones.base import RotatesAnywhere
 from freescale.backbones.changes import Temperature, reaching, rectifying
 from freescale.cascade import CELL, cascade_sizes, jump_sizes
 from freescale.enlarge import Interpolation
@@ -124,7 +124,7 @@ class CineScale2026(_Cascade):
     @property
     def needs(self) -> Mapping[type, str]:
         """Rotary positions, since tiles are turned apart from each other."""
-        return {Rectifies: ""}
+        return {RotatesAnywhere: ""}
 
     @property
     def shift_rule(self) -> ShiftRules:

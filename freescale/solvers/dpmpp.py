@@ -81,23 +81,25 @@ def unipc(
     sigma, following = levels.current, levels.following
     if following == 0.0:
         return denoised, (denoised, *history[:1])
-    latents = (following / sigma) * latents + (1.0 - following / sigma) * _extrapolated(denoised, levels, history)
+    kept = following / sigma
+    share = 1.0 - kept if levels.signal == 1.0 else -levels.signal_after * math.expm1(-levels.log_step)
+    latents = kept * latents + share * _extrapolated(denoised, levels, history)
     return latents, (denoised, *history[:1])
 
 
 def _correction(denoised: Tensor, levels: NoiseLevels, history: History) -> Tensor:
     """Return UniC minus UniP of the step that led here, of the order that the prediction had."""
-    h = math.log(levels.past[0] / levels.current)
+    h = levels.log_step_before
     phi = math.expm1(-h)
     difference = denoised - history[0]
     if len(history) < 2 or len(levels.past) < 2:
-        return (-0.5 * phi) * difference
-    ratio = -math.log(levels.past[1] / levels.past[0]) / h
+        return (-0.5 * phi * levels.signal) * difference
+    ratio = -levels.log_step_second / h
     phi_1 = phi / -h - 1.0
     first, second = phi_1 / phi, (phi_1 / -h - 0.5) * 2.0 / phi
     weight = (first - second) / (1.0 - ratio)
     slope = (history[1] - history[0]) / ratio
-    return -phi * ((weight - 0.5) * slope + (first - weight) * difference)
+    return (-phi * levels.signal) * ((weight - 0.5) * slope + (first - weight) * difference)
 
 
 def _extrapolated(denoised: Tensor, levels: NoiseLevels, history: History) -> Tensor:

@@ -52,6 +52,12 @@ class NoiseLevels(NamedTuple):
         """How far log(sigma / signal) fell in the step before, of which there must be one."""
         return _log_fall(self.past[0], self.signal_before, self.current, self.signal)
 
+    @property
+    def log_step_second(self) -> float:
+        """How far log(sigma / signal) fell in the step before that one, of which there must be one."""
+        signal = 1.0 - self.past[1] if self.signal < 1.0 else 1.0
+        return _log_fall(self.past[1], signal, self.past[0], self.signal_before)
+
 
 def _log_fall(sigma: float, signal: float, following: float, signal_after: float) -> float:
     return math.log((sigma * signal_after) / (following * signal)) if signal else math.inf

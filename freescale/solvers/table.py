@@ -47,7 +47,7 @@ SOLVERS: dict[Solver, SolverTraits] = {
     "dpmpp_3m_sde": SolverTraits(dpmpp_3m_sde, eta="one", unit_variance=True, remembers=2),
     "dpmpp_2s_ancestral": SolverTraits(dpmpp_2s, eta="one", remembers=1, middle="down"),
     "dpmpp_sde": SolverTraits(dpmpp_2s, eta="one", remembers=1, middle="between"),
-    "unipc": SolverTraits(unipc, unit_variance=True, remembers=2),
+    "unipc": SolverTraits(unipc, unit_variance=True, remembers=2, flow=True),
     "heun": SolverTraits(heun, remembers=1, middle="end", flow=True),
     "dpm_2": SolverTraits(dpm_2, remembers=1, middle="down"),
     "dpm_2_ancestral": SolverTraits(dpm_2, eta="one", remembers=1, middle="down"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.adapters.metadata import trigger_words
 from stages.adapters.read import contents, kind_of, read_adapter
-from stages.adapters.spellings import ALONE, FLUX, TEXTS, UNET
+from stages.adapters.spellings import ALONE, TEXTS, TRANSFORMERS, UNET
 from stages.errors import SpecError
 from stages.models.cache_file import CacheFile
 from stages.models.hashes import Hashes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Networks = dict[str, tuple[str, dict[str, Any]]]
 """The class and the configuration of each part of a model that adapters may change."""
 VERSION = 1  # of what is checked
-TAKE_ADAPTERS = ("UNet2DConditionModel", "UNetMotionModel", *FLUX)
+TAKE_ADAPTERS = ("UNet2DConditionModel", "UNetMotionModel", *TRANSFORMERS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def applied(loras: Sequence[LoraSpec], home: Path, model: str, networks: Network
     unet_class = networks[UNET][0]
     if unet_class not in TAKE_ADAPTERS and "Transformer" in unet_class:
         raise SpecError(
-            f"lora: the model {model!r} is a {unet_class}; models with a UNet, FLUX.1 and Chroma take LoRAs"
+            f"lora: the model {model!r} is a {unet_class}; models with a UNet, {', '.join(TRANSFORMERS.values())} "
+            "take LoRAs"
         )
     if unet_class not in TAKE_ADAPTERS:
         raise SpecError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stages.adapters.families import OTHERS
 from stages.adapters.kinds import changed_bias, changed_weight, changes_bias, form_of
 from stages.adapters.metadata import family_said
 from stages.adapters.read import WIDTHS, family_by_shapes, text_width
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stages.adapters.spellings import Target
 
 LISTED = 3  # names in an error
+KIN = {"Chroma": "Flux"}  # families whose adapters cannot be told from those of another
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,9 @@ def _hint(file: AdapterFile, table: Mapping[str, Target]) -> str:
     own = next((target.shape[1] for name, target in table.items() if name.endswith("attn2.to_k")), None)
     width, said = text_width(file), family_said(file.metadata)
     family = family_by_shapes(file) or said
-    if any(target.pieces for target in table.values()):
-        is_other = family is not None and not family.endswith("others)") and family != "Flux"
-        return f"; it was made for {family}, and this model is Flux" if is_other else ""
+    if model := next((target.family for target in table.values() if target.family), None):
+        is_other = family not in (None, OTHERS, model, KIN.get(model))
+        return f"; it was made for {family}, and this model is {model}" if is_other else ""
     if width is not None and own is not None and width != own:
         made_for = WIDTHS.get(width) or said
         return (

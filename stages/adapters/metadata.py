@@ -22,7 +22,12 @@ FAMILIES = (
     ("Stable Diffusion 2", ("sd_v2", "sd_2", "stable-diffusion-v2", "sd2")),
     ("Stable Diffusion 3", ("sd3", "stable-diffusion-3")),
     ("Stable Diffusion 1", ("sd_v1", "sd_1.5", "stable-diffusion-v1", "sd1", "sd 1.5")),
+    ("FLUX.2", ("flux2", "flux.2", "flux-2", "flux_2")),
     ("Flux", ("flux",)),
+    ("Qwen-Image", ("qwen",)),
+    ("Z-Image", ("zimage", "z_image", "z-image")),
+    ("Wan or a kin of it", ("wan2", "wan_2", "wan-2", "wan21", "wan22")),
+    ("HunyuanVideo", ("hunyuan",)),
 )
 _ABOUT_BASE = ("modelspec.architecture", "ss_base_model_version", "baseModel", "ss_sd_model_name")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from stages.adapters.families import OTHERS, transformer_family
 from stages.adapters.kinds import rank_of, refused_kind, split_name
 from stages.adapters.metadata import PEFT, family_said, metadata_of, trigger_words
 from stages.adapters.spellings import is_of_text
@@ -29,13 +29,6 @@ if TYPE_CHECKING:
 BUNDLED = "bundle_emb."  # before the names of a textual inversion in the same file
 WIDTHS: Mapping[int, str] = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 """Families by the width of a row of text, which `attn2.to_k` takes."""
-OTHER_MODELS: Mapping[str, str] = {
-    "Flux": r"double_blocks|single_(?:transformer_)?blocks",
-    "Stable Diffusion 3": r"joint_blocks",
-    "a transformer model (Flux, Stable Diffusion 3 and others)": r"^(?:transformer\.|lora_transformer_)",
-    "a video model": r"motion_modules",
-}
-"""Models of other architectures, by an expression that finds one of their modules."""
 NO_ADAPTERS: Mapping[str, tuple[str, ...]] = {
     "a checkpoint; give it as the model": ("model.diffusion_model.", "first_stage_model.", "conditioner."),
     "a textual inversion; give it as an embedding": ("emb_params", "clip_l", "clip_g", "string_to_param"),
@@ -177,11 +170,9 @@ def family_by_shapes(file: AdapterFile) -> str | None:
     """Return the family of models that an adapter fits by its shapes and names, or None."""
     if any(name.startswith(("lora_te2_", "text_encoder_2.")) for name in file.groups):
         return "SDXL"
-    width = text_width(file)
-    if width is not None:
-        return WIDTHS.get(width)
-    found = (family for family, sign in OTHER_MODELS.items() if any(re.search(sign, name) for name in file.groups))
-    return next(found, None)
+    family = transformer_family(file.groups, file.shapes)
+    width = text_width(file) if family in (None, OTHERS) else None
+    return family if width is None else WIDTHS.get(width)
 
 
 def contents(file: AdapterFile, hashes: Hashes | None = None) -> Contents:

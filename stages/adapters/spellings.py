@@ -14,7 +14,7 @@ path in diffusers or transformers, o its path in the original layout, and `_` jo
     text_encoder., text_encoder_2. + d                diffusers
     text_encoders.clip_l.transformer. + d             ComfyUI
 
-Those of FLUX.1 and Chroma are in `flux_spellings`.
+Those of transformers are in `transformer_spellings`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.adapters.flux_spellings import flux_spellings
+from stages.adapters.transformer_spellings import transformer_spellings
 from stages.models.files.keys import original_name
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from stages.models.files.flux_keys import Pieces
+    from stages.models.files.transformer_keys import Pieces
 
 CHANGED = ("Linear", "Conv2d", "LayerNorm", "GroupNorm", "Embedding")  # classes of layers
 UNET, TEXTS = "unet", ("text_encoder", "text_encoder_2")
@@ -39,7 +39,15 @@ UNET_DOTTED = ("", "unet.", "base_model.model.", "unet.base_model.model.", "diff
 ORIGINAL_DOTTED = ("diffusion_model.", "model.diffusion_model.", "unet.")
 TEXT_FLAT = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
 CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-FLUX = ("FluxTransformer2DModel", "ChromaTransformer2DModel")
+TRANSFORMERS: Mapping[str, str] = {
+    "FluxTransformer2DModel": "Flux",
+    "ChromaTransformer2DModel": "Chroma",
+    "Flux2Transformer2DModel": "FLUX.2",
+    "SD3Transformer2DModel": "Stable Diffusion 3",
+    "QwenImageTransformer2DModel": "Qwen-Image",
+    "ZImageTransformer2DModel": "Z-Image",
+}
+"""The transformers that adapters are merged into, by class, and their families."""
 _TEXT = re.compile(r"lora_te[123]?_|text_encoder(?:_2|s)?\.|clip_[lg]\.")
 _BLOCK = re.compile(r"(input|middle|output)_(?:blocks|block)\.(\d+)\.")
 _SHORT = {"input": "IN", "output": "OUT"}
@@ -56,6 +64,7 @@ class Target:
     bias: int | None  # the length of its bias; None: it has none
     block: str = ALONE  # IN04, MID or OUT11 of a UNet, by the numbers of the original layout
     pieces: Pieces = ()  # of a module that files have as one, whose `module` is its name in them
+    family: str = ""  # of a transformer
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -71,8 +80,8 @@ def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
     """
     table: dict[str, Target] = {}
     for part, network in parts.items():
-        if part == UNET and type(network).__name__ in FLUX:
-            for name, target in _of_flux(network):
+        if part == UNET and type(network).__name__ in TRANSFORMERS:
+            for name, target in _of_transformer(network):
                 if table.setdefault(name, target) != target:
                     raise ValueError(f"{name} stands for {table[name].module} and for {target.module}")
             continue
@@ -89,14 +98,15 @@ def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
     return table
 
 
-def _of_flux(network: nn.Module) -> Iterator[tuple[str, Target]]:
+def _of_transformer(network: nn.Module) -> Iterator[tuple[str, Target]]:
     """Yield every spelling of a transformer's linear layers with its target."""
     modules: dict[str, Any] = {path: module for path, module in network.named_modules() if _is_linear(module)}
-    for name, module, pieces in flux_spellings(modules):
+    family = TRANSFORMERS[type(network).__name__]
+    for name, module, pieces in transformer_spellings(type(network).__name__, _config(network), modules):
         first = modules[pieces[0][0] if pieces else module]
         rows = sum(end - begin for _, begin, end in pieces) or first.weight.shape[0]
         bias = None if first.bias is None else rows
-        yield name, Target(UNET, module, (rows, first.weight.shape[1]), bias, pieces=pieces)
+        yield name, Target(UNET, module, (rows, first.weight.shape[1]), bias, pieces=pieces, family=family)
 
 
 def spellings(part: str, path: str, original: str | None = None) -> Iterator[str]:

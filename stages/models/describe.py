@@ -65,4 +65,6 @@ def _with_adapters(info: ModelInfo, spec: ModelSpec, home: Path) -> ModelInfo:
 def networks_of(info: ModelInfo) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the class and the configuration of the UNet and of each text encoder of a model, by part."""
     classes = {"unet": info.unet_class, **TEXT_CLASSES}
+    if info.pipeline is not None:
+        classes |= {part: str(info.configs[part]["_class_name"]) for part in TEXT_CLASSES if part in info.configs}
     return {part: (classes[part], dict(config)) for part, config in info.configs.items() if part in classes}

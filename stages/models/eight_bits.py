@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from freescale.backbones.base import stays_in_float32
+
 STORED = torch.float8_e4m3fn
 COMPUTED = torch.bfloat16
 LARGEST = torch.finfo(STORED).max
@@ -36,9 +38,12 @@ def computed(dtype: torch.dtype) -> torch.dtype:
 
 
 def stored_in_8_bits(network: nn.Module) -> Any:
-    """Return a network of the dtype `COMPUTED` with its matrices and kernels stored in 8 bits."""
-    for module in list(network.modules()):
-        if isinstance(module, nn.Linear | nn.Conv2d):
+    """Return a network of the dtype `COMPUTED` with its matrices and kernels stored in 8 bits.
+
+    Parts that its class keeps in float32 stay so.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Linear | nn.Conv2d) and not stays_in_float32(network, name):
             stored = _Stored()
             module.weight = nn.Parameter(stored.right_inverse(module.weight.data), requires_grad=False)
             parametrize.register_parametrization(module, "weight", stored, unsafe=True)

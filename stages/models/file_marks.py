@@ -67,6 +67,8 @@ MARKS: tuple[Mark, ...] = (  # the first that fits
     Mark("model", BEFORE_CHECKPOINTS, UNET, (r"^(first_stage_model|vae)\.", r"^(cond_stage_model|conditioner)\.")),
     Mark("model", "UNet alone", UNET, (r"(^|\.)time_embed(ding)?\.",)),
     Mark("vae", "VAE", r"^(first_stage_model\.|vae\.)?decoder\.conv_in\.weight$"),
+    Mark("vae", "VAE", r"^(first_stage_model\.|vae\.)?decoder\.middle\.0\.residual\.0\.gamma$"),
+    Mark("text_encoder", "Qwen text encoder", r"^model\.embed_tokens\.weight$", (r"\.self_attn\.q_proj\.weight$",)),
     Mark(None, "CLIP vision network", r"^vision_model\."),
     Mark("text_encoder", "text encoder", r"(^|\.)text_model\.encoder\.layers\.|(^|\.)transformer\.resblocks\."),
     Mark("text_encoder", "T5 text encoder", r"(^|\.)encoder\.block\.0\.layer\.0\.SelfAttention"),

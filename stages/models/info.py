@@ -44,6 +44,7 @@ class ModelInfo:
     method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
     family_methods: MethodValues = field(default_factory=dict)  # where a preset and its card give none either
     frames: int | None = None  # it was trained for; None: an image model
+    time_cell: int = 1  # frames of a latent frame; where it is more than 1, the first one is one frame
     fps: float | None = None  # of playback, by default
     motion_fps: float | None = None  # default of the fps branch; None where there is none
     dynamic_scale: tuple[float, int] | None = None  # (b, steps): x0 shrinks from 1 to b over the first steps
@@ -96,3 +97,19 @@ class ModelInfo:
     def is_video(self) -> bool:
         """Whether the model makes videos, (B, C, F, h, w)."""
         return self.frames is not None
+
+    @property
+    def latent_frames(self) -> int | None:
+        """Latent frames that it was trained for; None: an image model."""
+        return None if self.frames is None else self.latent_frames_of(self.frames)
+
+    def latent_frames_of(self, frames: int) -> int:
+        """Return the latent frames of a video."""
+        return (frames - 1) // self.time_cell + 1
+
+
+def nearest_frames(frames: object, time_cell: int) -> str:
+    """Return in words which numbers of frames work with a VAE whose latent frames but the first are `time_cell`."""
+    whole = frames if isinstance(frames, int) else 1
+    low = max((whole - 1) // time_cell * time_cell + 1, 1)
+    return f"1 and every {time_cell} more work, the nearest {low} and {low + time_cell}"

@@ -19,11 +19,11 @@ from stages.models.clip_tokenizer import clip_tokenizer
 from stages.models.describe import describe
 from stages.models.eight_bits import STORED, computed, stored_in_8_bits
 from stages.models.fields import TEXT_CLASSES, read_json
-from stages.models.files.open import load_network
+from stages.models.files.open import load_folder, load_network
 from stages.models.flow import FLOW_FAMILIES
 from stages.models.folder import EMBEDDED, ModelInfo, available, locate, models_folder
 from stages.models.networks import align, for_pictures, network_class, quiet_diffusers, with_motion
-from stages.models.weights import stem_of, variant_of
+from stages.models.weights import stem_of, variant_of, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -102,12 +102,14 @@ class Models:
     def vae(self) -> AutoencoderKL:
         """The VAE; in float32, since SDXL's overflows in half precision (`force_upcast`).
 
-        On a CPU its weights are laid out channels last, as its convolutions like them (`docs/lab/speed.md`).
+        On a CPU the weights of one for pictures are laid out channels last, as its convolutions like them
+        (`docs/lab/speed.md`).
         """
         vae: AutoencoderKL = self._load(
             network_class(str(self.info.configs["vae"]["_class_name"])), "vae", torch.float32
         )
-        return vae.to(memory_format=torch.channels_last) if self.device.type == "cpu" else vae
+        is_flat = self.device.type == "cpu" and self.info.time_cell == 1
+        return vae.to(memory_format=torch.channels_last) if is_flat else vae
 
     def tiles(self, frame: int = 0) -> Run | None:
         """Return what computes the VAE's tiles over the call's picture, or a frame of its video; None: this process."""
@@ -153,6 +155,9 @@ class Models:
         if part in self.info.networks:
             return load_network(self.info.networks[part], dtype)
         folder = self.info.folder / self.info.folders.get(part, part)
+        if part == "unet" and getattr(kind, "_keep_in_fp32_modules", None):
+            files = weight_files(folder, stem_of(kind.__name__))
+            return load_folder(kind.__name__, self.info.configs[part], files, dtype)
         module, found = kind.from_pretrained(
             folder,
             dtype=dtype,

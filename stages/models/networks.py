@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from freescale.backbones.base import stays_in_float32
 from stages.models.eight_bits import STORED, computed, stored_in_8_bits
 from stages.models.fields import TEXT_CLASSES
 
@@ -18,6 +19,7 @@ ALIGNED = 64  # bytes that torch's own memory on a CPU begins at
 TEXT_CONFIGS = {
     **dict.fromkeys(TEXT_CLASSES.values(), "CLIPTextConfig"),
     "T5EncoderModel": "T5Config",
+    "UMT5EncoderModel": "UMT5Config",
     "Qwen2_5_VLForConditionalGeneration": "Qwen2_5_VLConfig",
     "Qwen3Model": "Qwen3Config",
 }
@@ -34,6 +36,9 @@ def empty_part(config: Mapping[str, Any], dtype: torch.dtype, adapter: Mapping[s
         with torch.device("meta"):
             module = with_motion(module, empty_network("MotionAdapter", adapter))
     empty: nn.Module = nn.Module.to(module, computed(dtype)).eval().requires_grad_(False)  # diffusers' own warns
+    for name, each in (*empty.named_parameters(), *empty.named_buffers()):
+        if stays_in_float32(empty, name):
+            each.data = each.data.float()
     return stored_in_8_bits(empty) if dtype == STORED else empty
 
 

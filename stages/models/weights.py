@@ -55,10 +55,11 @@ class Header(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The shapes of a class's tensors by name: those that a file must have, and those that it may leave out."""
+    """The shapes of a class's tensors by name: those that a file must have, and those that a folder may leave out."""
 
     parameters: Mapping[str, tuple[int, ...]]
     buffers: Mapping[str, tuple[int, ...]]
+    tables: Mapping[str, tuple[int, ...]]  # buffers that are no second name of a parameter
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Part:
 
 def stem_of(kind: str) -> str:
     """Return the name of the weight file of a class, without its ending."""
-    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "Qwen2", "Qwen3")) else DIFFUSERS
+    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "UMT5", "Qwen2", "Qwen3")) else DIFFUSERS
 
 
 def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
@@ -232,7 +233,9 @@ def wanted_tensors(kind: str, config: str) -> Wanted:
     network = empty_network(kind, json.loads(config))
     parameters = {name: tuple(each.shape) for name, each in network.named_parameters()}
     buffers = {name: tuple(each.shape) for name, each in network.state_dict().items() if name not in parameters}
-    return Wanted(*({current(name, kind): shape for name, shape in each.items()} for each in (parameters, buffers)))
+    tables = {name: tuple(each.shape) for name, each in network.named_buffers() if name in buffers}
+    every = (parameters, buffers, tables)
+    return Wanted(*({current(name, kind): shape for name, shape in each.items()} for each in every))
 
 
 def current(name: str, kind: str, *, is_split: bool = False) -> str:

@@ -34,6 +34,11 @@ class BlankInfo:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def latent_frames(self) -> int | None:
+        """Latent frames that the model was trained for: here all frames are latent ones."""
+        return self.frames
+
 
 @dataclass(frozen=True)
 class BlankModels:
@@ -104,6 +109,8 @@ def text_rows(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """
     if "pos_embed_max_size" in config:
         return TOKENS + T5_TOKENS_SD3, int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
+    if "text_dim" in config:
+        return T5_TOKENS, int(config["text_dim"]), 0
     if "cap_feat_dim" in config:
         return T5_TOKENS, int(config["cap_feat_dim"]), 0
     if "joint_attention_dim" in config:

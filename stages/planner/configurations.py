@@ -53,7 +53,7 @@ def text_weights(info: ModelInfo, dtype: str) -> int:
         from stages.models.flow.qwen import qwen2_5_vl_parameters  # here, since other models need none of it
 
         count += qwen2_5_vl_parameters(info.configs["qwen2_5_vl"])
-    others = {"t5": _t5_parameters, "qwen3": _qwen3_parameters}
+    others = {"t5": _t5_parameters, "umt5": _umt5_parameters, "qwen3": _qwen3_parameters}
     count += sum(counted(info.configs[part]) for part, counted in others.items() if part in info.configs)
     return count * ITEM_BYTES[dtype]
 
@@ -66,6 +66,12 @@ def _t5_parameters(config: Mapping[str, Any]) -> int:
     forward = (3 if gated else 2) * width * int(config["d_ff"])
     places = int(config.get("relative_attention_num_buckets", 32)) * heads
     return int(config["vocab_size"]) * width + layers * (attention + forward + 2 * width) + width + places
+
+
+def _umt5_parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of UMT5's encoder: T5's, with places in every layer."""
+    places = int(config.get("relative_attention_num_buckets", 32)) * int(config["num_heads"])
+    return _t5_parameters(config) + (int(config["num_layers"]) - 1) * places
 
 
 def _qwen3_parameters(config: Mapping[str, Any]) -> int:

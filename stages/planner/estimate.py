@@ -129,7 +129,8 @@ def _source_size(call: Call) -> Size:
     return call.size if image is None else image.size
 
 
-ROUGH_UNET, ROUGH_VAE = 48, 12  # full-size maps of the first width, more than any trace has (a test holds them to it)
+ROUGH_UNET, ROUGH_VAE, ROUGH_CAUSAL = 48, 12, 64
+"""Full-size maps of the first width, more than any trace has (tests hold them to it); a causal VAE has a cache."""
 
 
 def rough_bytes(call: Call, info: ModelInfo) -> int:
@@ -139,7 +140,8 @@ def rough_bytes(call: Call, info: ModelInfo) -> int:
     if call.stage.part == "text":
         return 2 * files
     config = info.configs["vae"]
-    vae = ROUGH_VAE * int(config.get("base_dim") or config["block_out_channels"][0]) * height * width * FLOAT32
+    maps = ROUGH_VAE if info.time_cell == 1 else ROUGH_CAUSAL
+    vae = maps * int(config.get("base_dim") or config["block_out_channels"][0]) * height * width * FLOAT32
     if call.stage.part == "vae":
         return 2 * files + vae
     first = _width(info.configs["unet"])

@@ -54,7 +54,7 @@ def _ask(stage: DenoiseStage, method: Method, info: ModelInfo) -> None:
 
     unet = skeleton(info, "unet", "float32").module
     schedule = stage.sampling.schedule_on(info.scheduler, stage.walk)
-    level = Level(stage.level, stage.size, stage.base_size, info.cell, frames=info.frames)
+    level = Level(stage.level, stage.size, stage.base_size, info.cell, frames=info.latent_frames)
     method.check_unet(unet, level, schedule, range(stage.start, stage.stop))
 
 

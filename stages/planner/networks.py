@@ -32,6 +32,7 @@ from stages.planner.blanks import (
     latent_channels,
     text_rows,
 )
+from stages.planner.causal import causal_cost
 from stages.planner.configurations import Configs, configurations, text_weights
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
@@ -63,9 +64,10 @@ class TracedNetworks:
     dtype: str
     options: RunOptions
 
-    def latent_bytes(self, size: Size) -> int:
-        """Bytes of the float32 latents of a picture of `size` pixels."""
-        return math.prod(latent_shape(size, self.info.latent_channels, self.info.cell)) * FLOAT32
+    def latent_bytes(self, size: Size, frames: int = 1) -> int:
+        """Bytes of the float32 latents of a picture of `size` pixels, or of a video."""
+        shape = latent_shape(size, self.info.latent_channels, self.info.cell, self.info.latent_frames_of(frames))
+        return math.prod(shape) * FLOAT32
 
     def text_bytes(self, chunks: int = 1) -> int:
         """Bytes of the float32 rows of one encoded prompt of so many chunks, SDXL's pooled one included."""
@@ -81,8 +83,8 @@ class TracedNetworks:
 
     def denoise(self, stage: DenoiseStage, frames: int) -> Cost:
         """Run all steps of a denoising stage, over `frames` of a video."""
-        native = self.info.frames
-        video = None if native is None else (frames, native)
+        native = self.info.latent_frames
+        video = None if native is None else (self.info.latent_frames_of(frames), native)
         configs = configurations(self.info, "unet")
         return _denoise_cost(_Asked(stage, self.options), configs, self.dtype, self.info.cell, video)
 
@@ -99,6 +101,19 @@ class TracedNetworks:
         Raises `SpecError` where `vae_memory` is too small for tiles.
         """
         return self._tiled(_vae_cost(configurations(self.info, "vae"), "encode", size, source), "encoder", size, held)
+
+    def decode_video(self, size: Size, frames: int) -> Cost:
+        """Decode a video of `size` pixels by a causal VAE, a latent frame at a time."""
+        return self._causal("decode", size, size, frames)
+
+    def encode_video(self, size: Size, source: Size, frames: int) -> Cost:
+        """Enlarge the frames of a video from `source` to `size` pixels and encode them by a causal VAE."""
+        return self._causal("encode", size, source, frames)
+
+    def _causal(self, way: Way, size: Size, source: Size, frames: int) -> Cost:
+        """The cost of half a causal VAE over a video. Raises `SpecError` where `vae_memory` is too small for tiles."""
+        cells, memory = (self.info.cell, self.info.time_cell), self.options.vae_memory or 0
+        return causal_cost(configurations(self.info, "vae"), way, size, source, frames, cells, memory)
 
     def _tiled(self, whole: Cost, half: Half, size: Size, held: int) -> Cost:
         """The cost of half a VAE where it works by tiles, else `whole`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from stages.causal.decode import DecodeCausal
+from stages.causal.upscale import UpscaleCausal
 from stages.conditioning import EncodeChunks, EncodePrompt
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DetailPass, HighresDenoise
@@ -23,9 +25,11 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
     DetailPass,
     Decode,
     DecodeVideo,
+    DecodeCausal,
     Upscale,
     UpscaleMixed,
     UpscaleVideo,
+    UpscaleCausal,
     EncodePicture,
 )
 

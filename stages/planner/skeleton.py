@@ -30,7 +30,7 @@ JOINT = ("Flux", "ChromaTransformerBlock", "JointTransformerBlock", "QwenImageTr
 """How the classes of blocks over text and image begin."""
 FOLDED = (  # lists with members of one shape
     *("transformer_blocks", "single_transformer_blocks", "attentions"),
-    *("layers", "noise_refiner", "context_refiner"),
+    *("layers", "noise_refiner", "context_refiner", "blocks"),
 )
 
 

@@ -62,6 +62,19 @@ def theirs(scheduler: Any, noise: Tensor) -> Tensor:
     return latents
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 12])
+def test_unipc_is_that_of_its_scheduler(steps: int) -> None:
+    from diffusers import UniPCMultistepScheduler
+
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    scheduler.set_timesteps(steps)
+    schedule = make_schedule(FLOW | {"shift": 3.0, "sigma_grid": "unipc"}, steps, "unipc")
+    torch.testing.assert_close(torch.tensor(schedule.sigmas), scheduler.sigmas, atol=1e-6, rtol=0)
+    assert list(schedule.timesteps) == scheduler.timesteps.tolist()
+    noise = normal(SHAPE, 0)
+    torch.testing.assert_close(ours(schedule, noise), theirs(scheduler, noise), atol=2e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("tokens", "steps"), [(64, 2), (4096, 4), (9216, 28)])
 @pytest.mark.parametrize(
     "config",

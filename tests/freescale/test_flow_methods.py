@@ -19,7 +19,7 @@ from freescale.guidance import scaled_guidance
 from freescale.methods import METHODS, CineScale, CineScale2026, Direct, FreeScale, HiFlow, IMax, Method
 from freescale.methods.hiflow import LAG
 from freescale.moment import Moment
-from freescale.rectified_attention import Rectified, Tiles, rectified_positions, spans
+from freescale.rectified_attention import IMAGE, Places, Rectified, Tiles, rectified_positions, spans
 from freescale.unet_patches import patched
 from freescale.wavelets import haar_low
 from stages.models.card import values_for
@@ -332,8 +332,8 @@ def test_tiles_in_a_whole_network_are_plain_attention_at_the_training_size(
 def test_text_of_qwen_image_is_beside_the_grid_that_a_tile_sees() -> None:
     """Beside a picture of 4 x 3 tokens text begins at 2 from its middle, which is 4 and 4 from its origin."""
     backbone: Any = backbone_of(qwen_network())
-    given = torch.tensor([5.0, 5.0, 7.0]), torch.tensor([2.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, -1.0])
-    cosines, sines = backbone.rotary_at((4, 3), *given)
+    given = torch.tensor([5.0, 5.0, 7.0]), torch.tensor([2.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, IMAGE])
+    cosines, sines = backbone.rotary_at((4, 3), Places(*given, torch.zeros(3)))
     places = [(2.0, 9.0, 6.0), (3.0, 10.0, 7.0), (0.0, 7.0, 3.0)]
     angles = torch.cat(
         [

@@ -19,9 +19,10 @@ Grid = tuple[int, int]
 
 
 def turned(x: Tensor, place: Grid | None, dims: tuple[int, int, int], theta: float) -> Tensor:
-    """One head's row with its pairs turned by (0, row, column); text (None) is at (0, 0, 0)."""
+    """One head's row with its pairs turned by (0, row, column), or by three numbers; text (None) is at (0, 0, 0)."""
     output, first = x.clone(), 0
-    for position, width in zip((0, *(place or (0, 0))), dims, strict=True):
+    places = (0, 0, 0) if place is None else place if len(place) == 3 else (0, *place)
+    for position, width in zip(places, dims, strict=True):
         for j in range(width // 2):
             angle = position * theta ** (-2 * j / width)
             a, b = x[first + 2 * j], x[first + 2 * j + 1]

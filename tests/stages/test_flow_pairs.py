@@ -82,4 +82,4 @@ def test_presets_of_methods_are_rendered(made: tuple[str, Path]) -> None:
         assert job.spec.method.patches_only is True
         session_in(home).render(job)
     with pytest.raises(SpecError, match="preset: 'lightning-4' says how UNets are sampled, and toy is a transformer"):
-        job_of(home, 256, {}, preset="lightning-4")
+        job_of(home, 256, {"name": "freescale"}, preset="lightning-4")

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.flux_folder import write_flux
+from benchmarks.flux_folder import TRANSFORMER, write_flux
 from stages.models.load import describe
+from stages.models.networks import empty_network
 from stages.plan import make_plan
 from stages.planner.budget import fit
 from stages.planner.estimate import call_flops, estimate
 from stages.planner.trace_cache import trace_cache
 from stages.spec import ModelSpec, RunOptions, make_spec
+from tests.checkpoints import write_header
+from tests.flux_files import original
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stages.models.info import ModelInfo
     from stages.plan import Plan
@@ -65,6 +69,20 @@ def test_a_card_is_enough_with_what_the_plan_takes(
             assert found.estimate.memory <= card * GIB
             taken.update(found.savings)
     assert ("the UNet or transformer block by block" in taken) is by_blocks
+
+
+def test_a_file_of_8_bits_fits_on_a_card_of_16_gib(info: ModelInfo, tmp_path: Path) -> None:
+    """The transformer at its full size in the names of Black Forest Labs, beside the configurations alone."""
+    network = empty_network("FluxTransformer2DModel", TRANSFORMER)
+    shapes = {name: tuple(each.shape) for name, each in original(network.state_dict()).items()}
+    file = write_header(tmp_path / "flux1-dev-fp8.safetensors", shapes, dtypes=dict.fromkeys(shapes, "F8_E4M3"))
+    found = describe(ModelSpec(name=str(file), config=str(info.folder)), tmp_path, has_weights=False)
+    for dtype, by_blocks in (("float8_e4m3fn", True), ("bfloat16", True)):
+        fits = [fit(call, found, RunOptions(), 16 * GIB, "cuda") for call in plan_of(found, 4096, dtype).calls
+                if call.stage.part]  # fmt: skip
+        assert all(each.fits and each.estimate.memory <= 16 * GIB for each in fits)
+        taken = {saving for each in fits for saving in each.savings}
+        assert ("the UNet or transformer block by block" in taken) is by_blocks
 
 
 def test_8192_pixels_fit_on_a_card_of_40_gib(info: ModelInfo) -> None:

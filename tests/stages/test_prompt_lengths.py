@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from stages.models.describe import describe
 from stages.models.tokens import lengths
 from stages.plan import make_plan
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.thorough
 def test_a_prompt_of_more_than_512_tokens_is_counted_as_1024(tmp_path: Path) -> None:
     """The toy's tokenizer knows bytes alone; a short prompt is not even read."""
     model = ModelSpec(name=str(qwen_folder(tmp_path / "toy")))

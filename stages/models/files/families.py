@@ -157,6 +157,7 @@ KNOWN: tuple[Known, ...] = (
     Known("is Stable Video Diffusion; text-to-picture models work", inside=("time_stack.",)),
     TRANSFORMER,
     Known(f"is a T5 text encoder, which is no model by itself; {WITH_TEXT}", ("encoder.block.",)),
+    Known(f"is a text encoder, which is no model by itself; {WITH_TEXT}", ("model.embed_tokens.", "model.layers.0.")),
     Known("is an image encoder, which is no model by itself", ("vision_model.",)),
     Known("is an image encoder, which is no model by itself", ("visual.",)),
     Known("is an upscaler (ESRGAN), which is no diffusion model", inside=("conv_first.", "RDB1.", "model.1.sub.")),

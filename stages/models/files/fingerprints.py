@@ -42,8 +42,10 @@ def tensor_names(network: NetworkFile, header: FileHeader) -> list[str]:
 
 
 def wanted_names(network: NetworkFile) -> set[str]:
-    """Return the names in the file of the parameters of a network."""
-    return {network.stored(name) for name in wanted_tensors(network.kind, json.dumps(network.config)).parameters}
+    """Return the names in the file of the tensors of a network."""
+    wanted = wanted_tensors(network.kind, json.dumps(network.config))
+    names = (*wanted.parameters, *wanted.tables)
+    return {network.stored(name) for name in names if not network.is_identity(name)}
 
 
 def tensor_digests(header: FileHeader, names: Iterable[str]) -> dict[str, bytes]:

@@ -1,7 +1,8 @@
 """Names in diffusers and transformers -> names in checkpoints of the original layout. Pure: no file is opened.
 
-A *layout* is how one network is written in such a file: `unet` and `vae` in the names of latent diffusion, `flux` in
-those of Black Forest Labs, CLIP's text encoders in those of transformers or, as `open_clip`, in those of OpenCLIP.
+A *layout* is how one network is written in such a file: `unet` and `vae` in the names of latent diffusion, those of
+`transformer_names` in the names of a transformer's authors, CLIP's text encoders in those of transformers or, as
+`open_clip`, in those of OpenCLIP.
 Names have no prefix of the file (`model.diffusion_model.`) here; those of text encoders have `text_model.` on the side
 of transformers, as its files have it. Every function takes the names of tensors and of modules alike.
 
@@ -13,14 +14,30 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.models.files.flux_keys import flux_name, flux_order, flux_rows
+from stages.models.files.transformer_keys import transformer_name, transformer_order, transformer_rows
+from stages.models.files.transformer_names import NAMES
+from stages.models.files.wan_vae_keys import wan_vae_name
+from stages.models.weights import QWEN_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
-Layout = Literal["unet", "vae", "clip", "open_clip", "flux"]
+Layout = Literal[
+    "unet",
+    "vae",
+    "nested_vae",  # with the outermost convolutions under encoder and decoder
+    "wan_vae",
+    "clip",
+    "unprojected_clip",  # without a projection, which is the identity then
+    "open_clip",
+    "early_qwen",
+    "flux",
+    "flux2",
+    "sd3",
+    "z_image",
+]
 
 _UNET_OUTER = {
     "time_embedding.linear_1": "time_embed.0",
@@ -70,7 +87,7 @@ def original_name(layout: Layout, config: Mapping[str, Any], name: str) -> str:
     """Return the original name of a tensor or module that is called `name` in diffusers or transformers.
 
     `config` is the configuration of the network; a UNet's gives `layers_per_block` and `up_block_types`, a VAE's
-    `block_out_channels`, and a text encoder's is not looked at. Raises `KeyError` for a name that has no counterpart.
+    `block_out_channels`, and others are not looked at. Raises `KeyError` for a name that has no counterpart.
     """
     try:
         match layout:
@@ -78,12 +95,19 @@ def original_name(layout: Layout, config: Mapping[str, Any], name: str) -> str:
                 return _unet(config, name)
             case "vae":
                 return _vae(config, name)
-            case "clip":
+            case "nested_vae":
+                side = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}.get(name.partition(".")[0], "")
+                return side + _vae(config, name)
+            case "wan_vae":
+                return wan_vae_name(config, name)
+            case "clip" | "unprojected_clip":
                 return name
+            case "early_qwen":
+                return name.replace(QWEN_TEXT, "model.", 1).replace("model.visual.", "visual.", 1)
             case "open_clip":
                 return _open_clip(name)
-            case "flux":
-                return flux_name(name)
+            case _:
+                return transformer_name(layout, name)
     except KeyError:
         raise KeyError(name) from None
 
@@ -92,25 +116,25 @@ def diffusers_names(layout: Layout, config: Mapping[str, Any], names: Iterable[s
     """Return, for each original name, the names in diffusers or transformers that it stands for.
 
     `names` are all of a network's, of its tensors or of its modules. OpenCLIP holds q, k and v in one tensor, so that
-    its name stands for three, in this order; FLUX does so, too, and has a fourth with them in its single blocks.
+    its name stands for three, in this order; transformers do so, too, and FLUX.1 has a fourth in its single blocks.
     Raises `KeyError` as `original_name` does.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         original = original_name(layout, config, name)
         found[original] = (*found.get(original, ()), name)
-    order = flux_order if layout == "flux" else _third
+    order = transformer_order if layout in NAMES else _third
     return {original: tuple(sorted(each, key=order)) for original, each in found.items()}
 
 
-def unpacked(layout: Layout, name: str, tensor: Tensor) -> Tensor:
+def unpacked(layout: Layout, config: Mapping[str, Any], name: str, tensor: Tensor) -> Tensor:
     """Return the tensor `name` of diffusers or transformers from the original one that holds it.
 
-    A third of OpenCLIP's q, k and v, or FLUX's rows, as a view; OpenCLIP's projection transposed; a VAE's attention as
-    matrices (O, I) where the file has kernels of one tap (O, I, 1, 1).
+    A third of OpenCLIP's q, k and v, or a transformer's rows, as a view; OpenCLIP's projection transposed; a VAE's
+    attention as matrices (O, I) where the file has kernels of one tap (O, I, 1, 1).
     """
-    if layout == "flux":
-        rows = flux_rows(name, tensor.shape[0])
+    if layout in NAMES:
+        rows = transformer_rows(layout, config, name, tensor.shape[0])
         if rows is None:
             return tensor
         (first, end), *rest = rows
@@ -119,15 +143,15 @@ def unpacked(layout: Layout, name: str, tensor: Tensor) -> Tensor:
         if _THIRDS.fullmatch(name):
             return tensor.tensor_split(3)[_third(name)]
         return tensor.T.contiguous() if name == "text_projection.weight" else tensor
-    is_matrix = layout == "vae" and ".attentions." in name and tensor.ndim == 4
+    is_matrix = layout in ("vae", "nested_vae") and ".attentions." in name and tensor.ndim == 4
     return tensor.flatten(1) if is_matrix else tensor
 
 
-def unpacked_shape(layout: Layout, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def unpacked_shape(layout: Layout, config: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of what `unpacked` returns for a tensor of `shape`; as it is for one of no equal parts."""
-    if layout == "flux":
+    if layout in NAMES:
         try:
-            rows = flux_rows(name, shape[0]) if shape else None
+            rows = transformer_rows(layout, config, name, shape[0]) if shape else None
         except ValueError:
             return shape
         return shape if rows is None else (sum(end - first for first, end in rows), *shape[1:])
@@ -135,7 +159,7 @@ def unpacked_shape(layout: Layout, name: str, shape: tuple[int, ...]) -> tuple[i
         if _THIRDS.fullmatch(name) and shape and shape[0] % 3 == 0:
             return (shape[0] // 3, *shape[1:])
         return shape[::-1] if name == "text_projection.weight" else shape
-    is_matrix = layout == "vae" and ".attentions." in name and len(shape) == 4 and shape[2:] == (1, 1)
+    is_matrix = layout in ("vae", "nested_vae") and ".attentions." in name and len(shape) == 4 and shape[2:] == (1, 1)
     return shape[:2] if is_matrix else shape
 
 
@@ -173,7 +197,7 @@ def _vae(config: Mapping[str, Any], name: str) -> str:
             return f"{location}.block.{number}{inside.replace('conv_shortcut', 'nin_shortcut')}"
         return f"{location}.{kind.removesuffix('rs')}{inside}"
     side, _, rest = name.partition(".")
-    if side in ("quant_conv", "post_quant_conv") or rest.partition(".")[0] in ("conv_in", "conv_out"):
+    if side in ("quant_conv", "post_quant_conv", "bn") or rest.partition(".")[0] in ("conv_in", "conv_out"):
         return name
     outer, inside = _split(_VAE_OUTER, rest)
     if outer == "mid.attn_1" and inside:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from freescale.backbones import BACKBONES
+from freescale.backbones.base import stays_in_float32
 from stages.errors import StageError
 from stages.models.files.header import read_header
 from stages.models.files.keys import unpacked
@@ -19,7 +21,7 @@ from stages.models.networks import empty_network
 from stages.models.weights import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -45,14 +47,51 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
         state: dict[str, Tensor] = {}
         for name, first in _first_names(module):
             stored = current(first, network.kind)
-            state[name] = state[first] if first in state else _tensor(file, network, stored, scales, dtype)
+            stays = network.kind in BACKBONES and stays_in_float32(module, name)
+            kind = torch.float32 if stays else dtype
+            if network.is_identity(stored):
+                state[name] = torch.eye(*module.state_dict()[name].shape, dtype=kind)
+            else:
+                state[name] = state[first] if first in state else _tensor(file, network, stored, scales, kind)
     module.load_state_dict(state, strict=True, assign=True)
     if network.kind == "T5EncoderModel":
         module.set_input_embeddings(module.shared)
     _fill_buffers(module)
-    if empty := [name for name, each in (*module.named_parameters(), *module.named_buffers()) if each.is_meta]:
+    _remake_tables(module)
+    if empty := [name for name, each in _tensors(module) if each.is_meta]:
         raise StageError(f"{network.kind} was loaded from {network.path} without {empty[0]}")
     return module.eval().requires_grad_(False)
+
+
+def load_folder(kind: str, config: Mapping[str, Any], files: Iterable[Path], dtype: torch.dtype) -> Any:
+    """Return a network of a class that keeps parts of it in float32, from the weight files of its folder.
+
+    diffusers loads such a class with accelerate alone. Raises `StageError` where the files have changed since they were
+    checked.
+    """
+    module: Any = empty_network(kind, config)
+    state: dict[str, Tensor] = {}
+    for path in files:
+        if path.suffix != ".safetensors":
+            continue  # an index
+        with open_tensors(path) as file:
+            for name in read_header(path).tensors:
+                kept = torch.float32 if stays_in_float32(module, name) else dtype
+                state[name] = file.get_tensor(name).to(kept).contiguous()
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise StageError(f"the weights of a {kind} were read, and have changed ({error})") from None
+    _fill_buffers(module)
+    return module
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of a network: parameters, buffers, and those that are attributes of its modules."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+    for name, each in module.named_modules():
+        yield from ((f"{name}.{at}", value) for at, value in vars(each).items() if isinstance(value, torch.Tensor))
 
 
 @contextmanager
@@ -77,8 +116,10 @@ def _tensor(file: Tensors, network: NetworkFile, name: str, scales: dict[str, st
     except Exception as error:  # the library has its own for a name that is gone
         raise StageError(f"{network.path} was read without {stored}: it has changed ({error})") from None
     if "diffusers" not in network.layout:
-        found = unpacked(network.layout, name, found)  # type: ignore[arg-type]
-    return (found if scale is None else scaled(found, scale)).to(dtype).contiguous()
+        found = unpacked(network.layout, network.config, name, found)  # type: ignore[arg-type]
+    if scale is not None:
+        found = scaled(found, scale)
+    return (found.to(dtype) if found.is_floating_point() else found).contiguous()
 
 
 def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -89,12 +130,26 @@ def _first_names(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _fill_buffers(module: nn.Module) -> None:
-    """Make the tables that classes keep in buffers which no file has: a text encoder's positions, Chroma's places."""
+    """Make the tables that classes keep in buffers which no file has: places of Chroma and of Wan, a text encoder's."""
     for name, buffer in list(module.named_buffers()):
         if name.endswith("position_ids") and buffer.is_meta:
             owner = module.get_submodule(name.rpartition(".")[0])
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
+        elif name.endswith("rope.freqs_cos"):
+            owner = module.get_submodule(name.rpartition(".")[0])
+            table: Any = type(owner)(owner.attention_head_dim, owner.patch_size, owner.max_seq_len)
+            owner.freqs_cos, owner.freqs_sin = table.freqs_cos, table.freqs_sin
         elif name.endswith("time_text_embed.mod_proj"):
             owner = module.get_submodule(name.rpartition(".")[0])
             made: Any = type(owner)(num_channels=buffer.shape[1] // 2, out_dim=buffer.shape[0]).mod_proj
             owner.register_buffer("mod_proj", made, persistent=False)
+
+
+def _remake_tables(module: nn.Module) -> None:
+    """Make the modules with tables of positions once more, which no file has, and which have no numbers on `meta`."""
+    for name, each in list(module.named_modules()):
+        made: Any = each
+        if type(each).__name__.endswith("RotaryEmbedding"):  # of a text encoder
+            module.set_submodule(name, type(made)(made.config))
+        elif type(each).__name__ == "QwenEmbedRope":
+            module.set_submodule(name, type(made)(made.theta, made.axes_dim, made.scale_rope))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stages.errors import SpecError
 from stages.models.files.families import known_kind
+from stages.models.files.transformers import works
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +26,17 @@ TEXT_PREFIXES: Mapping[str, tuple[str, ...]] = {
         "conditioner.embedders.0.model.",
         "text_encoders.clip_l.transformer.text_model.",
     ),
-    "text_encoder_2": ("conditioner.embedders.1.model.", "conditioner.embedders.1.transformer."),
+    "text_encoder_2": (
+        "conditioner.embedders.1.model.",
+        "conditioner.embedders.1.transformer.",
+        "text_encoders.clip_g.transformer.",
+    ),
+    "clip_l": ("text_encoders.clip_l.transformer.",),  # of Stable Diffusion 3, whose class can project
 }
-BARE = {"text_encoder": ("text_model.", "", "transformer.text_model."), "text_encoder_2": ("", "transformer.")}
+BARE = {
+    "text_encoder": ("text_model.", "", "transformer.text_model."),
+    **dict.fromkeys(("text_encoder_2", "clip_l"), ("", "transformer.")),
+}
 """Of text encoders that are alone in a file: which one it is, its width tells."""
 ELSEWHERE = {
     "vae": ("first_stage_model.", "vae."),
@@ -60,7 +69,7 @@ def unet_place(header: FileHeader) -> Location:
                 return Location(prefix, "diffusers")
     says = known_kind(list(names)) or (
         f"holds no UNet that is known ({len(names)} tensors, such as {next(iter(names), 'none')}); "
-        "a checkpoint of Stable Diffusion 1.x, 2.x or SDXL, or a transformer of FLUX.1 or Chroma, works"
+        f"a file of {works()} works"
     )
     raise SpecError(f"model: {header.path} {says}")
 
@@ -82,16 +91,26 @@ def vae_place(header: FileHeader) -> Location | None:
         if prefix + "decoder.conv_in.weight" in header.tensors:
             names = shapes_under(header, prefix)
             if not any(name.startswith("encoder.down_blocks.") for name in names):
-                return Location(prefix, "vae")
+                return Location(prefix, "nested_vae" if "decoder.post_quant_conv.weight" in names else "vae")
             is_old = any(name.endswith(".query.weight") for name in names)
             return Location(prefix, "old_diffusers" if is_old else "diffusers")
+    return None
+
+
+def wan_vae_place(header: FileHeader) -> Location | None:
+    """Return where the VAE of Qwen-Image is, in the names of Wan or of diffusers; None where there is none."""
+    for prefix in VAE_PREFIXES:
+        if prefix + "decoder.middle.0.residual.0.gamma" in header.tensors:
+            return Location(prefix, "wan_vae")
+        if prefix + "decoder.mid_block.resnets.0.norm1.gamma" in header.tensors:
+            return Location(prefix, "diffusers")
     return None
 
 
 def text_place(header: FileHeader, part: str, width: int) -> Location | None:
     """Return where a text encoder is that has rows of this `width`; None where there is none."""
     for prefix in (*TEXT_PREFIXES[part], *BARE[part]):
-        within = "text_model." if part == "text_encoder_2" else ""
+        within = "" if part == "text_encoder" else "text_model."
         marks = {"clip": f"{within}embeddings.token_embedding.weight", "open_clip": "token_embedding.weight"}
         for layout, mark in marks.items():
             found = header.tensors.get(prefix + mark)

@@ -46,7 +46,16 @@ class NetworkFile:
 
     def shape(self, name: str, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that the tensor `name` has in the network, where it has the shape `stored` in the file."""
-        return stored if "diffusers" in self.layout else unpacked_shape(self.layout, name, stored)  # type: ignore[arg-type]
+        if "diffusers" in self.layout:
+            return stored
+        return unpacked_shape(self.layout, self.config, name, stored)  # type: ignore[arg-type]
+
+    def is_identity(self, name: str) -> bool:
+        """Return whether the tensor `name` is not read from the file, and has ones on its diagonal alone.
+
+        Stable Diffusion 3 takes the pooled row of CLIP-L as it is, whatever projection a file has for it.
+        """
+        return self.layout == "unprojected_clip" and name == "text_projection.weight"
 
     def _inner(self, name: str) -> str:
         if self.layout == "diffusers":

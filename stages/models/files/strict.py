@@ -26,6 +26,7 @@ IGNORED = re.compile(
     r"|cond_stage_model\.model\.text_projection"
     r"|conditioner\.embedders\.0\.(transformer\.text_projection\.weight|model\.text_projection)"
     r"|(text_encoders\.clip_l\.(transformer\.)?)?text_projection(\.weight)?|state_dict|epoch"
+    r"|(text_encoders\.\w+\.transformer\.)?lm_head\.weight|((model\.)?diffusion_model\.)?norm_final\.weight"
     r"|pytorch-lightning_version|spiece_model"
 )
 """Tensors that files carry beside networks, and that change no picture: tables, averages of training, other towers."""
@@ -65,7 +66,9 @@ def misfit(
     unused: list[str] = []
     for network in networks:
         wanted = wanted_tensors(network.kind, json.dumps(network.config))
-        for name, shape in wanted.parameters.items():
+        for name, shape in {**wanted.parameters, **wanted.tables}.items():
+            if network.is_identity(name):
+                continue
             stored = network.stored(name)
             found = header.tensors.get(stored)
             used.add(stored)
@@ -74,7 +77,7 @@ def misfit(
                 continue
             if network.shape(name, found.shape) != shape:
                 misshapen[f"{stored} {shown_shape(found.shape)} for {shown_shape(shape)}"] = None
-            if not found.dtype.startswith(("F", "BF", "GGUF")):
+            if name in wanted.parameters and not found.dtype.startswith(("F", "BF", "GGUF")):
                 no_floats[f"{stored} {found.dtype} for floating-point numbers"] = None
         used |= {network.stored(name) for name in wanted.buffers}
         if network.layout == "open_clip":

@@ -1,6 +1,6 @@
 """Which transformer a file holds, by the beginnings of its tensors' names: every family that diffusers has.
 
-FLUX.1 and Chroma are rendered with from a single file; the others are refused by their names.
+Those with a class are rendered with from a single file; the others are refused by their names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "net.")
-READ = "Stable Diffusion 1.x, 2.x, SDXL, FLUX.1 and Chroma"
+UNETS = "Stable Diffusion 1.x, 2.x, SDXL"
 
 
 class Transformer(NamedTuple):
@@ -24,7 +24,7 @@ class Transformer(NamedTuple):
     def says(self) -> str:
         """Return what a file of it is, and what works, as the end of a sentence."""
         if self.network is None:
-            return f"is {self.name}, which is not read from a single file; {READ} are"
+            return f"is {self.name}, which is not read from a single file; {works()} are"
         return (
             f"is {self.name}, alone; --config FOLDER gives the tokenizers, text encoders and VAE of a diffusers folder "
             "of the same model"
@@ -43,23 +43,25 @@ TRANSFORMERS: tuple[Transformer, ...] = (  # the first that fits
     _of("Chroma Radiance", "distilled_guidance_layer. nerf_"),
     _of("Chroma", "distilled_guidance_layer.", network="ChromaTransformer2DModel"),
     _of("FLUX.3", "early_stream_modulations.", "mode_blocks.", "ref_time_in."),
-    _of("FLUX.2", "double_stream_modulation_img.", "single_stream_modulation."),
+    _of("FLUX.2", "double_stream_modulation_img.", "single_stream_modulation.", network="Flux2Transformer2DModel"),
     _of("HunyuanVideo or HunyuanImage", "txt_in.individual_token_refiner.", "context_embedder.token_refiner."),
     _of("JoyImage", "double_blocks. condition_embedder."),
     _of("AuraFlow", "double_layers.", "joint_transformer_blocks."),
     _of("Ovis-Image", "context_embedder_norm."),
     _of("Bria or LongCat-Image", "single_transformer_blocks. time_embed."),
     _of("FLUX.1", "double_blocks.", "transformer_blocks. single_transformer_blocks.", network="FluxTransformer2DModel"),
-    _of("Stable Diffusion 3", "joint_blocks.", f"{BLOCKS}add_q_proj. pos_embed.proj. context_embedder."),
+    _of("Stable Diffusion 3", "joint_blocks.", f"{BLOCKS}add_q_proj. pos_embed.proj. context_embedder.",
+        network="SD3Transformer2DModel"),
     _of("Qwen-Image 2.1", "txt_in.text_norm.", "transformer_blocks. modulation. img_in."),
-    _of("Qwen-Image", "txt_norm. img_in. txt_in."),
+    _of("Qwen-Image", "txt_norm. img_in. txt_in.", network="QwenImageTransformer2DModel"),
     _of("NucleusMoE-Image", "txt_norm. img_in."),
     _of("Krea 2", "txtfusion.", "text_fusion."),
     _of("Ideogram 4", "llm_cond_proj."),
     _of("HiDream", "double_stream_blocks."),
     _of("ERNIE-Image", "final_linear. text_proj."),
     _of("Bria FIBO 2", "perceiver. noise_refiner."),
-    _of("Z-Image", "x_pad_token", "all_x_embedder.", "layers.0.adaLN_modulation.0."),
+    _of("Z-Image", "x_pad_token", "all_x_embedder.", "layers.0.adaLN_modulation.0.",
+        network="ZImageTransformer2DModel"),
     _of("Lumina 2", "noise_refiner.", "cap_embedder.", "time_caption_embed. context_refiner."),
     _of("Lumina-Next", "time_caption_embed. patch_embedder."),
     _of("Stable Cascade", "clip_txt_mapper.", "clip_txt_pooled_mapper.", "down_blocks.1.0.channelwise."),
@@ -85,6 +87,12 @@ TRANSFORMERS: tuple[Transformer, ...] = (  # the first that fits
     _of("an audio model", "preprocess_conv.", "proj_in_conv."),
     _of("a transformer of no family that is known", f"{BLOCKS}to_q", "txt_in.", "x_embedder."),
 )  # fmt: skip
+
+
+def works() -> str:
+    """Return the names of the families that are read from single files, in one sentence's words."""
+    *names, last = (each.name for each in TRANSFORMERS if each.network is not None)
+    return f"{', '.join((UNETS, *names))} and {last}"
 
 
 def transformer_of(names: Iterable[str]) -> Transformer | None:

@@ -18,6 +18,7 @@ FLOW_FAMILIES: Imported[FlowFamily] = Imported(
         "StableDiffusion3Pipeline": "sd3.SD3",
         "QwenImagePipeline": "qwen.QWEN_IMAGE",
         "ZImagePipeline": "zimage.Z_IMAGE",
+        "WanPipeline": "wan.WAN",
     },
 )
 """By the class of pipeline that a folder names."""

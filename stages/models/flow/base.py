@@ -142,6 +142,24 @@ class WordsKind:
 
 
 @dataclass(frozen=True)
+class VideoKind:
+    """What videos a family makes where no card says it."""
+
+    frames: int  # that it was trained for
+    fps: float  # of playback
+    time_cell: int  # frames of a latent frame; the first one is one frame
+
+
+@dataclass(frozen=True)
+class OtherScheduler:
+    """A class of scheduler that is read as noise levels of flow matching: its fields, and what they are in ours."""
+
+    fields: Table
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    solver: str  # of ours
+
+
+@dataclass(frozen=True)
 class FlowFamily:
     """One class of pipeline around a transformer that was trained by flow matching."""
 
@@ -164,6 +182,9 @@ class FlowFamily:
     optional: tuple[str, ...] = ()  # parts that a folder may leave out
     table: Callable[[Configs], int | None] = lambda configs: None  # tokens of a side that there are positions for
     rules: tuple[str, ...] = ()  # of positions, that have a meaning; empty: all
+    native: Callable[[Configs], tuple[int, int]] | None = None  # (height, width) in place of `side`
+    schedulers: Mapping[str, OtherScheduler] = field(default_factory=dict)  # by their class
+    video: VideoKind | None = None  # None: it makes pictures
 
     def having(self, parts: Container[str]) -> FlowFamily:
         """Return the family of a folder without optional parts that are not among `parts`.

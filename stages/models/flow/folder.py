@@ -10,7 +10,7 @@ from stages.models.cache_file import CacheFile
 from stages.models.checks import check_card
 from stages.models.fields import check_fields, read_json
 from stages.models.hashes import Hashes, with_decided
-from stages.models.info import ModelInfo
+from stages.models.info import ModelInfo, nearest_frames
 from stages.models.locate import INDEX
 from stages.models.tokenizer_files import check_template, check_tokenizer, tokenizer_files
 from stages.models.weights import Part, check_part
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from freescale import Solver
     from stages.models.card import MethodValues
-    from stages.models.flow.base import Configs, FlowFamily, PartKind
+    from stages.models.flow.base import Configs, FlowFamily, PartKind, VideoKind
     from stages.spec import ModelSpec
 
 CARD = "freescale.json"
@@ -40,7 +41,7 @@ def flow_info(
 
     Raises `SpecError` for a folder that cannot serve.
     """
-    family = _found(family, root)
+    family = family_in(family, root)
     parts = {name: part_of(root / kind.folder, kind, has_weights) for name, kind in family.parts.items()}
     info = described(family, spec, root, parts, values)
     if has_weights:
@@ -63,21 +64,23 @@ def described(
     """Return what the configurations of the parts and a folder around them say; nothing of weights and fingerprints."""
     check_fields(root / INDEX, family.index, index := read_json(root / INDEX), family.pipeline)
     card = read_json(root / CARD) if (root / CARD).is_file() else {}
-    check_card(root / CARD, card, is_video=False)
+    check_card(root / CARD, card, is_video=family.video is not None)
     configs = {name: part.config for name, part in parts.items()}
     _check_misfits(root, family, configs)
-    scheduler = _scheduler(root / SCHEDULER, family)
     cell = family.cell(configs)
+    usual = (family.side, family.side) if family.native is None else family.native(configs)
+    native = _native(root, card, usual, family.patch * cell)
+    scheduler, solver = _scheduler(root / SCHEDULER, family)
     is_distilled = bool(index.get("is_distilled"))
     steps, guidance = family.defaults({**configs["unet"], "is_distilled": is_distilled}, scheduler)
-    return ModelInfo(
+    info = ModelInfo(
         name=spec.name,
         folder=root,
-        native=_native(root, card, family.side, family.patch * cell),
+        native=native,
         steps=card.get("steps", steps),
         guidance_scale=card.get("guidance_scale", guidance),
         negative_prompt=card.get("negative_prompt", ""),
-        solver="euler",
+        solver=solver,
         scheduler=scheduler,
         size_ids=False,
         latent_channels=family.latent_channels(configs),
@@ -92,9 +95,31 @@ def described(
         text_tokens=text_tokens(root, family),
         is_distilled=is_distilled,
     )
+    return info if family.video is None else _as_video(info, family.video, card)
 
 
-def _found(family: FlowFamily, root: Path) -> FlowFamily:
+def _as_video(info: ModelInfo, kind: VideoKind, card: Mapping[str, Any]) -> ModelInfo:
+    """Return `info` with what the card or the family says of videos.
+
+    The number of tokens that a shift grows from is that of a frame at the training size.
+    """
+    for name in ("dynamic_scale", "motion_fps", "pad_token_id", "motion_adapter"):
+        if name in card:
+            raise SpecError(f"model: {info.folder / CARD} gives {name}, which is for UNets; leave it out")
+    frames = card.get("frames", kind.frames)
+    if not isinstance(frames, int) or frames < 1 or (frames - 1) % kind.time_cell:
+        raise SpecError(f"model: {info.folder / CARD} gives {frames} frames; {nearest_frames(frames, kind.time_cell)}")
+    tokens = info.native[0] * info.native[1] // info.grain**2
+    return replace(
+        info,
+        frames=frames,
+        fps=float(card.get("fps", kind.fps)),
+        time_cell=kind.time_cell,
+        scheduler={**info.scheduler, "max_image_seq_len": tokens},
+    )
+
+
+def family_in(family: FlowFamily, root: Path) -> FlowFamily:
     """Return the family without the optional parts that the folder's index gives as null."""
     index = read_json(root / INDEX)
     return family.having([name for name, kind in family.parts.items() if index.get(kind.folder) != [None, None]])
@@ -107,15 +132,20 @@ def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
             raise SpecError(f"model: {root / 'transformer/config.json'} has {name} = {given}; {of} gives {wanted}")
 
 
-def _scheduler(path: Path, family: FlowFamily) -> dict[str, Any]:
-    """Return the configuration of the noise levels."""
+def _scheduler(path: Path, family: FlowFamily) -> tuple[dict[str, Any], Solver]:
+    """Return the configuration of the noise levels, and the solver."""
     from freescale.flow_levels import FLOW_CLASS
 
     config = read_json(path)
-    if (name := config.get("_class_name")) != FLOW_CLASS:
-        raise SpecError(f"model: {path} is of the class {name}; {FLOW_CLASS} works with a {family.pipeline}")
+    if (name := config.get("_class_name")) in family.schedulers:
+        other = family.schedulers[name]
+        check_fields(path, other.fields, config, name)
+        return other.read(config), other.solver
+    if name != FLOW_CLASS:
+        known = " or ".join((FLOW_CLASS, *family.schedulers))
+        raise SpecError(f"model: {path} is of the class {name}; {known} works with a {family.pipeline}")
     check_fields(path, family.scheduler, config, FLOW_CLASS)
-    return {**config, **family.grid}
+    return {**config, **family.grid}, "euler"
 
 
 def part_of(folder: Path, kind: PartKind, has_weights: bool) -> Part:
@@ -153,9 +183,14 @@ def _fingerprints(root: Path, family: FlowFamily, parts: Mapping[str, Part], has
         "unet": hashes.files(root, [*parts["unet"].files, root / SCHEDULER]),
         "vae": hashes.files(root, parts["vae"].files),
     }
-    if "batch_norm_eps" in parts["vae"].config:  # its statistics say what the network's latents are
-        found["unet"] = with_decided(found["unet"], {"vae": found["vae"]})
-    return found
+    return with_statistics(found, parts)
+
+
+def with_statistics(found: dict[str, str], parts: Mapping[str, Part]) -> dict[str, str]:
+    """Return the fingerprints, the network's with the VAE's where the VAE's statistics say what its latents are."""
+    if "batch_norm_eps" not in parts["vae"].config:
+        return found
+    return found | {"unet": with_decided(found["unet"], {"vae": found["vae"]})}
 
 
 def words_files(root: Path, family: FlowFamily) -> list[Path]:
@@ -170,9 +205,9 @@ def text_tokens(root: Path, family: FlowFamily) -> int:
     return int(min(length, family.most_tokens))
 
 
-def _native(root: Path, card: Mapping[str, Any], side: int, grain: int) -> tuple[int, int]:
+def _native(root: Path, card: Mapping[str, Any], usual: tuple[int, int], grain: int) -> tuple[int, int]:
     """Return (height, width) in pixels: the card's `native`, else the family's."""
-    given = card.get("native", [side, side])
+    given = card.get("native", list(usual))
     if not (isinstance(given, list) and len(given) == 2 and all(isinstance(n, int) and n >= 64 for n in given)):
         raise SpecError(f"model: {root} gives the native size {given}; two sides of 64 pixels or more work")
     if any(side % grain for side in given):

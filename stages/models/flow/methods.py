@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from freescale import METHODS
 from freescale.backbones import BACKBONES
-from freescale.backbones.base import Rectifies, RepeatsText
+from freescale.backbones.base import RepeatsText, RotatesAnywhere
 from stages.errors import SpecError
 from stages.models.card import values_for
 from stages.models.flow import FLOW_FAMILIES
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from freescale import Method
     from stages.models.info import ModelInfo
 
-NEEDS = {Rectifies: "rotary positions of queries and keys", RepeatsText: "text that can be at several places"}
+NEEDS = {RotatesAnywhere: "rotary positions of queries and keys", RepeatsText: "text that can be at several places"}
 
 
 def check_needs(method: Method, info: ModelInfo) -> None:
@@ -29,10 +29,10 @@ def check_needs(method: Method, info: ModelInfo) -> None:
 
 def condition(name: str, pipeline: str) -> str | None:
     """Return the values that a method needs with a family, empty where it needs none; None where it does not work."""
-    if "flow" not in METHODS[name].backbones:
+    kind, family = METHODS[name], FLOW_FAMILIES[pipeline]
+    if "flow" not in kind.backbones or (family.video is not None and not kind.video):
         return None
-    family = FLOW_FAMILIES[pipeline]
-    method = METHODS[name](**values_for(name, family.methods))
+    method = kind(**values_for(name, family.methods))
     ways = list(_lacks(method, family.parts["unet"].name).values())
     if not all(ways):
         return None

@@ -25,6 +25,7 @@ ROWS: Imported[Callable[[Any, Models, str], dict[str, Tensor]]] = Imported(
         "StableDiffusion3Pipeline": "sd3.sd3_rows",
         "QwenImagePipeline": "qwen.qwen_rows",
         "ZImagePipeline": "zimage.zimage_rows",
+        "WanPipeline": "wan.wan_rows",
     },
 )
 """What returns the named rows of a prompt from a pipeline with text encoders alone, by the class of pipeline."""

@@ -12,7 +12,7 @@ from stages.adapters.merge import merge
 from stages.adapters.spellings import UNET, targets
 from stages.errors import SpecError
 from stages.models.describe import describe, networks_of
-from stages.models.files.flux_keys import flux_name
+from stages.models.files.transformer_keys import transformer_name
 from stages.models.folder import EMBEDDED_MODELS
 from stages.models.load import Models
 from stages.spec import ModelSpec
@@ -242,7 +242,7 @@ def test_every_module_is_spelled_in_both_layouts(folder: Path, unet: Any, tmp_pa
     for path, module in unet.named_modules():
         if isinstance(module, torch.nn.Linear):
             assert table[f"transformer.{path}"].modules == table[path].modules == (path,)
-            original = flux_name(path)
+            original = transformer_name("flux", path)
             for name in (f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}", original):
                 assert path in table[name].modules
     assert {part: kind for part, (kind, _) in networks_of(describe(ModelSpec(name=str(folder)), tmp_path)).items()} == {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -26,7 +25,18 @@ from stages.models.networks import empty_network
 from stages.plan import make_plan
 from stages.spec import ModelSpec, make_spec
 from tests.checkpoints import packed, write_header
-from tests.flux_files import PREFIX, layouts, original, tensors_in, texts, vae, whole, written
+from tests.flux_files import (
+    PREFIX,
+    gguf_file,
+    layouts,
+    needs_gguf,
+    original,
+    tensors_in,
+    texts,
+    vae,
+    whole,
+    written,
+)
 from tests.flux_folder import flux_folder
 from tests.homes import session_in
 from tests.toys import points
@@ -38,7 +48,6 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 FP8 = torch.float8_e4m3fn
-needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="needs the extra gguf")
 LAYOUTS = ("original", "prefixed", "diffusers", "prefixed-diffusers")
 ASKED: dict[str, Any] = {"prompt": "a (red:1.3) disc on blue clay", "width": 64, "height": 64, "steps": 2, "seed": 3}
 
@@ -107,8 +116,8 @@ def test_the_map_of_names_is_that_of_diffusers_in_both_directions(kind: str) -> 
     assert all(torch.equal(read[name], each) for name, each in tensors.items())
     for given, names in diffusers_names("flux", {}, tensors).items():
         for name in names:
-            assert torch.equal(unpacked("flux", name, stored[given]), tensors[name])
-            assert unpacked_shape("flux", name, tuple(stored[given].shape)) == tuple(tensors[name].shape)
+            assert torch.equal(unpacked("flux", {}, name, stored[given]), tensors[name])
+            assert unpacked_shape("flux", {}, name, tuple(stored[given].shape)) == tuple(tensors[name].shape)
 
 
 @pytest.mark.parametrize("layout", points(LAYOUTS, kept=lambda layout: layout in ("original", "diffusers")))
@@ -207,23 +216,7 @@ def test_eight_bits_of_a_file_stay_the_eight_bits_that_they_are(folder: Path, tm
 
 @needs_gguf
 def test_gguf_is_made_into_floats(folder: Path, tmp_path: Path) -> None:
-    """As ComfyUI-GGUF writes it: Q8_0 where rows are long enough, float32 for vectors, original names."""
-    import gguf
-    from gguf.quants import dequantize, quantize
-
-    floats, writer = dict(layouts(folder)["original"]), gguf.GGUFWriter(str(tmp_path / "flux.gguf"), "flux")
-    kind = gguf.GGMLQuantizationType.Q8_0
-    for name, each in layouts(folder)["original"].items():
-        if each.ndim == 2 and each.shape[1] % 32 == 0:
-            few = quantize(each.numpy(), kind)
-            writer.add_tensor(name, few, raw_dtype=kind)
-            floats[name] = torch.from_numpy(dequantize(few, kind))
-        else:
-            writer.add_tensor(name, each.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    floats = gguf_file(tmp_path / "flux.gguf", layouts(folder)["original"])
     other = written(tmp_path / "floats.safetensors", floats)
     one, two = (
         Models(info_of(file, tmp_path, config=folder), "float32", CPU).unet.state_dict()
@@ -364,7 +357,9 @@ def test_every_family_that_diffusers_reads_from_a_file_is_told_by_its_name(tmp_p
             with pytest.raises(SpecError) as error:
                 describe(ModelSpec(name=str(file)), tmp_path, has_weights=False)
             assert f" {name}" in str(error.value), kind
-            assert "Stable Diffusion 1.x, 2.x, SDXL, FLUX.1 and Chroma are" in str(error.value)
+            is_read = kind in ("sd3", "sd35_large", "z-image-turbo", "flux2")
+            says = "alone; --config FOLDER gives" if is_read else "not read from a single file; Stable Diffusion 1.x, "
+            assert says in str(error.value)
 
 
 def test_a_file_of_another_family_is_told_beside_a_folder_of_flux(
@@ -376,8 +371,11 @@ def test_a_file_of_another_family_is_told_beside_a_folder_of_flux(
     qwen = write_header(
         tmp_path / "q.safetensors", dict.fromkeys(("txt_norm.weight", "img_in.bias", "txt_in.bias"), (2,))
     )
-    with pytest.raises(SpecError, match=r"is Qwen-Image, which is not read from a single file; Stable Diffusion 1.x"):
+    with pytest.raises(SpecError, match=r"is Qwen-Image, and .* is of a FluxTransformer2DModel; a folder of the same"):
         describe(ModelSpec(name=str(qwen), config=str(configurations)), tmp_path, has_weights=False)
+    wan = write_header(tmp_path / "w.safetensors", dict.fromkeys(("patch_embedding.weight", "blocks.0.x"), (2,)))
+    with pytest.raises(SpecError, match=r"is Wan .*, which is not read from a single file; Stable Diffusion 1.x"):
+        describe(ModelSpec(name=str(wan), config=str(configurations)), tmp_path, has_weights=False)
 
 
 @pytest.mark.parametrize(("width", "said"), [(384, "FLUX.1 Fill, an inpainting model"), (128, "FLUX.1 Canny or Depth")])

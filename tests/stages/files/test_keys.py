@@ -28,9 +28,9 @@ def there_and_back(layout: Any, module: Any) -> None:
     assert set(names) == set(original)
     for given, wanted in names.items():
         for name in wanted:
-            found = unpacked(layout, name, original[given])
+            found = unpacked(layout, config, name, original[given])
             assert torch.equal(found, tensors[name])
-            assert unpacked_shape(layout, name, tuple(original[given].shape)) == tuple(found.shape)
+            assert unpacked_shape(layout, config, name, tuple(original[given].shape)) == tuple(found.shape)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_embedded_model_goes_there_and_back() -> None:
         tensors = load_file(EMBEDDED / part / f"{file}.safetensors")
         original = packed(layout, config, tensors)  # type: ignore[arg-type]
         for given, names in diffusers_names(layout, config, tensors).items():  # type: ignore[arg-type]
-            assert all(torch.equal(unpacked(layout, name, original[given]), tensors[name]) for name in names)  # type: ignore[arg-type]
+            assert all(torch.equal(unpacked(layout, config, name, original[given]), tensors[name]) for name in names)  # type: ignore[arg-type]
 
 
 def test_full_sizes_have_the_counts_of_published_files(full_sdxl_unet: Any, full_sd_unet: Any) -> None:

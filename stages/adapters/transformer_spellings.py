@@ -1,4 +1,4 @@
-"""Every way in which files of adapters write a module of FLUX.1 or Chroma -> that module.
+"""Every way in which files of adapters write a module of a transformer -> that module.
 
 A module of the original layout may be several of diffusers', one below the other: its change is made of their weights
 together, and each gets its rows back. In what follows d is a module's path in diffusers, o its path in the original
@@ -9,22 +9,25 @@ layout, and `_` joins the parts of a flat name.
     lycoris_ + d_                                     SimpleTuner
     transformer. + d, d, base_model.model. + d        diffusers, PEFT, ai-toolkit
     diffusion_model. + o, o, base_model.model. + o    ComfyUI, Black Forest Labs, fal
-    double_blocks.N.processor.qkv_lora1               XLabs
+    double_blocks.N.processor.qkv_lora1               XLabs, of FLUX.1
+
+A family whose files have no other names than diffusers' has those with d alone.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stages.models.files.flux_keys import flux_name, fused
+from stages.models.files.transformer_keys import fused, transformer_name
+from stages.models.files.transformer_names import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import nn
 
-    from stages.models.files.flux_keys import Pieces
+    from stages.models.files.transformer_keys import Pieces
 
 DOTTED = ("", "transformer.", "base_model.model.", "transformer.base_model.model.", "diffusion_model.")
 ORIGINAL_DOTTED = ("", "diffusion_model.", "model.diffusion_model.", "transformer.", "base_model.model.")
@@ -40,17 +43,21 @@ XLABS: Mapping[str, tuple[str, int | None]] = {  # of a block's module: its name
 _BLOCK = re.compile(r"((?:double|single)_blocks\.\d+)\.(.+)")
 
 
-def flux_spellings(modules: Mapping[str, nn.Linear]) -> Iterator[tuple[str, str, Pieces]]:
+def transformer_spellings(
+    kind: str, config: Mapping[str, Any], modules: Mapping[str, nn.Linear]
+) -> Iterator[tuple[str, str, Pieces]]:
     """Yield (spelling, the module it means, pieces): of a module of diffusers by itself, no pieces.
 
-    `modules` are the linear layers of the network by their paths. A module that is several of diffusers' has its
-    original name.
+    `kind` and `config` are the class and the configuration of the network, `modules` its linear layers by their paths.
+    A module that is several of diffusers' has its original name.
     """
-    together = fused({path: module.weight.shape[0] for path, module in modules.items()})
+    layout = LAYOUTS.get(kind)
+    rows = {path: module.weight.shape[0] for path, module in modules.items()}
+    together = {} if layout is None else fused(layout, config, rows)
     for path in modules:
         yield from ((before + path, path, ()) for before in DOTTED)
         yield from ((before + path.replace(".", "_"), path, ()) for before in FLAT)
-        if (original := flux_name(path)) not in together:
+        if layout is not None and (original := transformer_name(layout, path)) not in together:
             yield from ((name, path, ()) for name in _original_spellings(original))
     for original, pieces in together.items():
         yield from ((name, original, pieces) for name in _original_spellings(original))

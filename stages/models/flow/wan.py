@@ -1,0 +1,169 @@
+"""Wan 2.1, text to video: `WanPipeline`, with the rows of UMT5, the part `umt5`, and a causal VAE of videos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stages.models.fields import ANY, FLAG, NONE, NOTES, NUMBER, OFF, POSITIVE, WHOLE, Table, listed, one_of, or_null
+from stages.models.flow.base import (
+    METHODS,
+    PATCH,
+    T5,
+    T5_FILES,
+    FlowFamily,
+    OtherScheduler,
+    PartKind,
+    VideoKind,
+    WordsKind,
+    index_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from stages.models.flow.base import Configs, Misfit
+
+WORDS = WordsKind("tokenizer", "umt5", T5_FILES)
+SMALL, LARGE = (480, 832), (720, 1280)  # pixels: the training sizes of 1.3B and of 14B
+SMALL_LAYERS = 30  # of 1.3B; 14B has 40
+TIME_CELL = 4
+TRANSFORMER: Table = {
+    **NOTES,
+    "patch_size": one_of([1, PATCH, PATCH]),
+    "num_attention_heads": WHOLE,
+    "attention_head_dim": WHOLE,
+    "in_channels": WHOLE,
+    "out_channels": WHOLE,
+    "text_dim": WHOLE,
+    "freq_dim": WHOLE,
+    "ffn_dim": WHOLE,
+    "num_layers": WHOLE,
+    "cross_attn_norm": FLAG,
+    "qk_norm": one_of("rms_norm_across_heads"),
+    "eps": POSITIVE,
+    "image_dim": NONE,  # of image to video
+    "added_kv_proj_dim": NONE,
+    "rope_max_seq_len": WHOLE,
+    "pos_embed_seq_len": NONE,
+}
+VAE: Table = {
+    **NOTES,
+    "base_dim": WHOLE,
+    "decoder_base_dim": or_null(WHOLE),
+    "z_dim": WHOLE,
+    "dim_mult": listed(WHOLE),
+    "num_res_blocks": WHOLE,
+    "attn_scales": one_of([]),
+    "temperal_downsample": one_of([False, True, True]),
+    "dropout": NUMBER,
+    "latents_mean": listed(NUMBER),
+    "latents_std": listed(POSITIVE),
+    "is_residual": OFF,
+    "in_channels": one_of(3),
+    "out_channels": one_of(3),
+    "patch_size": NONE,
+    "scale_factor_temporal": one_of(TIME_CELL),
+    "scale_factor_spatial": one_of(8),
+}
+UMT5: Table = {
+    **T5,
+    "model_type": one_of("umt5"),
+    "scalable_attention": ANY,  # of training
+    "tokenizer_class": ANY,
+}
+UNIPC: Table = {
+    **NOTES,
+    "num_train_timesteps": WHOLE,
+    "prediction_type": one_of("flow_prediction"),
+    "use_flow_sigmas": one_of(True),
+    "flow_shift": POSITIVE,
+    "final_sigmas_type": one_of("zero"),
+    "shift_terminal": NONE,
+    **dict.fromkeys(
+        (
+            *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_dynamic_shifting"),
+            *("thresholding", "rescale_betas_zero_snr"),
+        ),
+        OFF,
+    ),
+    "solver_order": one_of(2),
+    "solver_type": one_of("bh2"),
+    "predict_x0": one_of(True),
+    "lower_order_final": one_of(True),
+    "disable_corrector": one_of([]),
+    "solver_p": NONE,
+    **dict.fromkeys(  # of noise levels that it would have without `use_flow_sigmas`, and of what is off
+        (
+            *("beta_start", "beta_end", "beta_schedule", "trained_betas", "timestep_spacing", "steps_offset"),
+            *("dynamic_thresholding_ratio", "sample_max_value", "time_shift_type", "sigma_min", "sigma_max"),
+        ),
+        ANY,
+    ),
+}
+
+
+def _from_unipc(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the noise levels of a `UniPCMultistepScheduler` as those of flow matching."""
+    from freescale.flow_levels import FLOW_CLASS
+
+    return {
+        "_class_name": FLOW_CLASS,
+        "num_train_timesteps": config.get("num_train_timesteps", 1000),
+        "shift": config.get("flow_shift", 1.0),
+        "sigma_grid": "unipc",
+    }
+
+
+def _defaults(network: Mapping[str, Any], scheduler: Mapping[str, Any]) -> tuple[int, float]:
+    """Return those of the stock pipeline."""
+    return 50, 5.0
+
+
+def _channels(configs: Configs) -> int:
+    return int(configs["vae"].get("z_dim", 16))
+
+
+def _native(configs: Configs) -> tuple[int, int]:
+    """Return the training size: the smaller one of the network that has fewer layers."""
+    return SMALL if int(configs["unet"].get("num_layers", 40)) <= SMALL_LAYERS else LARGE
+
+
+def _table(configs: Configs) -> int:
+    """Return the tokens of a side that the network's positions are made for."""
+    return int(configs["unet"].get("rope_max_seq_len", 1024))
+
+
+def _misfits(configs: Configs) -> Iterator[Misfit]:
+    network, channels = configs["unet"], _channels(configs)
+    yield "in_channels", network.get("in_channels", 16), channels, "its VAE"
+    yield "out_channels", network.get("out_channels", 16), channels, "its VAE"
+    yield "text_dim", network.get("text_dim", 4096), configs["umt5"]["d_model"], "its UMT5"
+
+
+WAN = FlowFamily(
+    pipeline="WanPipeline",
+    parts={
+        "unet": PartKind("transformer", "WanTransformer3DModel", TRANSFORMER),
+        "vae": PartKind("vae", "AutoencoderKLWan", VAE),
+        "umt5": PartKind("text_encoder", "UMT5EncoderModel", UMT5),
+    },
+    words=(WORDS,),
+    index={
+        **index_of("transformer"),
+        **dict.fromkeys(("transformer_2", "image_encoder", "image_processor"), one_of([None, None])),
+        "boundary_ratio": NONE,
+        "expand_timesteps": OFF,
+    },
+    defaults=_defaults,
+    misfits=_misfits,
+    latent_channels=_channels,
+    cell=lambda configs: int(2 ** (len(configs["vae"].get("dim_mult", (1, 2, 4, 4))) - 1)),
+    tokens=WORDS,
+    ends=1,
+    grid={"sigma_grid": "training"},
+    methods={**METHODS, "freescale": {**METHODS["freescale"], "upsample": "latent", "interpolation": "bilinear"}},
+    native=_native,
+    table=_table,
+    schedulers={"UniPCMultistepScheduler": OtherScheduler(UNIPC, _from_unipc, "unipc")},
+    video=VideoKind(frames=81, fps=16.0, time_cell=TIME_CELL),
+)

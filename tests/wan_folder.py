@@ -1,0 +1,42 @@
+"""A Wan folder at toy width with random weights, as `WanPipeline.save_pretrained` leaves it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tests.flux_folder import WORDS
+from tests.toys import new_wan, new_wan_vae
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKENS = 12
+FRAMES = 5  # two latent frames
+
+
+def wan_folder(folder: Path, *, unipc: bool = False) -> Path:
+    """Write the folder; `unipc`: with the scheduler that published folders name."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+    from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -1.0) for word in WORDS)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer, vae = new_wan(), new_wan_vae()
+        umt5 = UMT5EncoderModel(
+            UMT5Config(vocab_size=len(vocabulary), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3)
+        )
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    parts: dict[str, Any] = {
+        "scheduler": UniPCMultistepScheduler(**flow) if unipc else FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "vae": vae,
+        "text_encoder": umt5,
+        "tokenizer": T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=TOKENS),
+        "transformer": transformer,
+    }
+    WanPipeline(**parts).save_pretrained(folder)
+    (folder / "freescale.json").write_text(json.dumps({"native": [64, 80], "steps": 4, "frames": FRAMES}))
+    return folder
