@@ -23,8 +23,9 @@ NEEDS = {RotatesAnywhere: "rotary positions of queries and keys", RepeatsText: "
 def check_needs(method: Method, info: ModelInfo) -> None:
     """Raise `SpecError` for a method that needs what a model's network has not, with what works."""
     for need, way in _lacks(method, info.unet_class).items():
-        ways = way or ", ".join(name for name in METHODS if condition(name, str(info.pipeline)) == "")
-        raise SpecError(f"method: {method.name!r} needs {NEEDS[need]}, which {info.name} has not; with it works {ways}")
+        able = ", ".join(name for name in METHODS if condition(name, str(info.pipeline)) == "")
+        works = f"{way} works" if way else f"{able} work with it"
+        raise SpecError(f"method: {method.name!r} needs {NEEDS[need]}, which {info.name} has not; {works}")
 
 
 def condition(name: str, pipeline: str) -> str | None:
