@@ -114,7 +114,7 @@ def test_the_costs_are_those_of_the_plan(family: str, tmp_path: Path) -> None:
     model, side = folder(family, tmp_path), 8 * FAMILIES[family].cells
     for name, preset in TABLE.items():
         for scale, expected in zip(SCALES, preset.calls[family], strict=True):
-            plan = planned(model, tmp_path, width=scale * side, height=scale * side, preset=name)
+            plan = planned(model, tmp_path, width=scale * side, height=scale * side, preset=name, steps=50)
             costs = [(call.stage.part, estimate(call, plan.info, RunOptions())) for call in plan.calls]
             calls = sum(cost.flops for part, cost in costs if part == "unet")
             assert calls / call_flops(plan.calls, plan.info, RunOptions()) == pytest.approx(expected, rel=0.01)
