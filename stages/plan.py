@@ -23,6 +23,7 @@ from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
+from stages.models.tokens import lengths
 from stages.models.upscaler import find_upscaler
 from stages.planner.accelerations import accelerated, check_accelerations
 from stages.planner.level_schedules import schedules
@@ -139,7 +140,7 @@ class _Builder:
         """How long the encoded prompts are."""
         stage = self.text.stage
         assert isinstance(stage, EncodePrompt)
-        return stage.chunks
+        return max(stage.chunks, lengths(self.info, (stage.prompt, stage.negative_prompt or "")))
 
     @cached_property
     def first(self) -> Call:

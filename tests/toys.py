@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise, product
@@ -170,6 +171,26 @@ def new_flux(pooled: int, *, embedded: bool) -> Any:
         guidance_embeds=embedded,
         axes_dims_rope=(4, 6, 6),
     )
+
+
+def new_chroma() -> Any:
+    """A small `ChromaTransformer2DModel` for latents of four channels."""
+    from diffusers import ChromaTransformer2DModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of its own positions
+        return ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            axes_dims_rope=(4, 6, 6),
+            approximator_num_channels=8,
+            approximator_hidden_dim=16,
+            approximator_layers=2,
+        )
 
 
 @cache
@@ -425,6 +446,14 @@ def new_qwen() -> Any:
         joint_attention_dim=24,
         axes_dims_rope=(4, 6, 6),
     )
+
+
+@cache
+def qwen_network() -> Any:
+    """A small Qwen-Image with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return new_qwen().eval().requires_grad_(False)
 
 
 def new_qwen_vae() -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from freescale.backbones import BACKBONES, backbone_of
 from freescale.backbones.base import RepeatsText, RotatesAnywhere
+from freescale.patch_attention import patches_at
 from freescale.positions import growing_temperature, temperature
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import Backbone
     from freescale.cascade import Level
+    from freescale.moment import Moment
     from freescale.positions import PositionRule
     from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
@@ -28,6 +30,12 @@ Temperature = Literal["off", "entropy", "cinescale"]
 def fusing(fusion: Fusion, level: Level) -> Patch:
     """Fuse scales in every self-attention over image tokens."""
     return _of_backbone(lambda backbone: backbone.fused(fusion, level.latent_hw))
+
+
+def patching(moment: Moment, *, jitter: bool) -> Patch:
+    """Cut every self-attention over image tokens into blocks, which `jitter` moves above twice the training size."""
+    asked = patches_at(moment, jitter=jitter)
+    return _of_backbone(lambda backbone: backbone.in_patches(asked, moment.level.latent_hw))
 
 
 def reaching(rule: PositionRule, tempered: Temperature, level: Level) -> Iterator[Patch]:

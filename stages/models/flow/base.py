@@ -103,6 +103,7 @@ METHODS: MethodValues = {
     "freescale": {"dilate": False, "channel_blur": False, "blur_border": "renormalize", "detail_scale": 3.6},
     "swift": {"patches_only": False, "dilation": 0.0},
     "draft": {"patches_only": False, "dilation": 0.0},
+    "scalediff": {"restart": 0.4, "band": 0.25},
 }
 """What methods have by default. A detail scale of 3.6 over sigma has the weights of 2 over SDXL's timesteps."""
 
