@@ -227,8 +227,8 @@ def zimage_network() -> Any:
         return lively(new_zimage())
 
 
-def new_flux2() -> Any:
-    """A small `Flux2Transformer2DModel` for latents of four channels."""
+def new_flux2(*, embedded: bool = False) -> Any:
+    """A small `Flux2Transformer2DModel` for latents of four channels; `embedded`: with guidance inside."""
     from diffusers import Flux2Transformer2DModel
 
     return Flux2Transformer2DModel(
@@ -239,7 +239,7 @@ def new_flux2() -> Any:
         num_attention_heads=2,
         joint_attention_dim=24,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        guidance_embeds=embedded,
     )
 
 

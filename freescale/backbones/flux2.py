@@ -1,4 +1,4 @@
-"""FLUX.2 (klein): a transformer over text and image tokens, a flow model.
+"""FLUX.2: a transformer over text and image tokens, a flow model.
 
 As FLUX.1, a token is 2 x 2 latent cells. Positions are (0, row, column, 0), those of text (0, 0, 0, number). Blocks of
 one row have attention and feed-forward in one product before and one after.

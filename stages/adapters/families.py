@@ -35,6 +35,7 @@ LAYER_WIDTHS: Mapping[int, str] = {3840: "Z-Image", 2304: "Lumina 2"}
 ATTENTION_WIDTHS: Mapping[int, str] = {1536: "Stable Diffusion 3", 2432: "Stable Diffusion 3"}
 WIDER: Mapping[str, int] = {"linear1": 7, "img_mlp.0": 4, "txt_mlp.0": 4, "img_mlp_0": 4, "txt_mlp_0": 4}
 """How many times as high as wide weights of FLUX.1 are; those of FLUX.2 are higher by 2."""
+_TENSOR = re.compile(r"(.+)\.lora_(?:(A|down)|B|up)(?:\.\w+)?\.weight")
 WHOLE = re.compile(r"^(?:transformer\.|lora_transformer_)")
 
 
@@ -57,6 +58,15 @@ def transformer_family(modules: Iterable[str], shapes: Callable[[str], Shapes]) 
             known = (widths.get(sides[1]) for name in found if (sides := sides_of(shapes(name))) is not None)
             return next((each for each in known if each is not None), unsaid)
     return OTHERS if any(WHOLE.search(name) for name in names) else None
+
+
+def family_of_tensors(tensors: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return the family of transformers that a LoRA was made for, by the shapes of its tensors; None for none."""
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in tensors.items():
+        if match := _TENSOR.fullmatch(name):
+            modules.setdefault(match[1], {})["lora_down" if match[2] else "lora_up"] = shape
+    return transformer_family(modules, modules.__getitem__)
 
 
 def _is_of_flux2(name: str, shapes: Shapes) -> bool:

@@ -6,6 +6,7 @@ model, or with a spelling that is not known, and a part of it would make another
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stages.adapters.spellings import Target
 
 LISTED = 3  # names in an error
+T5 = re.compile(r"encoder[._]block[._]\d")  # one of its modules
 KIN = {"Chroma": "Flux"}  # families whose adapters cannot be told from those of another
 
 
@@ -90,6 +92,8 @@ def _reason(file: AdapterFile, table: Mapping[str, Target], lost: Iterable[str])
         return hint.removeprefix("; ")
     if any("motion_modules" in name for name in lost):
         return "motion modules are those of an AnimateDiff folder with UNetMotionModel alone"
+    if any(T5.search(name) for name in lost):
+        return "changes of a T5 text encoder are not merged"
     if all(name in file.unknown for name in lost):
         return "they are no tensors of an adapter's kinds"
     return "it was made for a model with other blocks, or by a program that names them otherwise"

@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stages.adapters.families import OTHERS, transformer_family
 from stages.adapters.kinds import rank_of, refused_kind, split_name
 from stages.adapters.metadata import PEFT, family_said, metadata_of, trigger_words
 from stages.adapters.spellings import is_of_text
@@ -168,6 +167,8 @@ def text_width(file: AdapterFile) -> int | None:
 
 def family_by_shapes(file: AdapterFile) -> str | None:
     """Return the family of models that an adapter fits by its shapes and names, or None."""
+    from stages.adapters.families import OTHERS, transformer_family  # here, since a plan without adapters needs none
+
     if any(name.startswith(("lora_te2_", "text_encoder_2.")) for name in file.groups):
         return "SDXL"
     family = transformer_family(file.groups, file.shapes)

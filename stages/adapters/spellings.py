@@ -23,7 +23,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.adapters.transformer_spellings import transformer_spellings
 from stages.models.files.keys import original_name
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
 
 def _of_transformer(network: nn.Module) -> Iterator[tuple[str, Target]]:
     """Yield every spelling of a transformer's linear layers with its target."""
+    from stages.adapters.transformer_spellings import transformer_spellings  # here, since UNets need none of it
+
     modules: dict[str, Any] = {path: module for path, module in network.named_modules() if _is_linear(module)}
     family = TRANSFORMERS[type(network).__name__]
     for name, module, pieces in transformer_spellings(type(network).__name__, _config(network), modules):

@@ -212,6 +212,8 @@ def _family(marks: FileMarks, tensors: Mapping[str, Header]) -> tuple[str, str]:
         return ENCODERS.get(width, ""), f"its tokens have {width} numbers" if width else ""
     if marks.what == "transformer" and (found := transformer_of(tensors)):
         return found.name, ""
+    if marks.kind == "lora" and (family := _transformer_family(tensors)):
+        return family, "its modules have names and shapes of it"
     if marks.kind in ("model", "lora"):
         shape = _shape(CROSS, tensors)
         if len(shape) >= 2 and shape[1] in WIDTHS:
@@ -223,6 +225,14 @@ def _family(marks: FileMarks, tensors: Mapping[str, Header]) -> tuple[str, str]:
             if re.search(pattern, metadata_value := marks.metadata.get(key, ""), re.IGNORECASE):
                 return family, f"{key} is {_printable(metadata_value)}"
     return "", ""
+
+
+def _transformer_family(tensors: Mapping[str, Header]) -> str | None:
+    """The family of transformers that a LoRA was made for; None for UNets, and where nothing tells which."""
+    from stages.adapters.families import OTHERS, family_of_tensors
+
+    found = family_of_tensors({name: each.shape for name, each in tensors.items()})
+    return None if found == OTHERS else found
 
 
 def _channels(marks: FileMarks, tensors: Mapping[str, Header]) -> str:

@@ -81,8 +81,10 @@ def describe(spec: ModelSpec, home: Path, *, has_weights: bool = True) -> ModelI
     info = _from_folder(spec, root, home, has_weights=has_weights)
     if spec.vae is None:
         return info
-    if (kind := info.configs["vae"].get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
-        raise SpecError(f"vae: {spec.vae!r} would be an AutoencoderKL, and {spec.name} has an {kind}; leave it out")
+    if info.configs["vae"].get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        from stages.models.flow.file import with_vae
+
+        return with_vae(info, spec, home, has_weights=has_weights)
     vae = vae_network(spec, info.configs["vae"], home, has_weights=has_weights)
     return _with_networks(info, vae, {"vae": vae.hashes["vae"]})
 

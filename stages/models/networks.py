@@ -22,6 +22,7 @@ TEXT_CONFIGS = {
     "UMT5EncoderModel": "UMT5Config",
     "Qwen2_5_VLForConditionalGeneration": "Qwen2_5_VLConfig",
     "Qwen3Model": "Qwen3Config",
+    "Mistral3ForConditionalGeneration": "Mistral3Config",
 }
 """The classes of the text encoders, and those of their configurations."""
 

@@ -85,7 +85,7 @@ class Part:
 
 def stem_of(kind: str) -> str:
     """Return the name of the weight file of a class, without its ending."""
-    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "UMT5", "Qwen2", "Qwen3")) else DIFFUSERS
+    return TRANSFORMERS if kind.startswith(("CLIP", "T5", "UMT5", "Qwen2", "Qwen3", "Mistral3")) else DIFFUSERS
 
 
 def weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
@@ -243,7 +243,7 @@ def current(name: str, kind: str, *, is_split: bool = False) -> str:
 
     `CLIPTextModel` has lost `text_model.` before its names, and Qwen3 has `model.` in a file that can also write text;
     `query` of a VAE's attention is now `to_q`, but is renamed in a single file alone. Qwen2.5-VL has both its sides
-    under `model.`, which early files have not.
+    under `model.`, which early files have not; so has Mistral 3.
     """
     if kind == "CLIPTextModel":
         return name.removeprefix("text_model.")
@@ -251,6 +251,10 @@ def current(name: str, kind: str, *, is_split: bool = False) -> str:
         return name.removeprefix("model.")
     if kind.startswith("Qwen2_5_VL"):
         return re.sub(r"^visual\.", "model.visual.", re.sub(r"^model\.(?!language_model|visual)", QWEN_TEXT, name))
+    if kind.startswith("Mistral3"):
+        inner = name.removeprefix("language_model.") if name.startswith("language_model.lm_head") else name
+        inner = re.sub(r"^language_model\.(model\.)?", QWEN_TEXT, inner)
+        return re.sub(r"^(vision_tower|multi_modal_projector)\.", r"model.\1.", inner)
     before, _, leaf = name.rpartition(".")
     outer, _, last = before.rpartition(".")
     is_old = kind == "AutoencoderKL" and ".attentions." in name and last in RENAMED and not is_split

@@ -53,6 +53,10 @@ def text_weights(info: ModelInfo, dtype: str) -> int:
         from stages.models.flow.qwen import qwen2_5_vl_parameters  # here, since other models need none of it
 
         count += qwen2_5_vl_parameters(info.configs["qwen2_5_vl"])
+    if "mistral3" in info.configs:
+        from stages.models.flow.mistral3 import mistral3_parameters
+
+        count += mistral3_parameters(info.configs["mistral3"])
     others = {"t5": _t5_parameters, "umt5": _umt5_parameters, "qwen3": _qwen3_parameters}
     count += sum(counted(info.configs[part]) for part, counted in others.items() if part in info.configs)
     return count * ITEM_BYTES[dtype]

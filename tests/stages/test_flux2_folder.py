@@ -1,4 +1,4 @@
-"""FLUX.2 klein folders: what they say of themselves, a whole render against the stock pipeline, what is refused."""
+"""FLUX.2 folders: what they say of themselves, a whole render against the stock pipeline, what is refused."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from freescale import normal
 from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.models.networks import empty_network
+from stages.models.weights import current
 from stages.plan import make_plan
 from stages.planner.configurations import text_weights
 from stages.spec import ModelSpec
 from tests.flow_folders import PROMPT, check_folded, spec_of
-from tests.flux2_folder import klein_folder
+from tests.flux2_folder import DEV_TOKENS, dev_folder, klein_folder
 from tests.homes import session_in
 from tests.stages.test_zimage_folder import changed
 from tests.zimage_folder import TOKENS
@@ -72,20 +74,29 @@ def test_the_released_networks_have_their_parameters(
 
 def test_a_picture_is_that_of_the_stock_pipeline(base: Path, tmp_path: Path) -> None:
     """The text, the schedule, all steps, guidance and the VAE; an odd grid of tokens."""
-    from diffusers import Flux2KleinPipeline
+    check_picture(base, "Flux2KleinPipeline", TOKENS, tmp_path)
+
+
+def check_picture(folder: Path, stock: str, tokens: int, tmp_path: Path) -> None:
+    """A render by `direct` is that of the class `stock`, with prompts of so many tokens."""
+    import diffusers
 
     from flows.home import Home
     from flows.rendering.job import prepare
 
     home = Home(tmp_path / "home")
-    job = prepare(spec_of(base, (112, 80), method={"name": "direct"}, guidance_scale=3.0), home)
+    job = prepare(spec_of(folder, (112, 80), method={"name": "direct"}, guidance_scale=3.0), home)
     session_in(home.root).render(job)
     by_stage = {call.stage.name: home.store.read(call.key) for call in job.plan.calls}
-    pipeline: Any = Flux2KleinPipeline.from_pretrained(base)
+    pipeline: Any = getattr(diffusers, stock).from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     noise = pipeline._patchify_latents(normal((1, 4, 10, 14), 3, "init_noise", 0))
-    options: dict[str, Any] = {"height": 80, "width": 112, "num_inference_steps": 4, "max_sequence_length": TOKENS}
+    options: dict[str, Any] = {"height": 80, "width": 112, "num_inference_steps": 4, "max_sequence_length": tokens}
     expected = pipeline(prompt=PROMPT, output_type="latent", guidance_scale=3.0, latents=noise, **options).images
+    if expected.ndim == 3:  # tokens (1, n, channels), of [dev]
+        expected = expected.mT.unflatten(-1, noise.shape[2:])
+        expected = expected * (pipeline.vae.bn.running_var + pipeline.vae.bn.eps).sqrt().view(1, -1, 1, 1)
+        expected = pipeline._unpatchify_latents(expected + pipeline.vae.bn.running_mean.view(1, -1, 1, 1))
     norm = pipeline.vae.bn
     found = pipeline._patchify_latents(by_stage["base_denoise"]["latents"])
     found = found * (norm.running_var + norm.eps).sqrt().view(1, -1, 1, 1) + norm.running_mean.view(1, -1, 1, 1)
@@ -93,6 +104,46 @@ def test_a_picture_is_that_of_the_stock_pipeline(base: Path, tmp_path: Path) -> 
     with torch.no_grad():
         image = pipeline.vae.decode(expected).sample
     torch.testing.assert_close(by_stage["decode"]["image"].float(), image, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.thorough
+def test_dev_is_that_of_its_stock_pipeline(tmp_path: Path) -> None:
+    """Mistral 3's rows, and guidance inside the network."""
+    folder = dev_folder(tmp_path / "dev")
+    check_picture(folder, "Flux2Pipeline", DEV_TOKENS, tmp_path)
+    info = info_of(folder, tmp_path)
+    assert (info.text_tokens, info.takes_guidance, info.steps, info.guidance_scale) == (DEV_TOKENS, True, 4, 4.0)
+    loaded = Models(info, "float32", torch.device("cpu")).text_encoder("mistral3")
+    assert text_weights(info, "float32") == sum(each.nbytes for each in loaded.parameters())
+    with pytest.raises(SpecError, match=r"negative_prompt: guidance was distilled into"):
+        make_plan(spec_of(folder, negative_prompt="blurry"), info)
+    for file, field, value, message in (
+        ("transformer/config.json", "guidance_embeds", False, "guidance_embeds = false; for Flux2.* it must be true"),
+        ("transformer/config.json", "joint_attention_dim", 32, "3 times the width of its Mistral 3 gives 24"),
+        ("text_encoder/config.json", "text_config", {"num_hidden_layers": 20}, "of 30 layers or more"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            info_of(changed(folder, tmp_path / field, file, **{field: value}), tmp_path)
+
+
+@pytest.mark.thorough
+def test_early_names_of_mistral_are_read(tmp_path: Path) -> None:
+    """The published files have their sides under names of their own."""
+    folder = dev_folder(tmp_path / "dev")
+    file = folder / "text_encoder" / "model.safetensors"
+    names = {"model.language_model.": "language_model.model.", "model.vision_tower.": "vision_tower."}
+    names |= {"model.multi_modal_projector.": "multi_modal_projector.", "lm_head.": "language_model.lm_head."}
+    early = {}
+    for name, each in load_file(file).items():
+        now = current(name, "Mistral3ForConditionalGeneration")
+        before = next(start for start in names if now.startswith(start))
+        early[names[before] + now.removeprefix(before)] = each
+    encoders = []
+    for _ in range(2):
+        encoders.append(Models(info_of(folder, tmp_path), "float32", torch.device("cpu")).text_encoder("mistral3"))
+        save_file(early, file)
+    one, other = (each.state_dict() for each in encoders)
+    assert all(torch.equal(other[name], each) for name, each in one.items())
 
 
 @pytest.mark.parametrize(

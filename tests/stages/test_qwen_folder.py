@@ -19,6 +19,7 @@ from stages.plan import make_plan
 from stages.planner.configurations import text_weights
 from stages.planner.estimate import estimate
 from stages.spec import ModelSpec, RunOptions
+from tests.checkpoints import write_header
 from tests.flow_folders import PROMPT, check_folded, spec_of
 from tests.homes import session_in
 from tests.qwen_folder import qwen_folder
@@ -145,10 +146,9 @@ def test_parts_that_do_not_belong_together_are_refused(
 
 
 def test_a_vae_of_another_class_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        SpecError, match=r"vae: 'a.safetensors' would be an AutoencoderKL, and .* AutoencoderKLQwenImage"
-    ):
-        describe(ModelSpec(name=str(folder), vae="a.safetensors"), tmp_path)
+    file = write_header(tmp_path / "a.safetensors", {"decoder.conv_in.weight": (8, 4, 3, 3)}, hole=True)
+    with pytest.raises(SpecError, match=r"vae: '.*a.safetensors' holds no AutoencoderKLQwenImage as .* needs it"):
+        describe(ModelSpec(name=str(folder), vae=str(file)), tmp_path)
 
 
 def test_a_prompt_beyond_what_is_read_is_said(folder: Path, tmp_path: Path) -> None:

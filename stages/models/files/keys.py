@@ -14,13 +14,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.models.files.transformer_keys import transformer_name, transformer_order, transformer_rows
-from stages.models.files.transformer_names import NAMES
-from stages.models.files.wan_vae_keys import wan_vae_name
 from stages.models.weights import QWEN_TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -33,12 +30,14 @@ Layout = Literal[
     "unprojected_clip",  # without a projection, which is the identity then
     "open_clip",
     "early_qwen",
+    "headless_qwen",  # without the layer that writes text
     "flux",
     "flux2",
     "sd3",
     "z_image",
     "wan",
 ]
+TRANSFORMERS = ("flux", "flux2", "sd3", "z_image")  # layouts with a table in `transformer_names`
 
 _UNET_OUTER = {
     "time_embedding.linear_1": "time_embed.0",
@@ -100,14 +99,18 @@ def original_name(layout: Layout, config: Mapping[str, Any], name: str) -> str:
                 side = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}.get(name.partition(".")[0], "")
                 return side + _vae(config, name)
             case "wan_vae":
+                from stages.models.files.wan_vae_keys import wan_vae_name  # here, since other models need none of it
+
                 return wan_vae_name(config, name)
             case "clip" | "unprojected_clip":
                 return name
-            case "early_qwen":
+            case "early_qwen" | "headless_qwen":
                 return name.replace(QWEN_TEXT, "model.", 1).replace("model.visual.", "visual.", 1)
             case "open_clip":
                 return _open_clip(name)
             case _:
+                from stages.models.files.transformer_keys import transformer_name
+
                 return transformer_name(layout, name)
     except KeyError:
         raise KeyError(name) from None
@@ -124,8 +127,15 @@ def diffusers_names(layout: Layout, config: Mapping[str, Any], names: Iterable[s
     for name in names:
         original = original_name(layout, config, name)
         found[original] = (*found.get(original, ()), name)
-    order = transformer_order if layout in NAMES else _third
-    return {original: tuple(sorted(each, key=order)) for original, each in found.items()}
+    return {original: tuple(sorted(each, key=_order(layout))) for original, each in found.items()}
+
+
+def _order(layout: Layout) -> Callable[[str], int]:
+    if layout not in TRANSFORMERS:
+        return _third
+    from stages.models.files.transformer_keys import transformer_order
+
+    return transformer_order
 
 
 def unpacked(layout: Layout, config: Mapping[str, Any], name: str, tensor: Tensor) -> Tensor:
@@ -134,7 +144,9 @@ def unpacked(layout: Layout, config: Mapping[str, Any], name: str, tensor: Tenso
     A third of OpenCLIP's q, k and v, or a transformer's rows, as a view; OpenCLIP's projection transposed; a VAE's
     attention as matrices (O, I) where the file has kernels of one tap (O, I, 1, 1).
     """
-    if layout in NAMES:
+    if layout in TRANSFORMERS:
+        from stages.models.files.transformer_keys import transformer_rows
+
         rows = transformer_rows(layout, config, name, tensor.shape[0])
         if rows is None:
             return tensor
@@ -150,7 +162,9 @@ def unpacked(layout: Layout, config: Mapping[str, Any], name: str, tensor: Tenso
 
 def unpacked_shape(layout: Layout, config: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of what `unpacked` returns for a tensor of `shape`; as it is for one of no equal parts."""
-    if layout in NAMES:
+    if layout in TRANSFORMERS:
+        from stages.models.files.transformer_keys import transformer_rows
+
         try:
             rows = transformer_rows(layout, config, name, shape[0]) if shape else None
         except ValueError:

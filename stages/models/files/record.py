@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stages.models.files.families import Family
 
 TEXT_MODEL = "text_model."
+IDENTITIES = (("unprojected_clip", "text_projection.weight"), ("headless_qwen", "lm_head.weight"))
+"""Layouts, each with a tensor that is not read from its files."""
 Written = Layout | Literal["diffusers", "old_diffusers"]
 """How a network is written in a file: `old_diffusers` has the names of a VAE's attention that diffusers had once."""
 
@@ -53,9 +55,10 @@ class NetworkFile:
     def is_identity(self, name: str) -> bool:
         """Return whether the tensor `name` is not read from the file, and has ones on its diagonal alone.
 
-        Stable Diffusion 3 takes the pooled row of CLIP-L as it is, whatever projection a file has for it.
+        Stable Diffusion 3 takes the pooled row of CLIP-L as it is, whatever projection a file has for it. The layer of
+        Qwen2.5-VL that writes text is not used, and ComfyUI's checkpoints lack it.
         """
-        return self.layout == "unprojected_clip" and name == "text_projection.weight"
+        return (self.layout, name) in IDENTITIES
 
     def _inner(self, name: str) -> str:
         if self.layout == "diffusers":

@@ -26,8 +26,8 @@ def wan_vae_name(config: Mapping[str, Any], name: str) -> str:
         return f"{_QUANT[side]}.{rest}" if rest else _QUANT[side]
     if match := _UP.fullmatch(rest):
         layers = int(config.get("num_res_blocks", 2)) + 1
-        index = int(match[1]) * (layers + 1) + (int(match[3]) if match[2] == "resnets" else layers)
-        return f"{side}.upsamples.{index}.{_inside(match[4])}"
+        number = int(match[1]) * (layers + 1) + (int(match[3]) if match[2] == "resnets" else layers)
+        return f"{side}.upsamples.{number}.{_inside(match[4])}"
     if match := re.fullmatch(r"down_blocks\.(\d+)\.(.+)", rest):
         return f"{side}.downsamples.{match[1]}.{_inside(match[2])}"
     outer = next((each for each in _OUTER if rest == each or rest.startswith(f"{each}.")), None)
@@ -39,6 +39,6 @@ def wan_vae_name(config: Mapping[str, Any], name: str) -> str:
 
 
 def _inside(name: str) -> str:
-    """Return the name within a block: of a residual one by the place in its list, of a resampling one as it is."""
+    """Return the name within a block: of a residual one by its number in a list, of a resampling one as it is."""
     outer, dot, leaf = name.partition(".")
     return _RESNET.get(outer, outer) + dot + leaf

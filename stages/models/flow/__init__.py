@@ -15,6 +15,7 @@ FLOW_FAMILIES: Imported[FlowFamily] = Imported(
         "FluxPipeline": "flux.FLUX",
         "ChromaPipeline": "chroma.CHROMA",
         "Flux2KleinPipeline": "flux2.KLEIN",
+        "Flux2Pipeline": "flux2.DEV",
         "StableDiffusion3Pipeline": "sd3.SD3",
         "QwenImagePipeline": "qwen.QWEN_IMAGE",
         "ZImagePipeline": "zimage.Z_IMAGE",

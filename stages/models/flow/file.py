@@ -30,6 +30,7 @@ from stages.models.flow.folder import (
 )
 from stages.models.flow.places import elsewhere, part_file, transformer_file
 from stages.models.hashes import Hashes, with_decided
+from stages.models.weights import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from stages.models.files.record import FileHeader, NetworkFile
     from stages.models.flow.base import FlowFamily
     from stages.models.info import ModelInfo
-    from stages.models.weights import Part
     from stages.spec import ModelSpec
 
 OPTIONS = {"vae": "--vae FILE gives one of the same family", "text": "--text-encoders gives it"}
@@ -102,6 +102,29 @@ def flow_file_info(
         folders={name: str(part.folder) for name, part in files.own.items()},
         weight_bytes=files.bytes,
         fingerprints=with_statistics(_fingerprints(root, family, made, hashes), parts),
+    )
+
+
+def with_vae(info: ModelInfo, spec: ModelSpec, home: Path, *, has_weights: bool) -> ModelInfo:
+    """Return a model in a folder with the VAE of the file that its spec names, of the class of the folder's.
+
+    Raises `SpecError` for a file that holds none.
+    """
+    config = info.configs["vae"]
+    part = Part(info.folder / "vae", str(config["_class_name"]), config)
+    header = read_header(file_named("vae", str(spec.vae), home), is_whole=has_weights)
+    if (network := part_file([header], "vae", part)) is None:
+        raise SpecError(f"vae: {spec.vae!r} holds no {part.kind} as {spec.name} needs it; leave it out")
+    known = CacheFile(home / "cache" / "weights.json")
+    check_networks(header, [network], (), known)
+    known.save()
+    vae = {"vae": network}
+    made = network_hashes(header, vae, Hashes(home)) if has_weights else header_hashes(header, vae)
+    return replace(
+        info,
+        networks={**info.networks, **vae},
+        weight_bytes=info.weight_bytes + header.path.stat().st_size,
+        fingerprints=with_statistics({**info.fingerprints, **made}, {"vae": part}),
     )
 
 

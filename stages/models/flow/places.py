@@ -56,7 +56,7 @@ def transformer_file(header: FileHeader, part: Part) -> NetworkFile:
     width = next((each.shape[-1] for n, each in header.tensors.items() if n.endswith(EMBEDDERS) and each.shape), 0)
     if kind.name == "FLUX.1" and width in OTHER_INPUTS and width != part.config.get("in_channels"):
         raise SpecError(f"model: {header.path} is {OTHER_INPUTS[width]}; FLUX.1 [dev], [schnell] or Krea works")
-    firsts: list[tuple[str, str, tuple[str, ...]]] = [("diffusers", first, DIFFUSERS_PREFIXES) for first in DIFFUSERS]
+    firsts: list[tuple[str, str, tuple[str, ...]]] = [("diffusers", each, DIFFUSERS_PREFIXES) for each in DIFFUSERS]
     if (layout := LAYOUTS.get(part.kind)) is not None:
         firsts.insert(0, (layout, NAMES[layout].first, PREFIXES))
     for layout, first, prefixes in firsts:
@@ -101,8 +101,9 @@ def _place(header: FileHeader, name: str, part: Part) -> Location | None:
             return text_place(header, "text_encoder", width)
         case "CLIPTextModelWithProjection":
             found = text_place(header, "clip_l" if name == "text_encoder" else "text_encoder_2", width)
-            is_l = name == "text_encoder" and found is not None and found.layout == "clip"
-            return Location(found.prefix, "unprojected_clip") if is_l and found is not None else found
+            if found is None or name != "text_encoder" or found.layout != "clip":
+                return found
+            return Location(found.prefix, "unprojected_clip")
         case "T5EncoderModel":
             return _under(header, T5_PREFIXES, {"diffusers": T5_FIRST})
         case "UMT5EncoderModel":
@@ -110,7 +111,10 @@ def _place(header: FileHeader, name: str, part: Part) -> Location | None:
         case "Qwen3Model":
             return _under(header, QWEN3_PREFIXES, {"diffusers": QWEN3_FIRST})
         case "Qwen2_5_VLForConditionalGeneration":
-            return _under(header, QWEN_PREFIXES, QWEN_FIRST)
+            found = _under(header, QWEN_PREFIXES, QWEN_FIRST)
+            if found is None or found.layout == "diffusers" or f"{found.prefix}lm_head.weight" in header.tensors:
+                return found
+            return Location(found.prefix, "headless_qwen")
     return None
 
 

@@ -21,7 +21,8 @@ ROWS: Imported[Callable[[Any, Models, str], dict[str, Tensor]]] = Imported(
     {
         "FluxPipeline": "flux.flux_rows",
         "ChromaPipeline": "chroma.chroma_rows",
-        "Flux2KleinPipeline": "flux2.klein_rows",
+        "Flux2KleinPipeline": "flux2.flux2_rows",
+        "Flux2Pipeline": "flux2.flux2_rows",
         "StableDiffusion3Pipeline": "sd3.sd3_rows",
         "QwenImagePipeline": "qwen.qwen_rows",
         "ZImagePipeline": "zimage.zimage_rows",

@@ -1,4 +1,4 @@
-"""FLUX.2 klein: rows of three layers of Qwen3 side by side, as the stock pipeline makes them."""
+"""FLUX.2: rows of three layers of Qwen3 or Mistral 3 side by side, as the stock pipelines make them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from stages.models.load import Models
 
 
-def klein_rows(pipeline: Any, models: Models, prompt: str) -> dict[str, Tensor]:
+def flux2_rows(pipeline: Any, models: Models, prompt: str) -> dict[str, Tensor]:
     """Return prompt_embeds (1, tokens, 3 width) of a prompt, those that fill it up included: the network reads them."""
     rows, _ = pipeline.encode_prompt(prompt, device=models.device, max_sequence_length=models.info.text_tokens)
     return {"prompt_embeds": rows}

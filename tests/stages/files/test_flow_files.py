@@ -20,7 +20,7 @@ from stages.models.files.transformer_names import LAYOUTS
 from stages.models.load import Models
 from stages.spec import ModelSpec, make_spec
 from tests.checkpoints import packed
-from tests.flux2_folder import klein_folder
+from tests.flux2_folder import dev_folder, klein_folder
 from tests.flux_files import PREFIX, gguf_file, needs_gguf, original, tensors_in, written
 from tests.homes import session_in
 from tests.qwen_folder import qwen_folder
@@ -44,7 +44,7 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "flux2": klein_folder,
     "wan": wan_folder,
 }
-FAMILIES = points(tuple(FOLDERS), kept=lambda name: name == "sd3")
+MODELS = {**FOLDERS, "dev": dev_folder}
 NETWORKS: dict[str, Any] = {
     "flux2": new_flux2,
     "sd3": new_sd3,
@@ -61,7 +61,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(family: str) -> Path:
         if family not in made:
-            made[family] = FOLDERS[family](tmp_path_factory.mktemp(family) / "model")
+            made[family] = MODELS[family](tmp_path_factory.mktemp(family) / "model")
         return made[family]
 
     return folder
@@ -127,7 +127,7 @@ def test_the_map_of_wan_s_vae_is_that_of_diffusers() -> None:
     assert all(torch.equal(read[name], each) for name, each in vae.state_dict().items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", points(tuple(MODELS), kept=lambda name: name == "z_image"))
 def test_the_numbers_are_those_of_the_folder(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = folders(family)
     wanted = Models(info_of(folder, tmp_path), "float32", CPU).unet
@@ -190,6 +190,7 @@ def test_a_checkpoint_of_stable_diffusion_3_has_all_parts(folders: Callable[[str
         info_of(written(tmp_path / "y.safetensors", tensors), tmp_path, config=bare)
 
 
+@pytest.mark.thorough
 def test_positions_of_a_file_are_part_of_its_fingerprint(folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder, made = folders("sd3"), []
     for factor in (1, 2):
@@ -228,7 +229,7 @@ def vae_file(family: str, folder: Path) -> dict[str, Tensor]:
     return nested(found) if family == "flux2" else found
 
 
-@pytest.mark.parametrize("family", points(("z_image", "qwen", "flux2", "wan"), kept=lambda name: name == "qwen"))
+@pytest.mark.parametrize("family", points(("z_image", "qwen", "flux2", "wan"), kept=lambda name: name == "z_image"))
 def test_text_encoders_and_vae_come_from_files(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = folders(family)
     bare = without_weights(folder, tmp_path / "bare")
@@ -243,6 +244,15 @@ def test_text_encoders_and_vae_come_from_files(family: str, folders: Callable[[s
     ids = torch.arange(6)[None]
     rows = [each.text_encoder(part)(ids, output_hidden_states=True).hidden_states[-1] for each in (found, wanted)]
     assert torch.equal(*rows)
+    if family == "qwen":  # as ComfyUI saves it, without the layer that writes text
+        written(texts, {name: each for name, each in text_file(family, folder).items() if name != "lm_head.weight"})
+        encoder = Models(info_of(file, tmp_path, config=bare, text_encoders=texts, vae=vae), "float32", CPU)
+        rows[0] = encoder.text_encoder(part)(ids, output_hidden_states=True).hidden_states[-1]
+        assert torch.equal(*rows)
+    beside = info_of(folder, tmp_path, vae=vae)  # the folder with the VAE of the file
+    assert is_same(Models(beside, "float32", CPU).vae, wanted.vae)
+    other = {part for part, each in wanted.info.fingerprints.items() if each != beside.fingerprints[part]}
+    assert other == ({"vae", "unet"} if family == "flux2" else {"vae"})  # whose statistics say what latents are
     assert [describe_file(each).kind for each in (file, texts, vae)] == ["model", "text_encoder", "vae"]
     with pytest.raises(SpecError, match=r"is a (T5 )?text encoder, which is no model by itself; give it with --text-"):
         info_of(texts, tmp_path)
@@ -293,7 +303,15 @@ def test_gguf_is_made_into_floats(family: str, folders: Callable[[str], Path], t
 # --- what a file is -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.thorough
+def test_a_file_of_dev_is_told_beside_a_folder_of_klein(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    file = files_of("dev", folders("dev"), tmp_path)["original"]
+    with pytest.raises(SpecError, match=r"unknown \(guidance_in.in_layer.weight"):
+        info_of(file, tmp_path, config=folders("flux2"))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", FOLDERS)
 def test_files_of_other_families_are_told(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = folders(family)
     for other in FOLDERS:
