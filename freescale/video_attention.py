@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from freescale.heads import Heads, output_of
 from freescale.joint_attention import Turns
 from freescale.joint_fusion import check_joint, fused
-from freescale.rectified_attention import RectifiedAttention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.joint_attention import Rotary
+    from freescale.rectified_attention import RotaryAt, Tiles
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Processor
     from freescale.windows import Grid
@@ -57,8 +57,13 @@ class VideoFusion:
 
 
 @dataclass(frozen=True, eq=False)
-class VideoRectified(RectifiedAttention):
+class VideoRectified:
     """The attention processor of `RectifiedAttention` for the tokens of a video."""
+
+    inner: Processor
+    name: str  # of the attention
+    tiles: Tiles
+    rotary_at: RotaryAt
 
     def __call__(
         self,

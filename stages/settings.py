@@ -216,8 +216,8 @@ def settled_method(method: MethodSpec, info: ModelInfo, preset: Any = None) -> M
     few = asked or needs_few_steps(info.solver, info.scheduler) or info.is_quick
     own_preset = preset_values(preset, info, few_steps=few)
     usual, over = ({}, own_preset) if asked else (own_preset, {})
-    usual = merged(info.family_methods, usual)
-    every = merged(merged(usual, info.method_defaults), merged(method_values(preset), over))
+    of_model = merged(merged(info.family_methods, usual), info.method_defaults)
+    every = merged(of_model, merged(method_values(preset), over))
     own = values_for(method.name, every)
     left_open = {name: value for name, value in own.items() if name not in method.model_fields_set}
     try:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from freescale import Method
     from stages.models.info import ModelInfo
 
-NEEDS = {RotatesAnywhere: "rotary positions of queries and keys", RepeatsText: "text that can be at several places"}
+NEEDS: Mapping[type, str] = {
+    RotatesAnywhere: "rotary positions of queries and keys",
+    RepeatsText: "text that can be at several places",
+}
 
 
 def check_needs(method: Method, info: ModelInfo) -> None:
