@@ -1,4 +1,4 @@
-"""Wan 2.1's configurations as model folders without weights: enough to plan with, nothing to render."""
+"""Configurations of Wan 2.1 and of Wan 2.2 A14B as model folders without weights: enough to plan with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.flux_folder import T5
 if TYPE_CHECKING:
     from pathlib import Path
 
-Size = Literal["1.3B", "14B"]
-WIDTHS: dict[Size, dict[str, int]] = {
+Size = Literal["1.3B", "14B", "A14B"]
+WIDTHS: dict[str, dict[str, int]] = {
     "1.3B": {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960},
     "14B": {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824},
 }
@@ -63,12 +63,18 @@ SCHEDULER: dict[str, Any] = {
 def write_wan(folder: Path, size: Size) -> Path:
     """Write the folder and return it."""
     parts = {
-        "transformer/config.json": TRANSFORMER | WIDTHS[size],
+        "transformer/config.json": TRANSFORMER | WIDTHS[size.removeprefix("A")],
         "vae/config.json": WAN_VAE,
         "text_encoder/config.json": UMT5,
         "scheduler/scheduler_config.json": SCHEDULER,
         "model_index.json": {"_class_name": "WanPipeline"},
     }
+    if size == "A14B":
+        second = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
+        parts |= {
+            "transformer_2/config.json": TRANSFORMER | WIDTHS[size.removeprefix("A")],
+            "model_index.json": {"_class_name": "WanPipeline", **second},
+        }
     for name, values in parts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(values))

@@ -187,6 +187,7 @@ def fields_page() -> str:
         parts += [f"### {title}", sentence(model), meanings.table(model.__name__, model)]
     parts += ["## How it is run", sentence(spec.RunOptions), meanings.table("RunOptions", spec.RunOptions)]
     parts += ["## Methods", "`method: {name: NAME, …}`. Shares are parts of the schedule, from 0 (first step) to 1."]
+    parts += ["### Which works with what", WORKS, methods_table()]
     for model in spec.METHOD_MODELS:
         name = model.model_fields["name"].default
         kinds = (kind for kind in METHODS[name].__mro__ if issubclass(kind, Method) and kind.name in METHODS)
@@ -204,6 +205,27 @@ def fields_page() -> str:
         parts += [f"### {model.__name__}", sentence(model), meanings.table(model.__name__, model)]
     meanings.check()
     return "\n\n".join(parts) + "\n"
+
+
+WORKS = (
+    "A plan refuses every other pair. *Yes* is with the method's values as they are; else the table has what has to be "
+    "said. Transformers stand under their class of pipeline ([Models](models.md#folders)). Every pair is tested at toy "
+    "width; pictures of released transformers were not made."
+)
+
+
+def methods_table() -> str:
+    """The methods, and what each of them works with: UNets, and the families of transformers by their pipelines."""
+    from freescale import METHODS
+    from stages.models.flow import FLOW_FAMILIES
+    from stages.models.flow.methods import condition
+
+    rows = []
+    for name, method in METHODS.items():
+        of = [condition(name, pipeline) for pipeline in FLOW_FAMILIES]
+        cells = ("no" if needed is None else f"with {needed}" if needed else "yes" for needed in of)
+        rows.append((f"`{name}`", "yes" if "unet" in method.backbones else "no", *cells))
+    return table(("method", "UNets", *(name.removesuffix("Pipeline") for name in FLOW_FAMILIES)), rows)
 
 
 # ---------------------------------------------------------------- presets

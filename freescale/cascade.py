@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from fractions import Fraction
 
     from torch import Tensor
@@ -39,6 +39,19 @@ class Codec(Protocol):
         """Return the latents (B, C, h, w) of a picture (B, 3, H, W) in [-1, 1]: the mode of the posterior."""
 
 
+class CellCodec(Protocol):
+    """Between the latents of a network and a VAE, where they have other scales from cell to cell."""
+
+    def to_model(self, latents: Tensor) -> Tensor:
+        """Return the network's latents (B, C, h, w) for those of the VAE."""
+
+    def to_vae(self, latents: Tensor) -> Tensor:
+        """Return the VAE's latents (B, C, h, w) for those of the network."""
+
+    def by_cells(self, change: Callable[[Tensor], Tensor], difference: Tensor) -> Tensor:
+        """Return what a linear `change` makes of a difference of the network's latents, made of the VAE's."""
+
+
 @dataclass(frozen=True, eq=False)
 class Level:
     """One level of the cascade and the tensors that all its steps share."""
@@ -55,6 +68,7 @@ class Level:
     grows: bool = False  # whether levels follow level 0, for methods that ask for it
     trajectory: Tensor | None = None  # (B, N, C, h', w'): x0 of the last N steps of the level below, if asked for
     codec: Codec | None = None  # the VAE, above level 0, for methods that ask for it
+    cell_codec: CellCodec | None = None  # where cells differ in scale, for methods that filter latents
     picture: Tensor | None = None  # (B, 3, H, W): the pixels that `reference` was encoded from, with the codec
     frames: int | None = None  # that the model was trained for; a longer video is attended in windows of as many
     frame_stride: int | None = None  # between such windows; None: a quarter of them

@@ -5,7 +5,8 @@ token is a query once, and the queries of a block attend to the one window aroun
 window, without the overlap that averaged windows pay for (`windows`), and no average hides a seam between blocks:
 `jitter` moves all blocks by less than half a window, anew for each layer and step.
 
-Only self-attention is cut. Convolutions and text see the whole canvas once.
+Only self-attention is cut. Convolutions and text see the whole canvas once. In the joint attention of transformers,
+text is a key of every block, and as a query it attends to all tokens (`joint_patches`).
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class PatchAttention:
         return output_of(attn, attend_blocks(heads, grid, window, rows, columns, self.window_rows))
 
 
-def patches_at(moment: Moment, *, jitter: bool) -> Patch:
-    """Return the patch of a level and step; `jitter` moves the blocks above twice the training size."""
+def patches_at(moment: Moment, *, jitter: bool) -> PatchAttention:
+    """Return what a level and step ask; `jitter` moves the blocks above twice the training size."""
     level = moment.level
 
     def stream(layer: str) -> torch.Generator:
@@ -91,7 +92,7 @@ def patches_at(moment: Moment, *, jitter: bool) -> Patch:
         return generator(moment.seed, "jitter", level.index, moment.step, layer)
 
     moves = jitter and level.factor > 2.0
-    return patch_attention(PatchAttention(level.scale, stream if moves else None, moment.compute.window_rows))
+    return PatchAttention(level.scale, stream if moves else None, moment.compute.window_rows)
 
 
 def patch_attention(asked: PatchAttention) -> Patch:
@@ -109,15 +110,22 @@ def attend_blocks(
 ) -> Tensor:
     """Return the attention (B, h * w, C) of every token to the window of its block, blocks of a shape together."""
     output = torch.empty_like(heads.query).flatten(2)
+    at_once = sets_at_once(heads, window[0] * window[1], window_rows)
+    for index, around in sets_of(grid, window, rows, columns, at_once):
+        output[:, index.to(output.device)] = attend(heads, index, keys=around)
+    return output
+
+
+def sets_of(
+    grid: Grid, window: Grid, rows: tuple[Block, ...], columns: tuple[Block, ...], at_once: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the token numbers of queries (sets, T) and of their keys (sets, K), sets of a shape together."""
     for shape in _shapes(rows, columns):
         tall, wide = (_of_side(axis, n) for axis, n in zip((rows, columns), shape, strict=True))
         queries = _tokens([b.first for b in tall], [b.first for b in wide], shape, grid)
         keys = _tokens([b.key for b in tall], [b.key for b in wide], window, grid)
-        at_once = sets_at_once(heads, window[0] * window[1], window_rows)
         pairs = list(zip(torch.split(queries, at_once), torch.split(keys, at_once), strict=True))
-        for index, around in each(pairs, lambda pair: len(pair[0])):
-            output[:, index.to(output.device)] = attend(heads, index, keys=around)
-    return output
+        yield from each(pairs, lambda pair: len(pair[0]))
 
 
 def _of_side(axis: tuple[Block, ...], side: int) -> list[Block]:

@@ -12,9 +12,10 @@ The released code rounds to whole positions. Every query is in one tile, so noth
 global attention and one rotation of all keys a tile. Where M is at least E, positions are as they were.
 
 Published for video models whose text is outside of self-attention; there a tile goes through all frames. In joint
-attention text has a place as well, 0 on both axes; this part is ours. For a tile of image queries text moves to L,
-where the compressed keys begin, and text queries are a tile of their own at 0. So there, too, no offset is larger than
-in training.
+attention text has a place as well, beside a grid that begins at 0 on both axes; this part is ours. For a tile of image
+queries that grid begins at L, where the compressed keys begin, and text queries are a tile of their own beside a grid
+at 0. So there, too, no offset is larger than in training. Where text is beside a grid is the network's: at its origin
+(FLUX, Z-Image), or from half of its larger side on along the diagonal (Qwen-Image).
 
 Tokens are (B, n + h * w, heads, head_dim), text first.
 """
@@ -23,24 +24,39 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from freescale.heads import Heads, output_of, sdpa
-from freescale.joint_fusion import joint_heads, rotated
+from freescale.joint_attention import joint_heads, rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from freescale.joint_fusion import Rotary
+    from freescale.joint_attention import Rotary
     from freescale.unet_patches import Processor
     from freescale.windows import Grid
 
+    RotaryAt = Callable[["Places"], Rotary]
+
 Span = tuple[int, int]
 """First and last position."""
+
+IMAGE = -1.0
+"""In place of the number in the text, for an image token."""
+
+
+class Places(NamedTuple):
+    """Where tokens are, each (tokens,) in float64; text is at the row and the column of the grid that it is beside."""
+
+    rows: Tensor
+    columns: Tensor
+    words: Tensor  # numbers in the text; `IMAGE` for those of the image
+    frames: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,10 +95,8 @@ class RectifiedAttention:
 
     inner: Processor
     name: str  # of the attention
-    grid: Grid
-    trained: Grid
-    rotary_at: Callable[[Tensor, Tensor, Tensor], Rotary]  # of tokens by rows, columns, and numbers of words or frames
-    asked: Rectified
+    tiles: Tiles
+    rotary_at: RotaryAt
 
     def __call__(
         self,
@@ -90,38 +104,52 @@ class RectifiedAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        image_rotary_emb: Rotary | None = None,
+        image_rotary_emb: Any = None,
+        encoder_hidden_states_mask: Tensor | None = None,
     ) -> Any:
         """Return the attention of image and text tokens, or of both in one row, as `inner` does."""
-        if self.is_trained:
-            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        if attention_mask is not None:
+        if self.tiles.is_trained:
+            given = {
+                "encoder_hidden_states": encoder_hidden_states,
+                "encoder_hidden_states_mask": encoder_hidden_states_mask,
+                "attention_mask": attention_mask,
+                "image_rotary_emb": image_rotary_emb,
+            }
+            return self.inner(attn, hidden_states, **{name: x for name, x in given.items() if x is not None})
+        if attention_mask is not None or encoder_hidden_states_mask is not None:
             raise ValueError(f"{self.name} has a mask, allowed: joint attention as FLUX.1 has it")
         heads = joint_heads(attn, hidden_states, encoder_hidden_states)
-        text = heads.query.shape[1] - self.grid[0] * self.grid[1]
-        attended = self.attended(heads, text)
+        text = heads.query.shape[1] - self.tiles.grid[0] * self.tiles.grid[1]
+        attended = self.tiles.attended(heads, text, self.rotary_at)
         if encoder_hidden_states is None:
             return attended
         return output_of(attn, attended[:, text:]), attn.to_add_out(attended[:, :text])
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of a grid of tokens, for a network that was trained on `trained` ones."""
+
+    grid: Grid
+    trained: Grid
+    asked: Rectified
 
     @property
     def is_trained(self) -> bool:
         """Whether the grid is no larger than the trained one."""
         return all(side <= trained for side, trained in zip(self.grid, self.trained, strict=True))
 
-    def attended(self, heads: Heads, text: int, frames: int = 1) -> Tensor:
+    def attended(self, heads: Heads, text: int, rotary_at: RotaryAt, frames: int = 1) -> Tensor:
         """Return the attention (B, n + F * h * w, C) of all tokens, the first `text` of which are text."""
         height, width = self.grid
         number = torch.arange(frames * height * width).view(frames, *self.grid)
         rows, columns = list(self._axis(0)), list(self._axis(1))
-        output = torch.empty_like(heads.query).flatten(2)
+        output, tile = torch.empty_like(heads.query).flatten(2), partial(self._tile, heads, text, rotary_at, frames)
         if text:
-            origin = self._keys(0, (0, 0)), self._keys(1, (0, 0))
-            output[:, :text] = self._tile(heads, text, torch.arange(text), *origin, (0.0, 0.0))
+            output[:, :text] = tile(torch.arange(text), self._keys(0, (0, 0)), self._keys(1, (0, 0)), (0.0, 0.0))
         for (tall, of_rows), (wide, of_columns) in itertools.product(rows, columns):
-            inside = number[:, tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
-            begin = float(of_rows[0]), float(of_columns[0])
-            output[:, text + inside] = self._tile(heads, text, text + inside, of_rows, of_columns, begin, frames)
+            inside = text + number[:, tall[0] : tall[1] + 1, wide[0] : wide[1] + 1].flatten()
+            output[:, inside] = tile(inside, of_rows, of_columns, (float(of_rows[0]), float(of_columns[0])))
         return output
 
     def _axis(self, axis: int) -> Iterator[tuple[Span, Tensor]]:
@@ -137,27 +165,34 @@ class RectifiedAttention:
         self,
         heads: Heads,
         text: int,
+        rotary_at: RotaryAt,
+        frames: int,
         queries: Tensor,
         rows: Tensor,
         columns: Tensor,
         begin: tuple[float, float],
-        frames: int = 1,
     ) -> Tensor:
         """Return the attention (B, queries, C) of some tokens to all, whose rows and columns are given.
 
         Text is at `begin`, where the positions of keys begin; the queries' own are whole.
         """
         device, words = heads.query.device, torch.arange(text, dtype=torch.float64)
-        frame = torch.arange(frames, dtype=torch.float64)
-        frame, row, column = (x.flatten() for x in torch.meshgrid(frame, rows, columns, indexing="ij"))
-        places = _after(begin[0], text, row), _after(begin[1], text, column), torch.cat([words, frame])
-        keys = self.rotary_at(*(x.to(device) for x in places))
-        image, is_text = (queries - text).clamp(min=0), queries < text
-        width, size = self.grid[1], self.grid[0] * self.grid[1]
-        places = image % size // width, image % width, torch.where(is_text, queries, image // size)
-        own = self.rotary_at(*(x.double().to(device) for x in places))
-        query = rotated(heads.query[:, queries.to(device)], own)
-        return sdpa(Heads(query, rotated(heads.key, keys), heads.value))
+        frame, row, column = (
+            x.flatten() for x in torch.meshgrid(torch.arange(frames, dtype=torch.float64), rows, columns, indexing="ij")
+        )
+        of_image = torch.full_like(row, IMAGE)
+        keys = (
+            *(_after(first, text, axis) for first, axis in zip(begin, (row, column), strict=True)),
+            *(torch.cat(pair) for pair in ((words, of_image), (torch.zeros_like(words), frame))),
+        )
+        image, is_text, width = (queries - text).clamp(min=0), queries < text, self.grid[1]
+        size = self.grid[0] * width
+        own = image % size // width, image % width, torch.where(is_text, queries, IMAGE), image // size
+        query, key = (
+            rotated(x, rotary_at(Places(*(each.double().to(device) for each in places))))
+            for x, places in ((heads.query[:, queries.to(device)], own), (heads.key, keys))
+        )
+        return sdpa(Heads(query, key, heads.value))
 
 
 def _after(begin: float, count: int, positions: Tensor) -> Tensor:

@@ -13,15 +13,18 @@ picture. The band is what a smaller grid can hold. Three filters take it:
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 
+from freescale.vae.codec import by_cells
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from freescale.cascade import CellCodec
     from freescale.windows import Grid
 
 BandFilter = Literal["bilinear", "aliased", "box"]
@@ -56,21 +59,30 @@ def band_matrix(n: int, kept: int, dtype: torch.dtype, device: torch.device) -> 
 
 
 def guide_structure(
-    noise_pred: Tensor, latents: Tensor, sigma: float, reference: Tensor, weight: float, grid: Grid, kind: BandFilter
+    noise_pred: Tensor,
+    latents: Tensor,
+    sigma: float,
+    reference: Tensor,
+    weight: float,
+    grid: Grid,
+    kind: BandFilter,
+    codec: CellCodec | None = None,
 ) -> Tensor:
     """Return the noise prediction (B, C, h, w) whose x0 has the low band of `reference` by a share `weight`, 0 to 1.
 
-    x0 becomes x0 + weight * (L(reference) - L(x0)), with VE latents = x0 + sigma * noise. Weight 0 changes no bit.
+    x0 becomes x0 + weight * (L(reference) - L(x0)), with VE latents = x0 + sigma * noise. Weight 0 changes no bit. With
+    a codec the band is that of the VAE's latents.
     """
     if weight == 0.0:
         return noise_pred
     x0 = latents - sigma * noise_pred
-    return noise_pred - (weight / sigma) * low_band(reference.to(x0) - x0, grid, kind)
+    pull = by_cells(codec, partial(low_band, grid=grid, kind=kind), reference.to(x0) - x0)
+    return noise_pred - (weight / sigma) * pull
 
 
-def mix_bands(picture: Tensor, latents: Tensor, grid: Grid, kind: BandFilter) -> Tensor:
+def mix_bands(picture: Tensor, latents: Tensor, grid: Grid, kind: BandFilter, codec: CellCodec | None = None) -> Tensor:
     """Return latents with the low band of `latents` and the high band of `picture`, both (B, C, h, w).
 
     Enlarged latents keep colours and composition, the encoded enlargement of a picture has the edges.
     """
-    return picture + low_band(latents - picture, grid, kind)
+    return picture + by_cells(codec, partial(low_band, grid=grid, kind=kind), latents - picture)

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from freescale.heads import Heads, output_of
+from freescale.joint_attention import Turns
 from freescale.joint_fusion import check_joint, fused
-from freescale.rectified_attention import RectifiedAttention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from freescale.joint_fusion import Rotary
+    from freescale.joint_attention import Rotary
+    from freescale.rectified_attention import RotaryAt, Tiles
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Processor
     from freescale.windows import Grid
@@ -52,14 +53,19 @@ class VideoFusion:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         frames = hidden_states.shape[1] // (self.grid[0] * self.grid[1])
         heads, own = video_heads(attn, hidden_states), self.rotary_of(frames, windows.window)
-        return output_of(attn, fused(heads, 0, windows, flat(rotary_emb), own, self.fusion, frames=frames))
+        return output_of(attn, fused(heads, 0, windows, Turns(flat(rotary_emb), own), self.fusion, frames))
 
 
 @dataclass(frozen=True, eq=False)
-class VideoRectified(RectifiedAttention):
+class VideoRectified:
     """The attention processor of `RectifiedAttention` for the tokens of a video."""
 
-    def __call__(  # type: ignore[override]  # this attention is called otherwise
+    inner: Processor
+    name: str  # of the attention
+    tiles: Tiles
+    rotary_at: RotaryAt
+
+    def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
@@ -68,11 +74,11 @@ class VideoRectified(RectifiedAttention):
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Return the attention (B, F * h * w, C) of the tokens, as `inner` does."""
-        if self.is_trained:
+        if self.tiles.is_trained:
             output: Tensor = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
             return output
-        frames = hidden_states.shape[1] // (self.grid[0] * self.grid[1])
-        return output_of(attn, self.attended(video_heads(attn, hidden_states), 0, frames))
+        frames = hidden_states.shape[1] // (self.tiles.grid[0] * self.tiles.grid[1])
+        return output_of(attn, self.tiles.attended(video_heads(attn, hidden_states), 0, self.rotary_at, frames))
 
 
 def video_heads(attn: Any, tokens: Tensor) -> Heads:

@@ -50,7 +50,7 @@ from stages.stage import (
     picture_bytes,
     picture_of,
 )
-from stages.upscale import encode, enlarged
+from stages.upscale import encode, enlarged, patch_codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from freescale import Method, Solver
     from freescale.flow_levels import ShiftRule
+    from freescale.vae.codec import PatchCodec
     from stages.models.info import ModelInfo
     from stages.models.load import Models
     from stages.spec import RunOptions
@@ -272,10 +273,18 @@ class DenoiseStage(Stage):
             reference=reference.to(device),
             noise=noise.to(device),
             **self._pixels(parents, models, options),
+            cell_codec=self._cell_codec(models, options),
             anchor=parents["anchor"]["latents"].to(device) if "anchor" in parents else None,
             trajectory=parents["below"]["trajectory"] if "below" in parents else None,
             detail_map=self._detail_map(parents, level.latent_hw).to(device) if self.regions else None,
         )
+
+    def _cell_codec(self, models: Models, options: RunOptions) -> PatchCodec | None:
+        """Of a VAE whose latents have other scales from cell to cell, for a method that filters them."""
+        if not METHODS[self.method["name"]].filters or (codec := patch_codec(models)) is None:
+            return None
+        models.make_room(self.parts, options.offload, options.by_blocks)  # only its statistics are asked for
+        return codec
 
     def _pixels(self, parents: Parents, models: Models, options: RunOptions) -> dict[str, Any]:
         """The VAE, and the pixels of the reference, which are enlarged as they were for it, where a method asks."""

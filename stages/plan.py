@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from freescale.walk import pairs_of
 from stages.call import Call
-from stages.causal.decode import decoding
-from stages.causal.upscale import UpscaleCausal
+from stages.causal import CAUSAL
 from stages.conditioning import EncodePrompt, text_stage
+from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DenoiseStage, DetailPass, HighresDenoise, Sampling, Walk
 from stages.errors import SpecError
 from stages.export import Export, check_whole
 from stages.export_video import ExportVideo
 from stages.media.picture import CheckedPicture, check_aspect, check_picture
+from stages.models.tokens import lengths
 from stages.models.upscaler import find_upscaler
 from stages.planner.accelerations import accelerated, check_accelerations
 from stages.planner.level_schedules import schedules
@@ -118,7 +119,7 @@ class _Builder:
                 image = self._call(stage, level, {"image": image})
             else:
                 latents = latents if image is None else self._higher(level, latents, image)
-                image = self._call(decoding(self.info, self.spec.frames), level, {"latents": latents})
+                image = self._call(self._decoding(), level, {"latents": latents})
             exports.append(self._call(self._export(level), level, {"image": image}))
         if not self._enlarges:
             self._masks(self.levels[0].detail_pass)  # checked, though nothing reads them
@@ -139,7 +140,7 @@ class _Builder:
         """How long the encoded prompts are."""
         stage = self.text.stage
         assert isinstance(stage, EncodePrompt)
-        return stage.chunks
+        return max(stage.chunks, lengths(self.info, (stage.prompt, stage.negative_prompt or "")))
 
     @cached_property
     def first(self) -> Call:
@@ -212,6 +213,14 @@ class _Builder:
             raise SpecError(f"method: {steps} steps follow the {taken} of the level below; a later restart works")
         return below
 
+    def _decoding(self) -> Stage:
+        """The stage that decodes the picture, or the video, of a level."""
+        if (frames := self.spec.frames) is None:
+            return Decode()
+        kind: Any = DecodeVideo if self.info.time_cell == 1 else CAUSAL["decode 101"]
+        stage: Stage = kind(frames)
+        return stage
+
     def _reference(self, level: LevelSettings, latents: Call, image: Call) -> Call:
         """The result of the level below, enlarged to this level's size."""
         method, seed, frames = level.upscale.method, level.upscale.seed, self.spec.frames
@@ -225,8 +234,8 @@ class _Builder:
             mixed = UpscaleMixed(*how, band, kind)
             return self._call(mixed, level, {"image": image, "latents": latents})
         if frames is not None:
-            kind = UpscaleVideo if self.info.time_cell == 1 else UpscaleCausal
-            return self._call(kind(*how[:4], frames), level, {"image": image})
+            video: Any = UpscaleVideo if self.info.time_cell == 1 else CAUSAL["upscale 104"]
+            return self._call(video(*how[:4], frames), level, {"image": image})
         return self._call(Upscale(*how), level, {"image": image})
 
     def _denoise(

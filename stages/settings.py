@@ -21,7 +21,7 @@ from stages.models.card import merged, values_for
 from stages.models.folder import needs_few_steps
 from stages.models.info import nearest_frames
 from stages.models.method_presets import preset_values
-from stages.models.presets import few_steps_in, method_values
+from stages.models.presets import METHOD_PRESETS, few_steps_in, method_values
 from stages.prompts.reading import settled_prompts
 from stages.spec import (
     IMAGE_FORMATS,
@@ -177,15 +177,25 @@ def _check_backbone(method: MethodSpec, info: ModelInfo) -> None:
         raise SpecError(
             f"method: {method.name!r} is for UNets, and {info.name} is none; {', '.join(able)} work with it"
         )
+    made = method.build()
     try:
-        method.build().check_backbone(info.backbone)
+        made.check_backbone(info.backbone)
     except ValueError as error:
         raise SpecError(f"method: {error}, such as {info.name}") from None
+    if made.needs:
+        from stages.models.flow.methods import check_needs  # here, since a UNet needs none of it
+
+        check_needs(made, info)
 
 
 def _check_flow(spec: RenderSpec, info: ModelInfo) -> None:
     """Raise `SpecError` for a field that a transformer trained by flow matching has no meaning for."""
-    for name in ("prompt_syntax", "emphasis", "preset", "deepcache", "todo", "timesteps"):
+    if (few := few_steps_in(spec.preset)) is not None:
+        raise SpecError(
+            f"preset: {few!r} says how UNets are sampled, and {info.name} is a transformer; leave it out, or give a "
+            f"preset of a method: {', '.join(METHOD_PRESETS)}"
+        )
+    for name in ("prompt_syntax", "emphasis", "deepcache", "todo", "timesteps"):
         if (value := getattr(spec, name)) and (name, value) != ("prompt_syntax", "plain"):
             raise SpecError(f"{name}: {value!r} is for UNets, and {info.name} is a transformer; leave it out")
     if spec.timestep_spacing != "auto":
@@ -200,12 +210,14 @@ def settled_method(method: MethodSpec, info: ModelInfo, preset: Any = None) -> M
     """Return the method with values of the preset and of the model's card where it has none.
 
     What a preset says of a model for few steps comes before the card, and the card before what it says of a family.
+    Last come the usual values of a family of transformers.
     """
     asked = few_steps_in(preset) is not None
-    few = asked or needs_few_steps(info.solver, info.scheduler)
+    few = asked or needs_few_steps(info.solver, info.scheduler) or info.is_quick
     own_preset = preset_values(preset, info, few_steps=few)
     usual, over = ({}, own_preset) if asked else (own_preset, {})
-    every = merged(merged(usual, info.method_defaults), merged(method_values(preset), over))
+    of_model = merged(merged(info.family_methods, usual), info.method_defaults)
+    every = merged(of_model, merged(method_values(preset), over))
     own = values_for(method.name, every)
     left_open = {name: value for name, value in own.items() if name not in method.model_fields_set}
     try:

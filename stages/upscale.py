@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 
-from freescale import Step, enlarge_latents, normal
+from freescale import Step, normal
 from freescale.enlarge import enlarged_by, enlarged_region, sharpened_region
 from freescale.gradients import without_gradients
 from freescale.structure import mix_bands
-from freescale.vae.codec import codec_of
+from freescale.vae.codec import PatchCodec, codec_of
+from freescale.vae.codec import enlarged as larger_by
 from freescale.vae.passes import encode_tiles
 from freescale.vae.tile import TiledVae, reader
 from stages.decode import BAND, FLOAT16, frames_of, is_tiled
@@ -119,7 +120,7 @@ class UpscaleMixed(Upscale):
         """Mix both."""
         picture = super().run(parents, models, options)["latents"]
         larger = larger_latents(models, parents["latents"]["latents"], (picture.shape[2], picture.shape[3]))
-        return {"latents": mix_bands(picture, larger, self.band, self.band_filter)}
+        return {"latents": mix_bands(picture, larger, self.band, self.band_filter, patch_codec(models))}
 
 
 @dataclass(frozen=True)
@@ -285,10 +286,13 @@ def encode(
 
 def larger_latents(models: Models, latents: Tensor, cells: Size, mode: Interpolation | None = None) -> Tensor:
     """Return the network's latents enlarged, through the VAE's own where neighbours have different scales."""
-    if "batch_norm_eps" not in models.info.configs.get("vae", {}):
-        return enlarge_latents(latents, cells, mode)
-    codec = codec_of(models.vae)
-    return codec.to_model(enlarge_latents(codec.to_vae(latents), cells, mode))
+    return larger_by(latents, cells, patch_codec(models), mode)
+
+
+def patch_codec(models: Models) -> PatchCodec | None:
+    """Return the codec of a VAE whose latents have other scales from cell to cell; None for others."""
+    codec = codec_of(models.vae) if "batch_norm_eps" in models.info.configs.get("vae", {}) else None
+    return codec if isinstance(codec, PatchCodec) else None
 
 
 def drawn(models: Models, mean: Tensor, deviation: Tensor, posterior: str, seed: int, *purpose: int) -> Tensor:

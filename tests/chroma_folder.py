@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import warnings
 from typing import TYPE_CHECKING
 
 import torch
 
 from stages.models.folder import EMBEDDED
 from tests.flux_folder import T5_TOKENS, WORDS
+from tests.toys import new_chroma
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,25 +17,13 @@ if TYPE_CHECKING:
 
 def chroma_folder(folder: Path) -> Path:
     """Write the folder; the VAE is the embedded model's."""
-    from diffusers import AutoencoderKL, ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from diffusers import AutoencoderKL, ChromaPipeline, FlowMatchEulerDiscreteScheduler
     from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -1.0) for word in WORDS)]
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of its own positions
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        transformer = ChromaTransformer2DModel(
-            in_channels=16,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            axes_dims_rope=(4, 6, 6),
-            approximator_num_channels=8,
-            approximator_hidden_dim=16,
-            approximator_layers=2,
-        )
+        transformer = new_chroma()
         t5 = T5EncoderModel(
             T5Config(vocab_size=len(vocabulary), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise, product
@@ -170,6 +171,26 @@ def new_flux(pooled: int, *, embedded: bool) -> Any:
         guidance_embeds=embedded,
         axes_dims_rope=(4, 6, 6),
     )
+
+
+def new_chroma() -> Any:
+    """A small `ChromaTransformer2DModel` for latents of four channels."""
+    from diffusers import ChromaTransformer2DModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of its own positions
+        return ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            axes_dims_rope=(4, 6, 6),
+            approximator_num_channels=8,
+            approximator_hidden_dim=16,
+            approximator_layers=2,
+        )
 
 
 @cache
@@ -427,6 +448,14 @@ def new_qwen() -> Any:
     )
 
 
+@cache
+def qwen_network() -> Any:
+    """A small Qwen-Image with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return new_qwen().eval().requires_grad_(False)
+
+
 def new_qwen_vae() -> Any:
     """A small `AutoencoderKLQwenImage` with latents of four channels."""
     from diffusers import AutoencoderKLQwenImage
@@ -441,15 +470,15 @@ def new_qwen_vae() -> Any:
     )
 
 
-def new_wan() -> Any:
-    """A small `WanTransformer3DModel` for latents of four channels."""
+def new_wan(channels: int = 4) -> Any:
+    """A small `WanTransformer3DModel`."""
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         text_dim=24,
         freq_dim=16,
         ffn_dim=40,
@@ -466,6 +495,26 @@ def new_wan_vae() -> Any:
         z_dim=4,
         dim_mult=[1, 2, 2, 3],
         num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.5, 2.0, 1.0],
+    )
+
+
+def new_dense_wan_vae() -> Any:
+    """A small `AutoencoderKLWan` as Wan 2.2 5B has it, with latents of four channels and cells of 16 pixels."""
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(
+        base_dim=4,
+        decoder_base_dim=6,
+        z_dim=4,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
         latents_mean=[0.1, -0.2, 0.3, 0.0],
         latents_std=[1.5, 0.5, 2.0, 1.0],
     )

@@ -43,7 +43,10 @@ def presets(as_json: JsonOption = False) -> None:
 
 def _values(values: dict[str, Any]) -> str:
     """Values of a method's fields, or that there are none."""
-    return ", ".join(f"{name} {value:g}" for name, value in values.items()) or "the method's own values"
+    written = (
+        f"{name} {str(value).lower() if isinstance(value, bool) else f'{value:g}'}" for name, value in values.items()
+    )
+    return ", ".join(written) or "the method's own values"
 
 
 def _sampled(preset: Preset) -> str:

@@ -113,7 +113,7 @@ def _method_preset(job: Job) -> Iterator[str]:
     name, family = method_preset_in(job.spec.preset), family_of(job.plan.info)
     if name is None or values_for(METHOD_PRESETS[name], job.plan.info.method_defaults):
         return
-    if few_steps_in(job.spec.preset) is not None:
+    if few_steps_in(job.spec.preset) is not None or job.plan.info.is_quick:
         source = "proposed for models for few steps"
     elif family is None:
         source = f"those for SDXL, since there are none for {job.plan.info.name}"

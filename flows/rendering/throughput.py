@@ -89,7 +89,8 @@ class Throughput:
         if model.split(":")[0] not in self.info.fingerprints.values() or size is None:
             return 0.0
         dtype = model.partition(":")[2] or "float32"
-        return stage.cost(TracedNetworks(self.info, dtype, RunOptions()), size, _frames_of(manifest)).flops
+        frames = _frames_of(manifest, self.info.time_cell)
+        return stage.cost(TracedNetworks(self.info, dtype, RunOptions()), size, frames).flops
 
     def seconds(self, call: Call, estimate: Estimate) -> Seconds | None:
         """The seconds that a call will take; None for a stage without a network that this device has not made yet."""
@@ -116,10 +117,12 @@ def _size_of(manifest: Manifest) -> tuple[int, int] | None:
     return None if image is None else (image.shape[-2], image.shape[-1])
 
 
-def _frames_of(manifest: Manifest) -> int:
-    """Of the video that an artifact holds; 1 for a picture."""
-    shapes = [array.shape for name, array in manifest.arrays.items() if name in ("latents", "image")]
-    return next((shape[2] for shape in shapes if len(shape) == 5), 1)
+def _frames_of(manifest: Manifest, time_cell: int) -> int:
+    """Of the video that an artifact holds, whose latent frames but the first are `time_cell` each; 1 for a picture."""
+    for name, array in manifest.arrays.items():
+        if name in ("latents", "image") and len(array.shape) == 5:
+            return int(array.shape[2] if name == "image" else (array.shape[2] - 1) * time_cell + 1)
+    return 1
 
 
 def _pixels(manifest: Manifest) -> int:

@@ -24,6 +24,7 @@ BACKBONES: Imported[type[Backbone]] = Imported(
         "QwenImageTransformer2DModel": "qwen.QwenImage",
         "ZImageTransformer2DModel": "zimage.ZImage",
         "WanTransformer3DModel": "wan.Wan",
+        "WanTransformerPair": "wan.Wan",
     },
 )
 """By the name of a network's class, or of one that it inherits."""

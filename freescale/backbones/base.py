@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from freescale.cascade import Size
+    from freescale.patch_attention import PatchAttention
     from freescale.positions import PositionRule
     from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
@@ -47,6 +48,12 @@ class Backbone(Protocol):
 
     def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
         """Return the patch that fuses scales in every self-attention over the image."""
+
+    def in_patches(self, asked: PatchAttention, latent_hw: Size) -> Patch:
+        """Return the patch that cuts every self-attention over the image into blocks with a window of keys each.
+
+        Raises `ValueError` for a network of videos.
+        """
 
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Return the patch that turns positions by a rule, for latents of a network trained on `trained` cells.

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from freescale.backbones import BACKBONES, backbone_of
 from freescale.backbones.base import RepeatsText, RotatesAnywhere
+from freescale.patch_attention import patches_at
 from freescale.positions import growing_temperature, temperature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from torch import nn
 
     from freescale.backbones.base import Backbone
     from freescale.cascade import Level
+    from freescale.moment import Moment
     from freescale.positions import PositionRule
     from freescale.rectified_attention import Rectified
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
-Ability = TypeVar("Ability", RotatesAnywhere, RepeatsText)
 Temperature = Literal["off", "entropy", "cinescale"]
 """What multiplies the logits of attention: nothing, sqrt(ln tokens / ln trained tokens), or CineScale's two factors."""
 
@@ -28,6 +30,12 @@ Temperature = Literal["off", "entropy", "cinescale"]
 def fusing(fusion: Fusion, level: Level) -> Patch:
     """Fuse scales in every self-attention over image tokens."""
     return _of_backbone(lambda backbone: backbone.fused(fusion, level.latent_hw))
+
+
+def patching(moment: Moment, *, jitter: bool) -> Patch:
+    """Cut every self-attention over image tokens into blocks, which `jitter` moves above twice the training size."""
+    asked = patches_at(moment, jitter=jitter)
+    return _of_backbone(lambda backbone: backbone.in_patches(asked, moment.level.latent_hw))
 
 
 def reaching(rule: PositionRule, tempered: Temperature, level: Level) -> Iterator[Patch]:
@@ -45,7 +53,13 @@ def rectifying(rectified: Rectified, level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    return lambda network: _able(network, RotatesAnywhere).rectified(rectified, level.latent_hw, level.base_hw)(network)
+
+    def patch(network: nn.Module) -> AbstractContextManager[None]:
+        """Ask the network's backbone."""
+        backbone: RotatesAnywhere = _able(network, RotatesAnywhere)
+        return backbone.rectified(rectified, level.latent_hw, level.base_hw)(network)
+
+    return patch
 
 
 def repeating_text(level: Level) -> Patch:
@@ -53,10 +67,16 @@ def repeating_text(level: Level) -> Patch:
 
     Raises `ValueError` for a network whose backbone cannot.
     """
-    return lambda network: _able(network, RepeatsText).repeated_text(level.latent_hw, level.base_hw)(network)
+
+    def patch(network: nn.Module) -> AbstractContextManager[None]:
+        """Ask the network's backbone."""
+        backbone: RepeatsText = _able(network, RepeatsText)
+        return backbone.repeated_text(level.latent_hw, level.base_hw)(network)
+
+    return patch
 
 
-def _able(network: nn.Module, ability: type[Ability]) -> Ability:
+def _able(network: nn.Module, ability: Any) -> Any:
     """Return the backbone of a network. Raises `ValueError` for one without the ability."""
     backbone = backbone_of(network)
     if isinstance(backbone, ability):

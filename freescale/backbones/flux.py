@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from freescale.backbones.base import dtype_of, to_rows
-from freescale.backbones.joint import PATCH, pack, processed, tempered, tokens_of, unpack
-from freescale.joint_fusion import JointFusion
+from freescale.backbones.joint import PATCH, Windowed, pack, processed, tempered, tokens_of, unpack
+from freescale.joint_attention import JointAttention
 from freescale.positions import Positions
-from freescale.rectified_attention import RectifiedAttention
+from freescale.rectified_attention import RectifiedAttention, Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,15 +26,14 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import BackboneKind, Rows
     from freescale.cascade import Size
-    from freescale.joint_fusion import Rotary
+    from freescale.joint_attention import JointAsked, Rotary
     from freescale.positions import PositionRule
-    from freescale.rectified_attention import Rectified
-    from freescale.scale_fusion import Fusion
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch
 
 
 @dataclass(frozen=True, eq=False)
-class Flux:
+class Flux(Windowed):
     """A `FluxTransformer2DModel`."""
 
     kind: ClassVar[BackboneKind] = "flow"
@@ -76,8 +75,8 @@ class Flux:
         named = self.network.named_modules()
         return [(name, module) for name, module in named if name.endswith(".attn") and "transformer_blocks." in name]
 
-    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
-        """Put `JointFusion` in place of every processor of joint attention."""
+    def windowed(self, asked: JointAsked, latent_hw: Size) -> Patch:
+        """Put `JointAttention` in place of every processor of joint attention."""
         grid = tokens_of(latent_hw)
 
         def rotary_of(window: Size) -> Rotary:
@@ -85,19 +84,17 @@ class Flux:
             table: Rotary = self.network.pos_embed.forward(image_ids(window, self.network.device))
             return table
 
-        return processed(self.attentions(), lambda name, inner: JointFusion(inner, name, grid, rotary_of, fusion))
+        return processed(self.attentions(), lambda name, inner: JointAttention(inner, name, grid, rotary_of, asked))
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Put `RectifiedAttention` in place of every processor of joint attention."""
+        tiles = Tiles(tokens_of(latent_hw), tokens_of(trained), rectified)
+        return processed(self.attentions(), lambda name, inner: RectifiedAttention(inner, name, tiles, self.rotary_at))
 
-        grids = tokens_of(latent_hw), tokens_of(trained)
-        return processed(
-            self.attentions(), lambda name, inner: RectifiedAttention(inner, name, *grids, self.rotary_at, rectified)
-        )
-
-    def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
+    def rotary_at(self, places: Places) -> Rotary:
         """Return the network's own table for tokens at these rows and columns; text has no numbers here."""
-        table: Rotary = self.network.pos_embed.forward(torch.stack((torch.zeros_like(rows), rows, columns), -1).float())
+        ids = torch.stack((torch.zeros_like(places.rows), places.rows, places.columns), dim=-1).float()
+        table: Rotary = self.network.pos_embed.forward(ids)
         return table
 
     def repeated_text(self, latent_hw: Size, trained: Size) -> Patch:

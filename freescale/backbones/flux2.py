@@ -15,17 +15,16 @@ from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.flux import Flux, image_ids
 from freescale.backbones.joint import PATCH, pack, processed, tokens_of, unpack
 from freescale.heads import Heads
-from freescale.joint_fusion import JointFusion, fused
-from freescale.rectified_attention import RectifiedAttention
+from freescale.joint_attention import JointAttention, Turns
+from freescale.rectified_attention import RectifiedAttention, Tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale.backbones.base import Rows
     from freescale.cascade import Size
-    from freescale.joint_fusion import Rotary
-    from freescale.rectified_attention import Rectified
-    from freescale.scale_fusion import Fusion
+    from freescale.joint_attention import JointAsked, Rotary
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch
 
 
@@ -55,8 +54,8 @@ class Flux2(Flux):
         )[0]
         return unpack(output, (given.shape[2], given.shape[3]))
 
-    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
-        """Put `JointFusion` and `ParallelFusion` in place of every processor of joint attention."""
+    def windowed(self, asked: JointAsked, latent_hw: Size) -> Patch:
+        """Put `JointAttention` and `ParallelAttention` in place of every processor of joint attention."""
         grid, device = tokens_of(latent_hw), self.network.device
 
         def rotary_of(window: Size) -> Rotary:
@@ -71,24 +70,25 @@ class Flux2(Flux):
 
         return processed(
             self.attentions(),
-            lambda name, inner: (ParallelFusion if self._is_parallel(name) else JointFusion)(
-                inner, name, grid, rotary_of, fusion, words_of
+            lambda name, inner: (ParallelAttention if self._is_parallel(name) else JointAttention)(
+                inner, name, grid, rotary_of, asked, words_of
             ),
         )
 
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Put `RectifiedAttention` and `ParallelTiles` in place of every processor of joint attention."""
-        grids = tokens_of(latent_hw), tokens_of(trained)
+        tiles = Tiles(tokens_of(latent_hw), tokens_of(trained), rectified)
         return processed(
             self.attentions(),
             lambda name, inner: (ParallelTiles if self._is_parallel(name) else RectifiedAttention)(
-                inner, name, *grids, self.rotary_at, rectified
+                inner, name, tiles, self.rotary_at
             ),
         )
 
-    def rotary_at(self, rows: Tensor, columns: Tensor, words: Tensor) -> Rotary:
-        """Return the network's own table for tokens at these rows and columns, and with these numbers in the text."""
-        ids = torch.stack((torch.zeros_like(rows), rows, columns, words), dim=-1).float()
+    def rotary_at(self, places: Places) -> Rotary:
+        """Return the network's own table for tokens at these rows and columns, text by its numbers."""
+        rows, columns, words, _ = places
+        ids = torch.stack((torch.zeros_like(rows), rows, columns, words.clamp(min=0)), dim=-1).float()
         table: Rotary = self.network.pos_embed.forward(ids)
         return table
 
@@ -97,8 +97,8 @@ class Flux2(Flux):
 
 
 @dataclass(frozen=True, eq=False)
-class ParallelFusion(JointFusion):
-    """Scale fusion in a block of one row, whose projections hold the feed-forward as well."""
+class ParallelAttention(JointAttention):
+    """Joint attention in a block of one row, whose projections hold the feed-forward as well."""
 
     def __call__(  # type: ignore[override]  # a block of one row has no second row of tokens
         self,
@@ -108,15 +108,15 @@ class ParallelFusion(JointFusion):
         image_rotary_emb: Rotary | None = None,
     ) -> Any:
         """Return what the block adds to its tokens, text first, as `inner` does."""
-        windows = self.fusion.windows(self.name, self.grid)
-        if windows.is_whole:
+        layer = self.asked.layer(self.name, self.grid)
+        if layer is None:
             return self.inner(attn, hidden_states, attention_mask, image_rotary_emb)
         if attention_mask is not None or image_rotary_emb is None or self.rotary_of is None or self.words_of is None:
             raise ValueError(f"{self.name} has a mask or no positions, allowed: attention as FLUX.2 has it")
         heads, forward = _parallel_heads(attn, hidden_states)
         count = hidden_states.shape[1] - self.grid[0] * self.grid[1]
-        own, words = self.rotary_of(windows.window), self.words_of(windows.window, count)
-        attended = fused(heads, count, windows, image_rotary_emb, own, self.fusion, words)
+        turns = Turns(image_rotary_emb, self.rotary_of(layer.window), self.words_of(layer.window, count))
+        attended = layer.attended(heads, count, turns)
         return attn.to_out(torch.cat([attended, attn.mlp_act_fn(forward)], dim=-1))
 
 
@@ -132,12 +132,13 @@ class ParallelTiles(RectifiedAttention):
         image_rotary_emb: Rotary | None = None,
     ) -> Any:
         """Return what the block adds to its tokens, text first, as `inner` does."""
-        if self.is_trained:
+        if self.tiles.is_trained:
             return self.inner(attn, hidden_states, attention_mask, image_rotary_emb)
         if attention_mask is not None:
             raise ValueError(f"{self.name} has a mask, allowed: attention as FLUX.2 has it")
         heads, forward = _parallel_heads(attn, hidden_states)
-        attended = self.attended(heads, hidden_states.shape[1] - self.grid[0] * self.grid[1])
+        text = hidden_states.shape[1] - self.tiles.grid[0] * self.tiles.grid[1]
+        attended = self.tiles.attended(heads, text, self.rotary_at)
         return attn.to_out(torch.cat([attended, attn.mlp_act_fn(forward)], dim=-1))
 
 

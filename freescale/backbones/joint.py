@@ -8,17 +8,39 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from freescale.joint_fusion import JointFusion
+from freescale.joint_patches import JointPatches
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
     from freescale.cascade import Size
+    from freescale.joint_attention import JointAsked
+    from freescale.patch_attention import PatchAttention
+    from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch, Processor
 
     Named = Sequence[tuple[str, Any]]  # attention modules
 
 PATCH = 2  # latent cells of a token's side
+
+
+class Windowed:
+    """What a network with joint attention does with scales and patches: both are windows of one kind of processor."""
+
+    def windowed(self, asked: JointAsked, latent_hw: Size) -> Patch:
+        """Return the patch that computes every attention over image tokens as `asked`."""
+        raise NotImplementedError
+
+    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
+        """Fuse scales in every attention over image tokens. Raises `ValueError` for what has no meaning there."""
+        return self.windowed(JointFusion(fusion), latent_hw)
+
+    def in_patches(self, asked: PatchAttention, latent_hw: Size) -> Patch:
+        """Cut every attention over image tokens into blocks, each with its window and all of the text."""
+        return self.windowed(JointPatches(asked), latent_hw)
 
 
 def processed(attentions: Named, wrap: Callable[[str, Processor], Processor]) -> Patch:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from freescale.backbones.base import dtype_of, to_rows
-from freescale.backbones.joint import pack, processed, tempered, tokens_of, unpack
-from freescale.joint_fusion import JointFusion
-from freescale.positions import Positions
+from freescale.backbones.joint import Windowed, pack, processed, tempered, tokens_of, unpack
+from freescale.joint_attention import JointAttention
+from freescale.positions import Positions, frequencies
+from freescale.rectified_attention import RectifiedAttention, Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,16 +27,16 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import BackboneKind, Rows
     from freescale.cascade import Size
-    from freescale.joint_fusion import Rotary
+    from freescale.joint_attention import JointAsked, Rotary
     from freescale.positions import PositionRule
-    from freescale.scale_fusion import Fusion
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch
 
 AXES = (None, 0, 1)  # what the three positions of a token count: nothing, rows, columns
 
 
 @dataclass(frozen=True, eq=False)
-class QwenImage:
+class QwenImage(Windowed):
     """A `QwenImageTransformer2DModel`."""
 
     kind: ClassVar[BackboneKind] = "flow"
@@ -74,8 +76,8 @@ class QwenImage:
         """Return (name, module) of every joint attention."""
         return [(name, module) for name, module in self.network.named_modules() if name.endswith(".attn")]
 
-    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
-        """Put `JointFusion` in place of every processor of joint attention; windows have the text's trained place."""
+    def windowed(self, asked: JointAsked, latent_hw: Size) -> Patch:
+        """Put `JointAttention` in place of every processor; windows have the text's trained place."""
         grid = tokens_of(latent_hw)
 
         def rotary_of(window: Size) -> Rotary:
@@ -93,8 +95,35 @@ class QwenImage:
             return tables
 
         return processed(
-            self.attentions(), lambda name, inner: JointFusion(inner, name, grid, rotary_of, fusion, words_of, _joined)
+            self.attentions(),
+            lambda name, inner: JointAttention(inner, name, grid, rotary_of, asked, words_of, _joined),
         )
+
+    def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
+        """Put `RectifiedAttention` in place of every processor of joint attention."""
+        tiles = Tiles(tokens_of(latent_hw), tokens_of(trained), rectified)
+        turned = partial(self.rotary_at, tiles.trained)
+        return processed(self.attentions(), lambda name, inner: RectifiedAttention(inner, name, tiles, turned))
+
+    def rotary_at(self, trained: Size, places: Places) -> Rotary:
+        """Return rotations of tokens at these rows and columns; text is where it is beside a picture of `trained`.
+
+        Positions are counted from the origin here: only differences count.
+        """
+        (rows, columns, words, _), module = places, self.network.pos_embed
+        is_text = words >= 0
+        first = max(side // 2 for side in trained)
+        beyond = [first + side - side // 2 for side in trained]  # from the origin of the grid on
+        axes = (
+            torch.where(is_text, first + words, 0.0),
+            *(x + torch.where(is_text, along + words, 0.0) for x, along in zip((rows, columns), beyond, strict=True)),
+        )
+        angles = []
+        for place, dims in zip(axes, module.axes_dim, strict=True):
+            turns = torch.tensor(frequencies("none", dims, float(module.theta), 1.0, 1), dtype=torch.float64)
+            angles.append(torch.outer(place.double(), turns.to(place.device)))
+        whole = torch.cat(angles, dim=1).float()
+        return _as_rotary(torch.polar(torch.ones_like(whole), whole))
 
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Make the image's table anew by the rule. Text keeps its places; where a rule grows tokens, it grows too."""

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from freescale.backbones.base import dtype_of, to_rows
-from freescale.backbones.joint import check_patches, processed, tempered, tokens_of
-from freescale.joint_fusion import JointFusion
+from freescale.backbones.joint import Windowed, check_patches, processed, tempered, tokens_of
+from freescale.joint_attention import JointAttention
 from freescale.unet_patches import Child, replaced
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import BackboneKind, Rows
     from freescale.cascade import Size
+    from freescale.joint_attention import JointAsked
     from freescale.positions import PositionRule
-    from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
 
 RULES = ("none", "pi")
 
 
 @dataclass(frozen=True, eq=False)
-class SD3:
+class SD3(Windowed):
     """An `SD3Transformer2DModel`."""
 
     kind: ClassVar[BackboneKind] = "flow"
@@ -63,10 +63,10 @@ class SD3:
         """Return (name, module) of every joint attention, and of those over image tokens alone (3.5 medium)."""
         return [(name, module) for name, module in self.network.named_modules() if name.endswith((".attn", ".attn2"))]
 
-    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
-        """Put `JointFusion` in place of every processor; positions are in the tokens, so windows have the grid's."""
+    def windowed(self, asked: JointAsked, latent_hw: Size) -> Patch:
+        """Put `JointAttention` in place of every processor; positions are in the tokens, so windows have the grid's."""
         grid = tokens_of(latent_hw)
-        return processed(self.attentions(), lambda name, inner: JointFusion(inner, name, grid, None, fusion))
+        return processed(self.attentions(), lambda name, inner: JointAttention(inner, name, grid, None, asked))
 
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Interpolate the table of the training size to the grid. Raises `ValueError` for a rule other than `pi`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from freescale.backbones.base import to_rows
+from freescale.patch_attention import patch_attention
 from freescale.scale_fusion import scale_fusion
 from freescale.unet_patches import has_motion_modules
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import BackboneKind, Rows
     from freescale.cascade import Size
+    from freescale.patch_attention import PatchAttention
     from freescale.positions import PositionRule
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
@@ -50,6 +52,10 @@ class UNet:
     def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
         """Return `scale_fusion`; every layer's grid is recorded while the UNet runs."""
         return scale_fusion(fusion)
+
+    def in_patches(self, asked: PatchAttention, latent_hw: Size) -> Patch:
+        """Return `patch_attention`."""
+        return patch_attention(asked)
 
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Raise `ValueError`: a UNet has no rotary positions."""

@@ -1,4 +1,4 @@
-"""Wan 2.1: a transformer over the tokens of a video, a flow model. Text is in attention of its own (`attn2`).
+"""Wan 2.1 and 2.2: a transformer over the tokens of a video, a flow model. Text is in attention of its own (`attn2`).
 
 A token is 2 x 2 latent cells of one latent frame. Positions are (frame, row, column), as rotations. Attention is over
 all tokens of all frames, so a window of scale fusion is a part of the grid through all frames: what the network was
@@ -7,7 +7,7 @@ trained on is whole videos of the training size. The network takes its time as 1
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ import torch
 from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.joint import check_patches, processed, tempered, tokens_of
 from freescale.positions import Positions, frequencies
+from freescale.rectified_attention import Tiles
 from freescale.video_attention import VideoFusion, VideoRectified, flat
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import BackboneKind, Rows
     from freescale.cascade import Size
-    from freescale.joint_fusion import Rotary
+    from freescale.joint_attention import Rotary
+    from freescale.patch_attention import PatchAttention
     from freescale.positions import PositionRule
-    from freescale.rectified_attention import Rectified
+    from freescale.rectified_attention import Places, Rectified
     from freescale.scale_fusion import Fusion
     from freescale.unet_patches import Patch
     from freescale.windows import Grid
@@ -37,7 +39,7 @@ THETA = 10000.0  # of the network's rotations, which it does not keep
 
 @dataclass(frozen=True, eq=False)
 class Wan:
-    """A `WanTransformer3DModel` that makes videos of text alone."""
+    """A `WanTransformer3DModel` that makes videos of text alone, or the two of Wan 2.2 as one network."""
 
     kind: ClassVar[BackboneKind] = "flow"
 
@@ -76,20 +78,22 @@ class Wan:
         grid = tokens_of(latent_hw)
         return processed(self.attentions(), lambda name, inner: VideoFusion(inner, name, grid, rotary_of, fusion))
 
+    def in_patches(self, asked: PatchAttention, latent_hw: Size) -> Patch:
+        """Raise `ValueError`: patches are for pictures."""
+        raise ValueError("attention is in patches, allowed: pictures, not videos")
+
     def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
         """Put `VideoRectified` in place of every processor."""
-        grids = tokens_of(latent_hw), tokens_of(trained)
-        return processed(
-            self.attentions(), lambda name, inner: VideoRectified(inner, name, *grids, self.rotary_at, rectified)
-        )
+        tiles = Tiles(tokens_of(latent_hw), tokens_of(trained), rectified)
+        return processed(self.attentions(), lambda name, inner: VideoRectified(inner, name, tiles, self.rotary_at))
 
-    def rotary_at(self, rows: Tensor, columns: Tensor, frames: Tensor) -> Rotary:
+    def rotary_at(self, places: Places) -> Rotary:
         """Return cosines and sines (tokens, head_dim) of tokens at these places, which need not be whole numbers."""
         rope = self.network.rope
         angles = []
-        for places, dims in ((frames, rope.t_dim), (rows, rope.h_dim), (columns, rope.w_dim)):
-            turns = torch.tensor(frequencies("none", dims, THETA, 1.0, 1), dtype=torch.float64, device=places.device)
-            angles.append(torch.outer(places.double(), turns))
+        for place, dims in ((places.frames, rope.t_dim), (places.rows, rope.h_dim), (places.columns, rope.w_dim)):
+            turns = torch.tensor(frequencies("none", dims, THETA, 1.0, 1), dtype=torch.float64, device=place.device)
+            angles.append(torch.outer(place.double(), turns))
         whole = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
         return whole.cos().float(), whole.sin().float()
 
@@ -113,13 +117,12 @@ class Wan:
 
         @contextmanager
         def patch(network: nn.Module) -> Iterator[None]:
-            """Remove the hook afterwards."""
-            rope: Any = network.rope
-            handle = rope.register_forward_hook(table)
-            try:
+            """Remove the hooks afterwards; of Wan 2.2 both transformers have one."""
+            with ExitStack() as stack:
+                for name, module in network.named_modules():
+                    if name.rpartition(".")[2] == "rope":
+                        stack.callback(module.register_forward_hook(table).remove)
                 yield
-            finally:
-                handle.remove()
 
         return patch
 

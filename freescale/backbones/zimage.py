@@ -16,10 +16,11 @@ import torch
 
 from freescale.backbones.base import dtype_of, to_rows
 from freescale.backbones.flux import image_ids
-from freescale.backbones.joint import PATCH, tokens_of
+from freescale.backbones.joint import PATCH, Windowed, processed, tokens_of
 from freescale.heads import Heads, output_of, project
-from freescale.joint_fusion import check_joint, fused
+from freescale.joint_attention import Turns
 from freescale.positions import Positions
+from freescale.rectified_attention import Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
     from freescale.backbones.base import BackboneKind, Rows
     from freescale.cascade import Size
-    from freescale.joint_fusion import Rotary
+    from freescale.joint_attention import JointAsked, Rotary
     from freescale.positions import PositionRule
-    from freescale.scale_fusion import Fusion
+    from freescale.rectified_attention import Places, Rectified
     from freescale.unet_patches import Patch, Processor
 
 FILLED = 32  # image and caption are filled up to multiples of it
@@ -40,7 +41,7 @@ OVER_IMAGE = ("layers.", "noise_refiner.")  # blocks whose attention reads the i
 
 
 @dataclass(frozen=True, eq=False)
-class ZImage:
+class ZImage(Windowed):
     """A `ZImageTransformer2DModel`."""
 
     kind: ClassVar[BackboneKind] = "flow"
@@ -74,20 +75,15 @@ class ZImage:
         named = self.network.named_modules()
         return [(name, each) for name, each in named if name.endswith(".attention") and name.startswith(OVER_IMAGE)]
 
-    def fused(self, fusion: Fusion, latent_hw: Size) -> Patch:
-        """Put `RowFusion` in place of the processors of every attention that image tokens are in."""
-        plain = Rotations.of(self.network)
+    def windowed(self, asked: JointAsked, latent_hw: Size) -> Patch:
+        """Put `RowAttention` in place of the processors of every attention that image tokens are in."""
+        grid, plain = tokens_of(latent_hw), Rotations.of(self.network)
+        return processed(self.attentions(), lambda name, inner: RowAttention(inner, name, grid, plain, asked))
 
-        @contextmanager
-        def patch(network: nn.Module) -> Iterator[None]:
-            """Put them in for the body of the `with`."""
-            with ExitStack() as stack:
-                for name, attention in self.attentions():
-                    stack.callback(attention.set_processor, attention.processor)
-                    attention.set_processor(RowFusion(attention.processor, name, tokens_of(latent_hw), plain, fusion))
-                yield
-
-        return patch
+    def rectified(self, rectified: Rectified, latent_hw: Size, trained: Size) -> Patch:
+        """Put `RowTiles` in place of the processors of every attention that image tokens are in."""
+        tiles, plain = Tiles(tokens_of(latent_hw), tokens_of(trained), rectified), Rotations.of(self.network)
+        return processed(self.attentions(), lambda name, inner: RowTiles(inner, name, tiles, plain))
 
     def positioned(self, rule: PositionRule, latent_hw: Size, trained: Size) -> Patch:
         """Put the rule's rotations in place of the table. What only reads text keeps the network's own."""
@@ -155,18 +151,14 @@ class Rotations:
 
 
 @dataclass(frozen=True, eq=False)
-class RowFusion:
-    """Scale fusion (`joint_fusion`) where image tokens stand before all others; `inner` is what it stands in for."""
+class RowAttention:
+    """Joint attention where image tokens stand before all others; `inner` is what it stands in for."""
 
     inner: Processor
     name: str  # of the attention
     grid: Size
     plain: Rotations
-    fusion: Fusion
-
-    def __post_init__(self) -> None:
-        """Refuse what has no meaning in joint attention."""
-        check_joint(self.fusion)
+    asked: JointAsked
 
     def __call__(
         self,
@@ -177,16 +169,53 @@ class RowFusion:
         freqs_cis: Tensor | None = None,
     ) -> Any:
         """Return the attention of all tokens, as `inner` does."""
-        windows, image = self.fusion.windows(self.name, self.grid), self.grid[0] * self.grid[1]
-        if windows.is_whole:
+        layer, image = self.asked.layer(self.name, self.grid), self.grid[0] * self.grid[1]
+        if layer is None:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, freqs_cis)
         if attention_mask is not None or freqs_cis is None:
             raise ValueError(f"{self.name} has a mask or no positions, allowed: captions of one length in a call")
         others = hidden_states.shape[1] - image
         heads = Heads(*(x.roll(-image, dims=1) for x in project(attn, hidden_states)))
-        rotary, own = _as_rotary(freqs_cis[0].roll(-image, dims=0)), self.plain.window(windows.window, freqs_cis[0])
+        rotary, own = _as_rotary(freqs_cis[0].roll(-image, dims=0)), self.plain.window(layer.window, freqs_cis[0])
         words = _as_rotary(_of_length_1(freqs_cis[0, image:]))
-        return output_of(attn, fused(heads, others, windows, rotary, own, self.fusion, words).roll(image, dims=1))
+        return output_of(attn, layer.attended(heads, others, Turns(rotary, own, words)).roll(image, dims=1))
+
+
+@dataclass(frozen=True, eq=False)
+class RowTiles:
+    """Attention in tiles where image tokens stand before all others, which keep their times."""
+
+    inner: Processor
+    name: str  # of the attention
+    tiles: Tiles
+    plain: Rotations
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        freqs_cis: Tensor | None = None,
+    ) -> Any:
+        """Return the attention of all tokens, as `inner` does."""
+        if self.tiles.is_trained:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, freqs_cis)
+        if attention_mask is not None or freqs_cis is None:
+            raise ValueError(f"{self.name} has a mask or no positions, allowed: captions of one length in a call")
+        given, image = freqs_cis[0], self.tiles.grid[0] * self.tiles.grid[1]
+
+        def rotary_at(places: Places) -> Rotary:
+            """Return rotations at these rows and columns, at the times of the tokens."""
+            rows, columns, numbers, _ = places
+            times = self.plain.dims[0] // 2
+            table = self.plain(torch.stack((torch.zeros_like(rows), rows, columns), dim=-1))
+            own = given[torch.where(numbers >= 0, image + numbers, 0).long(), :times]
+            return _as_rotary(torch.cat([own, table[:, times:]], dim=1))
+
+        heads = Heads(*(x.roll(-image, dims=1) for x in project(attn, hidden_states)))
+        attended = self.tiles.attended(heads, hidden_states.shape[1] - image, rotary_at)
+        return output_of(attn, attended.roll(image, dims=1))
 
 
 def _as_rotary(rotations: Tensor) -> Rotary:

@@ -65,6 +65,7 @@ class Method:
     asks_sizes: ClassVar[bool] = False  # whether they need the sizes of all levels: `Level.sizes`
     asks_growth: ClassVar[bool] = False  # whether level 0 depends on whether levels follow: `Level.grows`
     asks_vae: ClassVar[bool] = False  # whether steps above level 0 decode and encode: `Level.codec`, `uses_vae`
+    filters: ClassVar[bool] = False  # whether they filter or enlarge latents in a step: `Level.cell_codec`
     in_pixels: ClassVar[bool] = False  # whether they are the picture of the level below, enlarged and no more
     backbones: ClassVar[frozenset[BackboneKind]] = frozenset({"unet"})  # what it can be used with
     only: ClassVar[Mapping[BackboneKind, Mapping[str, Any]]] = {}  # the one value that a field has with a backbone
@@ -96,6 +97,11 @@ class Method:
         for name, allowed in self.only.get(kind, {}).items():
             if (value := getattr(self, name)) != allowed:
                 raise ValueError(f"{name} is {value!r}, allowed: {allowed!r} with {kind} models")
+
+    @property
+    def needs(self) -> Mapping[type, str]:
+        """What the backbone of a transformer must be able to do, as protocols, and which value does without it."""
+        return {}
 
     @classmethod
     def check(cls, latents: Tensor) -> None:

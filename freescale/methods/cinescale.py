@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
+from freescale.backbones.base import RotatesAnywhere
 from freescale.backbones.changes import Temperature, reaching, rectifying
 from freescale.cascade import CELL, cascade_sizes, jump_sizes
 from freescale.enlarge import Interpolation
@@ -24,7 +25,7 @@ from freescale.methods.base import Method
 from freescale.positions import PositionRule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from freescale.cascade import Size
     from freescale.flow_levels import ShiftRules
@@ -108,7 +109,6 @@ class CineScale2026(_Cascade):
     """The edition of 2026: tiles of queries over all keys, whose positions are rectified."""
 
     name: ClassVar[str] = "cinescale_2026"
-    any_unet: ClassVar[bool] = False  # tiles are turned apart from each other
 
     restart: float = 0.375  # the last 25 of 40 steps are taken
     tile: float = 0.4  # side of a tile as a share of the training grid's
@@ -120,6 +120,11 @@ class CineScale2026(_Cascade):
         super().__post_init__()
         if not 0.0 < self.tile <= 1.0 or not 0.0 <= self.near <= 1.0:
             raise ValueError(f"tile {self.tile}, near {self.near}, allowed: tile above 0, to 1, near 0 to 1")
+
+    @property
+    def needs(self) -> Mapping[type, str]:
+        """Rotary positions, since tiles are turned apart from each other."""
+        return {RotatesAnywhere: ""}
 
     @property
     def shift_rule(self) -> ShiftRules:

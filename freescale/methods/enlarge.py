@@ -6,14 +6,20 @@ It is the row that every table needs: objects are those of level 0, and there is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from freescale.cascade import CELL, jump_sizes
 from freescale.enlarge import PictureFilter
 from freescale.methods.base import FeatureLevels, Method, of_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from freescale.backbones import BackboneKind
     from freescale.cascade import Size
+
+
+_ONLY: Mapping[BackboneKind, Mapping[str, Any]] = {"flow": {"freeu": None}}
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Enlarge(Method):
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
     in_pixels: ClassVar[bool] = True
+    backbones = frozenset({"unet", "flow"})
+    only = _ONLY
     keeps_features: ClassVar[FeatureLevels] = "base"
 
     filter: PictureFilter = "bicubic"

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from freescale.backbones.changes import Temperature, reaching
 from freescale.cascade import CELL, cascade_sizes
-from freescale.enlarge import enlarge_latents
 from freescale.frequency import butterworth_mask, fourier_filter
 from freescale.methods.base import TRAJECTORY, Method
 from freescale.positions import PositionRule
 from freescale.stagger import staggered
+from freescale.vae.codec import by_cells, enlarged
 from freescale.walk import span
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class HiFlow(Method):
     asks_sizes: ClassVar[bool] = True
     asks_trajectory: ClassVar[bool] = True
     backbones = frozenset({"flow"})
+    filters: ClassVar[bool] = True
 
     restart: tuple[float, ...] = (0.4667, 0.6667)  # of each level above the first, the last of all above: 14, 20 of 30
     direction: tuple[float, ...] = (1.0, 0.25)  # alpha of each level above the first; 0: none
@@ -139,11 +140,11 @@ class HiFlow(Method):
         level, sigma, steps = moment.level, moment.sigma, len(moment.schedule)
         left = 1.0 - moment.step / steps
         below = trajectory[:, trajectory.shape[1] - steps + moment.step].to(latents)
-        reference = enlarge_latents(below, level.latent_hw)
+        reference = enlarged(below, level.latent_hw, level.cell_codec)
         if alpha := left * _of(self.direction, level.index):
             away = reference - (latents - sigma * velocity)
             mask = butterworth_mask(level.latent_hw, self.cut_off, self.order, latents.dtype, latents.device)
-            velocity = velocity - (alpha / sigma) * fourier_filter(away, mask)
+            velocity = velocity - (alpha / sigma) * by_cells(level.cell_codec, lambda x: fourier_filter(x, mask), away)
         to_reference = (latents - reference) / sigma
         if (beta := left * self.acceleration) and LAG in moment.extra:
             velocity = velocity + beta * (moment.extra[LAG] - (velocity - to_reference))

@@ -20,15 +20,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from freescale.backbones.base import RepeatsText
 from freescale.backbones.changes import Temperature, reaching, repeating_text
 from freescale.cascade import CELL, jump_sizes
 from freescale.methods.base import Method
 from freescale.positions import PositionRule
 from freescale.stagger import staggered
+from freescale.vae.codec import by_cells
 from freescale.wavelets import haar_low
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -46,8 +48,8 @@ class IMax(Method):
     name: ClassVar[str] = "imax"
     video: ClassVar[bool] = False
     steady: ClassVar[bool] = True
-    any_unet: ClassVar[bool] = False  # its text must have positions
     backbones = frozenset({"flow"})
+    filters: ClassVar[bool] = True
 
     projection: float = 1.0  # weight of the guide; 0: none
     guidance: tuple[float, ...] = (3.5, 7.0)  # scale of each level, where the spec has none
@@ -69,6 +71,11 @@ class IMax(Method):
                 "posterior": ("sample", "mode"),
             }
         )
+
+    @property
+    def needs(self) -> Mapping[type, str]:
+        """Text that can be at several places, where it is repeated."""
+        return {RepeatsText: "repeat_text false"} if self.repeat_text else {}
 
     @property
     def shift_rule(self) -> ShiftRules:
@@ -110,7 +117,7 @@ class IMax(Method):
         if (weight := self.weight_at(moment)) == 0.0:
             return velocity
         to_guide = (latents - level.reference.to(latents)) / moment.sigma
-        return velocity + weight * haar_low(to_guide - velocity)
+        return velocity + weight * by_cells(level.cell_codec, haar_low, to_guide - velocity)
 
     def weight_at(self, moment: Moment) -> float:
         """Return the weight of the guide: `projection` at the first step, falling to near 0 at the last."""

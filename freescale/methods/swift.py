@@ -10,8 +10,8 @@ What a level above the first does is put together from published parts:
 * self-attention is in windows of the training size (`patch_attention`, ScaleDiff), and dilation acts in the first steps
   (`dilation`, FreeScale, arXiv:2412.09626).
 
-On transformers the last item has no meaning, and the rest holds as it is: latents minus sigma times the prediction
-are x0 there, too, and noise levels of equal strides are even ones, unshifted.
+On transformers dilation has no meaning, and the rest holds as it is: latents minus sigma times the prediction are x0
+there, too, and noise levels of equal strides are even ones, unshifted.
 
 The two differ in their numbers alone. Those here are proposals for SDXL within the ranges of these papers, and not
 measured on it; a model's card has its own (`docs/lab/results.md`).
@@ -22,11 +22,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
+from freescale.backbones.changes import patching
 from freescale.cascade import CELL, cascade_sizes
 from freescale.dilation import DilatedLayers, dilation_factor, restrained_dilation
 from freescale.guidance import scaled_guidance
 from freescale.methods.base import FeatureLevels, Method, of_reference
-from freescale.patch_attention import patches_at
 from freescale.structure import BandFilter, guide_structure
 from freescale.walk import descent, relay
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from freescale.unet_patches import Patch
 
 
-_ONLY: Mapping[BackboneKind, Mapping[str, Any]] = {"flow": {"patches_only": False, "dilation": 0.0}}
+_ONLY: Mapping[BackboneKind, Mapping[str, Any]] = {"flow": {"dilation": 0.0}}
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Swift(Method):
     video: ClassVar[bool] = False
     keeps_features: ClassVar[FeatureLevels] = "base"
     backbones = frozenset({"unet", "flow"})
+    filters: ClassVar[bool] = True
     only = _ONLY
 
     leave: float = 0.8  # share of level 0's steps that are taken; 1: all
@@ -124,7 +125,7 @@ class Swift(Method):
         if level.is_base or level.factor <= 1.0:
             return
         if self.patches_only:
-            yield patches_at(moment, jitter=self.jitter)
+            yield patching(moment, jitter=self.jitter)
         if moment.step < moment.schedule.step_at(self.dilation):
             yield restrained_dilation(self.dilated_layers, dilation_factor(level), moment.compute.phase_convs)
 
@@ -134,8 +135,8 @@ class Swift(Method):
         if level.reference is None or level.factor <= 1.0:
             return denoiser(latents, moment.step, moment.schedule)
         noise_pred = scaled_guidance(denoiser, self.guidance)(latents, moment.step, moment.schedule)
-        band = self.mixed_band(level.latent_hw, level.base_hw)
-        return guide_structure(noise_pred, latents, moment.sigma, level.reference, self.structure, *band)
+        held = level.reference, self.structure, *self.mixed_band(level.latent_hw, level.base_hw)
+        return guide_structure(noise_pred, latents, moment.sigma, *held, level.cell_codec)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
     given = vae.post_quant_conv(latents)
     for index in range(latents.shape[2]):
         one = given[:, :, index : index + 1]
-        yield vae.decoder(one, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
+        yield as_pixels(vae, vae.decoder(one, feat_cache=cache, feat_idx=[0], first_chunk=index == 0))
 
 
 @without_gradients
@@ -44,7 +44,7 @@ def encoded(vae: Any, parts: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield what the encoder makes of each latent frame's frames, (B, 2 C, 1, h, w), for `posterior`."""
     cache = cache_of(vae.encoder)
     for part in parts:
-        yield vae.encoder(part, feat_cache=cache, feat_idx=[0])
+        yield vae.encoder(as_patches(vae, part), feat_cache=cache, feat_idx=[0])
 
 
 @without_gradients
@@ -52,6 +52,29 @@ def posterior(vae: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the latents for all that `encoded` made, (B, 2 C, f, h, w)."""
     mean, logarithm = vae.quant_conv(features).chunk(2, dim=1)
     return mean, (0.5 * logarithm.clamp(-30.0, 20.0)).exp()
+
+
+def patch_of(vae: Any) -> int:
+    """Return the side of the patches of pixels that the layers work on: 2 in Wan 2.2 5B, else 1."""
+    return int(vae.config.get("patch_size") or 1)
+
+
+def as_pixels(vae: Any, patches: Tensor) -> Tensor:
+    """Return the frames (B, 3, F, p H, p W) of what the decoder makes, (B, 3 p p, F, H, W)."""
+    if (side := patch_of(vae)) == 1:
+        return patches
+    batch, channels, frames, height, width = patches.shape
+    split = patches.view(batch, channels // side**2, side, side, frames, height, width)
+    return split.permute(0, 1, 4, 5, 3, 6, 2).reshape(batch, -1, frames, side * height, side * width)
+
+
+def as_patches(vae: Any, frames: Tensor) -> Tensor:
+    """Return what the encoder takes, (B, 3 p p, F, H, W), of frames (B, 3, F, p H, p W)."""
+    if (side := patch_of(vae)) == 1:
+        return frames
+    batch, channels, count, height, width = frames.shape
+    split = frames.reshape(batch, channels, count, height // side, side, width // side, side)
+    return split.permute(0, 1, 6, 4, 2, 3, 5).reshape(batch, -1, count, height // side, width // side)
 
 
 def cache_of(half: nn.Module) -> list[Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from freescale.gradients import without_gradients
-from freescale.vae.causal import cache_of
+from freescale.vae.causal import as_patches, as_pixels, cache_of, patch_of
 from freescale.vae.plan import VaeMemoryError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from freescale.vae.layers import Half, Size, Span
 
-LIVE = 6  # maps of the largest layer that are alive at once, beside the cache
+LIVE = 8  # maps of the largest layer that are alive at once, beside the cache
 SMALLEST = 8  # latent cells of a tile's side
 KEPT = 2  # frames that a convolution keeps
 
@@ -52,7 +52,7 @@ def tile_side(vae: Any, half: Half, size: Size, memory: int | None) -> int | Non
     margin = margin_of(vae, half)
     side = math.isqrt(memory // each) - 2 * margin
     if side < SMALLEST:
-        raise VaeMemoryError(memory, SMALLEST * _convs(vae, half)[-1].scale, each * (SMALLEST + 2 * margin) ** 2)
+        raise VaeMemoryError(memory, SMALLEST * scale_of(vae, half), each * (SMALLEST + 2 * margin) ** 2)
     return side
 
 
@@ -68,12 +68,11 @@ def margin_of(vae: Any, half: Half) -> int:
     """Return how many latent cells around it a cell's pixels depend on, outside of the middle block; rounded up."""
     if half == "decoder":
         reach = 1
-        for block in reversed(vae.decoder.up_blocks):
-            reach = -(-(reach + 1) // 2) if block.upsamplers is not None else reach
-            reach += 2 * len(block.resnets)
+        for layer in reversed(_layers(vae.decoder.up_blocks)):
+            reach = -(-(reach + 1) // 2) if hasattr(layer, "resample") else reach + 2
         return reach
     reach, scale = 0, 1
-    for layer in reversed(vae.encoder.down_blocks):
+    for layer in reversed(_layers(vae.encoder.down_blocks)):
         is_halving = hasattr(layer, "resample")
         reach, scale = (2 * reach + 2, 2 * scale) if is_halving else (reach + 2, scale)
     return -(-(reach + 1) // scale)
@@ -81,23 +80,34 @@ def margin_of(vae: Any, half: Half) -> int:
 
 def _convs(vae: Any, half: Half) -> list[_Conv]:
     found, scale, frames = [], 1, 1
-    if half == "decoder":
-        for block in vae.decoder.up_blocks:
-            for resnet in block.resnets:
-                found += [_Conv(conv.in_channels, scale, frames) for conv in (resnet.conv1, resnet.conv2)]
-            for resample in block.upsamplers or ():
-                if hasattr(resample, "time_conv"):
-                    found.append(_Conv(resample.dim, scale, frames))
-                    frames *= 2
-                scale *= 2
-        return [*found, _Conv(vae.decoder.conv_out.in_channels, scale, frames)]
-    for layer in reversed(vae.encoder.down_blocks):
-        if hasattr(layer, "resample"):
-            frames *= 2 if hasattr(layer, "time_conv") else 1
-            scale *= 2
-        else:
+    layers = _layers(vae.decoder.up_blocks) if half == "decoder" else reversed(_layers(vae.encoder.down_blocks))
+    for layer in layers:
+        if not hasattr(layer, "resample"):
             found += [_Conv(conv.in_channels, scale, frames) for conv in (layer.conv1, layer.conv2)]
-    return [*found, _Conv(vae.encoder.conv_in.in_channels, scale, frames)]
+            continue
+        if hasattr(layer, "time_conv"):
+            found.append(_Conv(layer.dim, scale, frames))
+            frames *= 2
+        scale *= 2
+    last = vae.decoder.conv_out if half == "decoder" else vae.encoder.conv_in
+    return [*found, _Conv(last.in_channels, scale, frames)]
+
+
+def _layers(blocks: Iterable[Any]) -> list[Any]:
+    """Return residual blocks and what changes their size, in order, of blocks of a half that may hold several."""
+    found = []
+    for block in blocks:
+        if not hasattr(block, "resnets"):
+            found.append(block)
+            continue
+        ends = getattr(block, "upsamplers", None) or (getattr(block, "upsampler", getattr(block, "downsampler", None)),)
+        found += [*block.resnets, *(end for end in ends if end is not None)]
+    return found
+
+
+def scale_of(vae: Any, half: Half) -> int:
+    """Return the pixels of a latent cell's side."""
+    return _convs(vae, half)[-1].scale * patch_of(vae)
 
 
 def decoded_middle(decoder: Any, part: Tensor, cache: list[Any]) -> Tensor:
@@ -108,34 +118,34 @@ def decoded_middle(decoder: Any, part: Tensor, cache: list[Any]) -> Tensor:
 
 def decoded_frames(decoder: Any, part: Tensor, cache: list[Any], is_first: bool) -> Tensor:
     """Return the frames of a latent frame, or of a tile of it, from its map after the middle block."""
-    place = [0]
+    at = [0]
     for block in decoder.up_blocks:
-        part = block(part, feat_cache=cache, feat_idx=place, first_chunk=is_first)
-    return _stepped(decoder.conv_out, decoder.nonlinearity(decoder.norm_out(part)), cache, place[0])
+        part = block(part, feat_cache=cache, feat_idx=at, first_chunk=is_first)
+    return _stepped(decoder.conv_out, decoder.nonlinearity(decoder.norm_out(part)), cache, at[0])
 
 
 def encoded_map(encoder: Any, part: Tensor, cache: list[Any]) -> Tensor:
     """Return the map before the middle block of a latent frame's frames, or of a tile of them."""
-    place, part = [1], _stepped(encoder.conv_in, part, cache, 0)
+    at, part = [1], _stepped(encoder.conv_in, part, cache, 0)
     for layer in encoder.down_blocks:
-        part = layer(part, feat_cache=cache, feat_idx=place)
+        part = layer(part, feat_cache=cache, feat_idx=at)
     return part
 
 
 def encoded_middle(encoder: Any, part: Tensor, cache: list[Any]) -> Tensor:
     """Return what the encoder makes of a latent frame's map before the middle block."""
-    place = [0]
-    part = encoder.mid_block(part, feat_cache=cache, feat_idx=place)
-    return _stepped(encoder.conv_out, encoder.nonlinearity(encoder.norm_out(part)), cache, place[0])
+    at = [0]
+    part = encoder.mid_block(part, feat_cache=cache, feat_idx=at)
+    return _stepped(encoder.conv_out, encoder.nonlinearity(encoder.norm_out(part)), cache, at[0])
 
 
-def _stepped(conv: Any, x: Tensor, cache: list[Any], place: int) -> Tensor:
+def _stepped(conv: Any, x: Tensor, cache: list[Any], index: int) -> Tensor:
     """Return a causal convolution of frames after those in its cache, which then holds the last two."""
-    before, kept = cache[place], x[:, :, -KEPT:].clone()
+    before, kept = cache[index], x[:, :, -KEPT:].clone()
     if kept.shape[2] < KEPT and before is not None:
         kept = torch.cat([before[:, :, -1:], kept], dim=2)
     output: Tensor = conv(x, before)
-    cache[place] = kept
+    cache[index] = kept
     return output
 
 
@@ -143,7 +153,7 @@ def _stepped(conv: Any, x: Tensor, cache: list[Any], place: int) -> Tensor:
 def decode_tiles(vae: Any, latents: Tensor, side: int) -> Iterator[Tensor]:
     """Yield the frames (B, 3, H, W) of a video, about [-1, 1], not clamped, in float16 on the CPU."""
     decoder, margin, batch = vae.decoder, margin_of(vae, "decoder"), latents.shape[0]
-    _, scale, frames = _convs(vae, "decoder")[-1]
+    scale, frames = scale_of(vae, "decoder"), _convs(vae, "decoder")[-1].frames
     count, h, w = latents.shape[2:]
     given, cache = vae.post_quant_conv(latents), cache_of(decoder)
     channels, total = decoder.conv_in.out_channels, (count - 1) * frames + 1
@@ -156,11 +166,11 @@ def decode_tiles(vae: Any, latents: Tensor, side: int) -> Iterator[Tensor]:
         for rows, columns in tiles_of((h, w), side):
             (top, bottom), (left, right) = _widened(rows, h, margin), _widened(columns, w, margin)
             inside = _within(rows, top, scale), _within(columns, left, scale)
-            place, cache, first = (_scaled(rows, scale), _scaled(columns, scale)), cache_of(decoder), 0
+            inner, cache, first = (_scaled(rows, scale), _scaled(columns, scale)), cache_of(decoder), 0
             for index in range(count):
                 part = held[:, :, index : index + 1, top:bottom, left:right].to(latents.device)
-                made = decoded_frames(decoder, part, cache, index == 0)
-                video[:, :, first : first + made.shape[2], *place] = made[..., *inside]
+                made = as_pixels(vae, decoded_frames(decoder, part, cache, index == 0))
+                video[:, :, first : first + made.shape[2], *inner] = made[..., *inside]
                 first += made.shape[2]
         yield from (frame.clone() for frame in video.unbind(2))
 
@@ -172,14 +182,14 @@ def encode_tiles(vae: Any, parts: Callable[[], Iterable[Tensor]], shape: Sequenc
     `parts` gives the frames of each latent frame, once for every tile; `shape` is (B, f, h, w).
     """
     encoder, margin = vae.encoder, margin_of(vae, "encoder")
-    scale, features, cache = _convs(vae, "encoder")[-1].scale, [], cache_of(encoder)
+    scale, features, cache = scale_of(vae, "encoder"), [], cache_of(encoder)
     batch, count, h, w = shape
     with _spooled((batch, encoder.norm_out.gamma.shape[0], count, h, w), next(vae.parameters()).dtype) as held:
         for rows, columns in tiles_of((h, w), side):
             (top, bottom), (left, right) = _widened(rows, h, margin), _widened(columns, w, margin)
             seen, inside = (_scaled((top, bottom), scale), _scaled((left, right), scale)), cache_of(encoder)
             for index, part in enumerate(parts()):
-                made = encoded_map(encoder, part[..., *seen], inside)
+                made = encoded_map(encoder, as_patches(vae, part[..., *seen]), inside)
                 cut = made[..., *(_within(rows, top, 1), _within(columns, left, 1))]
                 held[:, :, index : index + 1, slice(*rows), slice(*columns)] = cut
         for index in range(count):

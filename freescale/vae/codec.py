@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from freescale.enlarge import enlarge_latents
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
+
+    from freescale.cascade import CellCodec, Size
+    from freescale.enlarge import Interpolation
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,12 @@ class PatchCodec:
         patches, mean, std = self._patches(latents)
         return (patches * std + mean).reshape(latents.shape)
 
+    def by_cells(self, change: Callable[[Tensor], Tensor], difference: Tensor) -> Tensor:
+        """Return what a linear `change` makes of a difference of the network's latents, made of the VAE's."""
+        patches, _, std = self._patches(difference)
+        patches, _, _ = self._patches(change((patches * std).reshape(difference.shape)))
+        return (patches / std).reshape(difference.shape)
+
     def _patches(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return latents (B, C, h / p, p, w / p, p), and mean and deviation (C, 1, p, 1, p)."""
         channels, rows, columns = self.mean.shape
@@ -78,6 +89,18 @@ class PatchCodec:
         patches = latents.reshape(-1, channels, h // rows, rows, w // columns, columns)
         mean, std = (x.to(latents).view(channels, 1, rows, 1, columns) for x in (self.mean, self.std))
         return patches, mean, std
+
+
+def enlarged(latents: Tensor, cells: Size, codec: CellCodec | None, mode: Interpolation | None = None) -> Tensor:
+    """Return the network's latents at `cells`, enlarged as the VAE's where a codec is given; None: bicubic."""
+    if codec is None:
+        return enlarge_latents(latents, cells, mode)
+    return codec.to_model(enlarge_latents(codec.to_vae(latents), cells, mode))
+
+
+def by_cells(codec: CellCodec | None, change: Callable[[Tensor], Tensor], difference: Tensor) -> Tensor:
+    """Return what a linear `change` makes of a difference of latents, of the VAE's where a codec is given."""
+    return change(difference) if codec is None else codec.by_cells(change, difference)
 
 
 def codec_of(vae: Any) -> Codec | PatchCodec:

@@ -10,7 +10,7 @@ import torch
 from freescale.vae.causal import decoded
 from freescale.vae.causal_tiles import decode_tiles, tile_side
 from freescale.vae.codec import codec_of
-from stages.decode import FLOAT16, Decode, DecodeVideo, checked
+from stages.decode import FLOAT16, checked
 from stages.stage import Cost, Networks, Parents, Size, Stage, Stream
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from freescale import Step
-    from stages.models.info import ModelInfo
     from stages.models.load import Models
     from stages.spec import RunOptions
 
@@ -81,10 +80,3 @@ def _frames(latents: Tensor, models: Models, options: RunOptions, wanted: Contai
 def _whole(vae: Any, latents: Tensor) -> Iterator[Tensor]:
     for part in decoded(vae, latents):
         yield from (frame.to(torch.float16).cpu() for frame in part.unbind(2))
-
-
-def decoding(info: ModelInfo, frames: int | None) -> Stage:
-    """Return the stage that decodes a picture, or a video of so many frames, of a model."""
-    if frames is None:
-        return Decode()
-    return DecodeVideo(frames) if info.time_cell == 1 else DecodeCausal(frames)

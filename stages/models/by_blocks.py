@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 
 def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of the lists that a network consists of: blocks of a transformer, levels of a UNet."""
-    for child in network.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
+    """Yield the members of the lists that a network consists of: blocks of a transformer, levels of a UNet.
+
+    A network without such lists consists of networks that have them.
+    """
+    children = list(network.children())
+    lists = [child for child in children if isinstance(child, nn.ModuleList)]
+    for blocks in lists:
+        yield from blocks
+    for child in [] if lists else children:
+        yield from blocks_of(child)
 
 
 class ByBlocks:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CELL = 8  # pixels of a latent cell's side, where a VAE's configuration does not say
 
 
+MOST_OF_QUICK = 8  # steps, of Z-Image-Turbo
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What a model says of itself; the fields from `frames` on are for video."""
@@ -39,6 +42,7 @@ class ModelInfo:
     patch: int = 1  # latent cells of a side of what the network takes at once: a transformer's token
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     method_defaults: MethodValues = field(default_factory=dict)  # where the spec gives none (`stages.models.card`)
+    family_methods: MethodValues = field(default_factory=dict)  # where a preset and its card give none either
     frames: int | None = None  # it was trained for; None: an image model
     time_cell: int = 1  # frames of a latent frame; where it is more than 1, the first one is one frame
     fps: float | None = None  # of playback, by default
@@ -78,6 +82,11 @@ class ModelInfo:
     def takes_guidance(self) -> bool:
         """Whether guidance was distilled into the network, which then takes its scale as an input."""
         return bool(self.configs.get("unet", {}).get("guidance_embeds"))
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is a transformer that was distilled to a few steps without guidance, by its defaults."""
+        return self.pipeline is not None and self.steps <= MOST_OF_QUICK and self.guidance_scale <= 1.0
 
     @property
     def grain(self) -> int:

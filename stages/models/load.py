@@ -156,8 +156,7 @@ class Models:
             return load_network(self.info.networks[part], dtype)
         folder = self.info.folder / self.info.folders.get(part, part)
         if part == "unet" and getattr(kind, "_keep_in_fp32_modules", None):
-            files = weight_files(folder, stem_of(kind.__name__))
-            return load_folder(kind.__name__, self.info.configs[part], files, dtype)
+            return self._read_kept(kind, dtype)
         module, found = kind.from_pretrained(
             folder,
             dtype=dtype,
@@ -169,6 +168,17 @@ class Models:
         if missing := [name for name, _ in module.named_parameters() if name in found["missing_keys"]]:
             raise StageError(f"{part} of {self.info.name} was loaded without {missing[0]}: its file has changed")
         return module
+
+    def _read_kept(self, kind: Any, dtype: torch.dtype) -> Any:
+        """Return a network of a class that keeps parts in float32, or that is made of two such networks."""
+        family, config = FLOW_FAMILIES[str(self.info.pipeline)], dict(self.info.configs["unet"])
+        boundary = config.pop("boundary_ratio", None)
+        parts = [family.parts[name] for name in ("unet", "unet_2")[: 1 if boundary is None else 2]]
+        found = [
+            load_folder(each.name, config, weight_files(self.info.folder / each.folder, stem_of(each.name)), dtype)
+            for each in parts
+        ]
+        return found[0] if boundary is None else kind(*found, boundary)
 
     def _adapted(self, part: str, module: Any) -> Any:
         """Return a part that was just loaded with the model's adapters merged into it, on the CPU."""

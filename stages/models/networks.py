@@ -55,6 +55,11 @@ def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
 
             text: nn.Module = getattr(transformers, name)(getattr(transformers, TEXT_CONFIGS[name])(**config))
             return text
+        if name == "WanTransformerPair":
+            own = {key: value for key, value in config.items() if key not in ("_class_name", "boundary_ratio")}
+            pair = [network_class("WanTransformer3DModel").from_config(own) for _ in range(2)]
+            joined: nn.Module = network_class(name)(*pair, config["boundary_ratio"])
+            return joined
         network: nn.Module = network_class(name).from_config(dict(config))
         return network
 
@@ -92,6 +97,10 @@ def network_class(name: str) -> Any:
         from stages.models.videocrafter import VideoCrafterUNet
 
         return VideoCrafterUNet
+    if name == "WanTransformerPair":
+        from stages.models.wan_pair import WanTransformerPair
+
+        return WanTransformerPair
     return getattr(diffusers, name)
 
 

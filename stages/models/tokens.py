@@ -12,12 +12,15 @@ from stages.models.tokenizer_files import SPLIT, WHOLE
 from stages.prompts.chunks import chunk_length
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
+    from stages.models.flow.base import FlowFamily
     from stages.models.folder import ModelInfo
 
+PLANNED = 512  # tokens that a plan counts of a transformer's prompt
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP's vocabulary splits a text into before it merges letters (transformers, tokenization_clip.py)."""
 QWEN_WORDS = (
@@ -33,18 +36,39 @@ def not_read(info: ModelInfo, text: str) -> tuple[int, int, str] | None:
     """
     family = None if info.pipeline is None else FLOW_FAMILIES[info.pipeline].having(info.configs)
     most = chunk_length(info.texts) if family is None else (info.text_tokens or family.most_tokens) - family.ends
-    if len(unicodedata.normalize("NFC", text).lower().encode()) <= most:
+    tokens = None if bytes_of(text) <= most else _encoded(info, family, text)
+    if tokens is None or len(tokens.ids) <= most:
         return None
+    return len(tokens.ids), most, text[tokens.offsets[most][0] :]
+
+
+def lengths(info: ModelInfo, texts: Iterable[str]) -> int:
+    """Return how many times `PLANNED` tokens the longest of some prompts has, at least 1.
+
+    It is 1 for a model that reads no more than these, or that fills up what it reads.
+    """
+    if info.pipeline is None or (info.text_tokens or 0) <= PLANNED:
+        return 1
+    family, most = FLOW_FAMILIES[info.pipeline].having(info.configs), int(info.text_tokens or 0)
+    long = (_encoded(info, family, text) for text in texts if bytes_of(text) + family.ends > PLANNED)
+    rows = [min(len(tokens.ids) + family.ends, most) for tokens in long if tokens is not None]
+    return -(-max(rows, default=1) // PLANNED)
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes of a text, than which it never has more tokens."""
+    return len(unicodedata.normalize("NFC", text).lower().encode())
+
+
+def _encoded(info: ModelInfo, family: FlowFamily | None, text: str) -> Encoding | None:
+    """Return the tokens of a text; None where only transformers can read the tokenizer."""
     folder = None if info.words is None else info.words / ("tokenizer" if family is None else family.tokens.folder)
     read = _tokenizer
     if folder is not None and family is not None and not family.parts[family.tokens.part].name.startswith("CLIP"):
         if not any((folder / name).is_file() for name in (WHOLE, SPLIT[0])):
-            return None  # `spiece.model` alone is read by transformers
+            return None  # `spiece.model` alone
         read = _other_tokenizer
-    tokens = read(folder).encode(text, add_special_tokens=False)
-    if len(tokens.ids) <= most:
-        return None
-    return len(tokens.ids), most, text[tokens.offsets[most][0] :]
+    return read(folder).encode(text, add_special_tokens=False)
 
 
 class CLIPWords:

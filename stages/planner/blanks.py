@@ -32,6 +32,7 @@ class BlankInfo:
     frames: int | None = None
     patch: int = 1
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def latent_frames(self) -> int | None:

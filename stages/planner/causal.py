@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from freescale.vae.causal import cache_of, decoded, encoded, spans_of
+from freescale.vae.causal import as_patches, cache_of, decoded, encoded, spans_of
 from freescale.vae.causal_tiles import (
     decoded_frames,
     decoded_middle,
     encoded_map,
     encoded_middle,
     margin_of,
+    scale_of,
     tile_side,
     tiles_of,
 )
@@ -118,8 +119,8 @@ def _by_tiles(
         maps = torch.zeros(1, work.conv_in.out_channels, 1, *tile, device="meta")
         parts = _counted(trace, (decoded_frames(work, maps, inside, i == 0) for i in range(count)))
     else:
-        scale = 2 ** (len(vae.config["dim_mult"]) - 1)
-        seen = (part[..., : scale * tile[0], : scale * tile[1]] for part in frames)
+        scale = scale_of(vae, half)
+        seen = (as_patches(vae, part[..., : scale * tile[0], : scale * tile[1]]) for part in frames)
         parts = _counted(trace, (encoded_map(work, part, inside) for part in seen))
         inside.clear()
         maps = torch.zeros(1, work.norm_out.gamma.shape[0], 1, *grid, device="meta")

@@ -32,7 +32,6 @@ from stages.planner.blanks import (
     latent_channels,
     text_rows,
 )
-from stages.planner.causal import causal_cost
 from stages.planner.configurations import Configs, configurations, text_weights
 from stages.planner.trace_cache import cached_trace
 from stages.stage import Cost, cells_of, latent_shape, method_of
@@ -112,6 +111,8 @@ class TracedNetworks:
 
     def _causal(self, way: Way, size: Size, source: Size, frames: int) -> Cost:
         """The cost of half a causal VAE over a video. Raises `SpecError` where `vae_memory` is too small for tiles."""
+        from stages.planner.causal import causal_cost  # here, since other models need none of it
+
         cells, memory = (self.info.cell, self.info.time_cell), self.options.vae_memory or 0
         return causal_cost(configurations(self.info, "vae"), way, size, source, frames, cells, memory)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from stages.causal.decode import DecodeCausal
-from stages.causal.upscale import UpscaleCausal
+from stages.causal import CAUSAL
 from stages.conditioning import EncodeChunks, EncodePrompt
 from stages.decode import Decode, DecodeVideo
 from stages.denoise import BaseDenoise, DetailPass, HighresDenoise
@@ -25,11 +24,9 @@ KINDS: tuple[type[Stage], ...] = (  # those that a network of the model works in
     DetailPass,
     Decode,
     DecodeVideo,
-    DecodeCausal,
     Upscale,
     UpscaleMixed,
     UpscaleVideo,
-    UpscaleCausal,
     EncodePicture,
 )
 
@@ -40,7 +37,8 @@ def recorded_stage(name: str, version: int, params: Mapping[str, Any], chunks: i
     `chunks` are those of its prompts, which no parameter names. None for a stage without a network of the model, and
     for one of an older version, with other fields.
     """
-    for kind in KINDS:
+    causal = f"{name} {version}"
+    for kind in (CAUSAL[causal],) if causal in CAUSAL else KINDS:
         if (kind.name, kind.key_version()) == (name, version):
             try:
                 found = kind.from_params({field: value for field, value in params.items() if field != "model"})

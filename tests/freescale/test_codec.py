@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from freescale.enlarge import enlarge_latents
 from freescale.forward_process import normal
-from freescale.vae.codec import Codec
+from freescale.structure import low_band
+from freescale.vae.codec import Codec, PatchCodec, by_cells, enlarged
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 5), (2, 4, 2, 3, 5)])
@@ -38,3 +40,22 @@ def test_one_scale_alone_is_one_multiplication() -> None:
     codec, latents = Codec.of({"scaling_factor": 0.18215, "shift_factor": None}), normal((1, 4, 9, 9), 0)
     assert torch.equal(codec.to_model(latents), latents * 0.18215)
     assert torch.equal(codec.to_vae(latents), latents / 0.18215)
+
+
+def test_a_band_of_latents_is_that_of_the_vaes() -> None:
+    """Of a VAE whose latents have other scales from cell to cell: what enlarges them, and what is linear in them."""
+    codec = PatchCodec(normal((4, 2, 2), 1), normal((4, 2, 2), 2).abs() + 0.2)
+    first, second = normal((2, 4, 6, 8), 3), normal((2, 4, 6, 8), 4)
+
+    def low(x: torch.Tensor) -> torch.Tensor:
+        """A smooth part."""
+        return low_band(x, (2, 3))
+
+    moved = second + by_cells(codec, low, first - second)
+    wanted = codec.to_vae(second) + low(codec.to_vae(first) - codec.to_vae(second))
+    torch.testing.assert_close(codec.to_vae(moved), wanted)
+    assert not torch.allclose(moved, second + low(first - second), atol=0.01)
+    assert torch.equal(by_cells(None, low, first), low(first))
+    larger = enlarged(first, (12, 16), codec)
+    torch.testing.assert_close(codec.to_vae(larger), enlarge_latents(codec.to_vae(first), (12, 16)))
+    assert torch.equal(enlarged(first, (12, 16), None), enlarge_latents(first, (12, 16)))

@@ -225,7 +225,7 @@ def test_a_relay_of_a_flow_ends_at_the_picture() -> None:
         (FLOW, {"shift_rule": "sqrt"}, "tokens is None"),
         (FLOW, {"shift_rule": "root"}, "shift_rule is 'root', allowed: stock, cap, sqrt, or a number above 0"),
         (FLOW, {"shift_rule": 0.0}, "shift_rule is 0.0"),
-        (FLOW, {"solver": "unipc"}, "solver is 'unipc' with a flow model, allowed: euler, dpmpp_2m, heun"),
+        (FLOW, {"solver": "lms"}, "solver is 'lms' with a flow model, allowed: euler, dpmpp_2m, unipc, heun"),
         (FLOW, {"solver": "euler_ancestral"}, "solver is 'euler_ancestral' with a flow model"),
         (FLOW, {"solver": "ddim", "eta": 0.5}, "solver is 'ddim' with a flow model"),
         (FLOW, {"eta": 0.5}, "eta is 0.5 with euler"),

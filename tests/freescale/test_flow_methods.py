@@ -19,19 +19,29 @@ from freescale.guidance import scaled_guidance
 from freescale.methods import METHODS, CineScale, CineScale2026, Direct, FreeScale, HiFlow, IMax, Method
 from freescale.methods.hiflow import LAG
 from freescale.moment import Moment
-from freescale.rectified_attention import Rectified, RectifiedAttention, rectified_positions, spans
+from freescale.rectified_attention import IMAGE, Places, Rectified, Tiles, rectified_positions, spans
 from freescale.unet_patches import patched
 from freescale.wavelets import haar_low
 from stages.models.card import values_for
 from stages.models.flow.base import METHODS as USUAL
 from tests.oracles import joint_fusion as oracle
-from tests.toys import flux2_network, flux_network, is_same, points, render, run_from, snapshot
+from tests.toys import (
+    flux2_network,
+    flux_network,
+    is_same,
+    points,
+    qwen_network,
+    render,
+    run_from,
+    snapshot,
+    zimage_network,
+)
 
 SCHEDULER = {"_class_name": FLOW_CLASS, "sigma_grid": "steps", "use_dynamic_shifting": True}
 BASE, SIZE, NEXT = (64, 48), (128, 96), (256, 192)  # pixels: 4 x 3 tokens, 8 x 6, and more above
 TEXT, STEPS = 3, 4
 NAMES = [name for name, kind in METHODS.items() if "flow" in kind.backbones]
-CASCADES = [name for name in NAMES if name != "direct"]
+CASCADES = [name for name in NAMES if name not in ("direct", "enlarge")]
 NEW = ("cinescale", "cinescale_2026", "hiflow", "imax")
 TRIED = (*NEW, "swift")  # by default; the others are tested elsewhere or are alike
 AS_IT_IS: dict[str, Any] = {"stagger": False, "positions": "none", "temperature": "off"}
@@ -250,7 +260,7 @@ def test_shares_of_the_published_training_grid_are_the_published_tiles() -> None
 
 def heads_of(network: Any) -> tuple[Any, list[torch.Tensor], Any]:
     """Attention, and its heads (tokens, heads, size) of 8 x 6 image tokens after the text, not rotated."""
-    from freescale.joint_fusion import joint_heads
+    from freescale.joint_attention import joint_heads
 
     attn = network.transformer_blocks[0].attn
     with torch.no_grad():
@@ -258,15 +268,15 @@ def heads_of(network: Any) -> tuple[Any, list[torch.Tensor], Any]:
     return attn, [x[0] for x in heads], heads
 
 
-def attention(network: Any, trained: tuple[int, int], **changes: Any) -> RectifiedAttention:
+def attended(network: Any, heads: Any, trained: tuple[int, int], **changes: Any) -> torch.Tensor:
     at = backbone_of(network).rotary_at  # type: ignore[attr-defined]
-    return RectifiedAttention(lambda *_: normal((1,), 0), "a", (8, 6), trained, at, Rectified(**changes))
+    return Tiles((8, 6), trained, Rectified(**changes)).attended(heads, TEXT, at)[0]
 
 
 def test_tiles_of_a_grid_that_is_not_larger_are_plain_attention() -> None:
     network = copy.deepcopy(flux_network()).double()
     _, rows, heads = heads_of(network)
-    found = attention(network, (8, 6)).attended(heads, TEXT)[0]
+    found = attended(network, heads, (8, 6))
     places = [(n, None if n < TEXT else divmod(n - TEXT, 6)) for n in range(TEXT + 48)]
     wanted = oracle.attended(rows, places, places, dims=(4, 6, 6), theta=10000.0)
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
@@ -275,7 +285,7 @@ def test_tiles_of_a_grid_that_is_not_larger_are_plain_attention() -> None:
 def test_a_tile_attends_to_rectified_keys_and_to_text_where_they_begin() -> None:
     network = copy.deepcopy(flux_network()).double()
     _, rows, heads = heads_of(network)
-    found = attention(network, (4, 3), tile=0.5, near=0.25).attended(heads, TEXT)[0]  # tiles of 2 x 2 tokens
+    found = attended(network, heads, (4, 3), tile=0.5, near=0.25)  # tiles of 2 x 2 tokens
     options: dict[str, Any] = {"dims": (4, 6, 6), "theta": 10000.0}
     moved = rectified_positions((4, 5), 7, 3, 1).int().tolist()
     assert moved == [2, 2, 3, 3, 4, 5, 6, 7], "for rows 4 and 5: at most 3 away, and 3 and 6 stay"
@@ -292,25 +302,49 @@ def test_a_tile_attends_to_rectified_keys_and_to_text_where_they_begin() -> None
     torch.testing.assert_close(found[:TEXT], wanted, atol=1e-6, rtol=1e-6)
 
 
+NETWORKS = {"flux": flux_network, "flux2": flux2_network, "qwen": qwen_network, "zimage": zimage_network}
+
+
 def of_family(family: str) -> Denoiser:
-    return denoiser() if family == "flux" else Denoiser(flux2_network(), Conditioning(normal((1, TEXT, 24), 1)))
+    width = 16 if family == "zimage" else 24
+    return denoiser() if family == "flux" else Denoiser(NETWORKS[family](), Conditioning(normal((1, TEXT, width), 1)))
 
 
-@pytest.mark.parametrize("family", ["flux", "flux2"])
+@pytest.mark.parametrize("family", NETWORKS)
 def test_tiles_in_a_whole_network_are_plain_attention_at_the_training_size(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, latents, walk = of_family(family), normal((1, 4, 16, 12), 0), walk_of(Direct(), 0)
+    """Of 9 x 5 tokens, so that no middle is between two."""
+    held, latents, walk, size = of_family(family), normal((1, 4, 18, 10), 0), walk_of(Direct(), 0), (18, 10)
+    backbone: Any = backbone_of(held.network)
     before = snapshot(held.network)
     with torch.no_grad():
         plain = held(latents, 1, walk)
-        monkeypatch.setattr(RectifiedAttention, "is_trained", False)
-        with patched(held.network, [backbone_of(held.network).rectified(Rectified(), (16, 12), (16, 12))]):  # type: ignore[attr-defined]
+        monkeypatch.setattr(Tiles, "is_trained", False)
+        with patched(held.network, [backbone.rectified(Rectified(), size, size)]):
             tiled = held(latents, 1, walk)
-        with patched(held.network, [backbone_of(held.network).rectified(Rectified(), (16, 12), (8, 6))]):  # type: ignore[attr-defined]
+        with patched(held.network, [backbone.rectified(Rectified(), size, (8, 6))]):
             assert not torch.allclose(held(latents, 1, walk), plain, atol=1e-4)
     torch.testing.assert_close(tiled, plain, atol=1e-5, rtol=1e-5)
     assert is_same(before, snapshot(held.network))
+
+
+def test_text_of_qwen_image_is_beside_the_grid_that_a_tile_sees() -> None:
+    """Beside a picture of 4 x 3 tokens text begins at 2 from its middle, which is 4 and 4 from its origin."""
+    backbone: Any = backbone_of(qwen_network())
+    given = torch.tensor([5.0, 5.0, 7.0]), torch.tensor([2.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, IMAGE])
+    cosines, sines = backbone.rotary_at((4, 3), Places(*given, torch.zeros(3)))
+    places = [(2.0, 9.0, 6.0), (3.0, 10.0, 7.0), (0.0, 7.0, 3.0)]
+    angles = torch.cat(
+        [
+            torch.tensor([place[axis] for place in places]).double()[:, None]
+            * 10000.0 ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+            for axis, dims in enumerate((4, 6, 6))
+        ],
+        dim=1,
+    ).repeat_interleave(2, dim=1)
+    torch.testing.assert_close(cosines.double(), angles.cos(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sines.double(), angles.sin(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", points(["imax", "cinescale_2026"], kept=lambda name: name == "imax"))
@@ -346,15 +380,18 @@ def test_unets_and_other_transformers_are_refused() -> None:
     for kind in (CineScale, CineScale2026, HiFlow, IMax):
         with pytest.raises(ValueError, match=rf"'{kind.name}' is for flow models, not for unet models"):
             kind().check_backbone("unet")
-    for name, change in (("swift", {"patches_only": True}), ("draft", {"dilation": 0.5})):
+    for name, change in (("swift", {"dilation": 0.5}), ("enlarge", {"freeu": (1.1, 1.2, 0.6, 0.4)})):
         with pytest.raises(ValueError, match=rf"{next(iter(change))} is .*, allowed: .* with flow models"):
             method_of(name, **change).check_backbone("flow")
     unet: Any = type("UNet2DConditionModel", (torch.nn.Module,), {})()
-    other: Any = type("ZImageTransformer2DModel", (torch.nn.Module,), {})()
-    for method in (CineScale2026(), IMax(positions="none", temperature="off")):
+    other: Any = type("SD3Transformer2DModel", (torch.nn.Module,), {})()
+    for method, last in (
+        (CineScale2026(), "ZImageT.*, Wan.*"),
+        (IMax(positions="none", temperature="off"), "Flux2T[^,]*"),
+    ):
         moment = Moment(level_at(1), 0, walk_of(method, 1), 7)
         for network in (unet, other):
-            message = f"network is a {type(network).__name__}, allowed: FluxTransf.*, Flux2Transformer2DModel$"
+            message = f"network is a {type(network).__name__}, allowed: FluxTransf.*, {last}$"
             with pytest.raises(ValueError, match=message), patched(network, method.patches(moment)):
                 pass
 

@@ -105,7 +105,7 @@ def test_windows_turn_at_the_networks_own_pace() -> None:
 )
 def test_what_joint_attention_has_no_meaning_for_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        JointFusion(lambda *_: normal((1,), 0), "a", (8, 6), lambda _: (normal((1,), 0),) * 2, fusion(**change))
+        JointFusion(fusion(**change))
 
 
 def denoiser() -> Denoiser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -22,7 +23,7 @@ from freescale.vae.causal import cache_of, decoded, encoded, posterior, spans_of
 from freescale.vae.causal_tiles import cell_bytes, decode_tiles, decoded_frames, encode_tiles, margin_of, tile_side
 from freescale.vae.plan import VaeMemoryError
 from tests.oracles import video_fusion as oracle
-from tests.toys import goes_on, is_same, new_wan, new_wan_vae, snapshot
+from tests.toys import goes_on, is_same, new_dense_wan_vae, new_wan, new_wan_vae, snapshot
 
 FLOW: dict[str, Any] = {"dilate": False, "channel_blur": False, "freeu": None, "blur_border": "renormalize"}
 SCHEDULER = {"_class_name": FLOW_CLASS, "shift": 3.0, "max_image_seq_len": 12}
@@ -125,39 +126,41 @@ def test_a_render_goes_on_where_it_was_cut_and_leaves_nothing_behind() -> None:
     assert steps[-1].latents.isfinite().all()
 
 
-def test_its_vae_takes_a_latent_frame_at_a_time() -> None:
-    """To the bit what it makes of the whole video."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = new_wan_vae().eval().requires_grad_(False)
-    latents, video = normal((1, 4, 4, 3, 2), 0), normal((1, 3, 13, 24, 16), 1)
-    frames = list(decoded(vae, latents))
+@pytest.mark.parametrize("is_dense", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_its_vae_takes_a_latent_frame_at_a_time(is_dense: bool) -> None:
+    """To the bit what it makes of the whole video, in float32."""
+    cell, stock = 16 if is_dense else 8, copy.deepcopy(vae(is_dense)).float()
+    latents, video = normal((1, 4, 4, 3, 2), 0), normal((1, 3, 13, 3 * cell, 2 * cell), 1)
+    frames = list(decoded(stock, latents))
     assert [each.shape[2] for each in frames] == [1, 4, 4, 4]
-    assert torch.equal(torch.cat(frames, dim=2).clamp(-1, 1), vae.decode(latents).sample)
+    assert torch.equal(torch.cat(frames, dim=2).clamp(-1, 1), stock.decode(latents).sample)
     parts = (video[:, :, first:end] for first, end in spans_of(13, 4))
-    mean, deviation = posterior(vae, torch.cat(list(encoded(vae, parts)), dim=2))
-    expected = vae.encode(video).latent_dist
+    mean, deviation = posterior(stock, torch.cat(list(encoded(stock, parts)), dim=2))
+    expected = stock.encode(video).latent_dist
     assert torch.equal(mean, expected.mean)
     assert torch.equal(deviation, expected.std)
 
 
 @cache
-def vae() -> Any:
-    """Its VAE with random weights in float64."""
+def vae(is_dense: bool = False) -> Any:
+    """Its VAE with random weights in float64, or that of Wan 2.2 5B."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return new_wan_vae().double().eval().requires_grad_(False)
+        made = new_dense_wan_vae() if is_dense else new_wan_vae()
+        return made.double().eval().requires_grad_(False)
 
 
 @pytest.mark.thorough
-def test_tiles_of_its_vae_are_the_whole() -> None:
-    latents, video = normal((1, 4, 2, 40, 9), 0).double(), normal((1, 3, 5, 320, 72), 1).double()
-    whole = torch.cat(list(decoded(vae(), latents)), dim=2)
-    found = torch.stack(list(decode_tiles(vae(), latents, 16)), dim=2)
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_tiles_of_its_vae_are_the_whole(is_dense: bool) -> None:
+    cell = 16 if is_dense else 8
+    latents, video = normal((1, 4, 2, 40, 9), 0).double(), normal((1, 3, 5, 40 * cell, 9 * cell), 1).double()
+    whole = torch.cat(list(decoded(vae(is_dense), latents)), dim=2)
+    found = torch.stack(list(decode_tiles(vae(is_dense), latents, 16)), dim=2)
     torch.testing.assert_close(found, whole.half(), atol=1e-3, rtol=0)
     parts = [video[:, :, first:end] for first, end in spans_of(5, 4)]
-    features = encode_tiles(vae(), lambda: parts, (1, 2, 40, 9), 16)
-    torch.testing.assert_close(features, torch.cat(list(encoded(vae(), parts)), dim=2))
+    features = encode_tiles(vae(is_dense), lambda: parts, (1, 2, 40, 9), 16)
+    torch.testing.assert_close(features, torch.cat(list(encoded(vae(is_dense), parts)), dim=2))
 
 
 @pytest.mark.thorough

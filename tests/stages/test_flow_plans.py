@@ -111,7 +111,6 @@ def test_guidance_of_each_level(flux: Path, tmp_path: Path) -> None:
             "shift_rule: sqrt at level 0 gives|shift_rule: sqrt at level 1 gives other noise levels than at level 0, "
             "and 'hiflow' follows level 0 step by step; cap works",
         ),
-        (True, {"method": {"name": "swift", "patches_only": True}}, "method: patches_only is True, allowed: False"),
         (True, {"method": {"name": "draft", "dilation": 0.5}}, "method: dilation is 0.5, allowed: 0.0"),
         (True, {"method": {"name": "hiflow", "restart": [0.5, 0.2]}}, "restart is .* allowed: shares below 1"),
         (

@@ -139,6 +139,14 @@ def test_published_configurations_have_the_published_size(name: str) -> None:
         ({"method": {"name": "direct", "positions": "yarn"}}, "positions is 'yarn', and .* are a table; none, pi work"),
         ({"width": 72}, "width: 72 is not a multiple of 16; the nearest that work are 64 and 80"),
         ({"method": {"name": "demofusion"}}, "method: 'demofusion' is for UNets"),
+        (
+            {"method": {"name": "cinescale_2026"}},
+            "method: 'cinescale_2026' needs rotary positions .*, which .* has not; direct, .* work with it",
+        ),
+        (
+            {"method": {"name": "imax", "positions": "pi"}},
+            "'imax' needs text .*, which .* has not; repeat_text false works",
+        ),
     ],
     ids=str,
 )

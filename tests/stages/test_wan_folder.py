@@ -9,15 +9,24 @@ import torch
 
 from flows.cli.terminal import Terminal
 from freescale import normal
+from freescale.backbones import Rows, backbone_of, dtype_of
+from freescale.scale_fusion import Fusion
+from freescale.unet_patches import patched
+from freescale.video_attention import VideoFusion
 from stages.errors import SpecError
 from stages.models.load import Models, describe
 from stages.models.networks import empty_network
+from stages.models.wan_pair import WanTransformerPair
 from stages.plan import make_plan
 from stages.planner.configurations import text_weights
+from stages.planner.networks import block_weights, part_weights
+from stages.planner.skeleton import weight_bytes
 from stages.runner import Interrupted
 from stages.spec import ModelSpec
 from tests.flow_folders import PROMPT, changed, check_folded, spec_of
 from tests.homes import session_in
+from tests.stages.test_qwen_folder import check_seconds
+from tests.toys import is_same, new_wan, points, snapshot
 from tests.wan_folder import FRAMES, TOKENS, wan_folder
 
 if TYPE_CHECKING:
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from flows.rendering.stop import StopEvent
 
 SIZE = (80, 64)  # width, height
+CASCADE = (SIZE, (160, 128))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +47,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the scheduler that published folders name."""
     return wan_folder(tmp_path_factory.mktemp("published") / "model", unipc=True)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As published folders of Wan 2.2 5B are."""
+    return wan_folder(tmp_path_factory.mktemp("dense") / "model", unipc=True, dense=True)
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As published folders of Wan 2.2 are."""
+    return wan_folder(tmp_path_factory.mktemp("experts") / "model", unipc=True, experts=True)
 
 
 def info_of(folder: Path, tmp_path: Path) -> Any:
@@ -80,32 +102,36 @@ def test_a_folder_says_what_it_is(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("guidance", "unipc"),
-    [
-        (3.0, True),
-        *(pytest.param(*case, marks=pytest.mark.thorough) for case in ((0.0, True), (3.0, False), (0.0, False))),
-    ],
+    ("kind", "guidance"),
+    points(("published", "experts", "dense", "folder"), (3.0, 0.0), kept=lambda *case: case == ("published", 3.0)),
 )
 def test_a_video_is_that_of_the_stock_pipeline(
-    folder: Path, published: Path, guidance: float, unipc: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    guidance: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     """The text, the schedule, all steps, guidance, and the VAE frame by frame; an odd grid of tokens."""
     from diffusers import WanPipeline, WanTransformer3DModel
 
-    folder, negative = published if unipc else folder, "green box"
+    folder, negative = request.getfixturevalue(kind), "green box"
     fields = {"method": {"name": "direct"}, "guidance_scale": guidance, "negative_prompt": negative}
-    found = rendered(spec_of(folder, SIZE, **fields), tmp_path / "home")
+    size, cell = ((96, 64), 16) if kind == "dense" else (SIZE, 8)
+    spec = spec_of(folder, size, **fields)
+    found = rendered(spec, tmp_path / "home")
+    check_seconds(spec, tmp_path)
     monkeypatch.setattr(WanTransformer3DModel, "_keep_in_fp32_modules", None)  # which asks for accelerate
     pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    common: dict[str, Any] = {"height": SIZE[1], "width": SIZE[0], "num_frames": FRAMES, "num_inference_steps": 4}
+    common: dict[str, Any] = {"height": size[1], "width": size[0], "num_frames": FRAMES, "num_inference_steps": 4}
     common |= {"guidance_scale": guidance, "negative_prompt": negative, "max_sequence_length": TOKENS}
-    common |= {"latents": normal((1, 4, 2, 8, 10), 3, "init_noise", 0)}
+    common |= {"latents": normal((1, 4, 2, size[1] // cell, size[0] // cell), 3, "init_noise", 0)}
     expected = pipeline(PROMPT, output_type="latent", **common).frames
     torch.testing.assert_close(found["base_denoise"]["latents"], expected, atol=1e-5, rtol=1e-5)
     frames = pipeline(PROMPT, output_type="pt", **common).frames[0]
     video = found["decode"]["image"][0].transpose(0, 1).float()
-    assert video.shape == (FRAMES, 3, SIZE[1], SIZE[0])
+    assert video.shape == (FRAMES, 3, size[1], size[0])
     torch.testing.assert_close((video / 2 + 0.5).clamp(0, 1), frames, atol=2e-3, rtol=0)
 
 
@@ -114,7 +140,7 @@ def test_a_video_is_that_of_the_stock_pipeline(
 def test_a_cascade_goes_on_where_it_was_stopped(folder: Path, upsample: str, tmp_path: Path) -> None:
     """Stopped after one step, then after two more, and so on, in the end it has the bits of one that was not."""
     method = {"name": "freescale", "upsample": upsample, "restart": 0.5, "positions": "yarn"}
-    spec = spec_of(folder, (160, 128), method=method)
+    spec = spec_of(folder, (160, 128), cascade=CASCADE, method=method)
     whole = rendered(spec, tmp_path / "whole")
     for step in range(1, 12):
         try:
@@ -127,6 +153,20 @@ def test_a_cascade_goes_on_where_it_was_stopped(folder: Path, upsample: str, tmp
             assert torch.equal(again[name][key], tensor), name
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_parts_stay_in_float32_as_in_the_stock_pipeline(folder: Path, dtype: str, tmp_path: Path) -> None:
+    network: Any = Models(info_of(folder, tmp_path), dtype, torch.device("cpu")).unet
+    assert dtype_of(network) == torch.bfloat16
+    assert network.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
+    kept = network.condition_embedder.time_embedder.linear_1, network.blocks[0].norm2
+    assert {each.weight.dtype for each in kept} == {network.scale_shift_table.dtype} == {torch.float32}
+    assert network.rope.freqs_cos.dtype == torch.float32
+    rows = Rows(normal((1, 5, 24), 1).bfloat16())
+    found = backbone_of(network).run(normal((1, 4, 1, 8, 8), 0), 999.0, rows)
+    assert found.isfinite().all()
+    assert weight_bytes(network) == part_weights(info_of(folder, tmp_path), "unet", dtype)
+
+
 @pytest.mark.thorough
 def test_freescale_at_the_training_size_is_plain_sampling(folder: Path, tmp_path: Path) -> None:
     names = ("direct", "freescale")
@@ -134,8 +174,42 @@ def test_freescale_at_the_training_size_is_plain_sampling(folder: Path, tmp_path
     assert torch.equal(both[0]["base_denoise"]["latents"], both[1]["base_denoise"]["latents"])
 
 
+def test_wan_2_2_is_two_transformers_as_one_network(experts: Path, folder: Path, tmp_path: Path) -> None:
+    info = info_of(experts, tmp_path)
+    assert (info.unet_class, info.configs["unet"]["boundary_ratio"]) == ("WanTransformerPair", 0.8)
+    assert "unet_2" not in info.configs
+    one, two = (part_weights(info_of(each, tmp_path), "unet", "float32") for each in (folder, experts))
+    assert two == 2 * one
+    kept = [block_weights(info_of(each, tmp_path), "float32") for each in (folder, experts)]
+    assert two - kept[1] == 3 * (one - kept[0]), "of two blocks, or of four, one is left"
+    again = changed(experts, tmp_path / "other", "model_index.json", boundary_ratio=0.9)
+    assert info_of(again, tmp_path).fingerprints["unet"] != info.fingerprints["unet"]
+    for file, changes, message in (
+        (
+            "model_index.json",
+            {"boundary_ratio": None},
+            "boundary_ratio = None with two of transformer and transformer_2",
+        ),
+        ("transformer_2/config.json", {"ffn_dim": 48}, "ffn_dim = 40; its transformer_2 gives 48"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            info_of(changed(experts, tmp_path / file.replace("/", "-"), file, **changes), tmp_path)
+
+
+def test_positions_and_windows_reach_both_transformers() -> None:
+    network: Any = WanTransformerPair(new_wan(), new_wan(), 0.8)
+    backbone = backbone_of(network)
+    fusion = Fusion(scale=(2.0, 2.0), taps=(1.0,), channel_blur=False)
+    before = snapshot(network)
+    with patched(network, [backbone.fused(fusion, (16, 20)), backbone.positioned("pi", (16, 20), (8, 10))]):
+        for each in (network.transformer, network.transformer_2):
+            assert [type(block.attn1.processor) for block in each.blocks] == [VideoFusion] * 2
+            assert len(each.rope._forward_hooks) == 1
+    assert is_same(before, snapshot(network))
+
+
 def test_a_folded_trace_counts_every_block(folder: Path, tmp_path: Path) -> None:
-    check_folded(spec_of(folder, (160, 128)), info_of(folder, tmp_path))
+    check_folded(spec_of(folder, (160, 128), cascade=CASCADE), info_of(folder, tmp_path))
 
 
 @pytest.mark.thorough
@@ -154,10 +228,10 @@ def test_the_published_configurations_have_the_published_sizes(
         ("transformer/config.json", {"text_dim": 32}, "text_dim = 32; its UMT5 gives 24"),
         ("transformer/config.json", {"in_channels": 36}, "in_channels = 36; its VAE gives 4"),
         ("transformer/config.json", {"image_dim": 1280}, "image_dim = 1280; for WanTransformer3DModel it must be null"),
-        ("vae/config.json", {"is_residual": True}, "is_residual = true; for AutoencoderKLWan it must be false"),
+        ("vae/config.json", {"patch_size": 4}, "patch_size = 4; for AutoencoderKLWan it must be null, 2"),
         ("text_encoder/config.json", {"model_type": "t5"}, 'model_type = "t5"; for UMT5EncoderModel it must be'),
         ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "DDIMScheduler; FlowMatch.* or UniPC"),
-        ("model_index.json", {"boundary_ratio": 0.9}, "boundary_ratio = 0.9; for WanPipeline it must be null"),
+        ("model_index.json", {"boundary_ratio": 0.9}, "boundary_ratio = 0.9 with one of transformer and transformer_2"),
         ("model_index.json", {"_class_name": "WanImageToVideoPipeline"}, "WanImageToVideoPipeline; what can be .*Wan"),
         ("model_index.json", {"_class_name": "WanVACEPipeline"}, "is a WanVACEPipeline; what can be rendered is"),
         ("model_index.json", {"_class_name": "WanAnimatePipeline"}, "is a WanAnimatePipeline; what can be rendered"),

@@ -43,7 +43,8 @@ def plan_of(info: ModelInfo, width: int, height: int, **fields: Any) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("size", "width", "height", "billions", "tera"), [("1.3B", 832, 480, 1.42, 0.0), ("14B", 1280, 720, 14.29, 0.0)]
+    ("size", "width", "height", "billions", "tera"),
+    [("1.3B", 832, 480, 1.42, 566.0), ("14B", 1280, 720, 14.29, 13047.0)],
 )
 def test_weights_and_arithmetic_at_the_training_size(
     info_of: Any, size: str, width: int, height: int, billions: float, tera: float
@@ -65,7 +66,7 @@ def test_1440p_fits_with_what_the_plan_takes(info_of: Any, size: str, card: int,
         if call.stage.part:
             found = fit(call, info, RunOptions(), card * GIB, "cuda")
             assert found.fits, call.label
-            assert found.estimate.memory <= rough_bytes(call, info)
+            assert call.stage.part == "text" or found.estimate.activations <= rough_bytes(call, info)
             taken.update(found.savings)
     assert ("the UNet or transformer block by block" in taken) is by_blocks
     assert "the VAE by exact tiles within 6 GiB" in taken

@@ -35,6 +35,7 @@ Layout = Literal[
     "flux2",
     "sd3",
     "z_image",
+    "wan",
 ]
 TRANSFORMERS = ("flux", "flux2", "sd3", "z_image")  # layouts with a table in `transformer_names`
 

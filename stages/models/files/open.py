@@ -54,7 +54,7 @@ def load_network(network: NetworkFile, dtype: torch.dtype) -> Any:
             else:
                 state[name] = state[first] if first in state else _tensor(file, network, stored, scales, kind)
     module.load_state_dict(state, strict=True, assign=True)
-    if network.kind == "T5EncoderModel":
+    if network.kind in ("T5EncoderModel", "UMT5EncoderModel"):
         module.set_input_embeddings(module.shared)
     _fill_buffers(module)
     _remake_tables(module)

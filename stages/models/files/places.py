@@ -98,7 +98,7 @@ def vae_place(header: FileHeader) -> Location | None:
 
 
 def wan_vae_place(header: FileHeader) -> Location | None:
-    """Return where the VAE of Qwen-Image is, in the names of Wan or of diffusers; None where there is none."""
+    """Return where the VAE of Qwen-Image or Wan is, in the names of Wan or of diffusers; None where there is none."""
     for prefix in VAE_PREFIXES:
         if prefix + "decoder.middle.0.residual.0.gamma" in header.tensors:
             return Location(prefix, "wan_vae")

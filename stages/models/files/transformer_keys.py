@@ -43,7 +43,7 @@ def transformer_rows(layout: str, config: Mapping[str, Any], name: str, total: i
         half = _share(total, 2)
         return ((half, total), (0, half))
     match = _PART.fullmatch(name)
-    if match is None:
+    if match is None or not NAMES[layout].fuses:
         return None
     is_single = name.startswith("single_transformer_blocks.")
     width, number = _share(total, 3 + MLP if is_single else 3), transformer_order(name)

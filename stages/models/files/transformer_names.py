@@ -2,7 +2,8 @@
 
 A tensor of such a file may hold several of diffusers', one below the other: queries, keys and values of one stream, and
 in a single block of FLUX.1 the first layer of its feed-forward with them. Some modulations have their two halves in the
-other order. What a family has no other name for is called there as it is in diffusers; Qwen-Image has no other names.
+other order. Wan's files have a tensor for each of diffusers'. What a family has no other name for is called there as it
+is in diffusers; Qwen-Image has no other names.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Names:
     keeps: bool = False  # a module that no table has keeps its name
     swaps: bool = True  # the last modulation has its halves in the other order
     swaps_last: str = ""  # a module of the last block that has, too
+    fuses: bool = True  # queries, keys and values are in one tensor
 
     def module(self, name: str) -> str:
         """Return what a module or a tensor without an ending is called. Raises `KeyError` for one that is not known."""
@@ -203,7 +205,39 @@ Z_IMAGE = Names(
     keeps=True,
     swaps=False,
 )
-NAMES: Mapping[str, Names] = {"flux": FLUX, "flux2": FLUX2, "sd3": SD3, "z_image": Z_IMAGE}
+WAN = Names(
+    first="blocks.0.self_attn.q.weight",
+    outer={
+        "patch_embedding": "patch_embedding",
+        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+        "condition_embedder.time_proj": "time_projection.1",
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+        "scale_shift_table": "head.modulation",
+        "proj_out": "head.head",
+    },
+    blocks={
+        "blocks": (
+            "blocks",
+            {
+                **{f"attn1.to_{name}": f"self_attn.{name}" for name in "qkv"},
+                **{f"attn2.to_{name}": f"cross_attn.{name}" for name in "qkv"},
+                "attn1.to_out.0": "self_attn.o",
+                "attn2.to_out.0": "cross_attn.o",
+                **{f"attn1.norm_{name}": f"self_attn.norm_{name}" for name in "qk"},
+                **{f"attn2.norm_{name}": f"cross_attn.norm_{name}" for name in "qk"},
+                "norm2": "norm3",
+                "ffn.net.0.proj": "ffn.0",
+                "ffn.net.2": "ffn.2",
+                "scale_shift_table": "modulation",
+            },
+        ),
+    },
+    swaps=False,
+    fuses=False,
+)
+NAMES: Mapping[str, Names] = {"flux": FLUX, "flux2": FLUX2, "sd3": SD3, "z_image": Z_IMAGE, "wan": WAN}
 """By layout."""
 LAYOUTS: Mapping[str, str] = {
     "FluxTransformer2DModel": "flux",
@@ -211,5 +245,6 @@ LAYOUTS: Mapping[str, str] = {
     "Flux2Transformer2DModel": "flux2",
     "SD3Transformer2DModel": "sd3",
     "ZImageTransformer2DModel": "z_image",
+    "WanTransformer3DModel": "wan",
 }
 """The layout of a class that files have under other names than diffusers'."""

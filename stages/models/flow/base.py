@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stages.models.card import MethodValues
 
     Configs = Mapping[str, Mapping[str, Any]]  # of each network, by part
+    Joined = tuple[str, Configs]  # the class of the network that denoises, and all configurations
     Misfit = tuple[str, Any, Any, str]  # a field of the transformer's, its value, the one that fits, and to what
 
 
@@ -102,6 +103,7 @@ METHODS: MethodValues = {
     "freescale": {"dilate": False, "channel_blur": False, "blur_border": "renormalize", "detail_scale": 3.6},
     "swift": {"patches_only": False, "dilation": 0.0},
     "draft": {"patches_only": False, "dilation": 0.0},
+    "scalediff": {"restart": 0.4, "band": 0.25},
 }
 """What methods have by default. A detail scale of 3.6 over sigma has the weights of 2 over SDXL's timesteps."""
 
@@ -183,7 +185,17 @@ class FlowFamily:
     rules: tuple[str, ...] = ()  # of positions, that have a meaning; empty: all
     native: Callable[[Configs], tuple[int, int]] | None = None  # (height, width) in place of `side`
     schedulers: Mapping[str, OtherScheduler] = field(default_factory=dict)  # by their class
-    video: VideoKind | None = None  # None: it makes pictures
+    video: Callable[[Configs], VideoKind] | None = None  # None: it makes pictures
+    unsaid: tuple[str, ...] = ()  # optional parts that a folder without them need not name
+    joined: Callable[[Configs, Mapping[str, Any]], Joined] | None = None  # parts that are one network, by the index
+
+    def named_in(self, index: Mapping[str, Any]) -> FlowFamily:
+        """Return the family without the optional parts that the index of a folder gives as null, or does not name."""
+        absent = [None, None]
+        unsaid = {name: absent if name in self.unsaid else None for name in self.parts}
+        return self.having(
+            [name for name, kind in self.parts.items() if index.get(kind.folder, unsaid[name]) != absent]
+        )
 
     def having(self, parts: Container[str]) -> FlowFamily:
         """Return the family of a folder without optional parts that are not among `parts`.

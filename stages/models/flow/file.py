@@ -19,6 +19,7 @@ from stages.models.files.model import file_named
 from stages.models.files.strict import check_networks
 from stages.models.flow.folder import (
     SCHEDULER,
+    SECOND,
     check_weights,
     described,
     family_in,
@@ -73,6 +74,8 @@ def flow_file_info(
     Raises `SpecError` for files and folders that do not belong together, or lack a part.
     """
     family = family_in(family, root)
+    if SECOND in family.parts:
+        raise SpecError(f"model.config: {root} has two transformers; they are rendered from that folder, without files")
     texts = None if spec.text_encoders is None else Path(spec.text_encoders).expanduser()
     folders = {name: _folder(root, kind.folder, name, texts) for name, kind in family.parts.items()}
     parts = {name: part_of(folders[name], kind, has_weights=False) for name, kind in family.parts.items()}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from stages.spec import ModelSpec
 
 CARD = "freescale.json"
+SECOND, BOUNDARY = "unet_2", "boundary_ratio"  # the transformer of Wan 2.2 below a share of the timesteps
+NETWORKS = ("unet", SECOND, "vae")  # the parts that are no text encoders
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
@@ -48,7 +50,7 @@ def flow_info(
         check_weights(root, family, parts, parts.values(), home)
     return replace(
         info,
-        fingerprints=_fingerprints(root, family, parts, Hashes(home)),
+        fingerprints=_fingerprints(root, family, parts, Hashes(home), info.configs["unet"]),
         folders={name: kind.folder for name, kind in family.parts.items() if kind.folder != name},
         weight_bytes=sum(path.stat().st_size for path in root.glob("*/*.safetensors")),
     )
@@ -71,6 +73,10 @@ def described(
     usual = (family.side, family.side) if family.native is None else family.native(configs)
     native = _native(root, card, usual, family.patch * cell)
     scheduler, solver = _scheduler(root / SCHEDULER, family)
+    kinds: Configs = {name: {"_class_name": part.kind, **part.config} for name, part in parts.items()}
+    unet_class = family.parts["unet"].name
+    if family.joined is not None:
+        unet_class, kinds = family.joined(kinds, index)
     is_distilled = bool(index.get("is_distilled"))
     steps, guidance = family.defaults({**configs["unet"], "is_distilled": is_distilled}, scheduler)
     info = ModelInfo(
@@ -86,15 +92,16 @@ def described(
         latent_channels=family.latent_channels(configs),
         cell=cell,
         patch=family.patch,
-        method_defaults=values(card, family.methods),
+        method_defaults=values(card, {}),
+        family_methods=family.methods,
         pipeline=family.pipeline,
-        unet_class=family.parts["unet"].name,
-        configs={name: {"_class_name": part.kind, **part.config} for name, part in parts.items()},
+        unet_class=unet_class,
+        configs=kinds,
         words=root,
         text_tokens=text_tokens(root, family),
         is_distilled=is_distilled,
     )
-    return info if family.video is None else _as_video(info, family.video, card)
+    return info if family.video is None else _as_video(info, family.video(configs), card)
 
 
 def _as_video(info: ModelInfo, kind: VideoKind, card: Mapping[str, Any]) -> ModelInfo:
@@ -119,9 +126,8 @@ def _as_video(info: ModelInfo, kind: VideoKind, card: Mapping[str, Any]) -> Mode
 
 
 def family_in(family: FlowFamily, root: Path) -> FlowFamily:
-    """Return the family without the optional parts that the folder's index gives as null."""
-    index = read_json(root / INDEX)
-    return family.having([name for name, kind in family.parts.items() if index.get(kind.folder) != [None, None]])
+    """Return the family without the optional parts that the folder's index gives as null, or does not name."""
+    return family.named_in(read_json(root / INDEX))
 
 
 def _check_misfits(root: Path, family: FlowFamily, configs: Configs) -> None:
@@ -136,7 +142,7 @@ def _scheduler(path: Path, family: FlowFamily) -> tuple[dict[str, Any], Solver]:
     from freescale.flow_levels import FLOW_CLASS
 
     config = read_json(path)
-    if (name := config.get("_class_name")) in family.schedulers:
+    if (name := str(config.get("_class_name"))) in family.schedulers:
         other = family.schedulers[name]
         check_fields(path, other.fields, config, name)
         return other.read(config), other.solver
@@ -174,14 +180,19 @@ def check_weights(root: Path, family: FlowFamily, parts: Mapping[str, Part], own
     known.save()
 
 
-def _fingerprints(root: Path, family: FlowFamily, parts: Mapping[str, Part], hashes: Hashes) -> dict[str, str]:
+def _fingerprints(
+    root: Path, family: FlowFamily, parts: Mapping[str, Part], hashes: Hashes, network: Mapping[str, Any]
+) -> dict[str, str]:
     words = words_files(root, family)
-    texts = [path for name, part in parts.items() if name not in ("unet", "vae") for path in part.files]
+    texts = [path for name, part in parts.items() if name not in NETWORKS for path in part.files]
+    networks = [path for name in ("unet", SECOND) if name in parts for path in parts[name].files]
     found = {
         "text": with_decided(hashes.files(root, [*texts, *words]), {"tokens": text_tokens(root, family)}),
-        "unet": hashes.files(root, [*parts["unet"].files, root / SCHEDULER]),
+        "unet": hashes.files(root, [*networks, root / SCHEDULER]),
         "vae": hashes.files(root, parts["vae"].files),
     }
+    if SECOND in parts:
+        found["unet"] = with_decided(found["unet"], {BOUNDARY: network[BOUNDARY]})
     return with_statistics(found, parts)
 
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 DIFFUSERS_PREFIXES = ("", "transformer.", *PREFIXES[:2])
-DIFFUSERS = ("transformer_blocks.0.attn.to_q.weight", "layers.0.attention.to_q.weight")  # the first tensors
+DIFFUSERS = (  # the first tensors
+    *("transformer_blocks.0.attn.to_q.weight", "layers.0.attention.to_q.weight"),
+    "blocks.0.attn1.to_q.weight",
+)
 EMBEDDERS = ("img_in.weight", "x_embedder.weight")
 OTHER_INPUTS = {384: "FLUX.1 Fill, an inpainting model", 128: "FLUX.1 Canny or Depth, which reads a picture"}
 _IN_COMFYUI = "text_encoders.{}.transformer."
 T5_PREFIXES = (_IN_COMFYUI.format("t5xxl"), "transformer.", "")
+UMT5_PREFIXES = (_IN_COMFYUI.format("umt5xxl"), "transformer.", "")
 T5_FIRST = "encoder.block.0.layer.0.SelfAttention.q.weight"
 QWEN3_PREFIXES = (*(f"{_IN_COMFYUI.format(name)}model." for name in ("qwen3_4b", "qwen3_8b")), "model.", "")
 QWEN3_FIRST = "layers.0.self_attn.q_norm.weight"
@@ -33,6 +37,7 @@ BESIDE: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("text_encoders.clip_l.",),
     "text_encoder_2": ("text_encoders.clip_g.",),
     "t5": ("text_encoders.t5xxl.",),
+    "umt5": ("text_encoders.umt5xxl.",),
     "qwen3": ("text_encoders.qwen3_",),
     "qwen2_5_vl": ("text_encoders.qwen25_",),
 }
@@ -90,7 +95,7 @@ def _place(header: FileHeader, name: str, part: Part) -> Location | None:
             found = vae_place(header)
             has_statistics = found is not None and f"{found.prefix}bn.running_mean" in header.tensors
             return found if has_statistics == (part.kind == "AutoencoderKLFlux2") else None
-        case "AutoencoderKLQwenImage":
+        case "AutoencoderKLQwenImage" | "AutoencoderKLWan":
             return wan_vae_place(header)
         case "CLIPTextModel":
             return text_place(header, "text_encoder", width)
@@ -101,6 +106,8 @@ def _place(header: FileHeader, name: str, part: Part) -> Location | None:
             return Location(found.prefix, "unprojected_clip")
         case "T5EncoderModel":
             return _under(header, T5_PREFIXES, {"diffusers": T5_FIRST})
+        case "UMT5EncoderModel":
+            return _under(header, UMT5_PREFIXES, {"diffusers": T5_FIRST})
         case "Qwen3Model":
             return _under(header, QWEN3_PREFIXES, {"diffusers": QWEN3_FIRST})
         case "Qwen2_5_VLForConditionalGeneration":

@@ -1,10 +1,29 @@
-"""Wan 2.1, text to video: `WanPipeline`, with the rows of UMT5, the part `umt5`, and a causal VAE of videos."""
+"""Wan 2.1 and 2.2, text to video: `WanPipeline`, with the rows of UMT5, the part `umt5`, and a causal VAE of videos.
+
+Wan 2.2 A14B has two transformers, of which one works at noise levels above `boundary_ratio`, the other below. Wan 2.2
+5B has a VAE of larger cells.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stages.models.fields import ANY, FLAG, NONE, NOTES, NUMBER, OFF, POSITIVE, WHOLE, Table, listed, one_of, or_null
+from stages.errors import SpecError
+from stages.models.fields import (
+    ANY,
+    BETA,
+    FLAG,
+    NONE,
+    NOTES,
+    NUMBER,
+    OFF,
+    POSITIVE,
+    WHOLE,
+    Table,
+    listed,
+    one_of,
+    or_null,
+)
 from stages.models.flow.base import (
     METHODS,
     PATCH,
@@ -21,12 +40,13 @@ from stages.models.flow.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from stages.models.flow.base import Configs, Misfit
+    from stages.models.flow.base import Configs, Joined, Misfit
 
 WORDS = WordsKind("tokenizer", "umt5", T5_FILES)
-SMALL, LARGE = (480, 832), (720, 1280)  # pixels: the training sizes of 1.3B and of 14B
+SMALL, LARGE, DENSE = (480, 832), (720, 1280), (704, 1280)  # pixels: the training sizes of 1.3B, of 14B, of 2.2 5B
 SMALL_LAYERS = 30  # of 1.3B; 14B has 40
 TIME_CELL = 4
+PAIR = "WanTransformerPair"  # the class of both transformers of Wan 2.2 as one network (`stages.models.wan_pair`)
 TRANSFORMER: Table = {
     **NOTES,
     "patch_size": one_of([1, PATCH, PATCH]),
@@ -58,12 +78,13 @@ VAE: Table = {
     "dropout": NUMBER,
     "latents_mean": listed(NUMBER),
     "latents_std": listed(POSITIVE),
-    "is_residual": OFF,
-    "in_channels": one_of(3),
-    "out_channels": one_of(3),
-    "patch_size": NONE,
+    "is_residual": FLAG,
+    "in_channels": one_of(3, 12),
+    "out_channels": one_of(3, 12),
+    "patch_size": one_of(None, 2),
     "scale_factor_temporal": one_of(TIME_CELL),
-    "scale_factor_spatial": one_of(8),
+    "scale_factor_spatial": one_of(8, 16),
+    "clip_output": ANY,  # frames are stored unclipped
 }
 UMT5: Table = {
     **T5,
@@ -124,8 +145,22 @@ def _channels(configs: Configs) -> int:
 
 
 def _native(configs: Configs) -> tuple[int, int]:
-    """Return the training size: the smaller one of the network that has fewer layers."""
+    """Return the training size: 2.2 5B is known by its VAE, 1.3B by its few layers."""
+    if configs["vae"].get("is_residual"):
+        return DENSE
     return SMALL if int(configs["unet"].get("num_layers", 40)) <= SMALL_LAYERS else LARGE
+
+
+def _video(configs: Configs) -> VideoKind:
+    """Return what it was trained on: 5 seconds, of 2.2 5B at 24 frames a second."""
+    is_dense = configs["vae"].get("is_residual")
+    return VideoKind(frames=121 if is_dense else 81, fps=24.0 if is_dense else 16.0, time_cell=TIME_CELL)
+
+
+def _cell(configs: Configs) -> int:
+    """Return the pixels of a latent cell's side: a halving after each block but the last, of patches of pixels."""
+    vae = configs["vae"]
+    return int(2 ** (len(vae.get("dim_mult", (1, 2, 4, 4))) - 1)) * int(vae.get("patch_size") or 1)
 
 
 def _table(configs: Configs) -> int:
@@ -137,27 +172,48 @@ def _misfits(configs: Configs) -> Iterator[Misfit]:
     network, channels = configs["unet"], _channels(configs)
     yield "in_channels", network.get("in_channels", 16), channels, "its VAE"
     yield "out_channels", network.get("out_channels", 16), channels, "its VAE"
+    second = configs.get("unet_2", network)
+    for name in sorted({*network, *second} - NOTES.keys()):
+        yield name, network.get(name), second.get(name), "its transformer_2"
     yield "text_dim", network.get("text_dim", 4096), configs["umt5"]["d_model"], "its UMT5"
+
+
+def _joined(configs: Configs, index: Mapping[str, Any]) -> Joined:
+    """Return both transformers as one network, or the only one. Raises `SpecError` for one without a boundary."""
+    boundary = index.get("boundary_ratio")
+    if ("unet_2" in configs) != (boundary is not None):
+        raise SpecError(
+            f"model: model_index.json has boundary_ratio = {boundary} with {'two' if boundary is None else 'one'} of "
+            "transformer and transformer_2; Wan 2.2 has both and a boundary, Wan 2.1 neither"
+        )
+    if boundary is None:
+        return str(configs["unet"]["_class_name"]), configs
+    both = {**configs["unet"], "_class_name": PAIR, "boundary_ratio": boundary}
+    return PAIR, {**{name: each for name, each in configs.items() if name != "unet_2"}, "unet": both}
 
 
 WAN = FlowFamily(
     pipeline="WanPipeline",
     parts={
         "unet": PartKind("transformer", "WanTransformer3DModel", TRANSFORMER),
+        "unet_2": PartKind("transformer_2", "WanTransformer3DModel", TRANSFORMER),
         "vae": PartKind("vae", "AutoencoderKLWan", VAE),
         "umt5": PartKind("text_encoder", "UMT5EncoderModel", UMT5),
     },
+    optional=("unet_2",),
+    unsaid=("unet_2",),
+    joined=_joined,
     words=(WORDS,),
     index={
-        **index_of("transformer"),
-        **dict.fromkeys(("transformer_2", "image_encoder", "image_processor"), one_of([None, None])),
-        "boundary_ratio": NONE,
-        "expand_timesteps": OFF,
+        **index_of("transformer", "transformer_2"),
+        **dict.fromkeys(("image_encoder", "image_processor"), one_of([None, None])),
+        "boundary_ratio": or_null(BETA),
+        "expand_timesteps": or_null(FLAG),  # to every token the same one, where a video is made of text alone
     },
     defaults=_defaults,
     misfits=_misfits,
     latent_channels=_channels,
-    cell=lambda configs: int(2 ** (len(configs["vae"].get("dim_mult", (1, 2, 4, 4))) - 1)),
+    cell=_cell,
     tokens=WORDS,
     ends=1,
     grid={"sigma_grid": "training"},
@@ -165,5 +221,5 @@ WAN = FlowFamily(
     native=_native,
     table=_table,
     schedulers={"UniPCMultistepScheduler": OtherScheduler(UNIPC, _from_unipc, "unipc")},
-    video=VideoKind(frames=81, fps=16.0, time_cell=TIME_CELL),
+    video=_video,
 )
