@@ -30,6 +30,7 @@ class Names:
     has_scales: bool = False  # the weight of a norm is called its scale
     keeps: bool = False  # a module that no table has keeps its name
     swaps: bool = True  # the last modulation has its halves in the other order
+    swaps_last: str = ""  # a module of the last block that has, too
     fuses: bool = True  # queries, keys and values are in one tensor
 
     def module(self, name: str) -> str:
@@ -47,12 +48,9 @@ class Names:
         return ".scale" if self.has_scales and leaf == ".weight" and "norm" in module else leaf
 
     def is_swapped(self, module: str, config: Mapping[str, Any]) -> bool:
-        """Return whether the halves of the rows of diffusers' `module` are in the other order in the file.
-
-        Stable Diffusion 3's last block modulates its text as the last layer does: by shift and scale alone.
-        """
-        last = f"transformer_blocks.{int(config.get('num_layers', 0)) - 1}.norm1_context.linear"
-        return self.swaps and (module == _SWAPPED or ("joint_blocks" in self.first and module == last))
+        """Return whether the halves of the rows of diffusers' `module` are in the other order in the file."""
+        last = f"transformer_blocks.{int(config.get('num_layers', 0)) - 1}.{self.swaps_last}"
+        return self.swaps and (module == _SWAPPED or (bool(self.swaps_last) and module == last))
 
 
 def _qkv(names: str, original: str) -> dict[str, str]:
@@ -188,6 +186,7 @@ SD3 = Names(
             },
         ),
     },
+    swaps_last="norm1_context.linear",  # that block modulates its text as the last layer does, by shift and scale alone
 )
 _Z_BLOCK = {
     **_qkv("attention.to_q attention.to_k attention.to_v", "attention.qkv"),

@@ -26,8 +26,8 @@ class Transformer(NamedTuple):
         if self.network is None:
             return f"is {self.name}, which is not read from a single file; {works()} are"
         return (
-            f"is {self.name}, alone; --config FOLDER gives the tokenizers, text encoders and VAE of a diffusers folder "
-            "of the same model"
+            f"is {self.name}; --config FOLDER gives a diffusers folder of the same model, for its configurations, its "
+            "tokenizers and what the file lacks"
         )
 
 

@@ -229,7 +229,8 @@ def vae_file(family: str, folder: Path) -> dict[str, Tensor]:
     return nested(found) if family == "flux2" else found
 
 
-@pytest.mark.parametrize("family", points(("z_image", "qwen", "flux2", "wan"), kept=lambda name: name == "z_image"))
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", ["z_image", "qwen", "flux2", "wan"])
 def test_text_encoders_and_vae_come_from_files(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = folders(family)
     bare = without_weights(folder, tmp_path / "bare")

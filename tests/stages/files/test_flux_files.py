@@ -277,7 +277,7 @@ def test_parts_that_are_missing_or_no_parts_are_told(
     configurations: Path, folder: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
     transformer, bare = files["original"], {"config": configurations}
-    assert "is FLUX.1, alone; --config FOLDER gives" in refused(transformer, tmp_path)
+    assert "is FLUX.1; --config FOLDER gives" in refused(transformer, tmp_path)
     assert "has no VAE, and " in refused(transformer, tmp_path, text_encoders=folder, **bare)
     assert "has no CLIPTextModel, and " in refused(transformer, tmp_path, vae=files["vae"], **bare)
     said = refused(transformer, tmp_path, vae=files["vae"], text_encoders=files["t5xxl"], **bare)
@@ -358,7 +358,7 @@ def test_every_family_that_diffusers_reads_from_a_file_is_told_by_its_name(tmp_p
                 describe(ModelSpec(name=str(file)), tmp_path, has_weights=False)
             assert f" {name}" in str(error.value), kind
             is_read = kind in ("sd3", "sd35_large", "z-image-turbo", "flux2")
-            says = "alone; --config FOLDER gives" if is_read else "not read from a single file; Stable Diffusion 1.x, "
+            says = "; --config FOLDER gives" if is_read else "not read from a single file; Stable Diffusion 1.x, "
             assert says in str(error.value)
 
 
