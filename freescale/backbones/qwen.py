@@ -119,9 +119,9 @@ class QwenImage(Windowed):
             *(x + torch.where(is_text, along + words, 0.0) for x, along in zip((rows, columns), beyond, strict=True)),
         )
         angles = []
-        for place, dims in zip(axes, module.axes_dim, strict=True):
+        for position, dims in zip(axes, module.axes_dim, strict=True):
             turns = torch.tensor(frequencies("none", dims, float(module.theta), 1.0, 1), dtype=torch.float64)
-            angles.append(torch.outer(place.double(), turns.to(place.device)))
+            angles.append(torch.outer(position.double(), turns.to(position.device)))
         whole = torch.cat(angles, dim=1).float()
         return _as_rotary(torch.polar(torch.ones_like(whole), whole))
 

@@ -91,9 +91,9 @@ class Wan:
         """Return cosines and sines (tokens, head_dim) of tokens at these places, which need not be whole numbers."""
         rope = self.network.rope
         angles = []
-        for place, dims in ((places.frames, rope.t_dim), (places.rows, rope.h_dim), (places.columns, rope.w_dim)):
-            turns = torch.tensor(frequencies("none", dims, THETA, 1.0, 1), dtype=torch.float64, device=place.device)
-            angles.append(torch.outer(place.double(), turns))
+        for position, dims in ((places.frames, rope.t_dim), (places.rows, rope.h_dim), (places.columns, rope.w_dim)):
+            turns = torch.tensor(frequencies("none", dims, THETA, 1.0, 1), dtype=torch.float64, device=position.device)
+            angles.append(torch.outer(position.double(), turns))
         whole = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
         return whole.cos().float(), whole.sin().float()
 

@@ -12,10 +12,11 @@ from flows.rendering.job import prepare
 from freescale.methods import METHODS
 from stages.denoise import DenoiseStage
 from stages.errors import SpecError
+from stages.models.flow import FLOW_FAMILIES
 from stages.models.flow.methods import condition
 from stages.spec import make_spec
 from tests.chroma_folder import chroma_folder
-from tests.flux2_folder import klein_folder
+from tests.flux2_folder import dev_folder, klein_folder
 from tests.flux_folder import flux_folder
 from tests.homes import session_in
 from tests.qwen_folder import qwen_folder
@@ -30,6 +31,7 @@ FOLDERS: dict[str, Any] = {
     "FluxPipeline": flux_folder,
     "ChromaPipeline": chroma_folder,
     "Flux2KleinPipeline": klein_folder,
+    "Flux2Pipeline": dev_folder,
     "StableDiffusion3Pipeline": sd3_folder,
     "QwenImagePipeline": qwen_folder,
     "ZImagePipeline": zimage_folder,
@@ -50,6 +52,10 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def job_of(home: Path, side: int, method: dict[str, Any], **fields: Any) -> Any:
     given = {"prompt": "a red disc", "width": side, "height": side, "steps": 4, "model": {"name": "toy"}}
     return prepare(make_spec(given | {"method": method} | fields), Home(home))
+
+
+def test_every_family_is_tried() -> None:
+    assert set(FOLDERS) == set(FLOW_FAMILIES)
 
 
 @pytest.mark.thorough
