@@ -23,8 +23,8 @@ def judged(evaluation: Evaluation, metric: str) -> Shown | None:
     return shown(metric) if is_tested and (metric not in OF_FEATURES or spec.network == "shapes") else None
 
 
-def seen_lines(columns: Mapping[str, Shown | None]) -> Iterator[str]:
-    """Yield the lines of Markdown for `columns` by their names, those that see alike in one line."""
+def seen_lines(columns: Mapping[str, Shown | None], model: str) -> Iterator[str]:
+    """Yield lines of Markdown for `columns` by name, of pictures by `model`; those that see alike are in one line."""
     tested = {name: seen for name, seen in columns.items() if seen is not None}
     if not tested:
         yield f"No column was tested on true and damaged pictures of this kind ({PAGE})."
@@ -40,4 +40,5 @@ def seen_lines(columns: Mapping[str, Shown | None]) -> Iterator[str]:
     yield ""
     if untested := [name for name, seen in columns.items() if seen is None]:
         yield f"Not tested: {', '.join(untested)}."
-    yield f"No column can judge on {found['world']}: {', '.join(found['cannot_be_judged'])}."
+    if model == found["world"]:
+        yield f"No column can judge on the model {model}: {', '.join(found['cannot_be_judged'])}."

@@ -131,7 +131,7 @@ def as_markdown(evaluation: Evaluation, cells: Sequence[Cell]) -> str:
         samples = "" if cell.unet_samples is None else f"{cell.unet_samples:.0f}"
         lines.append(f"| {' | '.join([*start, *values, seconds, samples, str(cell.failed)])} |")
     named = {NAMES[metric]: seen for metric, seen in found.items()}
-    return "\n".join([*lines, "", _how(evaluation, cells[0]), "", *seen_lines(named), ""])
+    return "\n".join([*lines, "", _how(evaluation, cells[0]), "", *seen_lines(named, evaluation.spec.model.name), ""])
 
 
 def _with_interval(score: Score) -> str:

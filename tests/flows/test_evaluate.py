@@ -114,7 +114,10 @@ def test_the_table_says_what_each_column_was_shown_to_see(whole: tuple[Evaluatio
     page = as_markdown(evaluation, found)
     (line,) = (line for line in page.splitlines() if line.startswith("* ") and " right" in line)
     assert line.endswith(f": {', '.join(right.worse)}")
-    assert "No column can judge on shapes: scale fusion" in page
+    assert "No column can judge on the model shapes: scale fusion" in page
+    transformer = evaluation.spec.model.model_copy(update={"name": "shapes-dit"})
+    drawn = replace(evaluation, spec=evaluation.spec.model_copy(update={"model": transformer}))
+    assert "No column can judge" not in as_markdown(drawn, found)
     other = replace(evaluation, spec=evaluation.spec.model_copy(update={"prompts": ("a", "b", "c")}))
     assert as_json(other, found, readings)["seen"] == {}
     assert "No column was tested on true and damaged pictures of this kind" in as_markdown(other, found)
