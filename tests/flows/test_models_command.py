@@ -122,10 +122,11 @@ def test_a_transformer_is_listed_by_its_family(freescale: Command, tmp_path: Pat
     written(
         models / "dev.safetensors", {"double_blocks.0.img_attn.qkv.weight": (9, 3), "vae.decoder.conv_in.weight": (1,)}
     )
-    written(models / "sd3.safetensors", {"joint_blocks.0.x_block.attn.qkv.weight": (9, 3)})
+    hunyuan = "HunyuanVideo or HunyuanImage"
+    written(models / "hunyuan.safetensors", {"txt_in.individual_token_refiner.blocks.0.norm1.weight": (9,)})
     rows = listed(freescale)
-    assert [rows[name]["what"] for name in ("dev", "sd3")] == ["transformer", "transformer"]
-    assert [rows[name]["family"] for name in ("dev", "sd3")] == ["FLUX.1", "Stable Diffusion 3"]
+    assert [rows[name]["what"] for name in ("dev", "hunyuan")] == ["transformer", "transformer"]
+    assert [rows[name]["family"] for name in ("dev", "hunyuan")] == ["FLUX.1", hunyuan]
     assert rows["dev"]["error"] is None
     assert "--config gives the diffusers folder" in rows["dev"]["why"]
-    assert "is Stable Diffusion 3, which is not read from a single file" in rows["sd3"]["error"]
+    assert f"is {hunyuan}, which is not read from a single file" in rows["hunyuan"]["error"]

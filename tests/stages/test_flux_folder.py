@@ -92,7 +92,7 @@ def test_a_folded_trace_counts_every_block(tmp_path: Path, folders: dict[str, Pa
     [
         ({"method": {"name": "demofusion"}}, "method: 'demofusion' is for UNets, and .* is none; direct, freescale"),
         ({"method": {"name": "freescale", "dilate": True}}, "method: dilate is True, allowed: False with flow models"),
-        ({"solver": "ddim"}, "solver is 'ddim' with a flow model, allowed: euler, dpmpp_2m, heun"),
+        ({"solver": "ddim"}, "solver is 'ddim' with a flow model, allowed: euler, dpmpp_2m, unipc, heun"),
         ({"width": 72}, "width: 72 is not a multiple of 16; the nearest that work are 64 and 80"),
         ({"prompt_syntax": "a1111"}, "prompt_syntax: 'a1111' is for UNets"),
         ({"timestep_spacing": "trailing"}, "timestep_spacing: 'trailing' is for UNets"),
