@@ -16,7 +16,7 @@ from freescale.vae.passes import decode_tiles
 from freescale.vae.plan import untiled_bytes
 from freescale.vae.tile import TiledVae, reader
 from stages.errors import StageError
-from stages.stage import Cost, Networks, Parents, Size, Stage, Stream, Tensors, picture_bytes
+from stages.stage import Cost, FrameStage, Networks, Parents, Size, Stage, Stream, Tensors, picture_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping
@@ -73,23 +73,13 @@ class Decode(Stage):
 
 
 @dataclass(frozen=True)
-class DecodeVideo(Stage):
+class DecodeVideo(FrameStage):
     """{"image": (1, 3, F, H, W)} about [-1, 1], not clamped, in float16; each frame as `Decode` makes a picture."""
 
     name = "decode"
     part = "vae"
 
     frames: int
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """A step a frame."""
-        return 0, self.frames
-
-    @property
-    def passes(self) -> int:
-        """Once: a step is one frame."""
-        return 1
 
     def run(
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None

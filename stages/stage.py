@@ -194,6 +194,22 @@ class Stage:
         return networks.latent_bytes(size, frames)
 
 
+class FrameStage(Stage):
+    """A stage over a video, a step a frame."""
+
+    frames: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """A step a frame."""
+        return 0, self.frames
+
+    @property
+    def passes(self) -> int:
+        """Once: a step is one frame."""
+        return 1
+
+
 @runtime_checkable
 class Tiled(Protocol):
     """A stage whose work with the VAE other processes can do tile by tile."""

@@ -25,6 +25,7 @@ from stages.models.upscaler import UpscalerFile, load_upscaler
 from stages.stage import (
     LATENT_AXES,
     Cost,
+    FrameStage,
     Networks,
     Parents,
     Picture,
@@ -180,7 +181,7 @@ class UpscaleLatents(Stage):
 
 
 @dataclass(frozen=True)
-class UpscaleVideo(Stage):
+class UpscaleVideo(FrameStage):
     """{"latents": (1, C, F, h, w)}: every frame enlarged by bicubic interpolation in RGB and encoded again."""
 
     name = "upscale"
@@ -194,16 +195,6 @@ class UpscaleVideo(Stage):
     size: tuple[int, int]
     posterior: str
     frames: int = not_in_key(1)  # of the parent
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """A step a frame."""
-        return 0, self.frames
-
-    @property
-    def passes(self) -> int:
-        """Once: a step is one frame."""
-        return 1
 
     @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:

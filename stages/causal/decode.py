@@ -11,7 +11,7 @@ from freescale.vae.causal import decoded
 from freescale.vae.causal_tiles import decode_tiles, tile_side
 from freescale.vae.codec import codec_of
 from stages.decode import FLOAT16, checked
-from stages.stage import Cost, Networks, Parents, Size, Stage, Stream
+from stages.stage import Cost, FrameStage, Networks, Parents, Size, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DecodeCausal(Stage):
+class DecodeCausal(FrameStage):
     """{"image": (1, 3, F, H, W)} about [-1, 1], not clamped, in float16.
 
     A frame depends on all before it. So after an interruption every frame is computed again, and those that were
@@ -36,16 +36,6 @@ class DecodeCausal(Stage):
     part = "vae"
 
     frames: int
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """A step a frame."""
-        return 0, self.frames
-
-    @property
-    def passes(self) -> int:
-        """Once: a step is one frame."""
-        return 1
 
     def run(
         self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None

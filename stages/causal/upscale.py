@@ -12,7 +12,7 @@ from freescale import Step
 from freescale.gradients import without_gradients
 from freescale.vae.causal import encoded, posterior, spans_of
 from freescale.vae.causal_tiles import encode_tiles, tile_side
-from stages.stage import LATENT_AXES, Cost, Networks, Parents, Running, Size, Stage, cells_of, not_in_key, video_of
+from stages.stage import LATENT_AXES, Cost, FrameStage, Networks, Parents, Running, Size, cells_of, not_in_key, video_of
 from stages.upscale import drawn
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class UpscaleCausal(Stage):
+class UpscaleCausal(FrameStage):
     """{"latents": (1, C, f, h, w)}: every frame enlarged by bicubic interpolation in RGB, and all encoded again.
 
     A latent frame depends on all before it: after an interruption the stage begins anew.
@@ -42,16 +42,6 @@ class UpscaleCausal(Stage):
     size: tuple[int, int]
     posterior: str
     frames: int = not_in_key(1)  # of the parent
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """A step a frame."""
-        return 0, self.frames
-
-    @property
-    def passes(self) -> int:
-        """Once: a step is one frame."""
-        return 1
 
     @without_gradients
     def run(self, parents: Parents, models: Models, options: RunOptions, resume: Step | None = None) -> Running:

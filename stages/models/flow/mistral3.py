@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from stages.models.fields import (
     ANY,
-    COUNT,
     FLAG,
     NONE,
     NOTES,
-    POSITIVE,
-    WHOLE,
     Table,
     Values,
     is_whole,
     one_of,
-    or_null,
 )
 from stages.models.flow.base import WordsKind
+from stages.models.flow.qwen3 import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,37 +24,11 @@ LAYERS = (10, 20, 30)  # that a row is made of
 WORDS = WordsKind("tokenizer", "mistral3", has_template=True)
 
 
-def _is_plain_rope(given: Any) -> bool:
-    """Return whether positions turn as the model was trained, at one pace for all layers."""
-    is_plain = isinstance(given, dict) and given.get("rope_type", "default") == "default"
-    return is_plain and given.keys() <= {"rope_type", "rope_theta"} and POSITIVE.holds(given.get("rope_theta", 1))
-
-
 _TEXT: Table = {
-    **NOTES,
+    **LANGUAGE_MODEL,
     "model_type": one_of("mistral"),
-    "vocab_size": WHOLE,
-    "hidden_size": WHOLE,
-    "intermediate_size": WHOLE,
     "num_hidden_layers": Values(f"a whole number from {LAYERS[-1]} on", lambda given: is_whole(given, LAYERS[-1])),
-    "num_attention_heads": WHOLE,
-    "num_key_value_heads": WHOLE,
-    "head_dim": WHOLE,
-    "hidden_act": one_of("silu"),
-    "max_position_embeddings": WHOLE,
-    "rms_norm_eps": POSITIVE,
-    "rope_theta": POSITIVE,
-    "rope_scaling": NONE,
-    "rope_parameters": or_null(Values('{"rope_type": "default", "rope_theta": a number above 0}', _is_plain_rope)),
-    "sliding_window": NONE,
-    "pad_token_id": or_null(COUNT),
-    **dict.fromkeys(  # of training, of generation, and of numbers on disk
-        (
-            *("architectures", "attention_dropout", "bos_token_id", "eos_token_id", "initializer_range"),
-            *("torch_dtype", "dtype", "transformers_version", "use_cache", "tie_word_embeddings"),
-        ),
-        ANY,
-    ),
+    "tie_word_embeddings": ANY,
 }
 
 

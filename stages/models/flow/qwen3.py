@@ -30,9 +30,8 @@ def _is_plain_rope(given: Any) -> bool:
     return is_plain and given.keys() <= {"rope_type", "rope_theta"} and POSITIVE.holds(given.get("rope_theta", 1))
 
 
-QWEN3: Table = {
+LANGUAGE_MODEL: Table = {
     **NOTES,
-    "model_type": one_of("qwen3"),
     "vocab_size": WHOLE,
     "hidden_size": WHOLE,
     "intermediate_size": WHOLE,
@@ -46,18 +45,24 @@ QWEN3: Table = {
     "rope_theta": POSITIVE,
     "rope_scaling": NONE,
     "rope_parameters": or_null(Values('{"rope_type": "default", "rope_theta": a number above 0}', _is_plain_rope)),
-    "attention_bias": FLAG,
-    "use_sliding_window": OFF,
     "sliding_window": NONE,
-    "layer_types": or_null(listed(one_of("full_attention"))),
-    "tie_word_embeddings": FLAG,
-    "quantization_config": NONE,
     "pad_token_id": or_null(COUNT),
     **dict.fromkeys(  # of training, of generation, and of numbers on disk
         (
             *("architectures", "attention_dropout", "bos_token_id", "eos_token_id", "initializer_range"),
-            *("max_window_layers", "torch_dtype", "dtype", "transformers_version", "use_cache"),
+            *("torch_dtype", "dtype", "transformers_version", "use_cache"),
         ),
         ANY,
     ),
+}
+"""What Qwen3 and Mistral have in common."""
+QWEN3: Table = {
+    **LANGUAGE_MODEL,
+    "model_type": one_of("qwen3"),
+    "attention_bias": FLAG,
+    "use_sliding_window": OFF,
+    "max_window_layers": ANY,  # that use it
+    "layer_types": or_null(listed(one_of("full_attention"))),
+    "tie_word_embeddings": FLAG,
+    "quantization_config": NONE,
 }
