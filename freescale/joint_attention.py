@@ -81,13 +81,15 @@ class JointAttention:
         """Return the attention of image and text tokens, or of both in one row, as `inner` does."""
         layer = self.asked.layer(self.name, self.grid)
         if layer is None:
-            given = {
-                "encoder_hidden_states": encoder_hidden_states,
-                "encoder_hidden_states_mask": encoder_hidden_states_mask,
-                "attention_mask": attention_mask,
-                "image_rotary_emb": image_rotary_emb,
-            }
-            return self.inner(attn, hidden_states, **{name: x for name, x in given.items() if x is not None})
+            return as_before(
+                self.inner,
+                attn,
+                hidden_states,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_hidden_states_mask=encoder_hidden_states_mask,
+                attention_mask=attention_mask,
+                image_rotary_emb=image_rotary_emb,
+            )
         heads = joint_heads(attn, hidden_states, encoder_hidden_states)
         rotary = image_rotary_emb if self.joined is None else self.joined(image_rotary_emb)
         count = heads.query.shape[1] - self.grid[0] * self.grid[1]
@@ -100,6 +102,11 @@ class JointAttention:
             return attended if attn.pre_only else output_of(attn, attended)
         image, text = output_of(attn, attended[:, count:]), attended[:, :count]
         return image, text if attn.to_add_out is None else attn.to_add_out(text)
+
+
+def as_before(inner: Processor, attn: Any, hidden_states: Tensor, **given: Any) -> Any:
+    """Return what `inner` makes of what it is given, without what is None."""
+    return inner(attn, hidden_states, **{name: x for name, x in given.items() if x is not None})
 
 
 def joint_heads(attn: Any, hidden_states: Tensor, context: Tensor | None) -> Heads:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from freescale.heads import Heads, output_of, sdpa
-from freescale.joint_attention import joint_heads, rotated
+from freescale.joint_attention import as_before, joint_heads, rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,13 +109,15 @@ class RectifiedAttention:
     ) -> Any:
         """Return the attention of image and text tokens, or of both in one row, as `inner` does."""
         if self.tiles.is_trained:
-            given = {
-                "encoder_hidden_states": encoder_hidden_states,
-                "encoder_hidden_states_mask": encoder_hidden_states_mask,
-                "attention_mask": attention_mask,
-                "image_rotary_emb": image_rotary_emb,
-            }
-            return self.inner(attn, hidden_states, **{name: x for name, x in given.items() if x is not None})
+            return as_before(
+                self.inner,
+                attn,
+                hidden_states,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_hidden_states_mask=encoder_hidden_states_mask,
+                attention_mask=attention_mask,
+                image_rotary_emb=image_rotary_emb,
+            )
         if attention_mask is not None or encoder_hidden_states_mask is not None:
             raise ValueError(f"{self.name} has a mask, allowed: joint attention as FLUX.1 has it")
         heads = joint_heads(attn, hidden_states, encoder_hidden_states)

@@ -13,7 +13,10 @@ from freescale import normal
 from freescale.backbones import backbone_of
 from freescale.backbones.flux import Flux, image_ids
 from freescale.forward_process import generator
+from freescale.joint_attention import JointAttention
+from freescale.joint_patches import JointPatches
 from freescale.patch_attention import PatchAttention
+from freescale.rectified_attention import Rectified, RectifiedAttention, Tiles
 from freescale.unet_patches import patched
 from freescale.windows import window_size
 from tests.oracles import joint_fusion as oracle
@@ -105,3 +108,27 @@ def test_the_far_border_is_not_seen_from_the_near_one(family: str) -> None:
     torch.testing.assert_close(found[0][:, :, :3], found[1][:, :, :3])
     assert not torch.allclose(found[0][:, :, 4], found[1][:, :, 4], atol=1e-3)
     assert not torch.allclose(found[0], plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["in windows", "in tiles"])
+def test_at_the_training_size_the_processor_that_was_there_gets_all_that_is_given(kind: str) -> None:
+    heard: dict[str, Any] = {}
+
+    def inner(attn: Any, hidden_states: torch.Tensor, **given: Any) -> torch.Tensor:
+        heard.update(given)
+        return hidden_states
+
+    asked = JointPatches(PatchAttention((1.0, 1.0)))
+    tiles = Tiles(GRID, GRID, Rectified())
+    processor: Any = {
+        "in windows": JointAttention(inner, "attn", GRID, None, asked),
+        "in tiles": RectifiedAttention(inner, "attn", tiles, lambda places: (tokens, tokens)),
+    }[kind]
+    tokens = torch.zeros(1, GRID[0] * GRID[1], 8)
+    names = ("encoder_hidden_states", "encoder_hidden_states_mask", "attention_mask", "image_rotary_emb")
+    given = {name: torch.tensor(number) for number, name in enumerate(names)}
+    assert processor(None, tokens, **given) is tokens
+    assert heard == given
+    heard.clear()
+    processor(None, tokens)
+    assert heard == {}
