@@ -162,7 +162,7 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     elif spec.shift_rule is not None:
         raise SpecError(f"shift_rule: {spec.shift_rule!r} is for flow models, and {info.name} is none; leave it out")
     if info.is_video and not method.build().video:
-        able = ", ".join(name for name, kind in METHODS.items() if kind.video)
+        able = ", ".join(able_methods(info))
         raise SpecError(f"method: {method.name!r} makes images only; {able} make videos with {info.name}")
     video = _video_settings(spec, info) if info.is_video else _picture_settings(spec, info)
     method = settled_method(method, info, spec.preset)
@@ -170,10 +170,15 @@ def settled(spec: RenderSpec, info: ModelInfo) -> RenderSpec:
     return spec.model_copy(update={"method": method, **video, **settled_prompts(spec, info)})
 
 
+def able_methods(info: ModelInfo) -> list[str]:
+    """Return the names of the methods for a model's kind of network, and for videos where it makes these."""
+    kinds = {name: kind for name, kind in METHODS.items() if kind.video or not info.is_video}
+    return [name for name, kind in kinds.items() if info.backbone in kind.backbones]
+
+
 def _check_backbone(method: MethodSpec, info: ModelInfo) -> None:
     """Raise `SpecError` for a method, or a value of it, that has no meaning with the model's network."""
-    able = [name for name, kind in METHODS.items() if info.backbone in kind.backbones]
-    if method.name not in able:
+    if method.name not in (able := able_methods(info)):
         raise SpecError(
             f"method: {method.name!r} is for UNets, and {info.name} is none; {', '.join(able)} work with it"
         )

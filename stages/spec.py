@@ -35,6 +35,7 @@ from stages.models.spec import ModelSpec as ModelSpec
 from stages.planner.amounts import Amount, AmountOrNever  # noqa: TC001 - pydantic reads them
 
 GRAIN = 8  # every side is a multiple of it; a model whose latent cells are larger asks for more (stages/settings.py)
+EVERY_GRAIN = 32  # that of all models
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16384, 8
 MAX_FRAMES = 1024
 FPS = (Fraction(1), Fraction(240))  # of playback
@@ -119,9 +120,12 @@ class Redo(FrozenModel):
 
 def off_grain(side: int, grain: int) -> str:
     """What is wrong with a side that is not a multiple of `grain` pixels, with the two allowed sides around it."""
+    return f"{side} is not a multiple of {grain}; the nearest that work are {_around(side, grain)}"
+
+
+def _around(side: int, grain: int) -> str:
     low = side // grain * grain
-    nearest = f"{max(low, MIN_SIDE)} and {max(low + grain, MIN_SIDE)}"
-    return f"{side} is not a multiple of {grain}; the nearest that work are {nearest}"
+    return f"{max(low, MIN_SIDE)} and {max(low + grain, MIN_SIDE)}"
 
 
 def _device(value: Any) -> Any:
@@ -257,7 +261,7 @@ class RenderSpec(FrozenModel):
     @classmethod
     def _multiple(cls, side: int) -> int:
         if side % GRAIN:
-            raise ValueError(off_grain(side, GRAIN))
+            raise ValueError(f"{off_grain(side, GRAIN)}, with every model {_around(side, EVERY_GRAIN)}")
         return side
 
     @model_validator(mode="after")

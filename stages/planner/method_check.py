@@ -15,6 +15,7 @@ from stages.denoise import DenoiseStage
 from stages.errors import SpecError
 from stages.planner.configurations import configurations
 from stages.planner.trace_cache import cached_trace
+from stages.settings import able_methods
 from stages.stage import method_of
 
 if TYPE_CHECKING:
@@ -61,13 +62,10 @@ def _ask(stage: DenoiseStage, method: Method, info: ModelInfo) -> None:
 def _others(stage: DenoiseStage, info: ModelInfo) -> str:
     """Return which methods can work at this size, where the method of a stage cannot with its defaults either."""
     able = []
-    for name, kind in METHODS.items():
-        if info.backbone not in kind.backbones:
-            continue
+    for name in able_methods(info):
         try:
-            _ask(stage, kind(), info)
+            _ask(stage, METHODS[name](), info)
         except ValueError:
             continue
-        if kind.video or not info.is_video:
-            able.append(name)
+        able.append(name)
     return "" if stage.method["name"] in able else f"; {', '.join(able)} can"

@@ -85,6 +85,12 @@ def test_a_side_of_half_a_cell_is_refused_with_the_nearest(tmp_path: Path) -> No
         make_plan(spec_of(folder, 336, 256, cascade=[[168, 128], [336, 256]]), info)
 
 
+def test_a_side_that_no_model_takes_is_refused_with_what_some_and_what_all_take(tmp_path: Path) -> None:
+    says = r"width: 100 is not a multiple of 8; the nearest that work are 96 and 104, with every model 96 and 128"
+    with pytest.raises(SpecError, match=says):
+        spec_of(tmp_path, 100, 256)
+
+
 def test_a_network_that_takes_patches_asks_for_sides_of_whole_ones(tmp_path: Path) -> None:
     """Two cells of eight pixels a side: levels in between are of whole patches, too."""
     info = dataclasses.replace(describe(ModelSpec(), tmp_path), patch=2)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SIZE = (80, 64)  # width, height
 CASCADE = (SIZE, (160, 128))
+METHODS = "direct, freescale, cinescale, cinescale_2026"  # for videos of transformers
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,8 @@ def test_what_is_not_text_to_video_is_refused(
     [
         ({"frames": 80}, "frames: with .*, 1 and every 4 more work, the nearest 77 and 81; 80 is between them"),
         ({"width": 72}, "width: 72 is not a multiple of 16; the nearest that work are 64 and 80"),
-        ({"method": {"name": "hiflow"}}, "method: 'hiflow' makes images only"),
+        ({"method": {"name": "hiflow"}}, f"method: 'hiflow' makes images only; {METHODS} make videos with .*"),
+        ({"method": {"name": "demofusion"}}, f"method: 'demofusion' is for UNets, and .*; {METHODS} work with it"),
         ({"image": "a.png"}, "image: .* makes videos, and none can start from a picture"),
     ],
     ids=str,
