@@ -28,6 +28,7 @@ DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # names of weight 
 LISTED = 3  # names of tensors in an error
 QWEN_TEXT = "model.language_model."  # before the names of the side for text of a Qwen2.5-VL
 UNUSED = ("lm_head.weight",)  # of a text encoder that can also write text
+STATISTICS = ("running_mean", "running_var")  # what a network has learnt in tables; others it makes by itself
 DERIVED = ("position_ids",)  # integers that old files hold, and that the class makes by itself
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of a VAE's attention, once
 VERIFIED = frozenset(
@@ -266,8 +267,9 @@ def misfit(found: Mapping[str, Header], wanted: Wanted) -> str:
     shapes = {**wanted.parameters, **wanted.buffers}
     needless = {name for name in found if name.endswith(DERIVED) or (name.endswith(UNUSED) and name not in shapes)}
     given = {name: header for name, header in found.items() if name not in needless}
+    needed = (*wanted.parameters, *(name for name in wanted.tables if name.endswith(STATISTICS)))
     kinds = {
-        "missing": [name for name in wanted.parameters if name not in given],
+        "missing": [name for name in needed if name not in given],
         "of another shape": [
             f"{name} {shown_shape(each.shape)} for {shown_shape(shapes[name])}"
             for name, each in given.items()

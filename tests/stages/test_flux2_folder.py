@@ -45,6 +45,18 @@ def test_a_folder_says_what_it_is(base: Path, tmp_path: Path) -> None:
     assert other.fingerprints["unet"] != info.fingerprints["unet"]
 
 
+@pytest.mark.parametrize("name", ["bn.running_mean", "bn.running_var"])
+def test_statistics_that_a_vae_has_learnt_may_not_be_missing(base: Path, name: str, tmp_path: Path) -> None:
+    file = "vae/diffusion_pytorch_model.safetensors"
+    folder = changed(base, tmp_path / "model", "model_index.json")
+    tensors = load_file(base / file)
+    del tensors[name]
+    (folder / file).unlink()
+    save_file(tensors, folder / file)
+    with pytest.raises(SpecError, match=rf"does not hold the weights .*: 1 missing \({name}\)"):
+        info_of(folder, tmp_path)
+
+
 def test_a_distilled_model_has_no_guidance(base: Path, tmp_path: Path) -> None:
     distilled = changed(base, tmp_path / "model", "model_index.json", is_distilled=True)
     (distilled / "freescale.json").unlink()
