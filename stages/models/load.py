@@ -171,9 +171,11 @@ class Models:
 
     def _read_kept(self, kind: Any, dtype: torch.dtype) -> Any:
         """Return a network of a class that keeps parts in float32, or that is made of two such networks."""
+        from stages.models.flow.base import BOUNDARY, SECOND  # here, since UNets need none of it
+
         family, config = FLOW_FAMILIES[str(self.info.pipeline)], dict(self.info.configs["unet"])
-        boundary = config.pop("boundary_ratio", None)
-        parts = [family.parts[name] for name in ("unet", "unet_2")[: 1 if boundary is None else 2]]
+        boundary = config.pop(BOUNDARY, None)
+        parts = [family.parts[name] for name in ("unet", SECOND)[: 1 if boundary is None else 2]]
         found = [
             load_folder(each.name, config, weight_files(self.info.folder / each.folder, stem_of(each.name)), dtype)
             for each in parts

@@ -56,9 +56,11 @@ def empty_network(name: str, config: Mapping[str, Any]) -> nn.Module:
             text: nn.Module = getattr(transformers, name)(getattr(transformers, TEXT_CONFIGS[name])(**config))
             return text
         if name == "WanTransformerPair":
-            own = {key: value for key, value in config.items() if key not in ("_class_name", "boundary_ratio")}
+            from stages.models.flow.base import BOUNDARY  # here, since UNets need none of it
+
+            own = {key: value for key, value in config.items() if key not in ("_class_name", BOUNDARY)}
             pair = [network_class("WanTransformer3DModel").from_config(own) for _ in range(2)]
-            joined: nn.Module = network_class(name)(*pair, config["boundary_ratio"])
+            joined: nn.Module = network_class(name)(*pair, config[BOUNDARY])
             return joined
         network: nn.Module = network_class(name).from_config(dict(config))
         return network

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
+from stages.models.flow.base import BOUNDARY
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-BOUNDARY = "boundary_ratio"  # of the configuration: from this share of the timesteps on `transformer` works
 
 
 class WanTransformerPair(nn.Module):

@@ -80,6 +80,7 @@ FLUX_LIKE: Table = {
 }
 """What the transformers of FLUX.1, Chroma and FLUX.2 have in common."""
 PATCH = 2  # latent cells of a token's side
+SECOND, BOUNDARY = "unet_2", "boundary_ratio"  # the transformer of Wan 2.2 below a share of the timesteps
 T5_FILES = ("tokenizer.json", "spiece.model")
 SCHEDULER: Table = {
     **NOTES,

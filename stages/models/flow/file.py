@@ -17,9 +17,9 @@ from stages.models.files.fingerprints import header_hashes, network_hashes
 from stages.models.files.header import read_header
 from stages.models.files.model import file_named
 from stages.models.files.strict import check_networks
+from stages.models.flow.base import SECOND
 from stages.models.flow.folder import (
     SCHEDULER,
-    SECOND,
     check_weights,
     described,
     family_in,

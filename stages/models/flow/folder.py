@@ -9,6 +9,7 @@ from stages.errors import SpecError
 from stages.models.cache_file import CacheFile
 from stages.models.checks import check_card
 from stages.models.fields import check_fields, read_json
+from stages.models.flow.base import BOUNDARY, SECOND
 from stages.models.hashes import Hashes, with_decided
 from stages.models.info import ModelInfo, nearest_frames
 from stages.models.locate import INDEX
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from stages.spec import ModelSpec
 
 CARD = "freescale.json"
-SECOND, BOUNDARY = "unet_2", "boundary_ratio"  # the transformer of Wan 2.2 below a share of the timesteps
 NETWORKS = ("unet", SECOND, "vae")  # the parts that are no text encoders
 SCHEDULER = "scheduler/scheduler_config.json"
 

@@ -25,8 +25,10 @@ from stages.models.fields import (
     or_null,
 )
 from stages.models.flow.base import (
+    BOUNDARY,
     METHODS,
     PATCH,
+    SECOND,
     T5,
     T5_FILES,
     FlowFamily,
@@ -172,7 +174,7 @@ def _misfits(configs: Configs) -> Iterator[Misfit]:
     network, channels = configs["unet"], _channels(configs)
     yield "in_channels", network.get("in_channels", 16), channels, "its VAE"
     yield "out_channels", network.get("out_channels", 16), channels, "its VAE"
-    second = configs.get("unet_2", network)
+    second = configs.get(SECOND, network)
     for name in sorted({*network, *second} - NOTES.keys()):
         yield name, network.get(name), second.get(name), "its transformer_2"
     yield "text_dim", network.get("text_dim", 4096), configs["umt5"]["d_model"], "its UMT5"
@@ -180,34 +182,34 @@ def _misfits(configs: Configs) -> Iterator[Misfit]:
 
 def _joined(configs: Configs, index: Mapping[str, Any]) -> Joined:
     """Return both transformers as one network, or the only one. Raises `SpecError` for one without a boundary."""
-    boundary = index.get("boundary_ratio")
-    if ("unet_2" in configs) != (boundary is not None):
+    boundary = index.get(BOUNDARY)
+    if (SECOND in configs) != (boundary is not None):
         raise SpecError(
             f"model: model_index.json has boundary_ratio = {boundary} with {'two' if boundary is None else 'one'} of "
             "transformer and transformer_2; Wan 2.2 has both and a boundary, Wan 2.1 neither"
         )
     if boundary is None:
         return str(configs["unet"]["_class_name"]), configs
-    both = {**configs["unet"], "_class_name": PAIR, "boundary_ratio": boundary}
-    return PAIR, {**{name: each for name, each in configs.items() if name != "unet_2"}, "unet": both}
+    both = {**configs["unet"], "_class_name": PAIR, BOUNDARY: boundary}
+    return PAIR, {**{name: each for name, each in configs.items() if name != SECOND}, "unet": both}
 
 
 WAN = FlowFamily(
     pipeline="WanPipeline",
     parts={
         "unet": PartKind("transformer", "WanTransformer3DModel", TRANSFORMER),
-        "unet_2": PartKind("transformer_2", "WanTransformer3DModel", TRANSFORMER),
+        SECOND: PartKind("transformer_2", "WanTransformer3DModel", TRANSFORMER),
         "vae": PartKind("vae", "AutoencoderKLWan", VAE),
         "umt5": PartKind("text_encoder", "UMT5EncoderModel", UMT5),
     },
-    optional=("unet_2",),
-    unsaid=("unet_2",),
+    optional=(SECOND,),
+    unsaid=(SECOND,),
     joined=_joined,
     words=(WORDS,),
     index={
         **index_of("transformer", "transformer_2"),
         **dict.fromkeys(("image_encoder", "image_processor"), one_of([None, None])),
-        "boundary_ratio": or_null(BETA),
+        BOUNDARY: or_null(BETA),
         "expand_timesteps": or_null(FLAG),  # to every token the same one, where a video is made of text alone
     },
     defaults=_defaults,
