@@ -25,6 +25,7 @@ def planned_adapters(job: Job) -> list[dict[str, Any]]:
         {
             "file": str(each.file),
             "kind": each.kind,
+            "network": each.network,
             "weight": each.weight,
             "text_weight": each.text_weight,
             "blocks": dict(each.blocks),
@@ -40,18 +41,20 @@ def recorded_adapters(spec: Mapping[str, Any], home: Path) -> list[dict[str, Any
     """The adapters that the spec of a record names, in order; trigger words of those whose files are there."""
     syntax = spec.get("prompt_syntax") or "plain"
     _, prompted = split_networks(spec["prompt"], syntax)
+    loras = spec["model"].get("loras", ())
     named = [
-        *((each["file"], each["weight"], each["text_weight"]) for each in spec["model"].get("loras", ())),
-        *((each.name, each.weight, each.text_weight) for each in prompted),
+        *((each["file"], each["weight"], each["text_weight"], each.get("network")) for each in loras),
+        *((each.name, each.weight, each.text_weight, None) for each in prompted),
     ]
     return [
         {
             "file": file,
+            "network": network,
             "weight": weight,
             "text_weight": weight if text_weight is None else text_weight,
             "trigger_words": list(_words(file, home)),
         }
-        for file, weight, text_weight in named
+        for file, weight, text_weight, network in named
     ]
 
 
@@ -59,6 +62,8 @@ def adapter_line(adapter: Mapping[str, Any]) -> str:
     """One adapter in words: `LoRA film-grain 0.6, of the text encoders 0.5; trigger words: film grain`."""
     kind, words = adapter.get("kind", "adapter"), adapter["trigger_words"]
     line = f"{kind} {Path(adapter['file']).stem}: weight {adapter['weight']:g}"
+    if adapter.get("network"):
+        line += f", in {adapter['network']}"
     if adapter["text_weight"] != adapter["weight"]:
         line += f", of the text encoders {adapter['text_weight']:g}"
     return line + (f"; trigger words: {', '.join(words)}" if words else "")

@@ -24,7 +24,7 @@ NAMES: Mapping[str, str] = {
     "Qwen-Image": rf"(?<=former_){_BLOCK}(img|txt)_(mlp|mod)|txt_norm",
     "Stable Diffusion 3": r"joint_blocks",
     "Flux": r"double_blocks|single_(?:transformer_)?blocks",
-    "Wan or a kin of it": rf"(?<!former[._]){_BLOCK}(self_attn|cross_attn|attn[12])",
+    "Wan or a kin of it": rf"(?<!former[._]){_BLOCK}(self_attn|cross_attn|attn[12])|^transformer\.{_BLOCK}attn[12]",
     "LTX-Video or PixArt": rf"^(transformer|diffusion_model)\.transformer_{_BLOCK}attn[12]",
     "a video model": r"motion_modules",
 }

@@ -55,6 +55,7 @@ UNKNOWN: Mapping[str, str] = {
     "weights of another shape": r"\.(?:reshape_weight|set_weight)$",
 }
 """Kinds that are refused by name, each by an expression that finds one of its tensors."""
+_MODULATION = re.compile(r"\.diff_m$")  # of Wan: a table of its own, that is in no layer
 _BESIDES = {"alpha", "dora_scale", "magnitude"}  # that a weight of any kind may have
 _BIASES = ("diff_b", "b_norm", "lora_bias")
 
@@ -83,7 +84,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
     `lora_unet_a_attn1.to_k` is `lora_unet_a_attn1_to_k`: the tensors of one module may be spelled in both ways.
     """
-    match = _ENDING.fullmatch(name)
+    match = _ENDING.fullmatch(_MODULATION.sub(".modulation.diff", name))
     if match is None:
         return None
     module = match[1].replace(".", "_") if _FLAT.match(name) else match[1]

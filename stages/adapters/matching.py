@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LISTED = 3  # names in an error
 T5 = re.compile(r"encoder[._]block[._]\d")  # one of its modules
-KIN = {"Chroma": "Flux"}  # families whose adapters cannot be told from those of another
+KIN = {"Chroma": "Flux", "Wan": "Wan or a kin of it"}  # families whose adapters cannot be told from those of another
 
 
 @dataclass(frozen=True)

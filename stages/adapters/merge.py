@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from stages.adapters.spellings import UNET, is_of_text, targets
 from stages.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -83,12 +84,12 @@ def merge(part: str, network: nn.Module, adapters: Sequence[Adapter]) -> None:
     if hasattr(network, MERGED):
         raise StageError(f"{part} has its adapters already; they can be merged once")
     setattr(network, MERGED, tuple(adapter.file.name for adapter in acting))
-    table = targets({part: network})
+    tables = {name: targets({part: network}, name) for name in dict.fromkeys(each.network for each in acting)}
     with ExitStack() as stack:
         changes: dict[tuple[str, ...], list[_Change]] = {}
-        together = _together(table)
+        together = _together(target for table in tables.values() for target in table.values())
         for adapter in acting:
-            for change in _changes(part, adapter, table, stack):
+            for change in _changes(part, adapter, tables[adapter.network], stack):
                 modules = change.target.modules
                 changes.setdefault(together.get(modules[0], modules), []).append(change)
         for each in changes.values():
@@ -109,9 +110,9 @@ def _changes(part: str, adapter: Adapter, table: Mapping[str, Target], stack: Ex
     return [_Change(adapter, file, tensors, roles, table[name]) for name, roles in wanted.items() if name in table]
 
 
-def _together(table: Mapping[str, Target]) -> dict[str, tuple[str, ...]]:
+def _together(every: Iterable[Target]) -> dict[str, tuple[str, ...]]:
     """Return, for each module that files have as one with others, all of those: their changes are made in one order."""
-    fused = sorted({target.modules for target in table.values() if target.pieces}, key=len)
+    fused = sorted({target.modules for target in every if target.pieces}, key=len)
     return {module: modules for modules in fused for module in modules}
 
 
@@ -123,7 +124,7 @@ def _change(network: nn.Module, changes: Sequence[_Change]) -> None:
             module: parameter
             for change in acting
             for module in change.target.modules
-            if (parameter := getattr(network.get_submodule(module), name, None)) is not None
+            if (parameter := _parameter(network, module, name)) is not None
         }
         if not parameters:
             continue
@@ -135,3 +136,12 @@ def _change(network: nn.Module, changes: Sequence[_Change]) -> None:
             if not bool(parameter.sum(dtype=torch.float32).isfinite()):  # one entry that is not makes the sum so
                 names = ", ".join(change.adapter.file.name for change in acting)
                 raise StageError(f"{names} made {module} infinite in {parameter.dtype}; a smaller weight works")
+
+
+def _parameter(network: nn.Module, module: str, name: str) -> Tensor | None:
+    """Return the weight or bias of a module; a table that a network has beside its modules is a weight."""
+    found: Any = attrgetter(module)(network)
+    if isinstance(found, torch.Tensor):
+        return found if name == "weight" else None
+    parameter: Tensor | None = getattr(found, name, None)
+    return parameter

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PEFT = "lora_adapter_metadata"
+SECOND = "transformer_2."  # before what is of the second of two networks
 MOST_HEADER = 2**27  # bytes; a longer one is no header
 SHOWN_WORDS, COMMON = 5, 0.5  # trigger words at the most; share of the commonest tag's count that others need
 FAMILIES = (
@@ -69,11 +70,14 @@ def family_said(metadata: Mapping[str, str]) -> str | None:
 def peft_scalings(metadata: Mapping[str, str], part: str, module: str) -> tuple[float, bool] | None:
     """Return (alpha, whether it is divided by the root of the rank) that PEFT gives a module, or None.
 
-    `module` is its path in the part. diffusers puts the name of the part before each entry, `unet` or `transformer`.
+    `module` is its path in the part. diffusers puts the name of the part before each entry, `unet`, `transformer` or
+    `transformer_2`.
     """
     entries = _mapping(metadata.get(PEFT))
-    before = (f"{part}.", "transformer.") if part == "unet" else (f"{part}.",)
-    if any(name.startswith(("unet.", "transformer.", "text_encoder")) for name in entries):
+    before: tuple[str, ...] = (f"{part}.", "transformer.") if part == "unet" else (f"{part}.",)
+    if module.startswith(SECOND) and any(name.startswith(SECOND) for name in entries):
+        before = (SECOND,)
+    if any(name.startswith(("unet.", "transformer.", SECOND, "text_encoder")) for name in entries):
         entries = {name.partition(".")[2]: value for name, value in entries.items() if name.startswith(before)}
     alpha = entries.get("lora_alpha", entries.get("alpha"))
     patterns = entries.get("alpha_pattern")

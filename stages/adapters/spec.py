@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -32,13 +32,19 @@ class LoraSpec(BaseModel):
         description="What the weight is multiplied by in blocks of the UNet: IN04, MID, OUT11; IN and OUT for all of "
         "a side; BASE for the rest and the text encoders. Others: 1.",
     )
+    network: Literal["transformer", "transformer_2", "both"] | None = Field(
+        None,
+        description="Of Wan 2.2 A14B's two networks, the one that it changes: `transformer` works at high noise, "
+        "`transformer_2` at low noise. None: as the names in the file say.",
+    )
     allow_unmatched: bool = Field(
         False, description="Leave out what the model has no module for, in place of an error."
     )
 
     def __hash__(self) -> int:
         """Specs that are equal have one hash; a mapping has none of its own."""
-        return hash((self.file, self.weight, self.text_weight, *sorted(self.blocks.items()), self.allow_unmatched))
+        rest = (self.network, self.allow_unmatched)
+        return hash((self.file, self.weight, self.text_weight, *sorted(self.blocks.items()), *rest))
 
     @field_validator("blocks")
     @classmethod

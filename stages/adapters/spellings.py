@@ -20,7 +20,7 @@ Those of transformers are in `transformer_spellings`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stages.models.files.keys import original_name
@@ -45,8 +45,12 @@ TRANSFORMERS: Mapping[str, str] = {
     "SD3Transformer2DModel": "Stable Diffusion 3",
     "QwenImageTransformer2DModel": "Qwen-Image",
     "ZImageTransformer2DModel": "Z-Image",
+    "WanTransformer3DModel": "Wan",
+    "WanTransformerPair": "Wan",
 }
 """The transformers that adapters are merged into, by class, and their families."""
+PAIRS: Mapping[str, tuple[str, str]] = {"WanTransformerPair": ("transformer", "transformer_2")}
+"""Which of them are two networks, and the names of these."""
 _TEXT = re.compile(r"lora_te[123]?_|text_encoder(?:_2|s)?\.|clip_[lg]\.")
 _BLOCK = re.compile(r"(input|middle|output)_(?:blocks|block)\.(\d+)\.")
 _SHORT = {"input": "IN", "output": "OUT"}
@@ -71,16 +75,17 @@ class Target:
         return tuple(dict.fromkeys(module for module, _, _ in self.pieces)) or (self.module,)
 
 
-def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
+def targets(parts: Mapping[str, nn.Module], network_of_pair: str | None = None) -> dict[str, Target]:
     """Return the table from every spelling to its module, for the networks of a model by the names of their parts.
 
-    Linear layers, convolutions, norms and embeddings are targets. Raises `ValueError` where two modules would have one
-    spelling.
+    Linear layers, convolutions, norms and embeddings are targets; of a transformer everything that is learnt. Of two
+    networks `network_of_pair` is the one that all spellings mean; None: each has those that begin with its name. Raises
+    `ValueError` where two modules would have one spelling.
     """
     table: dict[str, Target] = {}
     for part, network in parts.items():
         if part == UNET and type(network).__name__ in TRANSFORMERS:
-            for name, target in _of_transformer(network):
+            for name, target in _of_transformers(network, network_of_pair):
                 if table.setdefault(name, target) != target:
                     raise ValueError(f"{name} stands for {table[name].module} and for {target.module}")
             continue
@@ -97,17 +102,34 @@ def targets(parts: Mapping[str, nn.Module]) -> dict[str, Target]:
     return table
 
 
+def _of_transformers(network: nn.Module, network_of_pair: str | None) -> Iterator[tuple[str, Target]]:
+    """Yield every spelling of a transformer, or of one or each of two, with its target."""
+    names = PAIRS.get(type(network).__name__)
+    if names is None:
+        yield from _of_transformer(network)
+    for name in names or ():
+        for spelling, target in _of_transformer(network.get_submodule(name)):
+            own = replace(target, module=f"{name}.{target.module}")
+            if network_of_pair == name:
+                yield spelling, own
+            elif network_of_pair is None and spelling.startswith("transformer."):
+                yield name + spelling.removeprefix("transformer"), own
+
+
 def _of_transformer(network: nn.Module) -> Iterator[tuple[str, Target]]:
-    """Yield every spelling of a transformer's linear layers with its target."""
+    """Yield every spelling of a transformer's modules, and of what it has learnt beside them, with its target."""
     from stages.adapters.transformer_spellings import transformer_spellings  # here, since UNets need none of it
 
-    modules: dict[str, Any] = {path: module for path, module in network.named_modules() if _is_linear(module)}
+    learnt = dict(network.named_parameters())
+    shapes = {name.removesuffix(".weight"): tuple(each.shape) for name, each in learnt.items() if _is_weight(name)}
     family = TRANSFORMERS[type(network).__name__]
-    for name, module, pieces in transformer_spellings(type(network).__name__, _config(network), modules):
-        first = modules[pieces[0][0] if pieces else module]
-        rows = sum(end - begin for _, begin, end in pieces) or first.weight.shape[0]
-        bias = None if first.bias is None else rows
-        yield name, Target(UNET, module, (rows, first.weight.shape[1]), bias, pieces=pieces, family=family)
+    for name, module, pieces in transformer_spellings(
+        type(network).__name__, _config(network), {path: shape[0] for path, shape in shapes.items()}
+    ):
+        first = pieces[0][0] if pieces else module
+        rows = sum(end - begin for _, begin, end in pieces) or shapes[first][0]
+        bias = rows if f"{first}.bias" in learnt else None
+        yield name, Target(UNET, module, (rows, *shapes[first][1:]), bias, pieces=pieces, family=family)
 
 
 def spellings(part: str, path: str, original: str | None = None) -> Iterator[str]:
@@ -160,8 +182,8 @@ def _is_changed(module: nn.Module) -> bool:
     return any(kind.__name__ in CHANGED for kind in type(module).__mro__)
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return any(kind.__name__ == "Linear" for kind in type(module).__mro__)
+def _is_weight(name: str) -> bool:
+    return not name.endswith(".bias")
 
 
 def _config(network: Any) -> Mapping[str, Any]:

@@ -25,8 +25,6 @@ from stages.models.files.transformer_names import LAYOUTS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from torch import nn
-
     from stages.models.files.transformer_keys import Pieces
 
 DOTTED = ("", "transformer.", "base_model.model.", "transformer.base_model.model.", "diffusion_model.")
@@ -44,17 +42,16 @@ _BLOCK = re.compile(r"((?:double|single)_blocks\.\d+)\.(.+)")
 
 
 def transformer_spellings(
-    kind: str, config: Mapping[str, Any], modules: Mapping[str, nn.Linear]
+    kind: str, config: Mapping[str, Any], rows: Mapping[str, int]
 ) -> Iterator[tuple[str, str, Pieces]]:
     """Yield (spelling, the module it means, pieces): of a module of diffusers by itself, no pieces.
 
-    `kind` and `config` are the class and the configuration of the network, `modules` its linear layers by their paths.
-    A module that is several of diffusers' has its original name.
+    `kind` and `config` are the class and the configuration of the network, `rows` those of each module's weight by its
+    path. A module that is several of diffusers' has its original name.
     """
     layout = LAYOUTS.get(kind)
-    rows = {path: module.weight.shape[0] for path, module in modules.items()}
     together = {} if layout is None else fused(layout, config, rows)
-    for path in modules:
+    for path in rows:
         yield from ((before + path, path, ()) for before in DOTTED)
         yield from ((before + path.replace(".", "_"), path, ()) for before in FLAT)
         if layout is not None and (original := transformer_name(layout, path)) not in together:

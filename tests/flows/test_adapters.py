@@ -144,7 +144,7 @@ def test_a_plan_and_a_record_name_adapters_with_their_trigger_words(
 def test_a_record_of_an_adapter_that_is_gone_has_no_words(tmp_path: Path) -> None:
     spec = {"prompt": "x", "model": {"loras": [{"file": "gone", "weight": 1.0, "text_weight": None}]}}
     assert recorded_adapters(spec, tmp_path) == [
-        {"file": "gone", "weight": 1.0, "text_weight": 1.0, "trigger_words": []}
+        {"file": "gone", "network": None, "weight": 1.0, "text_weight": 1.0, "trigger_words": []}
     ]
 
 

@@ -24,6 +24,7 @@ from tests.flux_files import original
 from tests.qwen_folder import qwen_folder
 from tests.sd3_folder import sd3_folder
 from tests.toys import points
+from tests.wan_folder import wan_folder
 from tests.zimage_folder import zimage_folder
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "qwen": qwen_folder,
     "z_image": zimage_folder,
     "flux2": klein_folder,
+    "wan": wan_folder,
 }
 READERS: dict[str, Any] = {
     "sd3": lora_pipeline.SD3LoraLoaderMixin,
     "qwen": lora_pipeline.QwenImageLoraLoaderMixin,
     "z_image": lora_pipeline.ZImageLoraLoaderMixin,
     "flux2": lora_pipeline.Flux2LoraLoaderMixin,
+    "wan": lora_pipeline.WanLoraLoaderMixin,
 }
 MODULES: dict[str, tuple[str, ...]] = {
     "sd3": (
@@ -79,6 +82,13 @@ MODULES: dict[str, tuple[str, ...]] = {
         "x_embedder",
         "norm_out.linear",
     ),
+    "wan": (
+        "blocks.1.attn1.to_q",
+        "blocks.0.attn2.to_out.0",
+        "blocks.0.ffn.net.0.proj",
+        "condition_embedder.time_proj",
+        "proj_out",
+    ),
 }
 """Modules of diffusers."""
 FUSED: dict[str, tuple[str, ...]] = {
@@ -88,6 +98,8 @@ FUSED: dict[str, tuple[str, ...]] = {
     "z_image": ("layers.0.attention.qkv", "noise_refiner.1.attention.qkv", "layers.1.attention.out"),
     "flux2": ("double_blocks.0.img_attn.qkv", "double_blocks.1.txt_attn.qkv", "double_blocks.0.img_mlp.2",
               "single_blocks.1.linear1", "single_blocks.0.linear2", "final_layer.linear"),
+    "wan": tuple(f"blocks.{n}.{name}" for n in range(2) for name in ("ffn.0", "ffn.2", *(
+        f"{kind}_attn.{each}" for kind in ("self", "cross") for each in "qkvo"))),  # diffusers asks for them all
 }  # fmt: skip
 """Modules of the authors' layout, some of which are several of diffusers'."""
 READ_BY_DIFFUSERS: dict[str, tuple[str, ...]] = {
@@ -95,6 +107,7 @@ READ_BY_DIFFUSERS: dict[str, tuple[str, ...]] = {
     "qwen": ("transformer.", "diffusion_model.", "lora_unet_"),
     "z_image": ("transformer.", "diffusion_model.", "lora_unet_"),
     "flux2": ("transformer.", "diffusion_model."),
+    "wan": ("transformer.", "diffusion_model.", "lora_unet_"),
 }
 """What is before a module's name in the files that diffusers has a reader for."""
 
@@ -137,6 +150,8 @@ def spelled(before: str, name: str) -> str:
 
 ASKED = [(family, before) for family, starts in READ_BY_DIFFUSERS.items() for before in starts]
 KEPT = (("z_image", "lora_unet_"),)
+OF_AUTHORS = (("flux2", "diffusion_model."), ("wan", "diffusion_model."), ("wan", "lora_unet_"))
+"""Of these diffusers reads the authors' modules alone."""
 
 
 @pytest.mark.parametrize("asked", points(ASKED, kept=lambda each: each in KEPT))
@@ -146,7 +161,7 @@ def test_a_merge_is_what_diffusers_makes_of_the_file(
     family, before = asked
     folder, unet = folders(family)
     table, names = targets({UNET: unet}), KOHYA if before == "lora_unet_" else PEFT
-    own = FUSED if asked == ("flux2", "diffusion_model.") else MODULES  # of which diffusers reads the authors' alone
+    own = FUSED if asked in OF_AUTHORS else MODULES
     modules = [spelled(before, name) for name in own[family]]
     alpha = 1.0 if names is KOHYA else None
     file = lora_file(
@@ -234,7 +249,8 @@ MADE_FOR = {
     "Z-Image": {"diffusion_model.layers.0.feed_forward.w2": (3840, 10240),
                 "lora_unet_layers_0_attention_qkv": (11520, 3840)},
     "Lumina 2": {"diffusion_model.layers.0.attention.qkv": (4608, 2304)},
-    "Wan or a kin of it": {"diffusion_model.blocks.0.self_attn.q": (1536, 1536)},
+    "Wan or a kin of it": {"diffusion_model.blocks.0.self_attn.q": (1536, 1536),
+                           "transformer.blocks.0.attn1.to_q": (1536, 1536)},
     "HunyuanVideo": {"transformer.double_blocks.0.img_attn_qkv": (9216, 3072)},
     "LTX-Video or PixArt": {"diffusion_model.transformer_blocks.0.attn1.to_q": (2048, 2048)},
 }  # fmt: skip
