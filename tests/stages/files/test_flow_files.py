@@ -291,7 +291,7 @@ def test_eight_bits_with_scales_are_the_numbers_that_they_are(
 
 @needs_gguf
 @pytest.mark.thorough
-@pytest.mark.parametrize("family", [name for name in FOLDERS if name != "wan"])  # whose first layer has five axes
+@pytest.mark.parametrize("family", FOLDERS)
 def test_gguf_is_made_into_floats(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = folders(family)
     tensors = load_file(list(files_of(family, folder, tmp_path).values())[-1])
