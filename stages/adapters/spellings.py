@@ -121,7 +121,8 @@ def _of_transformer(network: nn.Module) -> Iterator[tuple[str, Target]]:
     from stages.adapters.transformer_spellings import transformer_spellings  # here, since UNets need none of it
 
     learnt = dict(network.named_parameters())
-    shapes = {name.removesuffix(".weight"): tuple(each.shape) for name, each in learnt.items() if _is_weight(name)}
+    weights = {name: each for name, each in learnt.items() if not name.endswith(".bias")}
+    shapes = {name.removesuffix(".weight"): tuple(each.shape) for name, each in weights.items()}
     family = TRANSFORMERS[type(network).__name__]
     for name, module, pieces in transformer_spellings(
         type(network).__name__, _config(network), {path: shape[0] for path, shape in shapes.items()}
@@ -180,10 +181,6 @@ def _block(original: str) -> str:
 
 def _is_changed(module: nn.Module) -> bool:
     return any(kind.__name__ in CHANGED for kind in type(module).__mro__)
-
-
-def _is_weight(name: str) -> bool:
-    return not name.endswith(".bias")
 
 
 def _config(network: Any) -> Mapping[str, Any]:
