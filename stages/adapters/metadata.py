@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PEFT = "lora_adapter_metadata"
-SECOND = "transformer_2."  # before what is of the second of two networks
+SECOND = "transformer_2"  # what diffusers calls the second of two networks
 MOST_HEADER = 2**27  # bytes; a longer one is no header
 SHOWN_WORDS, COMMON = 5, 0.5  # trigger words at the most; share of the commonest tag's count that others need
 FAMILIES = (
@@ -75,9 +75,10 @@ def peft_scalings(metadata: Mapping[str, str], part: str, module: str) -> tuple[
     """
     entries = _mapping(metadata.get(PEFT))
     before: tuple[str, ...] = (f"{part}.", "transformer.") if part == "unet" else (f"{part}.",)
-    if module.startswith(SECOND) and any(name.startswith(SECOND) for name in entries):
-        before = (SECOND,)
-    if any(name.startswith(("unet.", "transformer.", SECOND, "text_encoder")) for name in entries):
+    second = f"{SECOND}."
+    if module.startswith(second) and any(name.startswith(second) for name in entries):
+        before = (second,)
+    if any(name.startswith(("unet.", "transformer.", second, "text_encoder")) for name in entries):
         entries = {name.partition(".")[2]: value for name, value in entries.items() if name.startswith(before)}
     alpha = entries.get("lora_alpha", entries.get("alpha"))
     patterns = entries.get("alpha_pattern")

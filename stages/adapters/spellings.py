@@ -23,6 +23,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from stages.adapters.metadata import SECOND
 from stages.models.files.keys import original_name
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ TRANSFORMERS: Mapping[str, str] = {
     "WanTransformerPair": "Wan",
 }
 """The transformers that adapters are merged into, by class, and their families."""
-PAIRS: Mapping[str, tuple[str, str]] = {"WanTransformerPair": ("transformer", "transformer_2")}
+PAIRS: Mapping[str, tuple[str, str]] = {"WanTransformerPair": ("transformer", SECOND)}
 """Which of them are two networks, and the names of these."""
 _TEXT = re.compile(r"lora_te[123]?_|text_encoder(?:_2|s)?\.|clip_[lg]\.")
 _BLOCK = re.compile(r"(input|middle|output)_(?:blocks|block)\.(\d+)\.")

@@ -92,11 +92,8 @@ def test_each_network_has_a_file_of_its_own(pair: Path, tmp_path: Path) -> None:
         lora_file(tmp_path / f"{n}.safetensors", low_rank({f"diffusion_model.{QUERIES}": (32, 32)}, seed=n))
         for n in range(2)
     ]
-    loras = [
-        {"file": str(file), "network": name} for file, name in zip(files, ("transformer", "transformer_2"), strict=True)
-    ]
     both, swapped = (
-        [{**each, "network": name} for each, name in zip(loras, names, strict=True)]
+        [{"file": str(file), "network": name} for file, name in zip(files, names, strict=True)]
         for names in (("transformer", "transformer_2"), ("transformer_2", "transformer"))
     )
     assert changed(pair, tmp_path, *both) == [f"transformer.{STORED}", f"transformer_2.{STORED}"]
